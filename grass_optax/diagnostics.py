@@ -1,0 +1,101 @@
+"""What an optimizer costs in memory, read from shapes alone.
+
+Members: memory_report, MemoryReport.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from grass_optax.layouts import leaf_path
+
+
+class LeafMemory(NamedTuple):
+    """State bytes of one leaf of params."""
+
+    path: str
+    shape: tuple[int, ...]
+    state_bytes: int
+    adam_bytes: int
+
+
+class MemoryReport(NamedTuple):
+    """State bytes of an optimizer, per leaf and in total, beside those of `optax.adam`. Prints as a table."""
+
+    leaves: tuple[LeafMemory, ...]
+    shared_bytes: int  # counts and the like, which belong to no leaf
+    total_bytes: int
+    adam_bytes: int
+
+    def __str__(self) -> str:
+        rows = [("leaf", "shape", "state bytes", "Adam's", "ratio")]
+        for leaf in self.leaves:
+            shape = " x ".join(map(str, leaf.shape)) or "scalar"
+            rows.append((leaf.path, shape, *_figures(leaf.state_bytes, leaf.adam_bytes)))
+        rows.append(("shared", "", f"{self.shared_bytes:,}", "", ""))
+        rows.append(("total", "", *_figures(self.total_bytes, self.adam_bytes)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> MemoryReport:
+    """The exact bytes of the state of any Optax transformation, without allocating it.
+
+    `params` may be arrays or `jax.ShapeDtypeStruct`s. An array of the state belongs to the leaf whose path its own
+    path contains; for the split leaves of `grassjump` that is 4 (mr + 2nr + 1) bytes per matrix.
+
+    >>> params = {"kernel": jax.ShapeDtypeStruct((512, 1376), jnp.float32)}
+    >>> report = grass_optax.memory_report(grass_optax.grassjump(1e-2, rank=128), params)
+    >>> report.leaves[0].state_bytes == 4 * (512 * 128 + 2 * 128 * 1376 + 1)
+    True
+    """
+    bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
+    adam_bytes_of = dict(bytes_of)
+    shared = _attribute(jax.eval_shape(tx.init, params), bytes_of)
+    adam_shared = _attribute(jax.eval_shape(optax.adam(0.0).init, params), adam_bytes_of)
+    return MemoryReport(
+        leaves=tuple(
+            LeafMemory(leaf_path(path), tuple(x.shape), bytes_of[path], adam_bytes_of[path])
+            for path, x in jax.tree.leaves_with_path(params)
+        ),
+        shared_bytes=shared,
+        total_bytes=shared + sum(bytes_of.values()),
+        adam_bytes=adam_shared + sum(adam_bytes_of.values()),
+    )
+
+
+def _attribute(state: Any, bytes_of: dict[Any, int]) -> int:
+    """Add the bytes of each array to the leaf it belongs to, and return those of the others."""
+    shared = 0
+    for path, x in jax.tree.leaves_with_path(state):
+        size = math.prod(x.shape) * x.dtype.itemsize
+        owner = _owner(path, bytes_of)
+        if owner is None:
+            shared += size
+        else:
+            bytes_of[owner] += size
+    return shared
+
+
+def _owner(path: Any, owners: dict[Any, int]) -> Any:
+    """The longest parameter path that stands in this path."""
+    for length in range(len(path), -1, -1):
+        for start in range(len(path) - length + 1):
+            if path[start : start + length] in owners:
+                return path[start : start + length]
+    return None
+
+
+def _figures(state_bytes: int, adam_bytes: int) -> tuple[str, str, str]:
+    ratio = f"{state_bytes / adam_bytes:.3f}" if adam_bytes else "-"
+    return f"{state_bytes:,}", f"{adam_bytes:,}", ratio

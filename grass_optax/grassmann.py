@@ -1,0 +1,197 @@
+"""Geometry of the Grassmann manifold in matrix products only; no optimizer words.
+
+A point of Gr(m, r) is represented by a basis S (..., m, r) with S^T S = I. Leading axes are batch axes throughout.
+Nothing here factorises a matrix: bases are orthonormalised by their polar factor, computed by Newton-Schulz, and
+geodesics are written in two frames and k angles. Everything runs at full matrix precision, because the
+errors of a basis outlive the step that made them.
+
+Members: wide, project, lift, to_tangent, exp, orthonormalize, orthonormality_error, random_basis,
+random_tangent_frames, range_basis, rotation, principal_cosines.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+# Cubic Newton-Schulz steps on one Gram matrix. Each multiplies a small singular value by at most 1.5, so eight raise
+# the rounding errors of a float32 Gram matrix (1e-7) to 1e-4 at the most, far from the region where they would diverge.
+_STEPS_PER_PASS = 8
+# A pass raises a small singular value 25-fold: six reach 1e-8 of the largest.
+_MAX_PASSES = 6
+# Weight of the Gaussian that keeps the range of a rank-deficient matrix full rank (measured: without it the
+# orthonormality error of a basis of rank 128 of a gradient of rank 20 is 0.9, with it below 1e-6).
+_RANGE_NOISE = 1e-3
+
+matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
+def wide(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
+    """The type in which to compute with these: the widest, and float32 at least."""
+    return max((jnp.dtype(t) for t in (*dtypes, jnp.float32)), key=lambda t: t.itemsize)
+
+
+def transpose(x: Float[Array, "*b m n"]) -> Float[Array, "*b n m"]:
+    """Swap the two matrix axes."""
+    return jnp.swapaxes(x, -1, -2)
+
+
+def project(basis: Float[Array, "*b m r"], x: Float[Array, "*b m n"]) -> Float[Array, "*b r n"]:
+    """Coordinates S^T X of the columns of X in the basis (eq. 1)."""
+    return matmul(transpose(basis), x)
+
+
+def lift(basis: Float[Array, "*b m r"], x: Float[Array, "*b r n"]) -> Float[Array, "*b m n"]:
+    """The columns of S X: coordinates back in the whole space."""
+    return matmul(basis, x)
+
+
+def rotation(new: Float[Array, "*b m r"], old: Float[Array, "*b m r"]) -> Float[Array, "*b r r"]:
+    """Q = S_new^T S_old, which takes coordinates in the old basis to coordinates in the new one (eq. 7)."""
+    return project(new, old)
+
+
+def to_tangent(basis: Float[Array, "*b m r"], x: Float[Array, "*b m k"]) -> Float[Array, "*b m k"]:
+    """The part of X outside the subspace, X - S S^T X: its horizontal projection."""
+    return x - lift(basis, project(basis, x))
+
+
+def exp(
+    basis: Float[Array, "*b m r"],
+    left: Float[Array, "*b m k"],
+    angles: Float[Array, "*b k"],
+    right: Float[Array, "*b r k"],
+) -> Float[Array, "*b m r"]:
+    """The exponential map along the tangent U diag(angles) V^T, given by its singular frames (eq. 4).
+
+    S' = S + (S V (cos(angles) - I) + U sin(angles)) V^T, with U^T U = V^T V = I and S^T U = 0. Angles in radians.
+    For k < r this is the paper's form: the r - k directions of S orthogonal to V stay where they are.
+    """
+    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+    return basis + matmul(lift(basis, right) * (cos - 1) + left * sin, transpose(right))
+
+
+def orthonormality_error(basis: Float[Array, "*b m r"]) -> Float[Array, "*b"]:
+    """The largest entry of |S^T S - I| of each matrix."""
+    return _distance_to_identity(rotation(basis, basis))
+
+
+def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
+    """The polar factor X (X^T X)^(-1/2): the orthonormal basis of the range of X nearest to X.
+
+    Newton-Schulz in passes: each takes the Gram matrix A = X^T X, approximates A^(-1/2) by cubic steps on r x r
+    matrices, and multiplies X by it. A well-conditioned X (a Gaussian with r <= m/2) needs one pass, a badly
+    conditioned one as many as its condition number asks for; a last cubic step squares the error that is left.
+    X must have full column rank; batch axes iterate together.
+    """
+    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        passes, _, gram = carry
+        return (passes < _MAX_PASSES) & (jnp.max(_distance_to_identity(gram)) > tolerance)
+
+    def one_pass(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        passes, x, gram = carry
+        x = matmul(x, _inverse_sqrt(gram))
+        return passes + 1, x, rotation(x, x)
+
+    x = x / _largest_singular_value_bound(x)
+    _, x, gram = lax.while_loop(unfinished, one_pass, (jnp.int32(0), x, rotation(x, x)))
+    return 1.5 * x - 0.5 * matmul(x, gram)
+
+
+def random_basis(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: jax.typing.DTypeLike, orthonormal: bool = True
+) -> Float[Array, "*b m r"]:
+    """A uniformly random subspace: the orthonormal basis of a Gaussian matrix of this shape (..., m, r).
+
+    With `orthonormal=False` the Gaussian's columns are only scaled to unit length (the paper's "No QR").
+    """
+    gaussian = jax.random.normal(key, shape, dtype)
+    return orthonormalize(gaussian) if orthonormal else _unit_columns(gaussian)
+
+
+def random_tangent_frames(
+    key: Key[Array, ""], basis: Float[Array, "*b m r"], k: int
+) -> tuple[Float[Array, "*b m k"], Float[Array, "*b r k"]]:
+    """Singular frames (U, V) of a Gaussian tangent at S, without its SVD: both are Haar, U in the complement of S.
+
+    Needs k <= min(r, m - r).
+    """
+    left_key, right_key = jax.random.split(key)
+    *batch, m, r = basis.shape
+    outside = to_tangent(basis, jax.random.normal(left_key, (*batch, m, k), basis.dtype))
+    # Projected twice: what rounding leaves of S in a frame would build up over a thousand walks.
+    left = to_tangent(basis, orthonormalize(outside))
+    return left, random_basis(right_key, (*batch, r, k), basis.dtype)
+
+
+def range_basis(
+    key: Key[Array, ""], x: Float[Array, "*b m n"], rank: int, power_steps: int = 2
+) -> Float[Array, "*b m r"]:
+    """An orthonormal basis near the leading left singular vectors of X, by subspace iteration.
+
+    Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-3 Z/sqrt(m)), `power_steps` times from a Gaussian S. The Gaussian Z
+    keeps S orthonormal when rank(X) < r. A matrix that is zero or not finite gets the basis of Z alone.
+    """
+    *batch, m, _ = x.shape
+    start_key, noise_key = jax.random.split(key)
+    start, noise = (jax.random.normal(k, (*batch, m, rank), x.dtype) / m**0.5 for k in (start_key, noise_key))
+    x = _scaled_to_one(x)
+
+    def step(_: Array, basis: Array) -> Array:
+        y = _scaled_to_one(matmul(x, matmul(transpose(x), basis)))
+        norm = jnp.linalg.norm(y, axis=(-2, -1), keepdims=True)
+        return orthonormalize(y * (rank**0.5 / jnp.where(norm > 0, norm, 1)) + _RANGE_NOISE * noise)
+
+    return lax.fori_loop(0, power_steps, step, start)
+
+
+def principal_cosines(one: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
+    """Cosines of the principal angles between two subspaces, the largest first. A diagnostic: it takes an SVD."""
+    return jnp.clip(jnp.linalg.svd(rotation(one, other), compute_uv=False), 0, 1)
+
+
+def _inverse_sqrt(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
+    """Gram^(-1/2) by coupled cubic Newton-Schulz steps; eigenvalues in (0, 1]."""
+    identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+
+    def step(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        y, z = carry
+        t = 1.5 * jnp.broadcast_to(identity, gram.shape) - 0.5 * matmul(z, y)
+        return matmul(y, t), matmul(t, z)
+
+    start = gram, jnp.broadcast_to(identity, gram.shape)
+    return lax.fori_loop(0, _STEPS_PER_PASS, step, start)[1]
+
+
+def _largest_singular_value_bound(x: Float[Array, "*b m r"]) -> Float[Array, "*b 1 1"]:
+    """||X||_2 <= ||A^4||_F^(1/8) with A = X^T X: at most r^(1/16) too large, exact for one column; 1 for X = 0.
+
+    Scaled by the Frobenius norm first, so that the powers neither overflow nor vanish.
+    """
+    frobenius = jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+    frobenius = jnp.where(frobenius > 0, frobenius, 1)
+    power = rotation(x / frobenius, x / frobenius)
+    for _ in range(2):
+        power = matmul(power, power)
+    bound = jnp.linalg.norm(power, axis=(-2, -1), keepdims=True) ** 0.125
+    return frobenius * jnp.where(bound > 0, bound, 1)
+
+
+def _unit_columns(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
+    return x / jnp.linalg.norm(x, axis=-2, keepdims=True)
+
+
+def _scaled_to_one(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
+    """X over its largest entry; all zero where X is zero or not finite."""
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    usable = jnp.isfinite(largest) & (largest > 0)
+    return jnp.where(usable, x / jnp.where(usable, largest, 1), 0)
+
+
+def _distance_to_identity(gram: Float[Array, "*b r r"]) -> Float[Array, "*b"]:
+    identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    return jnp.max(jnp.abs(gram - jnp.broadcast_to(identity, gram.shape)), axis=(-2, -1))

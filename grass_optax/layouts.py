@@ -1,0 +1,215 @@
+"""Any weight as a batch of matrices (..., m, n) with m <= n, and back. Orientation lives here and nowhere else.
+
+Which axes of a leaf make the matrix is said by dimension numbers, exactly as Optax's Muon takes them: a
+`optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, each an axis or several, every axis not named a
+batch axis. The canonical form has the smaller dimension first, so that the basis lives on it; a square matrix has its
+reduction (input) axis first.
+
+Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, leaf_path.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Shaped
+from optax.contrib import MuonDimensionNumbers
+
+DimensionNumbersOrFn = Any | Callable[[optax.Params], Any]
+
+SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
+
+# Parts of a path that name an embedding or an output head, beside all that contain "embed".
+_EMBEDDINGS_AND_HEADS = frozenset({"wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense"})
+_MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class MatrixLayout:
+    """How one leaf is seen as (..., m, n). Static: as a pytree it has no leaves, so a state can carry it."""
+
+    shape: tuple[int, ...]  # of the leaf
+    m_axes: tuple[int, ...]
+    n_axes: tuple[int, ...]
+
+    @property
+    def batch_axes(self) -> tuple[int, ...]:
+        """The axes of the leaf that are neither in m nor in n, in order."""
+        return tuple(i for i in range(len(self.shape)) if i not in self.m_axes + self.n_axes)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The sizes of the batch axes."""
+        return self._sizes(self.batch_axes)
+
+    @property
+    def m(self) -> int:
+        """The smaller dimension, where the basis lives."""
+        return math.prod(self._sizes(self.m_axes))
+
+    @property
+    def n(self) -> int:
+        """The larger dimension."""
+        return math.prod(self._sizes(self.n_axes))
+
+    def to_matrix(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b m n"]:
+        """The leaf as (..., m, n)."""
+        return x.transpose(self._order()).reshape(*self.batch, self.m, self.n)
+
+    def from_matrix(self, x: Shaped[Array, "*b m n"]) -> Shaped[Array, "..."]:
+        """The inverse of `to_matrix`."""
+        order = self._order()
+        return x.reshape(self._sizes(order)).transpose([order.index(i) for i in range(len(order))])
+
+    def _order(self) -> tuple[int, ...]:
+        return self.batch_axes + self.m_axes + self.n_axes
+
+    def _sizes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.shape[i] for i in axes)
+
+
+def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Any:
+    """A tree like params with the `MatrixLayout` of every leaf; without dimension numbers every leaf must be 2-D.
+
+    Raises:
+      ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers of another structure.
+      TypeError: a leaf that is not real floating point.
+    """
+    if weight_dimension_numbers is None:
+        dims = jax.tree.map(lambda x: _MATRIX if x.ndim == 2 else None, params)
+    else:
+        dims = _resolve(weight_dimension_numbers, params)
+    return jax.tree.map_with_path(_layout_or_error, params, dims)
+
+
+def map_layouts(f: Callable[..., Any], layout: Any, *trees: Any) -> Any:
+    """`jax.tree.map` over a tree of layouts and trees like it."""
+    return jax.tree.map(f, layout, *trees, is_leaf=_is_layout)
+
+
+def require_rank(rank: int, layout: Any) -> None:
+    """An error if a matrix of the tree has no subspace of this dimension."""
+    for path, spec in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
+        if rank > spec.m:
+            raise ValueError(
+                f"rank is {rank}, but leaf {leaf_path(path)!r} is a matrix of {spec.m} x {spec.n}, whose subspaces "
+                f"have at most {spec.m} dimensions. Lower rank, or keep the leaf away with optax.partition and "
+                "layouts.split_labels."
+            )
+
+
+def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Callable[[optax.Params], Any]:
+    """A function of params for `optax.partition`: a tree of "split" and "adam".
+
+    With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split. Without, the 2-D
+    leaves with min(m, n) > `rank`, unless they are an embedding or an output head by their path: a part of it contains
+    "embed", or is one of "wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense" (in any case).
+    """
+
+    def label(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> str:
+        _require_float(path, x)
+        splits = dims is not None and rank < _layout_or_error(path, x, dims).m
+        return SPLIT if splits else ADAM
+
+    def labels(params: optax.Params) -> Any:
+        if weight_dimension_numbers is None:
+            dims = jax.tree.map_with_path(_default_dimension_numbers, params)
+        else:
+            dims = _resolve(weight_dimension_numbers, params)
+        return jax.tree.map_with_path(label, params, dims)
+
+    return labels
+
+
+def leaf_path(path: Any) -> str:
+    """The path of a leaf as "a/b/c"; an nnx.State, whose leaves sit one attribute deeper, has those of plain dicts."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_layout(x: Any) -> bool:
+    return isinstance(x, MatrixLayout)
+
+
+def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None:
+    parts = leaf_path(path).lower().split("/")
+    skipped = any("embed" in part or part in _EMBEDDINGS_AND_HEADS for part in parts)
+    return _MATRIX if x.ndim == 2 and not skipped else None
+
+
+def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Params) -> Any:
+    """Dimension numbers given as a tree, a prefix of one or a function of params, as a tree like params."""
+    dims = weight_dimension_numbers
+    if not isinstance(dims, MuonDimensionNumbers) and callable(dims):
+        dims = dims(params)
+    if not jax.tree.leaves(params):
+        return params  # Optax's placeholder, or a tree with nothing to split
+    try:
+        return jax.tree.map(
+            lambda d, part: jax.tree.map(lambda _: d, part), dims, params, is_leaf=_is_dimension_numbers
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"weight_dimension_numbers must be a tree like params or a prefix of it: {error}. "
+            "Give one MuonDimensionNumbers or None per leaf or subtree, or a function of params that does."
+        ) from error
+
+
+def _is_dimension_numbers(x: Any) -> bool:
+    return x is None or isinstance(x, MuonDimensionNumbers)
+
+
+def _layout_or_error(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> MatrixLayout:
+    _require_float(path, x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{_named(path, x)} is complex: only real matrices can be split. {_EXCLUDE}")
+    if dims is None:
+        raise ValueError(f"{_named(path, x)} is not a matrix and has no dimension numbers. {_EXCLUDE}")
+    if not isinstance(dims, MuonDimensionNumbers):
+        raise ValueError(
+            f"{_named(path, x)} has dimension numbers {dims!r}; needed is an optax.contrib.MuonDimensionNumbers or "
+            "None."
+        )
+    reduction, output = (_axes(path, x, dims, axes) for axes in dims)
+    named = reduction + output
+    if len(set(named)) != len(named) or not reduction or not output:
+        raise ValueError(
+            f"{_named(path, x)} has {dims}: reduction_axis and output_axis must name one axis or more each, and none "
+            "twice."
+        )
+    first = math.prod(x.shape[i] for i in reduction) <= math.prod(x.shape[i] for i in output)
+    return MatrixLayout(tuple(x.shape), *((reduction, output) if first else (output, reduction)))
+
+
+def _axes(path: Any, x: Any, dims: MuonDimensionNumbers, axes: Any) -> tuple[int, ...]:
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    if any(not -x.ndim <= i < x.ndim for i in axes):
+        raise ValueError(
+            f"{_named(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None to "
+            "leave it whole."
+        )
+    return tuple(i % x.ndim for i in axes)
+
+
+_EXCLUDE = (
+    "Give it its own transformation with optax.partition (see grass_optax.layouts.split_labels), hide it with "
+    "optax.masked, or give it weight_dimension_numbers."
+)
+
+
+def _require_float(path: Any, x: Any) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(
+            f"{_named(path, x)} is not floating point and has no gradient. Hide it from the optimizer with "
+            "optax.masked."
+        )
+
+
+def _named(path: Any, x: Any) -> str:
+    return f"leaf {leaf_path(path)!r} of shape {tuple(x.shape)} and type {x.dtype}"

@@ -1,0 +1,163 @@
+"""When and how the bases move: the one conditional of an update, and the keys behind every random draw.
+
+A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of what its rule reads, so nothing random is
+stored, and adding a leaf changes no other leaf's basis.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from grass_optax import grassmann
+from grass_optax.grassmann import wide
+from grass_optax.layouts import leaf_path
+from grass_optax.subspaces import Refresh, SubspaceRule
+from grass_optax.transport import Transport
+
+_KEY_IMPLEMENTATION = "threefry2x32"  # its bits depend neither on the backend nor on the sharding
+
+
+class Schedule(NamedTuple):
+    """What decides the bases: the arguments of `split_by_subspace` that concern them."""
+
+    rule: SubspaceRule
+    initial: SubspaceRule
+    transport: Transport
+    rank: int
+    update_proj_gap: int
+    key: jax.Array | int
+    basis_dtype: Any
+    store_basis: bool
+
+
+class Moved(NamedTuple):
+    """The bases of a step, and the inner and rule states that go with them."""
+
+    basis: Any
+    inner: Any
+    rule: Any
+
+
+def zero_bases(schedule: Schedule, grads: Any) -> Any:
+    """Bases before the first update, for canonical gradients (..., m, n)."""
+
+    def zeros(grad: jax.Array) -> jax.Array:
+        dtype = wide(grad.dtype) if schedule.basis_dtype is None else schedule.basis_dtype
+        return jnp.zeros((*grad.shape[:-1], schedule.rank), dtype)
+
+    return jax.tree.map(zeros, grads)
+
+
+def without_bases(grads: Any) -> Any:
+    """What a state holds in place of bases that are drawn again every time."""
+    return jax.tree.map(lambda _: optax.MaskedNode(), grads)
+
+
+def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Moved:
+    """The bases for the update after `count` others: stay, refresh or initial, decided once for the whole tree."""
+    index = count // schedule.update_proj_gap
+    if not schedule.store_basis:
+        return _move_drawn(schedule, count, index, grads, state)
+
+    def refresh() -> Moved:
+        new, rule = _draw(schedule, schedule.rule, count, index, grads, state)
+        return Moved(new, _transported(schedule, state.inner, new, state.basis), rule)
+
+    def initial() -> Moved:
+        new, _ = _draw(schedule, schedule.initial, count, index, grads, state)
+        return state._replace(basis=new)
+
+    return _switch(schedule, count, lambda: state, refresh, initial)
+
+
+def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: Any, state: Moved) -> Moved:
+    """The same for bases that are functions of their key alone: only the inner state passes through the conditional."""
+    state = state._replace(basis=zero_bases(schedule, grads))  # for its shapes: the rule reads no more
+    new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
+
+    def refresh() -> Any:
+        old, _ = _draw(schedule, schedule.rule, count, index - 1, grads, state)
+        return _transported(schedule, state.inner, new, old)
+
+    inner = _switch(schedule, count, lambda: state.inner, refresh, lambda: state.inner)
+    return Moved(new, inner, state.rule)
+
+
+def _switch(
+    schedule: Schedule,
+    count: jax.Array,
+    stay: Callable[[], Any],
+    refresh: Callable[[], Any],
+    initial: Callable[[], Any],
+) -> Any:
+    due = jnp.where(count % schedule.update_proj_gap == 0, 1, 0)
+    return lax.switch(jnp.where(count == 0, 2, due), (stay, refresh, initial))
+
+
+def _transported(schedule: Schedule, inner: Any, new: Any, old: Any) -> Any:
+    rotation = jax.tree.map(lambda a, b: grassmann.rotation(_widened(a), _widened(b)), new, old)
+    return schedule.transport(inner, rotation)
+
+
+def _draw(
+    schedule: Schedule,
+    rule: SubspaceRule,
+    count: jax.Array,
+    index: jax.Array,
+    grads: Any,
+    state: Moved,
+) -> tuple[Any, Any]:
+    """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule states."""
+    key = jax.random.fold_in(_canonical_key(schedule.key), index)
+    paths = jax.tree.leaves_with_path(grads)
+    treedef: Any = jax.tree.structure(grads)
+    old_bases, rule_states = (treedef.flatten_up_to(x) for x in (state.basis, state.rule))
+    inner_state = _per_leaf(state.inner, treedef)
+    bases, new_rule_states = [], []
+    for i, (path, grad) in enumerate(paths):
+        refresh = Refresh(
+            key=jax.random.fold_in(key, zlib.crc32(leaf_path(path).encode())),
+            count=count,
+            grad=grad,
+            basis=_widened(old_bases[i]),
+            inner_state=inner_state(i),
+            rule_state=rule_states[i],
+        )
+        basis, rule_state = rule.update(refresh)
+        bases.append(basis.astype(old_bases[i].dtype))
+        new_rule_states.append(rule_state)
+    return treedef.unflatten(bases), treedef.unflatten(new_rule_states)
+
+
+def _widened(basis: jax.Array) -> jax.Array:
+    return basis.astype(wide(basis.dtype))
+
+
+def _canonical_key(key: jax.Array | int) -> jax.Array:
+    if not isinstance(key, jax.Array):
+        return jax.random.key(key, impl=_KEY_IMPLEMENTATION)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(key, impl=_KEY_IMPLEMENTATION)
+    if str(jax.random.key_impl(key)) != _KEY_IMPLEMENTATION:
+        raise ValueError(
+            f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on backend and sharding. "
+            f"Give an int, or jax.random.key(seed, impl={_KEY_IMPLEMENTATION!r})."
+        )
+    return key
+
+
+def _per_leaf(tree: Any, treedef: Any) -> Callable[[int], Any]:
+    """A function of i: the tree with leaf i in place of every part that is shaped like `treedef`."""
+
+    def is_part(x: Any) -> bool:
+        return bool(jax.tree.structure(x) == treedef)
+
+    parts = jax.tree.leaves(tree, is_leaf=is_part)
+    outer: Any = jax.tree.structure(tree, is_leaf=is_part)
+    leaves = [jax.tree.leaves(x) if is_part(x) else None for x in parts]
+    return lambda i: outer.unflatten([part if x is None else x[i] for part, x in zip(parts, leaves, strict=True)])

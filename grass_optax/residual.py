@@ -1,0 +1,116 @@
+"""Axis 3: what becomes of the part of the gradient outside the subspace?
+
+A residual transformation is an Optax transformation of R = G - S S^T G that may read, as extra arguments, trees of
+what the step knows: `grad`, `projected` (S^T G), `direction` (what the inner optimizer made of it), `basis` and
+`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). None in its place drops
+the residual.
+
+Most of them only multiply column i of R by a number. Marked `per_column`, such a transformation is never given R: it
+gets the (..., 1, n) norms of R's columns, and the ratio of what it returns to what it was given is the factor of each
+column. Fed the dense R it must do the same.
+
+Members: recovery; recovery_scaling, norm_growth_limit, per_column.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from grass_optax.grassmann import wide
+
+# A column whose projected gradient is this far below the root mean square over columns has none: its ratio would be
+# noise.
+_NEGLIGIBLE = 1e-6
+
+
+class ResidualTransformation(NamedTuple):
+    """An Optax transformation of the residual, and how it wants to be fed."""
+
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+    per_column: bool = False
+
+
+class NormGrowthLimitState(NamedTuple):
+    """State of `norm_growth_limit`."""
+
+    norm: Any  # (...) per leaf: the Frobenius norm of the last output of each matrix; 0 = not set
+
+
+def per_column(tx: optax.GradientTransformation) -> ResidualTransformation:
+    """Mark a transformation that multiplies each column of the residual by a number."""
+    return ResidualTransformation(tx.init, optax.with_extra_args_support(tx).update, True)
+
+
+def recovery(max_norm_growth: ArrayLike | None = 1.01) -> ResidualTransformation:
+    """Recovery scaling and the norm-growth limit after it (RS in the papers; Fira). None switches the limit off."""
+    if max_norm_growth is None:
+        return per_column(recovery_scaling())
+    return per_column(optax.chain(recovery_scaling(), norm_growth_limit(max_norm_growth)))
+
+
+def recovery_scaling() -> optax.GradientTransformationExtraArgs:
+    """Scale each column as the inner optimizer scaled its projection: L_i = (||N_i|| / ||g_i||) R_i (eq. 9).
+
+    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing about its scale.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del params
+        factors = jax.tree.map(recovery_factors, extra["projected"], extra["direction"])
+        return jax.tree.map(lambda f, r: (f * r).astype(r.dtype), factors, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
+    """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10).
+
+    l = ||L||_F; L <- min(1, zeta p / l) L if p > 0; p <- ||L||_F after that. p is not reset at refreshes, and p = 0
+    means "not set", so that a first gradient of zero does not hold the rest down. zeta = inf limits nothing.
+    """
+
+    def init(params: Any) -> NormGrowthLimitState:
+        return NormGrowthLimitState(jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        norms = jax.tree.map(frobenius_norm, updates)
+        factors = jax.tree.map(lambda norm, last: _limit(norm, last, max_norm_growth), norms, state.norm)
+        updates = jax.tree.map(lambda f, x: f[..., None, None] * x, factors, updates)
+        return updates, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms))
+
+    return optax.GradientTransformation(init, update)
+
+
+def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 n"]:
+    """phi_i = ||N_i|| / ||g_i||, and 0 where ||g_i|| is negligible."""
+    scale = column_norms(projected)
+    rms = jnp.sqrt(jnp.mean(jnp.square(scale), axis=-1, keepdims=True))
+    present = scale > _NEGLIGIBLE * rms
+    return jnp.where(present, column_norms(direction) / jnp.where(present, scale, 1), 0)
+
+
+def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
+    """The 2-norm of each column, in float32 at least."""
+    return jnp.sqrt(sum_of_squares(x))
+
+
+def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
+    """The squared 2-norm of each column, in float32 at least."""
+    return jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=-2, keepdims=True)
+
+
+def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
+    """The Frobenius norm of each matrix; of a row of column norms the same."""
+    return jnp.sqrt(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
+
+
+def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike) -> Float[Array, "*b"]:
+    ceiling = jnp.asarray(growth, norm.dtype) * last
+    return jnp.where((last > 0) & (norm > ceiling), ceiling / jnp.where(norm > 0, norm, 1), 1)

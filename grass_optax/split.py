@@ -1,0 +1,273 @@
+"""The combinator: split the space of each matrix into a subspace and what lies outside, and give each part its own
+optimizer.
+
+It is written over three axes: `subspaces` (where the basis goes), `transport` (what the moments become when it moves)
+and `residual` (what becomes of the rest); `inner`, the optimizer inside the subspace, is any Optax transformation.
+
+Members: split_by_subspace, SplitState.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from grass_optax import grassmann, layouts
+from grass_optax.grassmann import wide
+from grass_optax.refresh import Moved, Schedule, move, without_bases, zero_bases
+from grass_optax.residual import ResidualTransformation, column_norms, sum_of_squares
+from grass_optax.subspaces import SubspaceRule
+from grass_optax.transport import Transport
+
+# Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 % wrong at ||R|| = 1e-3
+# ||G||.
+_CANCELLED = 8
+
+
+class SplitState(NamedTuple):
+    """State of `split_by_subspace`: trees shaped like params, with arrays in the canonical orientation m <= n."""
+
+    count: jax.Array  # type: ignore[assignment]  # (), int32: updates so far
+    basis: Any  # (..., m, r) per leaf; MaskedNode where it is not stored
+    inner: Any  # the inner optimizer's state over leaves (..., r, n)
+    residual: Any  # the residual transformation's state, over column norms (..., 1, n) or residuals (..., m, n)
+    rule: Any  # the rule's state per leaf
+    layout: Any  # MatrixLayout per leaf: static, no arrays
+
+
+class _Parts(NamedTuple):
+    """How one step treats the two parts of a gradient."""
+
+    schedule: Schedule
+    inner: optax.GradientTransformationExtraArgs
+    residual: ResidualTransformation | None
+    scale: ArrayLike
+    lift: bool
+
+
+def split_by_subspace(
+    rule: SubspaceRule,
+    inner: optax.GradientTransformation,
+    transport: Transport,
+    residual: ResidualTransformation | optax.GradientTransformation | None,
+    *,
+    rank: int,
+    update_proj_gap: int,
+    initial: SubspaceRule | None = None,
+    lift: bool = True,
+    scale: ArrayLike = 1.0,
+    key: jax.Array | int = 0,
+    basis_dtype: jax.typing.DTypeLike | None = None,
+    store_basis: bool = True,
+    weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Optimize each matrix's projection by `inner`, treat the rest by `residual`, and add the two.
+
+    One update of a gradient G (..., m, n), m <= n, at t = count + 1:
+      1. t = 1: S = initial(G). t = 1 + j * update_proj_gap: S' = rule(S, G), inner state = transport(inner state, S'^T
+      S), S = S'. 2. g = S^T G (..., r, n);  D = inner(g);  R = G - S g;  L = residual(R)
+      3. U = scale * S D + L
+    U is the direction of the update, not negated. Every leaf is split: keep others away with `optax.partition` and
+    `layouts.split_labels`. The two large products run at JAX's default matmul precision
+    (`jax.default_matmul_precision`).
+
+    Args:
+      rule: where the basis goes at a refresh (`subspaces`).
+      inner: any Optax transformation; it sees the leaves g, and None for params.
+      transport: what the inner state becomes at a refresh (`transport`).
+      residual: what becomes of R (`residual`): a `ResidualTransformation`, any Optax transformation, which is then
+        given R itself, or None to drop it.
+      rank: r, at most m.
+      update_proj_gap: updates from one refresh to the next.
+      initial: the rule that makes the first basis; `rule` if not given.
+      lift: False leaves the S D term out, and gives `residual` the gradient itself (APOLLO).
+      scale: multiplies the low-rank part only.
+      key: an int or a threefry key. A leaf's bases are a function of (key, refresh index, path of the leaf).
+      basis_dtype: of the stored basis; float32 (float64 for float64 params) if not given. Below float32 the norms
+        outside the subspace are corrected for S^T S != I.
+      store_basis: False draws the basis again from its key each step instead of storing it; for rules that read only
+        the key.
+      weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D, (input, output).
+
+    Raises:
+      ValueError, TypeError: an argument or a leaf that cannot work, when built or initialised.
+    """
+    if not store_basis and (not rule.keyed or initial is not None):
+        raise ValueError(
+            "store_basis=False draws the basis again from its key each step, so the rule, which makes the first basis "
+            "too, may read nothing but the key (as subspaces.random_jump does). Store the basis, or give such a rule "
+            "and no `initial`."
+        )
+    schedule = Schedule(
+        rule=rule,
+        initial=rule if initial is None else initial,
+        transport=transport,
+        rank=_positive("rank", rank),
+        update_proj_gap=_positive("update_proj_gap", update_proj_gap),
+        key=key,
+        basis_dtype=basis_dtype,
+        store_basis=store_basis,
+    )
+    inner = optax.with_extra_args_support(inner)
+    parts = _Parts(schedule, inner, _residual_transformation(residual), scale, lift)
+
+    def init(params: optax.Params) -> SplitState:
+        return _init(parts, layouts.matrix_layouts(params, weight_dimension_numbers), params)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        del params
+        grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
+        directions, state = _step(parts, grads, state, extra_args)
+        back = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, directions)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _init(parts: _Parts, layout: Any, params: optax.Params) -> SplitState:
+    """The state before the first update: all zero, the bases too, for the first update makes them."""
+    rank = parts.schedule.rank
+    layouts.require_rank(rank, layout)
+
+    def zeros(rows: Callable[[layouts.MatrixLayout], int]) -> Any:
+        return layouts.map_layouts(
+            lambda spec, x: jnp.zeros((*spec.batch, rows(spec), spec.n), wide(x.dtype)), layout, params
+        )
+
+    grads = jax.eval_shape(lambda: zeros(lambda spec: spec.m))
+    basis = zero_bases(parts.schedule, grads)
+    per_column = parts.residual is not None and parts.residual.per_column
+    outside = zeros(lambda spec: 1 if per_column else spec.m)
+    return SplitState(
+        count=jnp.zeros((), jnp.int32),
+        basis=basis if parts.schedule.store_basis else without_bases(grads),
+        inner=parts.inner.init(zeros(lambda _: rank)),
+        residual=optax.EmptyState() if parts.residual is None else parts.residual.init(outside),
+        rule=jax.tree.map(lambda s: parts.schedule.rule.init(s.shape, s.dtype), basis),
+        layout=layout,
+    )
+
+
+def _step(parts: _Parts, grads: Any, state: SplitState, extra_args: dict[str, Any]) -> tuple[Any, SplitState]:
+    """One update of canonical gradients (..., m, n): the algorithm box."""
+    before = Moved(state.basis, state.inner, state.rule)
+    moved = move(parts.schedule, state.count, grads, before)
+    projected = jax.tree.map(_project, moved.basis, grads)
+    direction, inner = parts.inner.update(projected, moved.inner, None, **extra_args)
+    context = extra_args | {
+        "grad": grads,
+        "projected": projected,
+        "direction": direction,
+        "basis": moved.basis,
+        "previous_basis": state.basis,
+        "inner_state": moved.inner,
+        "previous_inner_state": state.inner,
+    }
+    updates, residual = _combine(parts, context, state.residual)
+    return updates, SplitState(
+        count=jnp.asarray(optax.safe_increment(state.count)),
+        basis=moved.basis if parts.schedule.store_basis else state.basis,
+        inner=inner,
+        residual=residual,
+        rule=moved.rule,
+        layout=state.layout,
+    )
+
+
+def _combine(parts: _Parts, context: dict[str, Any], state: Any) -> tuple[Any, Any]:
+    """U = S (scale D) + L, and the residual's new state."""
+    grads, basis, projected = (context[name] for name in ("grad", "basis", "projected"))
+    residual, lift = parts.residual, parts.lift
+    scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, context["direction"])
+    if residual is None:
+        return jax.tree.map(_lift, basis, scaled), state
+    if not residual.per_column:
+        outside = jax.tree.map(_outside, basis, projected, grads) if lift else grads
+        outside, state = residual.update(outside, state, None, **context)
+        if lift:
+            outside = jax.tree.map(lambda s, d, x: _lift(s, d) + x, basis, scaled, outside)
+        return outside, state
+    norms = jax.tree.map(column_norms, grads)
+    if lift:
+        norms = jax.tree.map(_norms_outside(parts.schedule.rule.orthonormal), norms, basis, projected)
+    outputs, state = residual.update(norms, state, None, **context)
+    factors = jax.tree.map(_ratio, outputs, norms)
+    if lift:
+        return jax.tree.map(_lift_scaled, factors, basis, scaled, projected, grads), state
+    return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), state
+
+
+def _project(basis: jax.Array, grad: jax.Array) -> jax.Array:
+    """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
+    dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
+    left, right = grassmann.transpose(basis).astype(dtype), grad.astype(dtype)
+    return jnp.matmul(left, right, preferred_element_type=wide(dtype))
+
+
+def _lift(basis: jax.Array, direction: jax.Array) -> jax.Array:
+    """S D in the type of the basis, accumulated in float32 at least."""
+    return jnp.matmul(basis, direction.astype(basis.dtype), preferred_element_type=wide(basis.dtype))
+
+
+def _lift_scaled(
+    factors: jax.Array, basis: jax.Array, scaled: jax.Array, projected: jax.Array, grad: jax.Array
+) -> jax.Array:
+    """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
+    return _lift(basis, scaled - factors * projected) + factors * grad.astype(factors.dtype)
+
+
+def _outside(basis: jax.Array, projected: jax.Array, grad: jax.Array) -> jax.Array:
+    """The dense residual R = G - S g."""
+    return grad.astype(projected.dtype) - _lift(basis, projected)
+
+
+def _norms_outside(orthonormal: bool) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """The column norms of R from those of G, without R.
+
+    ||R_i||^2 = ||G_i||^2 - ||g_i||^2 if S^T S = I to float32, else ||G_i||^2 - 2 ||g_i||^2 + g_i^T (S^T S) g_i. What
+    cancels to a few roundings (||R_i|| < 1e-3 ||G_i|| in float32) counts as nothing: as a norm it would be noise, and
+    a norm-growth limit that took it for a first norm would hold the recovered part down for a thousand steps.
+    """
+
+    def norms_outside(norms: jax.Array, basis: jax.Array, projected: jax.Array) -> jax.Array:
+        inside = sum_of_squares(projected)
+        if not orthonormal or basis.dtype != wide(basis.dtype):
+            basis = basis.astype(projected.dtype)
+            again = grassmann.matmul(grassmann.rotation(basis, basis), projected)
+            inside = 2 * inside - jnp.sum(projected * again, axis=-2, keepdims=True)
+        total = jnp.square(norms)
+        outside = total - inside
+        return jnp.sqrt(jnp.where(outside > _CANCELLED * jnp.finfo(total.dtype).eps * total, outside, 0))
+
+    return norms_outside
+
+
+def _ratio(output: jax.Array, given: jax.Array) -> jax.Array:
+    """Output over input of a per-column transformation; 0 for an empty column."""
+    return jnp.where(given > 0, output / jnp.where(given > 0, given, 1), 0)
+
+
+def _positive(name: str, value: Any) -> int:
+    """The value as an int of at least 1, or an error that names it."""
+    try:
+        value = operator.index(value)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is {value!r}; it shapes the computation, so it must be a Python integer. "
+            "Under optax.inject_hyperparams name it in static_args."
+        ) from error
+    if value <= 0:
+        raise ValueError(f"{name} is {value}; give 1 or more.")
+    return int(value)
+
+
+def _residual_transformation(
+    residual: ResidualTransformation | optax.GradientTransformation | None,
+) -> ResidualTransformation | None:
+    if residual is None or isinstance(residual, ResidualTransformation):
+        return residual
+    return ResidualTransformation(residual.init, optax.with_extra_args_support(residual).update)

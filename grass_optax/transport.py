@@ -1,0 +1,120 @@
+"""Axis 2: what do the inner moments become when the basis moves?
+
+A transport is a pure function `(inner_state, rotation) -> inner_state`, where `rotation` is the tree of Q = S_new^T
+S_old (..., r, r). One that depends on the constants of the inner optimizer is made by a factory that is told what the
+inner was told.
+
+Members: keep, reset, first_moment_only, rotate.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from grass_optax import grassmann
+
+Transport = Callable[[Any, Any], Any]
+
+COMPLETIONS = ("none", "isotropic")
+# States of Optax transformations that hold nothing per coordinate, so that a rotation leaves them alone.
+_WITHOUT_COORDINATES = (optax.EmptyState, optax.ScaleByScheduleState)
+
+
+def keep(inner_state: Any, rotation: Any) -> Any:
+    """The moments stay as numbers, although their coordinates now mean other directions (GaLore, Fira)."""
+    del rotation
+    return inner_state
+
+
+def reset(inner_state: Any, rotation: Any) -> Any:
+    """The moments and their count start again at zero (FRUGAL)."""
+    del rotation
+    return jax.tree.map(jnp.zeros_like, inner_state)
+
+
+def first_moment_only() -> Transport:
+    """M' = Q M, and the second moment stays (GoLore)."""
+
+    def adam(state: optax.ScaleByAdamState, rotation: Any) -> optax.ScaleByAdamState:
+        return state._replace(mu=jax.tree.map(_rotated, rotation, state.mu))
+
+    return _through_states(adam)
+
+
+def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
+    """Adam's moments as estimates of moments of the gradient's coordinates, expressed in the new basis (eq. 7-8,
+    LDAdam).
+
+    With Mh = M / (1 - b1^(t-1)) and Vh = V / (1 - b2^(t-1)):
+      M' = Q M
+      V' = (1 - b2^(t-1)) |Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|
+    where ^{o2} and |.| are elementwise. Q = I gives (M, V) back. After a jump the rows of Q^{o2} sum to about r/m, so
+    that V' keeps only that part of the second moment and steps are too large until it has recovered;
+    `completion="isotropic"` adds what is missing as if the gradient outside the old subspace were like that inside it:
+    (1 - b2^(t-1)) max(1 - rowsum(Q^{o2}), 0) mean(Vh), the mean over rows, per column.
+    """
+    if completion not in COMPLETIONS:
+        raise ValueError(
+            f"completion is {completion!r}; needed is one of {', '.join(map(repr, COMPLETIONS))}. "
+            '"none" is the papers\' transport.'
+        )
+
+    def adam(state: optax.ScaleByAdamState, rotation: Any) -> optax.ScaleByAdamState:
+        def second(q: Array, mu: Array, nu: Array) -> Array:
+            updates = jnp.asarray(state.count, q.dtype)
+            correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** updates for b in (b1, b2))
+            mu_hat, nu_hat = mu.astype(q.dtype) / correction1, nu.astype(q.dtype) / correction2
+            moved = _second_moment(q, mu_hat, nu_hat)
+            if completion == "isotropic":
+                moved = moved + _isotropic(q, nu_hat)
+            return (correction2 * moved).astype(nu.dtype)
+
+        return state._replace(
+            mu=jax.tree.map(_rotated, rotation, state.mu),
+            nu=jax.tree.map(second, rotation, state.mu, state.nu),
+        )
+
+    return _through_states(adam)
+
+
+def _rotated(q: Float[Array, "*b r r"], moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
+    return grassmann.matmul(q, moment.astype(q.dtype)).astype(moment.dtype)
+
+
+def _second_moment(
+    q: Float[Array, "*b r r"], mu_hat: Float[Array, "*b r n"], nu_hat: Float[Array, "*b r n"]
+) -> Float[Array, "*b r n"]:
+    """|Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|: the variance moves with the squares, the mean as a vector."""
+    variance = nu_hat - jnp.square(mu_hat)
+    return jnp.abs(grassmann.matmul(jnp.square(q), variance) + jnp.square(grassmann.matmul(q, mu_hat)))
+
+
+def _isotropic(q: Float[Array, "*b r r"], nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
+    missing = jnp.maximum(1 - jnp.sum(jnp.square(q), axis=-1, keepdims=True), 0)
+    return missing * jnp.mean(nu_hat, axis=-2, keepdims=True)
+
+
+def _through_states(adam: Callable[[optax.ScaleByAdamState, Any], Any]) -> Transport:
+    """A transport that applies `adam` wherever an inner state, a chain say, holds Adam's; an unknown state is an
+    error."""
+
+    def transport(inner_state: Any, rotation: Any) -> Any:
+        match inner_state:
+            case optax.ScaleByAdamState():
+                return adam(inner_state, rotation)
+            case tuple() if type(inner_state) is tuple:  # of optax.chain
+                return tuple(transport(state, rotation) for state in inner_state)
+            case _ if isinstance(inner_state, _WITHOUT_COORDINATES):
+                return inner_state
+        raise TypeError(
+            f"cannot rotate the inner state {type(inner_state).__name__}: known are optax.ScaleByAdamState, chains of "
+            "it and states without coordinates. Use transport.keep or transport.reset, or pass your own function "
+            "(inner_state, rotation) -> inner_state."
+        )
+
+    return transport

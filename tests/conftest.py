@@ -1,0 +1,29 @@
+"""Strict settings for every test: promotions are errors, and the shapes of the geometry are checked."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+CHECKED = ("grassmann", "subspaces", "transport", "residual", "layouts")
+install_import_hook([f"grass_optax.{name}" for name in CHECKED], "beartype.beartype")
+
+
+def _standard_promotion(f: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(f)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return f(*args, **kwargs)
+
+    return wrapped
+
+
+# Optax's own arithmetic on counts and moments mixes types (b1**count): strictness is for the code under test.
+for _name in ("bias_correction", "update_moment", "update_moment_per_elem_norm"):
+    setattr(optax.tree, _name, _standard_promotion(getattr(optax.tree, _name)))

@@ -1,0 +1,249 @@
+"""The three axes on their own: each transport, each residual transformation, options of the combinator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from grass_optax import grassmann, residual, split_by_subspace, subspaces, transport
+from tests import tolerances
+from tests.util import STACK, WIDE, basis_of, grads_like, run, stacked_dimensions
+
+KEY = jax.random.key(3)
+
+
+def adam_state(count=7, shape=(4, 9)):
+    mu = jax.random.normal(KEY, shape)
+    return optax.ScaleByAdamState(
+        jnp.int32(count), mu, 1.0 + jnp.square(jax.random.normal(KEY, shape)) + jnp.square(mu)
+    )
+
+
+def rotation(r=4):
+    return grassmann.random_basis(jax.random.key(1), (r, r), jnp.float32)
+
+
+@pytest.mark.parametrize("completion", transport.COMPLETIONS)
+def test_identity_rotates_nothing(completion):
+    state = adam_state()
+    after = transport.rotate(0.9, 0.99, completion)(state, jnp.eye(4))
+    assert after.count == state.count
+    np.testing.assert_allclose(after.mu, state.mu, rtol=1e-6)
+    np.testing.assert_allclose(after.nu, state.nu, rtol=1e-5)
+
+
+def test_rotation_goes_through_chains_and_leaves_other_states_alone():
+    state = (adam_state(), optax.EmptyState(), optax.ScaleByScheduleState(jnp.int32(3)))
+    after = transport.rotate(0.9, 0.99)(state, rotation())
+    assert after[1:] == state[1:]
+    np.testing.assert_allclose(after[0].mu, rotation() @ state[0].mu, atol=1e-6)
+
+
+def test_rotation_of_an_unknown_state_is_an_error():
+    state = optax.scale_by_rms().init(jnp.ones((4, 9)))
+    with pytest.raises(TypeError, match=r"cannot rotate the inner state ScaleByRmsState.*transport.keep"):
+        transport.rotate(0.9, 0.99)(state, rotation())
+
+
+def test_full_rotation_keeps_a_multiple_of_identity():
+    """A second moment that is the same in all directions is so in all bases; the mean turns as a vector."""
+    mu = jnp.zeros((4, 9))
+    state = optax.ScaleByAdamState(jnp.int32(5), mu, jnp.full((4, 9), 2.0))
+    np.testing.assert_allclose(transport.rotate(0.9, 0.99)(state, rotation()).nu, 2.0, rtol=1e-5)
+
+
+def test_isotropic_completion_restores_what_a_jump_leaves_behind():
+    old, new = grassmann.random_basis(KEY, (2, 200, 50), jnp.float32)
+    q = grassmann.rotation(new, old)
+    state = optax.ScaleByAdamState(jnp.int32(50), jnp.zeros((50, 3)), jnp.ones((50, 3)))
+    kept, completed = (transport.rotate(0.9, 0.99, c)(state, q).nu for c in ("none", "isotropic"))
+    assert abs(float(kept.mean()) - 50 / 200) < 0.02  # r/m
+    np.testing.assert_allclose(completed, 1, rtol=1e-5)
+
+
+def test_simple_transports():
+    state, q = adam_state(), rotation()
+    assert transport.keep(state, q) is state
+    assert all(not np.any(x) for x in jax.tree.leaves(transport.reset(state, q)))
+    after = transport.first_moment_only()(state, q)
+    np.testing.assert_array_equal(after.nu, state.nu)
+    np.testing.assert_allclose(after.mu, q @ state.mu, atol=1e-6)
+
+
+def limited(norms, growth, shape=(2, 3)):
+    """Frobenius norms that the limiter makes of a sequence of norms."""
+    tx = residual.norm_growth_limit(growth)
+    unit = jnp.ones(shape) / jnp.sqrt(6.0)
+    state, out = tx.init(unit), []
+    for norm in norms:
+        update, state = tx.update(norm * unit, state)
+        out.append(float(jnp.linalg.norm(update)))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("norms", "growth", "expected"),
+    [
+        ([1, 5, 5, 5], 1.1, [1, 1.1, 1.21, 1.331]),
+        ([1, 0.5, 5], 1.1, [1, 0.5, 0.55]),  # compared with the norm after limiting
+        ([0, 0, 3, 9], 1.1, [0, 0, 3, 3.3]),  # zero is not a norm to grow from
+        ([1, 2, 4], 0.1, [1, 0.1, 0.01]),
+        ([1, 5, 500], float("inf"), [1, 5, 500]),
+    ],
+)
+def test_norm_growth_limit(norms, growth, expected):
+    np.testing.assert_allclose(limited(norms, growth), expected, rtol=1e-5)
+
+
+def test_recovery_factor_of_a_column_without_gradient_is_zero():
+    """Momentum may move it (N != 0), but a factor of N / 0 must not."""
+    projected = jnp.ones((4, 5)).at[:, 2].set(0).at[:, 3].set(1e-9)
+    factors = residual.recovery_factors(projected, jnp.full((4, 5), 3.0))
+    np.testing.assert_allclose(factors[0], [3, 3, 0, 0, 3])
+    np.testing.assert_allclose(
+        residual.recovery_factors(1e-12 * projected, jnp.full((4, 5), 3e-12))[0], [3, 3, 0, 0, 3], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"orthonormal": False}, {"basis_dtype": "bfloat16"}])
+def test_basis_drawn_again_is_the_basis_stored(options):
+    params = {"w": jnp.ones(WIDE), "s": jnp.ones(STACK)}
+
+    def make(store):
+        dims = stacked_dimensions
+        return grass_optax.scale_by_grassjump(3, 3, store_basis=store, weight_dimension_numbers=dims, **options)
+
+    stored, drawn = (run(make(store), params, 8) for store in (True, False))
+    for t in range(8):
+        for name in params:
+            np.testing.assert_allclose(
+                drawn[0][t][name], stored[0][t][name], atol=1e-4 if "basis_dtype" in options else 1e-5
+            )
+    assert jax.tree.leaves(basis_of(drawn[1][-1])) == []
+    split = optax.tree_utils.tree_get(drawn[1][-1], "SplitState")
+    sizes = {
+        name: split.inner.mu[name].size + split.inner.nu[name].size + split.residual[1].norm[name].size
+        for name in params
+    }
+    assert sizes == {"w": 2 * 3 * 16 + 1, "s": 3 * (2 * 3 * 16 + 1)}
+
+
+def test_without_orthonormal_bases_nothing_is_inverted():
+    """One step by hand: g = S^T G and S N literally; the recovered part is that of G - S g."""
+    grad = grads_like(jnp.ones(WIDE), 0)
+    tx = grass_optax.scale_by_grassjump(3, orthonormal=False, max_norm_growth=None)
+    with jax.enable_x64(True):
+        grad = grad.astype(jnp.float64)
+        update, state = tx.update(grad, tx.init(grad))
+    basis = np.asarray(basis_of(state))
+    assert np.abs(basis.T @ basis - np.eye(3)).max() > 0.05
+    g = basis.T @ np.asarray(grad)
+    phi = np.linalg.norm(np.sign(g), axis=0) / np.linalg.norm(g, axis=0)  # Adam's first step is the sign
+    expected = 0.25 * basis @ np.sign(g) + phi * (np.asarray(grad) - basis @ g)
+    np.testing.assert_allclose(update, expected, atol=1e-6)  # eps of Adam, 1e-8, over |g|
+
+
+def test_bf16_basis_keeps_its_subspace():
+    """1000 walks, each rounded to bf16: the drift stays what the format costs."""
+    tx = grass_optax.scale_by_grasswalk(4, 1, basis_dtype="bfloat16")
+
+    @jax.jit
+    def thousand(state):
+        grad = jnp.ones((16, 20))
+        return jax.lax.scan(lambda s, _: (tx.update(grad, s)[1], None), state, length=1000)[0]
+
+    basis = basis_of(thousand(tx.init(jnp.ones((16, 20)))))
+    assert basis.dtype == jnp.bfloat16
+    error = grassmann.orthonormality_error(basis.astype(jnp.float32))
+    assert tolerances.ORTHONORMAL32 < error < tolerances.ORTHONORMAL_BF16_AFTER_1000
+
+
+def test_residual_may_be_dropped_or_any_transformation():
+    params = jnp.ones(WIDE)
+    axes = subspaces.random_jump(), optax.scale_by_adam(), transport.reset
+    dropped = split_by_subspace(*axes, None, rank=3, update_proj_gap=2)
+    signed = split_by_subspace(*axes, optax.scale_by_sign(), rank=3, update_proj_gap=2)
+    (low, low_states), (both, both_states) = run(dropped, params, 4), run(signed, params, 4)
+    for t in range(4):
+        basis, grad = np.asarray(both_states[t].basis), np.asarray(grads_like(params, t))
+        np.testing.assert_array_equal(basis, low_states[t].basis)
+        outside = grad - basis @ (basis.T @ grad)
+        np.testing.assert_allclose(both[t] - low[t], np.sign(outside), atol=1e-5)
+        assert np.linalg.matrix_rank(np.asarray(low[t]), tol=1e-4) == 3
+
+
+def test_without_lift_the_residual_gets_the_gradient():
+    params, scale = jnp.ones(WIDE), residual.recovery(None)
+    axes = subspaces.random_jump(), optax.scale_by_adam(), transport.keep
+    options = dict(rank=3, update_proj_gap=2, lift=False)
+    per_column, states = run(split_by_subspace(*axes, scale, **options), params, 4)
+    dense, _ = run(split_by_subspace(*axes, scale._replace(per_column=False), **options), params, 4)
+    for t in range(4):
+        np.testing.assert_allclose(per_column[t], dense[t], atol=1e-5)
+        ratio = np.asarray(per_column[t]) / np.asarray(grads_like(params, t))
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1], WIDE), rtol=1e-4)  # one factor a column
+
+
+def test_residual_is_told_what_the_step_knows():
+    seen = {}
+
+    def update(updates, state, params=None, **extra):
+        seen.update(extra)
+        return updates, state
+
+    tx = split_by_subspace(
+        subspaces.random_jump(), optax.scale_by_adam(), transport.rotate(0.9, 0.999),
+        optax.GradientTransformationExtraArgs(optax.init_empty_state, update), rank=3, update_proj_gap=1,
+    )  # fmt: skip
+    grads = jnp.ones(WIDE)
+    _, first = tx.update(grads, tx.init(grads), value=1.5)
+    _, second = tx.update(grads, first, value=2.5)
+    assert seen["value"] == 2.5
+    np.testing.assert_array_equal(seen["previous_basis"], first.basis)
+    np.testing.assert_array_equal(seen["basis"], second.basis)
+    np.testing.assert_array_equal(seen["previous_inner_state"].mu, first.inner.mu)
+    moved = grassmann.rotation(second.basis, first.basis) @ first.inner.mu
+    np.testing.assert_allclose(seen["inner_state"].mu, moved, atol=1e-6)
+    np.testing.assert_allclose(seen["projected"], grassmann.project(second.basis, grads), atol=1e-6)
+    assert seen["direction"].shape == (3, 16)
+
+
+def test_a_rule_sees_its_leaf_of_the_inner_state():
+    """A stateful rule that counts its refreshes and checks what it is shown."""
+
+    def init(basis_shape, dtype):
+        return jnp.zeros((), jnp.int32)
+
+    def update(refresh):
+        assert refresh.inner_state.mu.shape == (*refresh.grad.shape[:-2], 3, refresh.grad.shape[-1])
+        basis = grassmann.random_basis(refresh.key, refresh.basis.shape, refresh.basis.dtype)
+        return basis, refresh.rule_state + 1
+
+    tx = split_by_subspace(
+        subspaces.SubspaceRule(init, update), optax.scale_by_adam(), transport.keep, None, rank=3, update_proj_gap=2,
+        initial=subspaces.random_jump(), weight_dimension_numbers=stacked_dimensions,
+    )  # fmt: skip
+    states = run(tx, {"w": jnp.ones(WIDE), "s": jnp.ones(STACK)}, 6)[1]
+    assert [int(s.rule["w"]) for s in states] == [0, 0, 1, 1, 2, 2]
+
+
+def test_rates_decay_and_mask():
+    """W <- W - lr (U + decay W) on split leaves, with its own rate on the others."""
+    params = {"w": 2.0 * jnp.ones(WIDE), "v": 2.0 * jnp.ones(WIDE), "b": 2.0 * jnp.ones(3)}
+    mask = {"w": True, "v": False, "b": True}
+    tx = grass_optax.grassjump(0.1, rank=2, adam_learning_rate=0.01, weight_decay=0.5, mask=mask)
+    direction = grass_optax.scale_by_grassjump(rank=2)
+    grads = grads_like(params, 0)
+    update, _ = tx.update(grads, tx.init(params), params)
+    u, _ = direction.update(grads, direction.init(params))
+    np.testing.assert_allclose(update["w"], -0.1 * (u["w"] + 0.5 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(update["v"], -0.1 * u["v"], rtol=1e-5)
+    np.testing.assert_allclose(update["b"], -0.01 * (u["b"] + 0.5 * 2.0), rtol=1e-5)
+    by_function = grass_optax.grassjump(
+        0.1, rank=2, adam_learning_rate=0.01, weight_decay=0.5, mask=lambda p: {k: k != "v" for k in p}
+    )
+    again, _ = by_function.update(grads, by_function.init(params), params)
+    for name in params:
+        np.testing.assert_array_equal(again[name], update[name])

@@ -1,0 +1,64 @@
+"""The memory report against arrays that exist."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+import grass_optax
+from tests.util import ALIASES, STACK, TALL, WIDE
+
+PARAMS = {"layer": {"w": jnp.ones(WIDE), "stack": jnp.ones(STACK), "b": jnp.ones(3)}, "w": jnp.ones(TALL)}
+DIMS = {
+    "layer": {"w": MuonDimensionNumbers(), "stack": MuonDimensionNumbers(1, 2), "b": None},
+    "w": MuonDimensionNumbers(),
+}
+
+
+def nbytes(tree):
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("options", [{}, {"mu_dtype": jnp.bfloat16}])
+@pytest.mark.parametrize("method", ALIASES)
+def test_bytes_are_those_of_the_arrays(method, options):
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), ALIASES[method](0.1, rank=3, weight_dimension_numbers=DIMS, **options)
+    )
+    report = grass_optax.memory_report(tx, PARAMS)
+    assert report.total_bytes == nbytes(tx.init(PARAMS))
+    assert report.adam_bytes == nbytes(optax.adam(0.1).init(PARAMS))
+    assert report.total_bytes == report.shared_bytes + sum(leaf.state_bytes for leaf in report.leaves)
+    assert grass_optax.memory_report(tx, jax.eval_shape(lambda: PARAMS)) == report
+
+
+def test_leaves_with_the_same_name_are_told_apart():
+    report = grass_optax.memory_report(grass_optax.grassjump(0.1, rank=3, weight_dimension_numbers=DIMS), PARAMS)
+    matrix = 4 * (6 * 3 + 2 * 3 * 16 + 1)
+    expected = {"layer/b": 24, "layer/stack": 3 * matrix, "layer/w": matrix, "w": matrix}
+    assert {leaf.path: leaf.state_bytes for leaf in report.leaves} == expected
+
+
+def test_a_bare_array_is_its_own_leaf():
+    report = grass_optax.memory_report(grass_optax.grassjump(0.1, rank=3), jnp.ones(WIDE))
+    assert report.leaves[0].state_bytes >= 4 * (6 * 3 + 2 * 3 * 16 + 1)
+    assert report.total_bytes == nbytes(grass_optax.grassjump(0.1, rank=3).init(jnp.ones(WIDE)))
+
+
+def test_table():
+    table = str(grass_optax.memory_report(grass_optax.grassjump(0.1, rank=3, weight_dimension_numbers=DIMS), PARAMS))
+    lines = table.splitlines()
+    assert lines[0].split() == ["leaf", "shape", "state", "bytes", "Adam's", "ratio"]
+    assert [line.split()[0] for line in lines[2:-3]] == ["layer/b", "layer/stack", "layer/w", "w"]
+    assert lines[-1].split()[0] == "total"
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_abstract_params_of_any_size():
+    """A 7B model's matrices are never allocated."""
+    params = {"kernel": jax.ShapeDtypeStruct((32, 4096, 11008), jnp.bfloat16)}
+    tx = grass_optax.grassjump(0.1, rank=1024, weight_dimension_numbers=MuonDimensionNumbers(1, 2))
+    (leaf,) = grass_optax.memory_report(tx, params).leaves
+    assert leaf.state_bytes == 32 * 4 * (4096 * 1024 + 2 * 1024 * 11008 + 1)
+    assert leaf.adam_bytes == 32 * 2 * 2 * 4096 * 11008

@@ -1,0 +1,190 @@
+"""Leaves as matrices: the round trip over all shapes, which leaves are split, and every error."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optax.contrib import MuonDimensionNumbers
+
+import grass_optax
+from grass_optax import layouts
+
+
+@st.composite
+def leaves(draw):
+    """A shape, and disjoint non-empty reduction and output axes of it, some of them counted from the end."""
+    ndim = draw(st.integers(2, 5))
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=ndim, max_size=ndim)))
+    order = draw(st.permutations(range(ndim)))
+    reduction = draw(st.integers(1, ndim - 1))
+    output = draw(st.integers(1, ndim - reduction))
+    from_end = draw(st.booleans())
+    axes = [i - ndim if from_end else i for i in order]
+    return shape, MuonDimensionNumbers(tuple(axes[:reduction]), tuple(axes[reduction : reduction + output]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(leaves())
+def test_round_trip(leaf):
+    shape, dims = leaf
+    x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+    layout = layouts.matrix_layouts(x, dims)
+    matrix = layout.to_matrix(x)
+    assert matrix.shape == (*layout.batch, layout.m, layout.n)
+    assert layout.m <= layout.n
+    np.testing.assert_array_equal(layout.from_matrix(matrix), x)
+    assert layout == layouts.matrix_layouts(jax.ShapeDtypeStruct(shape, jnp.float32), dims)
+    assert hash(layout) == hash(layouts.matrix_layouts(x, dims))
+    assert jax.tree.leaves(layout) == []
+
+
+def test_orientation():
+    x = jnp.arange(6.0).reshape(2, 3)
+    for a in (x, x.T):
+        np.testing.assert_array_equal(layouts.matrix_layouts(a).to_matrix(a), x)
+    square = jnp.arange(4.0).reshape(2, 2)
+    for dims, expected in ((MuonDimensionNumbers(0, 1), square), (MuonDimensionNumbers(1, 0), square.T)):
+        np.testing.assert_array_equal(layouts.matrix_layouts(square, dims).to_matrix(square), expected)
+
+
+def test_default_labels():
+    matrix, vector, stack = jnp.ones((8, 12)), jnp.ones(12), jnp.ones((2, 8, 12))
+    params = {
+        "embed": {"embedding": matrix},
+        "token_Embeddings": matrix,
+        "wte": matrix,
+        "lm_head": {"kernel": matrix},
+        "logits": matrix,
+        "attention": {"q": {"kernel": matrix}, "heads": matrix, "output": matrix, "bias": vector},
+        "small": jnp.ones((4, 100)),
+        "stack": stack,
+        "list": [matrix, vector],
+    }
+    labels = layouts.split_labels(rank=4)(params)
+    split = {layouts.leaf_path(path) for path, label in jax.tree.leaves_with_path(labels) if label == "split"}
+    assert split == {"attention/q/kernel", "attention/heads", "attention/output", "list/0"}
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [
+        {"a": MuonDimensionNumbers(1, 2), "b": {"c": None, "d": MuonDimensionNumbers()}},
+        {"a": MuonDimensionNumbers(1, 2), "b": MuonDimensionNumbers()},
+        lambda params: jax.tree.map(lambda x: MuonDimensionNumbers(-2, -1), params),
+        MuonDimensionNumbers(-2, -1),
+    ],
+    ids=["tree", "prefix", "function", "one for all"],
+)
+def test_given_labels(dims):
+    params = {"a": jnp.ones((3, 8, 12)), "b": {"c": jnp.ones((3, 12)), "d": jnp.ones((8, 12))}}
+    expected = {"a": "split", "b": {"c": "adam", "d": "split"}}  # c has no dimensions, or is too small
+    assert layouts.split_labels(4, dims)(params) == expected
+    state = grass_optax.grassjump(0.1, rank=4, weight_dimension_numbers=dims).init(params)
+    basis = optax.tree_utils.tree_get(state, "basis")
+    assert basis["a"].shape == (3, 8, 4)
+    assert basis["b"]["d"].shape == (8, 4)
+    assert basis["b"]["c"] == optax.MaskedNode()
+
+
+def test_nnx_state_is_the_same_tree_as_plain_dicts():
+    """Same labels, same bases, same updates: a checkpointed run may change its container."""
+    layer = nnx.Linear(6, 16, rngs=nnx.Rngs(0))
+    state = nnx.split(layer, nnx.Param)[1]
+    plain = nnx.to_pure_dict(state)
+    tx = grass_optax.scale_by_grassjump(rank=2)
+    grads = jax.tree.map(jnp.ones_like, state)
+    from_state, opt_state = tx.update(grads, tx.init(state), state)
+    from_dict, _ = tx.update(nnx.to_pure_dict(grads), tx.init(plain), plain)
+    assert jnp.array_equal(nnx.to_pure_dict(from_state)["kernel"], from_dict["kernel"])
+    assert len(jax.tree.leaves(optax.tree_utils.tree_get(opt_state, "basis"))) == 1
+
+
+W = jnp.ones((8, 12))
+ERRORS = {
+    "rank 0": (lambda: grass_optax.grassjump(0.1, rank=0), ValueError, "rank is 0; give 1 or more"),
+    "rank no int": (lambda: grass_optax.grassjump(0.1, rank=2.5), ValueError, "rank is 2.5.*must be a Python integer"),
+    "gap 0": (lambda: grass_optax.grasswalk(0.1, update_proj_gap=0), ValueError, "update_proj_gap is 0"),
+    "gap < 0": (lambda: grass_optax.grassjump(0.1, update_proj_gap=-5), ValueError, "update_proj_gap is -5"),
+    "walk_rank 0": (lambda: grass_optax.grasswalk(0.1, walk_rank=0), ValueError, "walk_rank is 0"),
+    "walk_rank > m - r": (
+        lambda: grass_optax.grasswalk(0.1, rank=6, walk_rank=3).init(W), ValueError, r"at most min\(r, m - r\) = 2",
+    ),
+    "completion": (
+        lambda: grass_optax.grassjump(0.1, completion="full"),
+        ValueError, "'full'; needed is one of 'none', 'isotropic'",
+    ),
+    "axis out of range": (
+        lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers=MuonDimensionNumbers(1, 2)).init({"w": W}),
+        ValueError, "leaf 'w' of shape .8, 12.*axes are 0 to 1",
+    ),
+    "axis twice": (
+        lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers=MuonDimensionNumbers(0, -2)).init({"w": W}),
+        ValueError, "'w'.*none twice",
+    ),
+    "no axis": (
+        lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers=MuonDimensionNumbers((), 1)).init({"w": W}),
+        ValueError, "'w'.*one axis or more",
+    ),
+    "other tree": (
+        lambda: grass_optax.grassjump(0.1, weight_dimension_numbers={"v": None}).init({"w": W}),
+        ValueError, "weight_dimension_numbers must be a tree like params or a prefix",
+    ),
+    "not dimension numbers": (
+        lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers={"w": (0, 1)}).init({"w": W}),
+        ValueError, "weight_dimension_numbers must be|needed is an optax.contrib.MuonDimensionNumbers",
+    ),
+    "integers": (
+        lambda: grass_optax.grassjump(0.1).init({"w": W.astype(int)}),
+        TypeError, "'w'.*int32 is not floating point.*optax.masked",
+    ),
+    "complex": (
+        lambda: grass_optax.grassjump(0.1, rank=2).init({"w": W.astype(complex)}),
+        TypeError, "'w'.*is complex",
+    ),
+    "split of a vector": (
+        lambda: grass_optax.split_by_subspace(
+            grass_optax.subspaces.random_jump(), optax.identity(), grass_optax.transport.keep, None, rank=2,
+            update_proj_gap=3
+        ).init({"b": jnp.ones(3)}),
+        ValueError, "'b'.*not a matrix.*optax.partition",
+    ),
+    "split at too large a rank": (
+        lambda: grass_optax.split_by_subspace(
+            grass_optax.subspaces.random_jump(), optax.identity(), grass_optax.transport.keep, None, rank=9,
+            update_proj_gap=3
+        ).init({"w": W}),
+        ValueError, "rank is 9, but leaf 'w' is a matrix of 8 x 12",
+    ),
+    "walk not stored": (
+        lambda: grass_optax.split_by_subspace(
+            grass_optax.subspaces.random_walk(), optax.identity(), grass_optax.transport.keep, None, rank=2,
+            update_proj_gap=3, store_basis=False,
+        ),
+        ValueError, "store_basis=False.*read nothing but the key",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", ERRORS)
+def test_mistakes(mistake):
+    build, error, message = ERRORS[mistake]
+    with pytest.raises(error, match=f"(?s){message}"):
+        build()
+
+
+def test_traced_rank_says_what_to_do():
+    tx = optax.inject_hyperparams(grass_optax.grassjump)(0.1, rank=2)
+    with pytest.raises(ValueError, match="rank is .*static_args"):
+        jax.jit(tx.init)({"w": W})
+
+
+def test_complex_and_integer_leaves_elsewhere_are_named():
+    """A complex leaf that Adam takes is no mistake; an integer leaf is one wherever it is."""
+    tx = grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers={"w": MuonDimensionNumbers(), "z": None})
+    tx.init({"w": W, "z": jnp.ones(3, complex)})
+    with pytest.raises(TypeError, match="'z'"):
+        tx.init({"w": W, "z": jnp.ones(3, int)})

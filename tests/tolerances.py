@@ -1,0 +1,17 @@
+"""Every tolerance of the library's tests, with where it comes from. They are never relaxed."""
+
+# float64 against the float64 oracle: hundreds of roundings of 1e-16, relative to the largest entry.
+ORACLE64 = 1e-11
+# float32 against the same oracle in the same bases: roundings of 6e-8 through a division by sqrt(V), over 12 steps.
+ORACLE32 = 2e-5
+# Two float32 computations of the same numbers in another order.
+SAME32 = 5e-6
+# 1 - b2 for a b2 that is an array is rounded to float32: 6e-8 of 1e-3, under a square root.
+TRACED_B2 = 5e-5
+# ||S^T S - I||_max of a float32 basis: a few roundings of sums of m products.
+ORTHONORMAL32 = 2e-6
+ORTHONORMAL64 = 1e-14
+# The same after 1000 refreshes: for a walk the rounding errors of 1000 steps in a random walk of their own.
+ORTHONORMAL32_AFTER_1000 = 5e-6
+# A basis rounded to bfloat16 (8 bits) at each of 1000 refreshes of a walk: what the specification measured.
+ORTHONORMAL_BF16_AFTER_1000 = 2e-2
