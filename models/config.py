@@ -1,0 +1,102 @@
+"""The shape and the dtypes of a LLaMA: all that the model needs to know, and nothing of training.
+
+`LlamaConfig` checks itself on construction, `CONFIGS` names the sizes of the low-rank training
+papers, and `count_parameters` gives the size of a model without building it.
+"""
+
+import dataclasses
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """A LLaMA: pre-norm RMSNorm, rotary positions, SwiGLU, no biases, untied head."""
+
+    vocab_size: int = 32_000
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_layers: int
+    num_kv_heads: int | None = None  # None: as many as num_heads (no grouped queries)
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e4
+    init_std: float = 0.02
+    dtype: str = "float32"  # of the products with kernels and of the residual stream
+    param_dtype: str = "float32"
+    remat: bool = False  # recompute each block in the backward pass: memory for about a third more time
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_layers")
+        for name, size in [
+            *((n, getattr(self, n)) for n in sizes),
+            ("num_kv_heads", self.kv_heads),
+        ]:
+            if not (isinstance(size, int) and size > 0):
+                raise ValueError(f"{name} must be a positive int, got {size!r}.")
+        for name in ("rms_norm_eps", "rope_theta", "init_std"):
+            if not (value := getattr(self, name)) > 0:
+                raise ValueError(f"{name} must be positive, got {value!r}.")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} does not split into num_heads={self.num_heads} "
+                "equal heads; choose a hidden_size that is a multiple of num_heads."
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"hidden_size / num_heads = {self.head_dim} is odd, and rotary positions turn "
+                "pairs of features; choose sizes with an even quotient."
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not split into num_kv_heads={self.kv_heads} "
+                "equal groups; choose a num_kv_heads that divides num_heads."
+            )
+        for name in ("dtype", "param_dtype"):
+            if (dtype := getattr(self, name)) not in DTYPES:
+                raise ValueError(f"{name} must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+
+    @property
+    def head_dim(self) -> int:
+        """Features of one head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads, with the default resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+
+def count_parameters(config: LlamaConfig) -> int:
+    """Return the exact number of parameters of `Llama(config)`."""
+    hidden, kv_width = config.hidden_size, config.kv_heads * config.head_dim
+    attention = 2 * hidden * hidden + 2 * hidden * kv_width
+    mlp = 3 * hidden * config.intermediate_size
+    norms = 2 * hidden
+    return 2 * config.vocab_size * hidden + hidden + config.num_layers * (attention + mlp + norms)
+
+
+def _config(hidden: int, intermediate: int, heads: int, layers: int, vocab: int = 32_000) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_heads=heads,
+        num_layers=layers,
+    )
+
+
+# 9m to 7b: the configs released with GaLore (Zhao et al. 2024); tables in papers swap the heads and
+# the layers of 1b. tiny: 9m for two CPU cores and a minute, with a vocabulary to match.
+CONFIGS: dict[str, LlamaConfig] = {
+    "tiny": _config(128, 352, heads=4, layers=4, vocab=2048),
+    "9m": _config(128, 352, heads=4, layers=4),
+    "20m": _config(256, 688, heads=4, layers=4),
+    "35m": _config(384, 1024, heads=8, layers=6),
+    "60m": _config(512, 1376, heads=8, layers=8),
+    "130m": _config(768, 2048, heads=12, layers=12),
+    "350m": _config(1024, 2736, heads=16, layers=24),
+    "1b": _config(2048, 5461, heads=32, layers=24),
+    "3b": _config(2560, 6848, heads=32, layers=32),
+    "7b": _config(4096, 11008, heads=32, layers=32),
+}

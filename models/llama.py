@@ -1,0 +1,141 @@
+"""LLaMA in Flax NNX: one block, stacked along a leading layer axis, and one scan over the layers.
+
+Shape suffixes of local names:
+    B batch   T position   V vocabulary   D hidden    F intermediate   L layer
+    N heads   K key and value heads       H features of a head         C = H / 2 rotated pairs
+
+Kernels are (in, out); inside `layers` every parameter has a leading L. The compute dtype is that of
+all products and of the residual stream; norms, rotations, the softmax and the logits that come out
+are float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from models.config import LlamaConfig
+
+
+def rope_tables(positions_T: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
+    """Return (sin_TC, cos_TC), float32, of position * theta^(-2c / head_dim) (Su et al. 2021)."""
+    frequency_C = jnp.asarray(theta ** -(np.arange(0, head_dim, 2) / head_dim), jnp.float32)
+    angle_TC = jnp.outer(positions_T.astype(jnp.float32), frequency_C)
+    return jnp.sin(angle_TC), jnp.cos(angle_TC)
+
+
+def rotate(x_BTNH: Array, sin_TC: Array, cos_TC: Array) -> Array:
+    """Turn each pair (x[c], x[c + H/2]) by its angle: (B, T, N, H) -> the same shape, float32."""
+    sin_1T1C, cos_1T1C = sin_TC[None, :, None, :], cos_TC[None, :, None, :]
+    a_BTNC, b_BTNC = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = (a_BTNC * cos_1T1C - b_BTNC * sin_1T1C, b_BTNC * cos_1T1C + a_BTNC * sin_1T1C)
+    return jnp.concatenate(turned, axis=-1)
+
+
+def _linear(config: LlamaConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=False,
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
+        kernel_init=jax.nn.initializers.normal(config.init_std),
+        rngs=rngs,
+    )
+
+
+def _norm(config: LlamaConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    # The output is float32: the Linear that reads it casts to the compute dtype.
+    return nnx.RMSNorm(
+        config.hidden_size,
+        epsilon=config.rms_norm_eps,
+        dtype=jnp.float32,
+        param_dtype=jnp.dtype(config.param_dtype),
+        rngs=rngs,
+    )
+
+
+class Attention(nnx.Module):
+    """Causal attention with rotary positions; N / K query heads share a key and a value head."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        width, kv_width = config.hidden_size, config.kv_heads * config.head_dim
+        self.head_dim = config.head_dim
+        self.q = _linear(config, width, width, rngs)
+        self.k = _linear(config, width, kv_width, rngs)
+        self.v = _linear(config, width, kv_width, rngs)
+        self.o = _linear(config, width, width, rngs)
+
+    def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array) -> Array:
+        """Mix positions: (B, T, D) -> (B, T, D)."""
+        heads = (*x_BTD.shape[:2], -1, self.head_dim)
+        v_BTKH = self.v(x_BTD).reshape(heads)
+        q_BTNH = rotate(self.q(x_BTD).reshape(heads), sin_TC, cos_TC).astype(v_BTKH.dtype)
+        k_BTKH = rotate(self.k(x_BTD).reshape(heads), sin_TC, cos_TC).astype(v_BTKH.dtype)
+        out_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True)
+        return self.o(out_BTNH.reshape(x_BTD.shape))
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        self.gate = _linear(config, config.hidden_size, config.intermediate_size, rngs)
+        self.up = _linear(config, config.hidden_size, config.intermediate_size, rngs)
+        self.down = _linear(config, config.intermediate_size, config.hidden_size, rngs)
+
+    def __call__(self, x_BTD: Array) -> Array:
+        """Mix features: (B, T, D) -> (B, T, D)."""
+        h_BTF = jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.down(h_BTF)
+
+
+class Block(nnx.Module):
+    """One layer: attention, then SwiGLU, each on a normalised copy of the residual stream."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        self.attention_norm = _norm(config, rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = _norm(config, rngs)
+        self.mlp = SwiGLU(config, rngs=rngs)
+
+    def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array) -> Array:
+        """Advance the residual stream: (B, T, D) -> (B, T, D)."""
+        x_BTD += self.attention(self.attention_norm(x_BTD), sin_TC, cos_TC)
+        x_BTD += self.mlp(self.mlp_norm(x_BTD))
+        return x_BTD
+
+
+class Llama(nnx.Module):
+    """A decoder that maps tokens (B, T) to next-token logits (B, T, V)."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.embed = nnx.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            param_dtype=jnp.dtype(config.param_dtype),
+            embedding_init=jax.nn.initializers.normal(config.init_std),
+            rngs=rngs,
+        )
+        layer_keys = jax.random.split(rngs.params(), config.num_layers)
+        self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(layer_keys)
+        self.norm = _norm(config, rngs)
+        self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
+
+    def __call__(self, tokens_BT: Array) -> Array:
+        """Return the logits (B, T, V), float32, of the token after each position."""
+        config = self.config
+        sin_TC, cos_TC = rope_tables(jnp.arange(tokens_BT.shape[1]), config.head_dim, config.rope_theta)
+
+        def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
+            return block(x_BTD, sin_TC, cos_TC), None
+
+        if config.remat:
+            # A scan keeps the two passes apart, so the barrier against merging them is not needed.
+            step = jax.checkpoint(step, prevent_cse=False)
+        # Cast after the look-up: gradients of repeated tokens then add up in the parameters' dtype.
+        x_BTD = self.embed(tokens_BT).astype(config.dtype)
+        x_BTD, _ = jax.lax.scan(step, x_BTD, self.layers)
+        return self.lm_head(self.norm(x_BTD)).astype(jnp.float32)
