@@ -133,7 +133,7 @@ def range_basis(
 ) -> Float[Array, "*b m r"]:
     """An orthonormal basis near the leading left singular vectors of X, by subspace iteration.
 
-    Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-3 Z/sqrt(m)), `power_steps` times from a Gaussian S. The Gaussian Z
+    Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-3 Z/sqrt(m)), `power_steps` times from a Gaussian S. The noise Z
     keeps S orthonormal when rank(X) < r. A matrix that is zero or not finite gets the basis of Z alone.
     """
     *batch, m, _ = x.shape

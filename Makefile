@@ -1,0 +1,48 @@
+# What a user and a contributor run. PYTHON is the interpreter, VENV where its packages go.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+OPTIMIZER ?= grassjump
+STEPS ?= 300
+RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
+PYTEST_ARGS ?= -n 2
+
+.PHONY: train test test-slow check format clean
+
+# Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
+train: $(VENV)/.train-test
+	$(BIN)/python -m train pretrain --model tiny --optimizer $(OPTIMIZER) --steps $(STEPS) --run-dir $(RUN_DIR) --seed 0
+
+# All tests but the slow ones.
+test: $(VENV)/.train-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
+
+test-slow: $(VENV)/.train-test
+	$(BIN)/python -m pytest -m slow
+
+# Format, lint and types: what CI and the pre-commit hooks run.
+check: $(VENV)/.train-test $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to one.")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.train-test: $(VENV)/.python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[train,test]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

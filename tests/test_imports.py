@@ -1,0 +1,58 @@
+"""Who may import whom, and what the public names are."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import grass_optax
+
+ROOT = Path(__file__).parent.parent
+OURS = ("grass_optax", "models", "train", "tests", "benchmarks", "experiments")
+LIBRARY = {"jax", "optax", "jaxtyping"}
+# package -> packages of this repository that it may import
+ARROWS = {"grass_optax": set(), "models": set(), "train": {"models"}}
+
+
+def imported(path):
+    """Top-level packages that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(path.parent.name if node.level else node.module.split(".")[0])
+    return names
+
+
+def files(package):
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_arrows_between_packages(package):
+    for path in files(package):
+        allowed = ARROWS[package] | {package}
+        if path == ROOT / "train" / "optimizer.py":
+            allowed = allowed | {"grass_optax"}
+        assert imported(path) & set(OURS) <= allowed, path
+
+
+def test_the_library_needs_jax_and_optax_only():
+    for path in files("grass_optax"):
+        assert imported(path) - set(sys.stdlib_module_names) <= LIBRARY | {"grass_optax"}, path
+
+
+def test_models_know_no_optimizer():
+    assert not any("optax" in imported(path) for path in files("models"))
+
+
+def test_public_names():
+    assert set(grass_optax.__all__) == {
+        "grassjump", "grasswalk", "scale_by_grassjump", "scale_by_grasswalk", "split_by_subspace", "SplitState",
+        "subspaces", "transport", "residual", "layouts", "grassmann", "memory_report", "MemoryReport",
+    }  # fmt: skip
+    assert all(hasattr(grass_optax, name) for name in grass_optax.__all__)

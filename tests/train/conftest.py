@@ -1,0 +1,40 @@
+"""One small corpus, and caches of tokens and of compiled programs, for all tests of the trainer."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from small_run import Launcher
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred kilobytes of the standard library."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for package in ("json", "email", "html"):
+        source = Path(sys.modules["os"].__file__ or "").parent / package
+        shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def launcher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    return Launcher(corpus, tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture
+def compiled(launcher: Launcher) -> Iterator[None]:
+    """Let this process, too, share what it compiles."""
+    settings = {
+        "jax_compilation_cache_dir": str(launcher.caches / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

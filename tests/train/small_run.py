@@ -1,0 +1,59 @@
+"""A run that takes seconds, and how the tests start it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+# Checkpoints at 5 and 10, evaluations at 6, new subspaces at 4 and 8: nothing falls together.
+SMALL = {
+    "steps": STEPS,
+    "batch_size": 2,
+    "seq_len": 16,
+    "vocab_size": 300,
+    "rank": 8,
+    "update_proj_gap": 4,
+    "save_every": 5,
+    "eval_every": 6,
+    "eval_batches": 3,
+    "log_every": 3,
+    "sample_tokens": 5,
+}
+
+
+class Launcher:
+    """Starts `python -m train pretrain` on the small corpus, in this process or in another."""
+
+    def __init__(self, corpus: Path, caches: Path) -> None:
+        self.corpus, self.caches = corpus, caches
+
+    def arguments(self, run_dir: Path, **flags: object) -> list[str]:
+        """The command line of a fresh small run, with `flags` added or replaced."""
+        given = {
+            "run_dir": run_dir,
+            "data": f"files:{self.corpus}/**/*.py",
+            "cache_dir": self.caches / "tokens",
+            **SMALL,
+            **flags,
+        }
+        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items()]
+        return ["pretrain", *(word for pair in pairs for word in pair)]
+
+    def start(self, arguments: list[str], **options: object) -> subprocess.Popen[str]:
+        """Start a process, and share what it compiles with the others."""
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(self.caches / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
+        command = [sys.executable, "-m", "train", *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
+
+    def finish(self, arguments: list[str]) -> str:
+        """Run a process to its end, which has to be a good one, and return what it printed."""
+        process = self.start(arguments)
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+        return output

@@ -1,0 +1,289 @@
+"""Documents are split without overlap, the cache cannot lie, batches follow from (seed, step)."""
+
+import dataclasses
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import data
+from train.config import DataFlags, UserError
+from train.corpus import documents, split
+from train.data import Windows, held_out_batches, load_tokens, training_batches
+from train.tokenizer import END_OF_TEXT
+
+VOCABULARY = 300
+TOKENS = np.arange(1000, dtype=np.uint16)  # a window shows where it begins
+FLAGS = DataFlags(batch_size=3, seq_len=10, seed=5)
+
+
+def changed(**flags: object) -> DataFlags:
+    return dataclasses.replace(FLAGS, **flags)  # type: ignore[arg-type]
+
+
+def write(folder: Path, **texts: str) -> str:
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_bytes(text.encode())
+    return f"files:{folder}/*.txt"
+
+
+# Batches
+
+
+def test_a_batch_follows_from_the_seed_and_the_step() -> None:
+    steps = list(range(70))  # more than two epochs
+    in_order = [training_batches(TOKENS, FLAGS)[step] for step in steps]
+    one_dataset = training_batches(TOKENS, FLAGS)
+    random.Random(0).shuffle(steps)
+    for step in [*steps, *steps]:
+        np.testing.assert_array_equal(one_dataset[step], in_order[step])
+    assert in_order[0].shape == (3, 11)
+    assert in_order[0].dtype == np.int32
+
+
+def test_seeds_and_steps_give_other_batches() -> None:
+    batches = [training_batches(TOKENS, changed(seed=seed))[step].tobytes() for seed in (0, 1, 2) for step in range(50)]
+    assert len(set(batches)) == len(batches)
+
+
+def test_every_window_comes_once_per_epoch_in_a_new_order() -> None:
+    windows = (len(TOKENS) - 1) // 10
+    assert windows % 3 == 0
+    dataset = training_batches(TOKENS, FLAGS)
+    epochs = [
+        np.concatenate([dataset[epoch * windows // 3 + step] for step in range(windows // 3)]) for epoch in range(3)
+    ]
+    firsts = [epoch[:, 0].tolist() for epoch in epochs]
+    for first in firsts:
+        assert sorted(first) == list(range(0, 10 * windows, 10))
+    assert firsts[0] != firsts[1] != firsts[2] != firsts[0]
+
+
+def test_windows_are_contiguous_and_predict_every_token_once() -> None:
+    windows = Windows(TOKENS, 7)
+    rows = np.stack([windows[i] for i in range(len(windows))])
+    np.testing.assert_array_equal(rows[:, 1:].ravel(), TOKENS[1 : 1 + 7 * len(windows)])
+    np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
+    assert len(TOKENS) - 1 - 7 * len(windows) < 7
+
+
+def test_held_out_batches_are_the_same_for_every_seed_and_never_repeat() -> None:
+    batches = list(held_out_batches(TOKENS, FLAGS, 1000))
+    assert sum(map(len, batches)) == 99
+    assert len({row.tobytes() for batch in batches for row in batch}) == 99
+    some = list(held_out_batches(TOKENS, changed(seed=6), 4))
+    assert len(some) == 4
+    for batch, same in zip(batches, some, strict=False):
+        np.testing.assert_array_equal(batch, same)
+
+
+def test_too_little_text_for_a_window_is_an_error() -> None:
+    for make in (training_batches, lambda *given: held_out_batches(*given, 1)):
+        with pytest.raises(UserError, match=r"has 10 tokens, and a window takes 11.*--seq-len"):
+            make(TOKENS[:10], FLAGS)
+        assert make(TOKENS[:11], FLAGS)[0].shape[1] == 11
+
+
+# Documents
+
+
+def test_held_out_documents_are_whole_and_not_trained_on(corpus: Path) -> None:
+    found = documents(f"files:{corpus}/**/*.py")
+    parts = split(found)
+    names = [{document.name for document in part} for part in parts]
+    assert names[0].isdisjoint(names[1])
+    assert names[0] | names[1] == {document.name for document in found}
+    size = sum(document.bytes for document in found)
+    assert 0 < sum(document.bytes for document in parts.held_out) <= 0.05 * size
+
+
+def test_the_split_does_not_depend_on_names_or_order(corpus: Path, tmp_path: Path) -> None:
+    paths = sorted(path for path in corpus.rglob("*.py") if path.stat().st_size)
+    for number, path in enumerate(reversed(paths)):
+        shutil.copy(path, tmp_path / f"{number}.py")
+    sides = [split(documents(f"files:{folder}/**/*.py")) for folder in (corpus, tmp_path)]
+    digests = [[[document.sha256 for document in part] for part in parts] for parts in sides]
+    assert digests[0] == digests[1]
+
+
+def test_repeated_and_empty_texts_are_dropped(tmp_path: Path) -> None:
+    source = write(tmp_path, a="one", b="two", c="one", d="")
+    assert sorted(document.text for document in documents(source)) == ["one", "two"]
+
+
+def test_two_documents_are_divided_and_a_lone_one_is_cut(tmp_path: Path) -> None:
+    parts = split(documents(write(tmp_path, a="long " * 100, b="short")))
+    assert [document.text for document in parts.held_out] == ["short"]
+    (tmp_path / "b.txt").unlink()
+    (train,), (held_out,) = split(documents(f"files:{tmp_path}/*.txt"))
+    assert train.text + held_out.text == "long " * 100
+    assert held_out.bytes == 25
+
+
+def test_a_bound_takes_whole_documents(tmp_path: Path) -> None:
+    source = write(tmp_path, a="a" * 400, b="b" * 400, c="c" * 400)
+    assert {document.text[0] for document in documents(source, megabytes=1e-3)} == {"a", "b"}
+    with pytest.raises(UserError, match=r"no text within --data-megabytes 0\.0001"):
+        documents(source, megabytes=1e-4)
+
+
+def test_json_lines_are_documents_compressed_or_not(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"text {i}\u2028\n", "url": "x"}) for i in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines[:2]) + "\n\n")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines[2:]))
+    found = documents(f"files:{tmp_path}/*")
+    assert sorted(document.text for document in found) == [f"text {i}\u2028\n" for i in range(4)]
+    assert {document.name for document in found} >= {f"{tmp_path}/b.jsonl.gz:2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"texts": 1}', r"a\.jsonl:2 is not a JSON object"),
+        ("a.jsonl", b'{"text": 3}', r"a\.jsonl:1 .*its text is a int"),
+        ("a.jsonl", b'{"text": "x"', r"a\.jsonl:1 is not a JSON object"),
+        ("a.jsonl.gz", b"not compressed", r"a\.jsonl\.gz is not UTF-8 text"),
+        ("a.txt", b"\xff\xfe", r"a\.txt is not UTF-8 text"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        documents(f"files:{tmp_path}/*")
+
+
+def test_a_pattern_without_files_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\*\.txt matches no file.*quote the pattern"):
+        documents(f"files:{tmp_path}/nothing*.txt")
+
+
+def test_stdlib_is_bounded_mixed_and_the_same_every_time() -> None:
+    found = documents("stdlib", megabytes=1.0)
+    assert found == documents("stdlib", megabytes=1.0)
+    assert 0.9e6 < sum(document.bytes for document in found) <= 1e6
+    assert {"stdlib", "jax"} <= {document.name.split(":")[0] for document in found}
+
+
+# The cache
+
+
+@pytest.fixture
+def cached(corpus: Path, tmp_path: Path) -> DataFlags:
+    return changed(data=f"files:{corpus}/json/*.py", cache_dir=tmp_path / "cache")
+
+
+def folder_of(cached: DataFlags, tokens: data.Tokens) -> Path:
+    return cached.cache_dir / tokens.fingerprint
+
+
+def test_tokens_are_the_documents_in_order(cached: DataFlags) -> None:
+    tokens = load_tokens(cached, VOCABULARY)
+    parts = split(documents(cached.data))
+    for array, part in ((tokens.train, parts.train), (tokens.held_out, parts.held_out)):
+        text = tokens.tokenizer.decode(array.tolist(), skip_special_tokens=False)
+        assert text == "".join(document.text + END_OF_TEXT for document in part)
+        assert array.dtype == np.uint16
+
+
+def test_the_manifest_lists_every_document(cached: DataFlags) -> None:
+    tokens = load_tokens(cached, VOCABULARY)
+    listed = json.loads((folder_of(cached, tokens) / "manifest.json").read_text())["documents"]
+    for side, part in split(documents(cached.data))._asdict().items():
+        assert [tuple(entry.values()) for entry in listed[side]] == [
+            (document.name, document.bytes, document.sha256) for document in part
+        ]
+
+
+def test_tokens_are_made_once_for_each_corpus_and_vocabulary(cached: DataFlags) -> None:
+    said: list[str] = []
+    first = load_tokens(cached, VOCABULARY, say=said.append)
+    again = load_tokens(cached, VOCABULARY, say=said.append)
+    assert len(said) == 1
+    assert first.fingerprint == again.fingerprint
+    other = load_tokens(cached, VOCABULARY + 1, say=said.append)
+    assert len(said) == 2
+    assert other.fingerprint != first.fingerprint
+
+
+def test_a_changed_corpus_is_another_one(cached: DataFlags, tmp_path: Path) -> None:
+    source = write(tmp_path, a="some text " * 9, b="other text " * 99)
+    flags = dataclasses.replace(cached, data=source)
+    before = load_tokens(flags, VOCABULARY).fingerprint
+    write(tmp_path, b="changed text " * 99)
+    assert load_tokens(flags, VOCABULARY).fingerprint != before
+    assert load_tokens(flags, VOCABULARY, before).fingerprint == before  # from the cache
+    shutil.rmtree(flags.cache_dir / before)
+    with pytest.raises(UserError, match="no longer the text of this run"):
+        load_tokens(flags, VOCABULARY, before)
+
+
+def test_known_tokens_need_no_corpus(cached: DataFlags) -> None:
+    first = load_tokens(cached, VOCABULARY)
+    gone = dataclasses.replace(cached, data="files:/nonexistent/*")
+    again = load_tokens(gone, VOCABULARY, first.fingerprint)
+    np.testing.assert_array_equal(first.train, again.train)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "held_out.bin", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_cache_is_made_anew(cached: DataFlags, name: str, damage: str) -> None:
+    tokens = load_tokens(cached, VOCABULARY)
+    path = folder_of(cached, tokens) / name
+    before = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        half = len(before) // 2
+        flipped = bytes([before[half] ^ 0x80]) + before[half + 1 :] if damage == "flip" else b""
+        path.write_bytes(before[:half] + flipped)
+    load_tokens(cached, VOCABULARY, tokens.fingerprint)
+    assert path.read_bytes() == before
+
+
+def test_simultaneous_runs_make_the_tokens_once(cached: DataFlags) -> None:
+    said: list[str] = []
+    results: list[data.Tokens] = []
+
+    def load() -> None:
+        results.append(load_tokens(cached, VOCABULARY, say=said.append))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 1
+    for tokens in results:
+        np.testing.assert_array_equal(tokens.train, results[0].train)
+
+
+def test_a_killed_preparation_leaves_nothing_to_trust(cached: DataFlags) -> None:
+    script = f"""
+import pathlib, time
+from train import config, data
+data._sha256 = lambda path: time.sleep(100)  # the tokens are written, the manifest is not
+cache = pathlib.Path({str(cached.cache_dir)!r})
+data.load_tokens(config.DataFlags(data={cached.data!r}, cache_dir=cache), {VOCABULARY})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    while not list(cached.cache_dir.glob(f"*{data.UNFINISHED}/held_out.bin")):
+        assert process.poll() is None
+        time.sleep(1e-3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(cached.cache_dir.glob(f"*{data.UNFINISHED}"))
+    said: list[str] = []
+    tokens = load_tokens(cached, VOCABULARY, say=said.append)
+    assert len(said) == 1
+    assert {path.name for path in cached.cache_dir.iterdir()} == {".lock", tokens.fingerprint}

@@ -1,0 +1,153 @@
+"""The schedule, the update, the optimizer's view of the weights, and the evaluation, by hand."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from models import LlamaConfig
+from train.config import OptimizerFlags, OptimizerName, ScheduleFlags
+from train.evaluate import evaluate
+from train.optimizer import make_optimizer, make_schedule, stacked_kernels
+from train.step import (
+    all_finite,
+    make_initial_state,
+    make_train_step,
+    structure,
+    token_losses,
+)
+
+MODEL = LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2)
+SCHEDULE = ScheduleFlags(steps=20, warmup_steps=5, final_lr_fraction=0.25)
+WINDOWS = np.arange(18, dtype=np.int32).reshape(2, 9) % 11
+
+
+def small(optimizer: OptimizerName, **flags: float) -> OptimizerFlags:
+    settings = OptimizerFlags(optimizer=optimizer, rank=4, update_proj_gap=3, learning_rate=0.01)
+    return dataclasses.replace(settings, **flags)  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_as_a_cosine() -> None:
+    schedule = make_schedule(2.0, SCHEDULE)
+    rates = [float(schedule(step)) for step in range(21)]
+    np.testing.assert_allclose(rates[:5], [0.4, 0.8, 1.2, 1.6, 2.0], rtol=1e-6)
+    fall = [0.5 + 1.5 * (1 + math.cos(math.pi * t / 15)) / 2 for t in range(16)]
+    np.testing.assert_allclose(rates[5:], fall, rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_short_warmup_starts_at_the_peak(warmup: int) -> None:
+    schedule = make_schedule(2.0, ScheduleFlags(steps=3, warmup_steps=warmup))
+    assert float(schedule(0)) == 2.0
+
+
+def test_only_stacked_kernels_are_split() -> None:
+    state = jax.eval_shape(make_initial_state(MODEL, optax.identity(), 0))
+    marks = stacked_kernels(state.params)
+    for path, leaf in jax.tree.leaves_with_path(state.params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        mark = marks
+        for key in path:
+            mark = mark[key.key]
+        if name.startswith("layers/") and name.endswith("kernel"):
+            assert (mark.reduction_axis, mark.output_axis, leaf.ndim) == (1, 2, 3)
+        else:
+            assert mark is None
+
+
+@pytest.mark.parametrize("optimizer", OptimizerName)
+def test_an_update_keeps_the_shape_of_the_state(optimizer: OptimizerName) -> None:
+    tx = make_optimizer(small(optimizer), SCHEDULE, seed=0)
+    state = jax.eval_shape(make_initial_state(MODEL, tx, 0))
+    step = make_train_step(structure(MODEL), tx, make_schedule(0.01, SCHEDULE))
+    after, report = jax.eval_shape(step, state, WINDOWS)
+    assert after == state
+    assert {(x.shape, x.dtype) for x in report} == {((), np.dtype(np.float32))}
+
+
+def test_the_gradient_is_clipped_by_its_norm() -> None:
+    params = {"w": jnp.zeros(2)}
+    grads = {"w": jnp.asarray([3.0, 4.0])}
+    for limit, factor in ((1.0, 0.2), (0.0, 1.0), (100.0, 1.0)):
+        tx = make_optimizer(small(OptimizerName.ADAMW, clip=limit), SCHEDULE, seed=0)
+        _, state = tx.update(grads, tx.init(params), params)
+        moments = [
+            leaf for _, mu in optax.tree_utils.tree_get_all_with_path(state, "mu") for leaf in jax.tree.leaves(mu)
+        ]
+        np.testing.assert_allclose(*moments, 0.1 * factor * grads["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OptimizerName)
+def test_adam_leaves_have_a_rate_of_their_own(optimizer: OptimizerName) -> None:
+    head, kernel = {"kernel": jnp.ones((16, 11))}, {"kernel": jnp.ones((2, 16, 24))}
+    params = {"lm_head": head, "layers": kernel}
+
+    def update_of(**flags: float) -> tuple[jax.Array, jax.Array]:
+        tx = make_optimizer(small(optimizer, **flags), SCHEDULE, seed=0)
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        return updates["lm_head"]["kernel"], updates["layers"]["kernel"]
+
+    one, other = update_of(), update_of(adam_learning_rate=0.03)
+    np.testing.assert_allclose(other[0], 3 * one[0], rtol=1e-5)
+    np.testing.assert_array_equal(other[1], one[1])
+    scaled = update_of(scale=0.5)
+    np.testing.assert_array_equal(scaled[0], one[0])
+    if optimizer == OptimizerName.ADAMW:
+        np.testing.assert_allclose(scaled[1], 0.5 * update_of(scale=1.0)[1], rtol=1e-5)
+
+
+def test_losses_are_the_cross_entropy_of_the_next_token() -> None:
+    params = jax.jit(make_initial_state(MODEL, optax.identity(), 0))().params
+    params["lm_head"]["kernel"] = jnp.zeros_like(params["lm_head"]["kernel"])
+    losses = token_losses(structure(MODEL), params, jnp.asarray(WINDOWS))
+    assert losses.shape == (2, 8)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, math.log(11), rtol=1e-6)
+
+
+def test_bits_per_byte_of_a_known_distribution() -> None:
+    # Token k costs k nats; 0 ends a document and has no bytes.
+    token_bytes = np.asarray([0, 1, 2, 5])
+    batches = [np.asarray([[3, 1, 0, 2], [0, 3, 3, 1]]), np.asarray([[1, 2, 2, 2]])]
+
+    def losses(_: object, windows: np.ndarray) -> jax.Array:
+        return jnp.asarray(windows[:, 1:], jnp.float32)
+
+    found = evaluate(losses, None, batches, token_bytes, list)
+    nats, size = (1 + 0 + 2) + (3 + 3 + 1) + (2 + 2 + 2), (1 + 0 + 2) + (5 + 5 + 1) + (2 + 2 + 2)
+    assert found.eval_loss == nats / 9
+    assert found.bits_per_byte == nats / (math.log(2) * size)
+
+
+def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary() -> None:
+    batches = [np.ones((2, 9), np.int32)]
+    found = evaluate(lambda *_: jnp.full((2, 8), math.log(256)), None, batches, np.ones(256), list)
+    assert found.bits_per_byte == pytest.approx(8, rel=1e-6)
+
+
+def test_an_evaluation_can_be_stopped_between_batches() -> None:
+    seen = []
+
+    def poll() -> None:
+        if len(seen) == 2:
+            raise InterruptedError
+
+    def losses(_: object, windows: np.ndarray) -> jax.Array:
+        seen.append(windows)
+        return jnp.zeros((2, 8))
+
+    with pytest.raises(InterruptedError):
+        evaluate(losses, None, [WINDOWS] * 9, np.ones(11), poll)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_number_anywhere_is_noticed(bad: float) -> None:
+    good = {"a": jnp.ones((3, 4)), "count": jnp.asarray(2), "b": (jnp.ones(5, jnp.bfloat16),)}
+    assert all_finite(good)
+    assert not all_finite(good | {"a": jnp.ones((3, 4)).at[1, 2].set(bad)})
+    assert not all_finite(good | {"b": (jnp.ones(5, jnp.bfloat16).at[4].set(bad),)})

@@ -1,0 +1,48 @@
+"""The states that a run can go back to, kept by Orbax.
+
+A checkpoint is written under another name and appears in one rename: one that is listed is whole.
+Saving waits for the disk: when `save` returns, the state is safe.
+"""
+
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+import jax
+import orbax.checkpoint as ocp
+
+State = TypeVar("State")
+
+
+class Checkpoints:
+    """The last two states of a run."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=False,
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, if there is one."""
+        step: int | None = self._manager.latest_step()
+        return step
+
+    def save(self, step: int, state: Any) -> None:
+        """Write the state after `step` updates."""
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, step: int, abstract: State) -> State:
+        """Return the state after `step` updates; `abstract` has its structure and shapes."""
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return cast(State, state)

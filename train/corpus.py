@@ -1,0 +1,159 @@
+"""The text to train on: documents without repeats, each either for training or held out.
+
+A document is one text file, or one line of a .jsonl file. `documents` reads them, `split` divides
+them. Both depend on the texts alone and, where a bound cuts a corpus short, on their names.
+"""
+
+import glob
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import os
+import sysconfig
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from train.config import FILES, STDLIB, UserError
+
+HELD_OUT = 0.05  # of the bytes
+# Distributions whose Python files are part of the stdlib corpus: what this trainer itself runs on.
+DEPENDENCIES = (
+    "flax",
+    "grain",
+    "jax",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "rich",
+    "tyro",
+)
+
+
+class Document(NamedTuple):
+    """A text, its size in UTF-8, and the SHA-256 by which it is known and ordered."""
+
+    name: str
+    text: str
+    bytes: int
+    sha256: str
+
+
+class Split(NamedTuple):
+    """Training and held-out documents, each in the order of their SHA-256."""
+
+    train: list[Document]
+    held_out: list[Document]
+
+
+def documents(source: str, megabytes: float = 0.0) -> list[Document]:
+    """Read `stdlib` or `files:GLOB`: no more than `megabytes` (0: all), in the order of SHA-256."""
+    is_stdlib = source == STDLIB
+    texts = _python_texts() if is_stdlib else _matching_texts(source.removeprefix(FILES))
+    budget = megabytes * 1e6 or float("inf")
+    found: dict[str, Document] = {}
+    for name, text in texts:
+        document = _document(name, text)
+        if document.bytes > budget:
+            break
+        if document.bytes and document.sha256 not in found:
+            found[document.sha256] = document
+            budget -= document.bytes
+    if not found:
+        raise UserError(f"--data {source} gives no text within --data-megabytes {megabytes:g}: widen either.")
+    return [found[digest] for digest in sorted(found)]
+
+
+def split(documents: list[Document]) -> Split:
+    """Hold out 5 % of the bytes, whole documents only; a lone document gives its end."""
+    if len(documents) == 1:
+        return _cut(documents[0])
+    room = HELD_OUT * sum(document.bytes for document in documents)
+    held_out = []
+    for document in documents:
+        if document.bytes <= room:
+            held_out.append(document)
+            room -= document.bytes
+    held_out = held_out or [min(documents, key=lambda document: document.bytes)]
+    kept_out = {document.sha256 for document in held_out}
+    return Split([document for document in documents if document.sha256 not in kept_out], held_out)
+
+
+def _document(name: str, text: str) -> Document:
+    encoded = text.encode()
+    return Document(name, text, len(encoded), hashlib.sha256(encoded).hexdigest())
+
+
+def _cut(document: Document) -> Split:
+    at = round(len(document.text) * (1 - HELD_OUT))
+    return Split(
+        [_document(f"{document.name} (start)", document.text[:at])],
+        [_document(f"{document.name} (end)", document.text[at:])],
+    )
+
+
+def _python_texts() -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of the Python files of the standard library and of DEPENDENCIES."""
+    paths = dict(_standard_library())
+    for distribution in DEPENDENCIES:
+        for file in importlib.metadata.files(distribution) or []:
+            if file.suffix == ".py":
+                paths[f"{distribution}:{file.as_posix()}"] = Path(str(file.locate()))
+    # In the order of a hash, so that a bounded corpus has some of everything, the same anywhere.
+    for name in sorted(paths, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        try:
+            yield name, paths[name].read_bytes().decode()
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue  # the standard library tests odd encodings; a packager may leave files out
+
+
+def _standard_library() -> Iterator[tuple[str, Path]]:
+    root = sysconfig.get_path("stdlib")
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in ("site-packages", "dist-packages")]
+        for file in files:
+            if file.endswith(".py"):
+                path = Path(folder, file)
+                yield f"stdlib:{path.relative_to(root).as_posix()}", path
+
+
+def _matching_texts(pattern: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of the files that match `pattern`, in the order of their paths."""
+    paths = [Path(found) for found in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
+    paths = [path for path in paths if path.is_file()]
+    if not paths:
+        raise UserError(
+            f"--data {FILES}{pattern} matches no file (looked from {Path.cwd()}): quote the "
+            "pattern, so that the shell leaves it alone, and use ** to reach into folders."
+        )
+    for path in paths:
+        try:
+            raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            text = raw.decode()
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not UTF-8 text ({error}): narrow the pattern to text files.") from error
+        if path.name.removesuffix(".gz").endswith(".jsonl"):
+            yield from _records(path, text)
+        else:
+            yield str(path), text
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    # Only \n ends a record: the other line ends of Unicode may stand inside one.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", _text_field(json.loads(line))
+            except (ValueError, LookupError, TypeError) as error:
+                raise UserError(f'{path}:{number} is not a JSON object with a "text" string: {error}.') from error
+
+
+def _text_field(record: dict[str, object]) -> str:
+    text = record["text"]
+    if not isinstance(text, str):
+        raise TypeError(f"its text is a {type(text).__name__}")
+    # JSON can spell half a surrogate pair, which UTF-8 cannot.
+    return text.encode(errors="replace").decode()

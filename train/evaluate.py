@@ -1,0 +1,38 @@
+"""Loss and bits per byte on held-out text."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+from train.step import Params
+
+
+class Evaluation(NamedTuple):
+    """How well held-out tokens are predicted."""
+
+    eval_loss: float  # mean nats per token
+    bits_per_byte: float  # the same, free of the tokenizer: all bits over all bytes of just these tokens
+
+
+def evaluate(
+    losses: Callable[[Params, np.ndarray], Array],
+    params: Params,
+    batches: Iterable[np.ndarray],
+    token_bytes: np.ndarray,
+    poll: Callable[[], None],
+) -> Evaluation:
+    """Evaluate on windows (B, T + 1); `poll` is called before each batch and may raise.
+
+    The end of a document has to be predicted too: it adds its nats, and no bytes.
+    """
+    nats, tokens, size = 0.0, 0, 0
+    for windows in batches:
+        poll()
+        nats += float(np.asarray(losses(params, windows), np.float64).sum())
+        tokens += windows[:, 1:].size
+        size += int(token_bytes[windows[:, 1:]].sum())
+    # Text of nothing but ends of documents has no bytes to speak of.
+    return Evaluation(nats / tokens, nats / (math.log(2) * size) if size else math.inf)

@@ -1,0 +1,219 @@
+"""The training loop: from a configuration to a finished run, through any number of interruptions.
+
+Before update t + 1 the state has seen t updates. What is due there (evaluate, save) follows from t
+alone, so a run that is resumed at t does from then on what an uninterrupted one does.
+"""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import grain
+import jax
+import numpy as np
+from flax import nnx
+
+from models import count_parameters
+from train import run_dir
+from train.checkpoint import Checkpoints
+from train.config import Pretrain, UserError
+from train.data import Tokens, held_out_batches, load_tokens, training_batches
+from train.evaluate import evaluate
+from train.files import locked, write_whole
+from train.metrics import Metrics, plot
+from train.optimizer import make_optimizer, make_schedule, state_bytes
+from train.progress import Display
+from train.sample import write_sample
+from train.signals import Stopped, StopSignals
+from train.step import (
+    Report,
+    all_finite,
+    make_initial_state,
+    make_train_step,
+    structure,
+    token_losses,
+)
+from train.tokenizer import token_bytes
+from train.validate import check
+
+
+class Diverged(UserError):
+    """The loss or the state is infinite or nan."""
+
+    status = 1
+
+
+class Data(NamedTuple):
+    """The text of a run."""
+
+    tokens: Tokens
+    training: grain.MapDataset  # item t is the batch of update t + 1
+    held_out: grain.MapDataset
+
+
+class Tools(NamedTuple):
+    """Where a run leaves what it does."""
+
+    display: Display
+    metrics: Metrics
+    checkpoints: Checkpoints
+    poll: Callable[[], None]  # raises Stopped after a signal
+
+
+def pretrain(config: Pretrain) -> None:
+    """Train as configured; return when finished, or when stopped by a signal and saved."""
+    check(config)
+    folder = config.run_dir
+    if config.resume and run_dir.is_finished(folder):
+        print(f"the run in {folder} is finished: see {folder / run_dir.SUMMARY}")
+        return
+    if not config.resume:
+        run_dir.refuse_used(folder)
+    data = _load(config, run_dir.stored(folder).fingerprint if config.resume else None)
+    with locked(folder, f"another process is training in --run-dir {folder}: wait for its end."):
+        if config.resume:
+            run_dir.tell_new_versions(folder)
+        else:
+            run_dir.refuse_used(folder)
+            run_dir.store(config, data.tokens.fingerprint)
+        _train(config, data)
+
+
+def _load(config: Pretrain, fingerprint: str | None) -> Data:
+    tokens = load_tokens(config.data, config.model.vocab_size, fingerprint)
+    held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
+    return Data(tokens, training_batches(tokens.train, config.data), held_out)
+
+
+def _train(config: Pretrain, data: Data) -> None:
+    with (
+        StopSignals() as signals,
+        Display(config.schedule.steps, config.report.log_every) as display,
+        Checkpoints(config.run_dir / run_dir.CHECKPOINTS) as checkpoints,
+        Metrics(config.run_dir / run_dir.METRICS, checkpoints.latest or 0) as metrics,
+    ):
+        trainer = Trainer(config, data, Tools(display, metrics, checkpoints, signals.poll))
+        try:
+            trainer.train()
+        except Stopped as signal:
+            trainer.save()
+            display.say(
+                f"{signal}: saved after step {trainer.step}; to go on: "
+                f"python -m train pretrain --run-dir {config.run_dir} --resume"
+            )
+
+
+class Trainer:
+    """A run under way: the state after `step` updates, the last of which may still be computed."""
+
+    def __init__(self, config: Pretrain, data: Data, tools: Tools) -> None:
+        """Compile, and restore the newest checkpoint or draw the first state."""
+        self.config, self.data, self.tools = config, data, tools
+        model, seed = config.model.build(), config.data.seed
+        tx = make_optimizer(config.optimizer, config.schedule, seed)
+        initial_state = make_initial_state(model, tx, seed)
+        abstract = jax.eval_shape(initial_state)
+        self.sizes = {
+            "parameters": count_parameters(model),
+            "optimizer_bytes": state_bytes(tx, abstract.params),
+        }
+        tools.display.say(
+            f"{config.model.model} with {config.optimizer.optimizer}: {self.sizes['parameters']:,} "
+            f"parameters, {self.sizes['optimizer_bytes']:,} bytes of optimizer state"
+        )
+        self.graphdef = structure(model)
+        self.losses = jax.jit(functools.partial(token_losses, self.graphdef))
+        self.all_finite = jax.jit(all_finite)
+        schedule = make_schedule(config.optimizer.learning_rate, config.schedule)
+        windows = jax.ShapeDtypeStruct((config.data.batch_size, config.data.seq_len + 1), np.int32)
+        # Compiled here, so that no row of metrics.jsonl has the compilation in its speed.
+        step = jax.jit(make_train_step(self.graphdef, tx, schedule), donate_argnums=0)
+        self.train_step = step.lower(abstract, windows).compile()
+        latest = tools.checkpoints.latest
+        self.step = latest or 0
+        self.state = jax.jit(initial_state)() if latest is None else tools.checkpoints.restore(latest, abstract)
+        self.in_flight: Report | None = None
+        self.clock = time.perf_counter()
+
+    def train(self) -> None:
+        """Go on until the last step, then leave the results."""
+        while self.step < self.config.schedule.steps:
+            self.tools.poll()
+            self.evaluate_if_due()
+            self.update()
+            if self.step % self.config.report.save_every == 0:
+                self.save()
+        self.save()
+        self.evaluate_if_due()
+        self.finish()
+
+    def update(self) -> None:
+        """Start the next update, and write down the one before while it runs."""
+        windows = self.data.training[self.step]
+        self.state, report = self.train_step(self.state, windows)
+        self.write_down()
+        self.step, self.in_flight = self.step + 1, report
+
+    def write_down(self) -> None:
+        """Wait for the update in flight, and add its row."""
+        if self.in_flight is None:
+            return
+        loss, lr = (float(x) for x in self.in_flight)
+        self.in_flight = None
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        if not math.isfinite(loss):
+            raise self.diverged("loss")
+        speed = self.config.data.batch_size * self.config.data.seq_len / seconds
+        self.tools.metrics.add_update(self.step, loss, lr, speed)
+        self.tools.display.update(self.step, loss, lr, speed)
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate at the first step, at the last, and as asked between, unless that is done."""
+        every, last = self.config.report.eval_every, self.config.schedule.steps
+        is_due = self.step in (0, last) or (every and self.step % every == 0)
+        if not is_due or self.tools.metrics.is_evaluated(self.step):
+            return
+        self.write_down()
+        size = token_bytes(self.data.tokens.tokenizer)
+        evaluation = evaluate(self.losses, self.state.params, self.data.held_out, size, self.tools.poll)
+        self.tools.metrics.add_evaluation(self.step, evaluation)
+        self.tools.display.say(
+            f"step {self.step}: held-out loss {evaluation.eval_loss:.4f}, {evaluation.bits_per_byte:.4f} bits per byte"
+        )
+        self.clock = time.perf_counter()
+
+    def save(self) -> None:
+        """Keep the state, unless it is kept already or is not worth keeping."""
+        self.write_down()
+        if self.tools.checkpoints.latest == self.step:
+            return
+        if not self.all_finite(self.state):
+            raise self.diverged("state")
+        self.tools.metrics.make_durable()
+        self.tools.checkpoints.save(self.step, self.state)
+        self.clock = time.perf_counter()
+
+    def diverged(self, what: str) -> Diverged:
+        """Return the error for numbers that are no longer finite."""
+        kept = self.tools.checkpoints.latest
+        return Diverged(
+            f"the {what} at step {self.step} is not finite, so the run stops; checkpoints kept: "
+            f"{'none' if kept is None else f'up to step {kept}'}. Start a new run with a lower "
+            "--learning-rate, more --warmup-steps or a lower --clip."
+        )
+
+    def finish(self) -> None:
+        """Leave the loss curve, a sample, and last of all the summary, which marks the end."""
+        folder, summary = self.config.run_dir, self.tools.metrics.summary() | self.sizes
+        plot(self.tools.metrics, folder / run_dir.LOSS_CURVE)
+        self.tools.poll()
+        text = write_sample(nnx.merge(self.graphdef, self.state.params), self.data.tokens.tokenizer, self.config)
+        write_whole(folder / run_dir.SAMPLE, text + "\n")
+        write_whole(folder / run_dir.SUMMARY, json.dumps(summary, indent=1) + "\n")
+        self.tools.display.say(f"--- sample\n{text}\n---")
+        for name, value in summary.items():
+            self.tools.display.say(f"{name:>17}  {value:,.6g}")

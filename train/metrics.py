@@ -1,0 +1,104 @@
+"""The numbers of a run: rows in metrics.jsonl, and what is made of them at the end."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from matplotlib.figure import Figure
+
+from train.evaluate import Evaluation
+from train.files import make_durable, write_whole
+
+Row = dict[str, Any]
+
+
+class Metrics:
+    """The rows of metrics.jsonl, in memory and on disk, where each arrives as it is added."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Open the file, and forget what comes after `step`, from which the run goes on."""
+        self.rows = [row for row in _readable(path) if row["step"] <= step]
+        write_whole(path, "".join(map(_line, self.rows)))
+        self._file = path.open("a")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add_update(self, step: int, loss: float, lr: float, tokens_per_second: float) -> None:
+        """Add the row of the update that led to `step`."""
+        self._add({"step": step, "loss": loss, "lr": lr, "tokens_per_second": tokens_per_second})
+
+    def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Add the row of the evaluation at `step`."""
+        self._add({"step": step, **evaluation._asdict()})
+
+    def _add(self, row: Row) -> None:
+        self.rows.append(row)
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def make_durable(self) -> None:
+        """Wait until all rows are on the disk: a checkpoint must not get there before them."""
+        make_durable(self._file.fileno())
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation at `step`."""
+        return any(row["step"] == step for row in self.evaluations)
+
+    @property
+    def updates(self) -> list[Row]:
+        """The rows of updates."""
+        return [row for row in self.rows if "loss" in row]
+
+    @property
+    def evaluations(self) -> list[Row]:
+        """The rows of evaluations."""
+        return [row for row in self.rows if "eval_loss" in row]
+
+    def summary(self) -> Row:
+        """Return the last evaluation, the losses at both ends, and the overall speed."""
+        last, updates = self.evaluations[-1], self.updates
+        # Updates have equally many tokens: the overall speed is the harmonic mean of theirs.
+        seconds_per_token = sum(1 / row["tokens_per_second"] for row in updates) / len(updates)
+        return {
+            "steps": updates[-1]["step"],
+            "eval_loss": last["eval_loss"],
+            "bits_per_byte": last["bits_per_byte"],
+            "first_train_loss": updates[0]["loss"],
+            "last_train_loss": updates[-1]["loss"],
+            "tokens_per_second": 1 / seconds_per_token,
+        }
+
+
+def _readable(path: Path) -> list[Row]:
+    """Return the rows up to the first that is torn, as the last one of a killed run may be."""
+    rows: list[Row] = []
+    if path.exists():
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def plot(metrics: Metrics, path: Path) -> None:
+    """Draw the loss curve."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per token)")
+    updates, evaluations = metrics.updates, metrics.evaluations
+    axes.plot([row["step"] for row in updates], [row["loss"] for row in updates], label="training")
+    steps, losses = zip(*((row["step"], row["eval_loss"]) for row in evaluations), strict=True)
+    axes.plot(steps, losses, "o", label="held out")
+    axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_whole(path, image.getvalue())

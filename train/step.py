@@ -1,0 +1,77 @@
+"""One update, as a pure function from state to state.
+
+Shapes: B batch, T positions; a window holds T + 1 tokens, of which T are predicted.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from models import Llama, LlamaConfig
+
+Params = Any  # nested dicts of arrays
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on."""
+
+    step: Array  # (), int32: updates so far
+    params: Params
+    opt_state: optax.OptState
+
+
+class Report(NamedTuple):
+    """What an update tells about itself."""
+
+    loss: Array  # (), float32: mean nats per token, before the update
+    learning_rate: Array  # (), float32
+
+
+def structure(config: LlamaConfig) -> nnx.GraphDef[Llama]:
+    """Return the model without its arrays: `nnx.merge` of it and the parameters is the model."""
+    return nnx.graphdef(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+
+
+def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
+    """Return the function that draws the state of step 0."""
+
+    def initial_state() -> TrainState:
+        params = nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param))
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+    return initial_state
+
+
+def token_losses(graphdef: nnx.GraphDef[Llama], params: Params, windows: Array) -> Array:
+    """Return the cross-entropy (B, T), float32 nats, of each token given those before it."""
+    logits = nnx.merge(graphdef, params)(windows[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), windows[:, 1:])
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef[Llama], tx: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
+    """Return the update; `schedule` is only reported, as the optimizer has it built in."""
+
+    def mean_loss(params: Params, windows: Array) -> Array:
+        return token_losses(graphdef, params, windows).mean()
+
+    def train_step(state: TrainState, windows: Array) -> tuple[TrainState, Report]:
+        loss, grads = jax.value_and_grad(mean_loss)(state.params, windows)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        report = Report(loss, jnp.asarray(schedule(state.step)))
+        return TrainState(state.step + 1, params, opt_state), report
+
+    return train_step
+
+
+def all_finite(tree: Any) -> Array:
+    """Return whether no float in the tree is infinite or nan."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()

@@ -1,0 +1,81 @@
+"""What is refused before anything is written: what cannot run, and what contradicts a run."""
+
+from models import CONFIGS
+from train.config import (
+    FILES,
+    SMALLEST_VOCABULARY,
+    STDLIB,
+    OptimizerName,
+    Pretrain,
+    UserError,
+    flags,
+)
+
+# What may differ when a run goes on: none of it changes a number of the result.
+FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every")
+
+AT_LEAST = {
+    "vocab_size": SMALLEST_VOCABULARY,
+    "batch_size": 1,
+    "seq_len": 1,
+    "seed": 0,
+    "data_megabytes": 0,
+    "rank": 1,
+    "update_proj_gap": 1,
+    "scale": 0,
+    "weight_decay": 0,
+    "clip": 0,
+    "steps": 1,
+    "warmup_steps": 0,
+    "final_lr_fraction": 0,
+    "log_every": 1,
+    "eval_every": 0,
+    "eval_batches": 1,
+    "save_every": 1,
+    "sample_tokens": 0,
+}
+
+
+def refuse_conflicts(given: Pretrain, stored: Pretrain) -> None:
+    """Refuse flags that contradict the run that is being resumed."""
+    now, then = flags(given), flags(stored)
+    changed = [
+        f"--{name.replace('_', '-')} {now[name]} (the run has {then[name]})"
+        for name in now
+        if now[name] != then[name] and name not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"--resume goes on with the run in {given.run_dir} as it was started, but was given "
+            f"{', '.join(changed)}: leave these flags out, or start a new run in another --run-dir."
+        )
+
+
+def check(config: Pretrain) -> None:
+    """Refuse settings that cannot run, before anything is written."""
+    settings = flags(config)
+    for name, least in AT_LEAST.items():
+        if not settings[name] >= least:  # so that nan is refused too
+            _refuse(name, settings[name], f"must be at least {least}")
+    for name in ("learning_rate", "adam_learning_rate"):
+        if settings[name] is not None and not settings[name] > 0:
+            _refuse(name, settings[name], "must be positive")
+    if config.data.seed >= 2**32:
+        _refuse("seed", config.data.seed, "must be below 2^32")
+    if not (config.data.data == STDLIB or config.data.data.removeprefix(FILES) not in ("", config.data.data)):
+        _refuse(
+            "data",
+            config.data.data,
+            "is no corpus: give stdlib, or files:GLOB, as in 'files:texts/**/*.txt'",
+        )
+    if config.schedule.warmup_steps >= config.schedule.steps:
+        needed = f"must be below --steps {config.schedule.steps}: the peak has to be reached"
+        _refuse("warmup_steps", config.schedule.warmup_steps, needed)
+    hidden = CONFIGS[config.model.model].hidden_size
+    if config.optimizer.optimizer != OptimizerName.ADAMW and config.optimizer.rank >= hidden:
+        needed = f"must be below the hidden size of {config.model.model}, which is {hidden}"
+        _refuse("rank", config.optimizer.rank, needed)
+
+
+def _refuse(name: str, value: object, needed: str) -> None:
+    raise UserError(f"--{name.replace('_', '-')} {value} {needed}.")
