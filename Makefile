@@ -8,18 +8,15 @@ STEPS ?= 300
 RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
 PYTEST_ARGS ?= -n 2
 
-.PHONY: train test test-slow check format clean
+.PHONY: train test check format clean
 
 # Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
 train: $(VENV)/.train-test
 	$(BIN)/python -m train pretrain --model tiny --optimizer $(OPTIMIZER) --steps $(STEPS) --run-dir $(RUN_DIR) --seed 0
 
-# All tests but the slow ones.
+# All tests.
 test: $(VENV)/.train-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
-
-test-slow: $(VENV)/.train-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Format, lint and types: what CI and the pre-commit hooks run.
 check: $(VENV)/.train-test $(VENV)/.dev

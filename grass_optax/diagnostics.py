@@ -88,11 +88,17 @@ def _attribute(state: Any, bytes_of: dict[Any, int]) -> int:
 
 
 def _owner(path: Any, owners: dict[Any, int]) -> Any:
-    """The longest parameter path that stands in this path."""
-    for length in range(len(path), -1, -1):
-        for start in range(len(path) - length + 1):
-            if path[start : start + length] in owners:
-                return path[start : start + length]
+    """The parameter an array of the state belongs to: its path ends that of the array, after a field of some state.
+
+    In `SplitState.rule` the state of the rule may follow it.
+    """
+    for start in range(len(path) + 1):
+        if start and not isinstance(path[start - 1], jax.tree_util.GetAttrKey):
+            continue  # a part of a chain or of a partition
+        if path[start:] in owners:
+            return path[start:]
+        if start and path[start - 1].name == "rule":
+            return next((path[start:end] for end in range(len(path), start, -1) if path[start:end] in owners), None)
     return None
 
 

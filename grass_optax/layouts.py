@@ -10,7 +10,8 @@ Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, 
 
 import dataclasses
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -188,7 +189,7 @@ def _layout_or_error(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> Ma
 
 
 def _axes(path: Any, x: Any, dims: MuonDimensionNumbers, axes: Any) -> tuple[int, ...]:
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    axes = tuple(axes) if isinstance(axes, Sequence) else (operator.index(axes),)
     if any(not -x.ndim <= i < x.ndim for i in axes):
         raise ValueError(
             f"{_named(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None to "

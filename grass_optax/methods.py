@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from grass_optax import layouts, residual, subspaces, transport
+from grass_optax import grassmann, layouts, residual, subspaces, transport
 from grass_optax.split import split_by_subspace
 
 Mask = Any | Callable[[optax.Params], Any]
@@ -64,7 +65,7 @@ def grassjump(
       learning_rate: a float or a schedule.
       rank: r, the dimension of the subspaces.
       update_proj_gap: T, updates from one jump to the next.
-      scale: multiplies the low-rank part only, so it is also the ratio between the rates of split and other leaves.
+      scale: multiplies the low-rank part S N only; the recovered part L is not scaled.
       b1, b2, eps: Adam's, in the subspace and elsewhere.
       max_norm_growth: zeta; None switches the limit off.
       completion: "none" is the papers' transport; "isotropic" restores the second moment that a jump leaves behind
@@ -73,7 +74,7 @@ def grassjump(
       store_basis: False draws the basis again each step; the state is 2nr + 1 numbers.
       weight_decay, mask: as in `optax.adamw`; for all leaves.
       weight_dimension_numbers: as in `optax.contrib.muon`: a tree of `MuonDimensionNumbers`, a prefix of it or a
-        function of params; None for a leaf that is not split.
+        function of params; None for a leaf that is not split. In params that a function gets, leaves may be MaskedNode.
       adam_learning_rate: of the leaves that are not split; `learning_rate` if not given.
       mu_dtype: of the first moments.
       basis_dtype: of the stored bases.
@@ -309,7 +310,7 @@ def _grasswalk(
 ) -> optax.GradientTransformationExtraArgs:
     adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype)
     split = split_by_subspace(
-        subspaces.random_walk(step_size, walk_rank),
+        subspaces.random_walk(step_size, subspaces.positive("walk_rank", walk_rank)),
         adam,
         transport.rotate(b1, b2, completion),
         residual.recovery(max_norm_growth),
@@ -329,9 +330,32 @@ def _partition(
     labels: Callable[[optax.Params], Any],
 ) -> optax.GradientTransformationExtraArgs:
     """The split where the labels say so and Adam elsewhere, each followed by decay and rate if there are rates."""
+    adam = _in_float32(adam)
     if rates is not None:
         decay = optax.add_decayed_weights(rates.weight_decay, rates.mask)
         adam_rate = rates.learning_rate if rates.adam_learning_rate is None else rates.adam_learning_rate
         split = optax.chain(split, decay, optax.scale_by_learning_rate(rates.learning_rate))
         adam = optax.chain(adam, decay, optax.scale_by_learning_rate(adam_rate))
     return optax.partition({layouts.SPLIT: split, layouts.ADAM: adam}, labels)
+
+
+def _in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation with its state and arithmetic in float32 at least, as in the split: a second moment in bf16
+    with b2 = 0.999 rounds back to itself and never decays.
+    """
+
+    def widened(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(_wide(x.dtype)), tree)
+
+    def init(params: optax.Params) -> Any:
+        return tx.init(widened(params))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[Any, Any]:
+        wide, state = tx.update(widened(updates), state, params)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _wide(dtype: Any) -> Any:
+    return dtype if jnp.issubdtype(dtype, jnp.complexfloating) else grassmann.wide(dtype)

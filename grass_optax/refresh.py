@@ -4,6 +4,7 @@ A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of w
 stored, and adding a leaf changes no other leaf's basis.
 """
 
+import operator
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -113,7 +114,7 @@ def _draw(
     state: Moved,
 ) -> tuple[Any, Any]:
     """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule states."""
-    key = jax.random.fold_in(_canonical_key(schedule.key), index)
+    key = jax.random.fold_in(_typed_key(schedule.key), index)
     paths = jax.tree.leaves_with_path(grads)
     treedef: Any = jax.tree.structure(grads)
     old_bases, rule_states = (treedef.flatten_up_to(x) for x in (state.basis, state.rule))
@@ -138,17 +139,31 @@ def _widened(basis: jax.Array) -> jax.Array:
     return basis.astype(wide(basis.dtype))
 
 
-def _canonical_key(key: jax.Array | int) -> jax.Array:
+def checked_key(key: jax.Array | int) -> jax.Array | int:
+    """The key, if it is an int, an integer scalar, a threefry key or the data of one; else an error.
+
+    An int is made a key only when it is used: building an optimizer must not start JAX's backend.
+    """
     if not isinstance(key, jax.Array):
-        return jax.random.key(key, impl=_KEY_IMPLEMENTATION)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(key, impl=_KEY_IMPLEMENTATION)
-    if str(jax.random.key_impl(key)) != _KEY_IMPLEMENTATION:
-        raise ValueError(
-            f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on backend and sharding. "
-            f"Give an int, or jax.random.key(seed, impl={_KEY_IMPLEMENTATION!r})."
-        )
+        return operator.index(key)
+    needed = f"Give an int, or jax.random.key(seed, impl={_KEY_IMPLEMENTATION!r})."
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(key)) != _KEY_IMPLEMENTATION:
+            raise ValueError(
+                f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on backend and sharding. "
+                f"{needed}"
+            )
+    elif not (jnp.issubdtype(key.dtype, jnp.integer) and key.shape in ((), (2,))):
+        raise ValueError(f"key is an array of shape {key.shape} and type {key.dtype}. {needed}")
     return key
+
+
+def _typed_key(key: jax.Array | int) -> jax.Array:
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, jax.Array) and key.ndim == 1:
+        return jax.random.wrap_key_data(key, impl=_KEY_IMPLEMENTATION)
+    return jax.random.key(key, impl=_KEY_IMPLEMENTATION)
 
 
 def _per_leaf(tree: Any, treedef: Any) -> Callable[[int], Any]:

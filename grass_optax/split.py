@@ -7,7 +7,6 @@ and `residual` (what becomes of the rest); `inner`, the optimizer inside the sub
 Members: split_by_subspace, SplitState.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,9 +17,9 @@ from jax.typing import ArrayLike
 
 from grass_optax import grassmann, layouts
 from grass_optax.grassmann import wide
-from grass_optax.refresh import Moved, Schedule, move, without_bases, zero_bases
-from grass_optax.residual import ResidualTransformation, column_norms, sum_of_squares
-from grass_optax.subspaces import SubspaceRule
+from grass_optax.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
+from grass_optax.residual import ResidualTransformation, column_factors, column_norms, outside_norms
+from grass_optax.subspaces import SubspaceRule, positive
 from grass_optax.transport import Transport
 
 # Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 % wrong at ||R|| = 1e-3
@@ -47,6 +46,7 @@ class _Parts(NamedTuple):
     residual: ResidualTransformation | None
     scale: ArrayLike
     lift: bool
+    orthonormal: bool  # every basis, the first included
 
 
 def split_by_subspace(
@@ -67,10 +67,11 @@ def split_by_subspace(
 ) -> optax.GradientTransformationExtraArgs:
     """Optimize each matrix's projection by `inner`, treat the rest by `residual`, and add the two.
 
-    One update of a gradient G (..., m, n), m <= n, at t = count + 1:
-      1. t = 1: S = initial(G). t = 1 + j * update_proj_gap: S' = rule(S, G), inner state = transport(inner state, S'^T
-      S), S = S'. 2. g = S^T G (..., r, n);  D = inner(g);  R = G - S g;  L = residual(R)
+    One update of a gradient G (..., m, n), m <= n, at t = count + 1, with T = update_proj_gap:
+      1. t = 1: S = initial(G). t = 1 + jT: S' = rule(S, G), inner state = transport(inner state, S'^T S), then S = S'.
+      2. g = S^T G (..., r, n),  D = inner(g),  R = G - S g,  L = residual(R)
       3. U = scale * S D + L
+
     U is the direction of the update, not negated. Every leaf is split: keep others away with `optax.partition` and
     `layouts.split_labels`. The two large products run at JAX's default matmul precision
     (`jax.default_matmul_precision`).
@@ -106,14 +107,20 @@ def split_by_subspace(
         rule=rule,
         initial=rule if initial is None else initial,
         transport=transport,
-        rank=_positive("rank", rank),
-        update_proj_gap=_positive("update_proj_gap", update_proj_gap),
-        key=key,
+        rank=positive("rank", rank),
+        update_proj_gap=positive("update_proj_gap", update_proj_gap),
+        key=checked_key(key),
         basis_dtype=basis_dtype,
         store_basis=store_basis,
     )
-    inner = optax.with_extra_args_support(inner)
-    parts = _Parts(schedule, inner, _residual_transformation(residual), scale, lift)
+    parts = _Parts(
+        schedule=schedule,
+        inner=optax.with_extra_args_support(inner),
+        residual=_residual_transformation(residual),
+        scale=scale,
+        lift=lift,
+        orthonormal=rule.orthonormal and schedule.initial.orthonormal,
+    )
 
     def init(params: optax.Params) -> SplitState:
         return _init(parts, layouts.matrix_layouts(params, weight_dimension_numbers), params)
@@ -193,9 +200,9 @@ def _combine(parts: _Parts, context: dict[str, Any], state: Any) -> tuple[Any, A
         return outside, state
     norms = jax.tree.map(column_norms, grads)
     if lift:
-        norms = jax.tree.map(_norms_outside(parts.schedule.rule.orthonormal), norms, basis, projected)
+        norms = jax.tree.map(outside_norms(parts.orthonormal), norms, basis, projected)
     outputs, state = residual.update(norms, state, None, **context)
-    factors = jax.tree.map(_ratio, outputs, norms)
+    factors = jax.tree.map(column_factors, outputs, norms)
     if lift:
         return jax.tree.map(_lift_scaled, factors, basis, scaled, projected, grads), state
     return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), state
@@ -223,46 +230,6 @@ def _lift_scaled(
 def _outside(basis: jax.Array, projected: jax.Array, grad: jax.Array) -> jax.Array:
     """The dense residual R = G - S g."""
     return grad.astype(projected.dtype) - _lift(basis, projected)
-
-
-def _norms_outside(orthonormal: bool) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """The column norms of R from those of G, without R.
-
-    ||R_i||^2 = ||G_i||^2 - ||g_i||^2 if S^T S = I to float32, else ||G_i||^2 - 2 ||g_i||^2 + g_i^T (S^T S) g_i. What
-    cancels to a few roundings (||R_i|| < 1e-3 ||G_i|| in float32) counts as nothing: as a norm it would be noise, and
-    a norm-growth limit that took it for a first norm would hold the recovered part down for a thousand steps.
-    """
-
-    def norms_outside(norms: jax.Array, basis: jax.Array, projected: jax.Array) -> jax.Array:
-        inside = sum_of_squares(projected)
-        if not orthonormal or basis.dtype != wide(basis.dtype):
-            basis = basis.astype(projected.dtype)
-            again = grassmann.matmul(grassmann.rotation(basis, basis), projected)
-            inside = 2 * inside - jnp.sum(projected * again, axis=-2, keepdims=True)
-        total = jnp.square(norms)
-        outside = total - inside
-        return jnp.sqrt(jnp.where(outside > _CANCELLED * jnp.finfo(total.dtype).eps * total, outside, 0))
-
-    return norms_outside
-
-
-def _ratio(output: jax.Array, given: jax.Array) -> jax.Array:
-    """Output over input of a per-column transformation; 0 for an empty column."""
-    return jnp.where(given > 0, output / jnp.where(given > 0, given, 1), 0)
-
-
-def _positive(name: str, value: Any) -> int:
-    """The value as an int of at least 1, or an error that names it."""
-    try:
-        value = operator.index(value)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} is {value!r}; it shapes the computation, so it must be a Python integer. "
-            "Under optax.inject_hyperparams name it in static_args."
-        ) from error
-    if value <= 0:
-        raise ValueError(f"{name} is {value}; give 1 or more.")
-    return int(value)
 
 
 def _residual_transformation(

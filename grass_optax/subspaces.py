@@ -4,10 +4,11 @@ A rule is a pair `(init, update)`, like everything in Optax, for one leaf: `upda
 to the new basis and the rule's new state. Most rules keep no state and are a `stateless_rule` of one function. The
 same type says how the first basis is made. A rule must return a finite basis whatever the gradient is.
 
-Members: random_jump, random_walk, range_finder, frozen; SubspaceRule, Refresh, stateless_rule.
+Members: random_jump, random_walk, range_finder, frozen; SubspaceRule, Refresh, stateless_rule, positive.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,16 +77,14 @@ def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: int = 
     of every direction; None draws each angle uniformly from [0, 2 pi), the law of the paper's step of 10^4 times a
     singular value. Needs walk_rank <= min(r, m - r).
     """
-    if walk_rank <= 0:
-        raise ValueError(f"walk_rank is {walk_rank}; it counts directions: give 1 or more.")
 
     def init(basis_shape: tuple[int, ...], dtype: Any) -> optax.EmptyState:
         del dtype
         m, r = basis_shape[-2:]
-        if walk_rank > min(r, m - r):
+        if not 1 <= walk_rank <= min(r, m - r):
             raise ValueError(
-                f"walk_rank is {walk_rank}, but a subspace of dimension {r} in {m} dimensions can turn at most "
-                f"min(r, m - r) = {min(r, m - r)} of its directions. Lower walk_rank, or change rank."
+                f"walk_rank is {walk_rank}, but a subspace of dimension {r} in {m} dimensions can turn from 1 to "
+                f"min(r, m - r) = {min(r, m - r)} of its directions. Change walk_rank, or rank."
             )
         return optax.EmptyState()
 
@@ -107,22 +106,42 @@ def range_finder(power_steps: int = 2) -> SubspaceRule:
     """Near the leading left singular vectors of the gradient, by subspace iteration in matrix products only.
 
     Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values 1/k, .884/.893 for
-    k^(-1/2). A gradient that is zero or not finite gives a random basis.
+    k^(-1/2). A gradient of zero gives a random basis; one that is not finite keeps the basis, and gives a random one
+    at the start.
     """
 
     def find(refresh: Refresh) -> Float[Array, "*b m r"]:
-        grad = refresh.grad.astype(refresh.basis.dtype)
-        return grassmann.range_basis(refresh.key, grad, refresh.basis.shape[-1], power_steps)
+        old, grad = refresh.basis, refresh.grad.astype(refresh.basis.dtype)
+        new = grassmann.range_basis(refresh.key, grad, old.shape[-1], power_steps)
+        finite = jnp.all(jnp.isfinite(grad), axis=(-2, -1), keepdims=True)
+        return jnp.where(finite | (refresh.count == 0), new, old)
 
     return stateless_rule(find)
 
 
-def frozen(basis: Float[Array, "m r"] | None = None) -> SubspaceRule:
-    """The basis stays where it is; as `initial`, or to inject a basis, every matrix starts from the one given."""
+def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
+    """The basis stays where it is; as `initial`, or to inject a basis, every matrix starts from the one given.
+
+    Say `orthonormal=False` of one that is not: the norms outside the subspace then follow from its Gram matrix.
+    """
 
     def stay(refresh: Refresh) -> Float[Array, "*b m r"]:
         if basis is None:
             return refresh.basis
         return jnp.broadcast_to(basis.astype(refresh.basis.dtype), refresh.basis.shape)
 
-    return stateless_rule(stay)
+    return stateless_rule(stay, orthonormal=orthonormal)
+
+
+def positive(name: str, value: Any) -> int:
+    """The value as an int of at least 1, or an error that names it."""
+    try:
+        value = operator.index(value)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is {value!r}; it shapes the computation, so it must be a Python integer. "
+            "Under optax.inject_hyperparams name it in static_args."
+        ) from error
+    if value <= 0:
+        raise ValueError(f"{name} is {value}; give 1 or more.")
+    return int(value)

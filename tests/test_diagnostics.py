@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from flax import nnx
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
@@ -38,6 +39,25 @@ def test_leaves_with_the_same_name_are_told_apart():
     matrix = 4 * (6 * 3 + 2 * 3 * 16 + 1)
     expected = {"layer/b": 24, "layer/stack": 3 * matrix, "layer/w": matrix, "w": matrix}
     assert {leaf.path: leaf.state_bytes for leaf in report.leaves} == expected
+
+
+@pytest.mark.parametrize("names", [(0, 1, 2), ("adam", "split", "count"), ("mu", "basis", "0")])
+def test_names_that_occur_in_states_too(names):
+    """Lists, and keys that Optax's own containers have: each leaf gets what is its own."""
+    leaves = (jnp.ones((8, 12)), jnp.ones(3), jnp.ones((12, 8)))
+    params = list(leaves) if names[0] == 0 else dict(zip(names, leaves, strict=True))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(0.1, rank=2))
+    report = grass_optax.memory_report(tx, params)
+    matrix = 4 * (8 * 2 + 2 * 2 * 12 + 1)
+    expected = dict(zip(map(str, names), (matrix, 24, matrix), strict=True))
+    assert {leaf.path: leaf.state_bytes for leaf in report.leaves} == expected
+    assert all(leaf.adam_bytes in (24, 768) for leaf in report.leaves)
+
+
+def test_leaves_of_an_nnx_state():
+    params = nnx.state(nnx.Linear(8, 12, rngs=nnx.Rngs(0)), nnx.Param)
+    report = grass_optax.memory_report(grass_optax.grassjump(0.1, rank=2), params)
+    assert {leaf.path: leaf.state_bytes for leaf in report.leaves} == {"bias": 96, "kernel": 4 * (16 + 48 + 1)}
 
 
 def test_a_bare_array_is_its_own_leaf():

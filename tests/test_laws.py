@@ -81,7 +81,7 @@ def test_split_is_exact(rule):
         same(wholes[t], grads)
         for name in ("wide", "stack"):  # the canonical orientation is the leaf's own
             inside = grassmann.project(states[t].basis[name], residuals[t][name])
-            chex.assert_trees_all_close(inside, jnp.zeros_like(inside), atol=10 * tolerances.SAME32)
+            chex.assert_trees_all_close(inside, jnp.zeros_like(inside), atol=tolerances.OUTSIDE32)
             assert jnp.linalg.norm(residuals[t][name]) > 0.1 * jnp.linalg.norm(grads[name])
 
 
@@ -98,8 +98,23 @@ def test_per_column_form_is_the_dense_form(rule, basis_dtype):
     ]  # fmt: skip
     params = {"wide": PARAMS["wide"], "stack": PARAMS["stack"]}
     per_column, dense = (run(tx, params, 8)[0] for tx in forms)
-    # A bf16 basis rounds differently where phi g is subtracted before the lift and where it is lifted on its own.
-    same(per_column, dense, tolerances.SAME32 if basis_dtype is None else 2**-7)
+    same(per_column, dense, tolerances.SAME32 if basis_dtype is None else tolerances.BF16_LIFT)
+
+
+@pytest.mark.parametrize(
+    ("rule", "initial"),
+    [
+        (subspaces.frozen(), subspaces.random_jump(orthonormal=False)),
+        (subspaces.frozen(jnp.ones((6, 2)) / 2, orthonormal=False), None),
+    ],
+)
+def test_per_column_form_knows_a_first_basis_that_is_not_orthonormal(rule, initial):
+    forms = [
+        split_by_subspace(rule, optax.scale_by_adam(), transport.keep, form, initial=initial, rank=2, update_proj_gap=3)
+        for form in (residual.recovery(), residual.recovery()._replace(per_column=False))
+    ]
+    per_column, dense = (run(tx, PARAMS["wide"], 4)[0] for tx in forms)
+    same(per_column, dense)
 
 
 def test_whole_space_is_adam():
@@ -187,9 +202,8 @@ def test_keys(method):
         base = bases(7)
         np.testing.assert_array_equal(bases(jax.random.key(7, impl="threefry2x32")), base)
         np.testing.assert_array_equal(bases(jax.random.PRNGKey(7)), base)
+        np.testing.assert_array_equal(bases(jnp.int32(7)), base)
         assert not np.array_equal(bases(8), base)
-    with pytest.raises(ValueError, match="rbg implementation.*threefry2x32"):
-        bases(jax.random.key(7, impl="rbg"))
 
 
 @every_method

@@ -110,8 +110,14 @@ ERRORS = {
     "gap 0": (lambda: grass_optax.grasswalk(0.1, update_proj_gap=0), ValueError, "update_proj_gap is 0"),
     "gap < 0": (lambda: grass_optax.grassjump(0.1, update_proj_gap=-5), ValueError, "update_proj_gap is -5"),
     "walk_rank 0": (lambda: grass_optax.grasswalk(0.1, walk_rank=0), ValueError, "walk_rank is 0"),
+    "walk_rank no int": (lambda: grass_optax.grasswalk(0.1, walk_rank=1.5), ValueError, "walk_rank is 1.5.*integer"),
+    "key of another kind": (
+        lambda: grass_optax.grassjump(0.1, key=jax.random.key(7, impl="rbg")),
+        ValueError, "rbg implementation.*threefry2x32",
+    ),
+    "key no integer": (lambda: grass_optax.grassjump(0.1, key=jnp.float32(3)), ValueError, "key is .*float32"),
     "walk_rank > m - r": (
-        lambda: grass_optax.grasswalk(0.1, rank=6, walk_rank=3).init(W), ValueError, r"at most min\(r, m - r\) = 2",
+        lambda: grass_optax.grasswalk(0.1, rank=6, walk_rank=3).init(W), ValueError, r"min\(r, m - r\) = 2",
     ),
     "completion": (
         lambda: grass_optax.grassjump(0.1, completion="full"),

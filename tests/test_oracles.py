@@ -80,7 +80,7 @@ def test_the_oracle_sees_the_bases_move(method):
 
 
 def test_square_matrices_are_reduced_on_their_input_axis():
-    """With S on axis 0, U is scale S N where the residual is scaled to nothing: its columns lie in the range of S."""
+    """A gradient in the first column alone: with S on axis 0, no other column can get anything."""
     tx = METHODS["grassjump"](rank=2, max_norm_growth=None)
     grad = jnp.zeros(SQUARE).at[:, 0].set(1.0)
     update, state = tx.update(grad, tx.init(grad), grad)

@@ -6,6 +6,10 @@ ORACLE64 = 1e-11
 ORACLE32 = 2e-5
 # Two float32 computations of the same numbers in another order.
 SAME32 = 5e-6
+# S^T R = 0 where S^T S g is subtracted from S^T G: ten times the rounding of one product.
+OUTSIDE32 = 5e-5
+# With a bf16 basis: phi g subtracted before the lift is rounded to 8 bits, lifted on its own it is rounded elsewhere.
+BF16_LIFT = 2**-7
 # 1 - b2 for a b2 that is an array is rounded to float32: 6e-8 of 1e-3, under a square root.
 TRACED_B2 = 5e-5
 # ||S^T S - I||_max of a float32 basis: a few roundings of sums of m products.
@@ -13,5 +17,5 @@ ORTHONORMAL32 = 2e-6
 ORTHONORMAL64 = 1e-14
 # The same after 1000 refreshes: for a walk the rounding errors of 1000 steps in a random walk of their own.
 ORTHONORMAL32_AFTER_1000 = 5e-6
-# A basis rounded to bfloat16 (8 bits) at each of 1000 refreshes of a walk: what the specification measured.
+# A basis rounded to bfloat16 (8 bits) at each of 1000 refreshes of a walk: measured 5e-3.
 ORTHONORMAL_BF16_AFTER_1000 = 2e-2

@@ -82,7 +82,7 @@ class DataFlags:
     """The text. A batch depends on nothing but the seed and the step."""
 
     data: str = STDLIB
-    """stdlib: Python files installed here. files:GLOB, quoted: text, .jsonl, .jsonl.gz files."""
+    """stdlib: Python files installed here. files:GLOB, quoted: text, .jsonl, .jsonl.gz, .parquet."""
     data_megabytes: float = STDLIB_MEGABYTES
     """Read at most this much text; 0 for all of it (0 for files)."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)

@@ -1,6 +1,6 @@
 """The text to train on: documents without repeats, each either for training or held out.
 
-A document is one text file, or one line of a .jsonl file. `documents` reads them, `split` divides
+A document is a text file, a line of a .jsonl file, or a row of a .parquet file. `documents` reads them, `split` divides
 them. Both depend on the texts alone and, where a bound cuts a corpus short, on their names.
 """
 
@@ -130,6 +130,9 @@ def _matching_texts(pattern: str) -> Iterator[tuple[str, str]]:
             "pattern, so that the shell leaves it alone, and use ** to reach into folders."
         )
     for path in paths:
+        if path.suffix == ".parquet":
+            yield from _rows(path)
+            continue
         try:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             text = raw.decode()
@@ -141,18 +144,31 @@ def _matching_texts(pattern: str) -> Iterator[tuple[str, str]]:
             yield str(path), text
 
 
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise UserError(f"reading {path} takes pyarrow: pip install pyarrow.") from error
+    try:
+        column = parquet.read_table(path, columns=["text"]).column("text")
+        texts = list(map(_checked_text, column.to_pylist()))
+    except (OSError, LookupError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(f'{path} is not a Parquet file with a "text" column of strings: {error}.') from error
+    yield from ((f"{path}:{number}", text) for number, text in enumerate(texts, start=1))
+
+
 def _records(path: Path, text: str) -> Iterator[tuple[str, str]]:
     # Only \n ends a record: the other line ends of Unicode may stand inside one.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield f"{path}:{number}", _text_field(json.loads(line))
+                yield f"{path}:{number}", _checked_text(json.loads(line)["text"])
             except (ValueError, LookupError, TypeError) as error:
                 raise UserError(f'{path}:{number} is not a JSON object with a "text" string: {error}.') from error
 
 
-def _text_field(record: dict[str, object]) -> str:
-    text = record["text"]
+def _checked_text(text: object) -> str:
     if not isinstance(text, str):
         raise TypeError(f"its text is a {type(text).__name__}")
     # JSON can spell half a surrogate pair, which UTF-8 cannot.

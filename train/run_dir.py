@@ -15,12 +15,7 @@ from typing import NamedTuple
 from train.config import Pretrain, UserError, flags, from_flags
 from train.files import write_whole
 
-CONFIG, METRICS, CHECKPOINTS, SUMMARY = (
-    "config.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "summary.json",
-)
+CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 LOSS_CURVE, SAMPLE, SUMMARY = "loss.png", "sample.txt", "summary.json"
 PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 
