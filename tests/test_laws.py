@@ -32,7 +32,7 @@ def make(method, rank=3, gap=4, **options):
     return METHODS[method](rank, gap, weight_dimension_numbers=stacked_dimensions, **options)
 
 
-def same(actual, expected, tolerance=tolerances.SAME32):
+def assert_same(actual, expected, tolerance=tolerances.SAME32):
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(float(jnp.max(jnp.abs(b))), 1e-30))
 
@@ -78,7 +78,7 @@ def test_split_is_exact(rule):
     wholes, residuals, states = run(whole, params, 4)[0], *run(outside, params, 4)
     for t in range(4):
         grads = grads_like(params, t)
-        same(wholes[t], grads)
+        assert_same(wholes[t], grads)
         for name in ("wide", "stack"):  # the canonical orientation is the leaf's own
             inside = grassmann.project(states[t].basis[name], residuals[t][name])
             chex.assert_trees_all_close(inside, jnp.zeros_like(inside), atol=tolerances.OUTSIDE32)
@@ -98,7 +98,7 @@ def test_per_column_form_is_the_dense_form(rule, basis_dtype):
     ]  # fmt: skip
     params = {"wide": PARAMS["wide"], "stack": PARAMS["stack"]}
     per_column, dense = (run(tx, params, 8)[0] for tx in forms)
-    same(per_column, dense, tolerances.SAME32 if basis_dtype is None else tolerances.BF16_LIFT)
+    assert_same(per_column, dense, tolerances.SAME32 if basis_dtype is None else tolerances.BF16_LIFT)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_per_column_form_knows_a_first_basis_that_is_not_orthonormal(rule, initi
         for form in (residual.recovery(), residual.recovery()._replace(per_column=False))
     ]
     per_column, dense = (run(tx, PARAMS["wide"], 4)[0] for tx in forms)
-    same(per_column, dense)
+    assert_same(per_column, dense)
 
 
 def test_whole_space_is_adam():
@@ -123,7 +123,7 @@ def test_whole_space_is_adam():
     tx = split_by_subspace(
         frozen, optax.scale_by_adam(), transport.rotate(0.9, 0.999), residual.recovery(), rank=6, update_proj_gap=3
     )
-    same(run(tx, PARAMS["wide"], 8)[0], run(optax.scale_by_adam(), PARAMS["wide"], 8)[0])
+    assert_same(run(tx, PARAMS["wide"], 8)[0], run(optax.scale_by_adam(), PARAMS["wide"], 8)[0])
 
 
 # --- invariance -----------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_transpose(method):
     state, update = swapped.init(transposed(params)), jax.jit(swapped.update)
     for t in range(9):
         u, state = update(transposed(grads_like(params, t)), state)
-        same(transposed(u), updates[t])
+        assert_same(transposed(u), updates[t])
 
 
 def transposed(tree):
@@ -155,7 +155,7 @@ def test_multi_axis_kernels_are_their_matrices(method):
     state, update = heads.init(jnp.zeros((5, 3, 4))), jax.jit(heads.update)
     for t in range(7):
         u, state = update(grads_like(jnp.zeros((5, 12)), t).reshape(5, 3, 4), state)
-        same(u.reshape(5, 12), updates[t])
+        assert_same(u.reshape(5, 12), updates[t])
     assert basis_of(state).shape == (5, 2)
     middle = METHODS[method](2, 3, weight_dimension_numbers=MuonDimensionNumbers(0, 2))
     assert basis_of(middle.init(jnp.zeros((5, 3, 12)))).shape == (3, 5, 2)
@@ -174,7 +174,7 @@ def test_stacking():
         state, update = single.init(params[i]), jax.jit(single.update)
         for t in range(8):
             u, state = update(grads_like(params, t)[i], state)
-            same(u, updates[t][i])
+            assert_same(u, updates[t][i])
 
 
 @every_method
@@ -190,7 +190,7 @@ def test_neighbours(method):
             grads = jax.tree.map(jnp.ones_like, params) | grads_like(alone, t)
             updates, state = update(grads, state)
         outcomes.append((updates["m"], basis_of(state)["m"]))
-    same(*outcomes)
+    assert_same(*outcomes)
 
 
 @every_method
@@ -347,8 +347,8 @@ def test_composes_with_partition_and_masked(method):
     partitioned = run(optax.partition(parts, labels), params, 5)[0]
     for t in range(5):
         for name in ("w", "b"):
-            same(masked[t][name], alone[t][name])
-            same(partitioned[t][name], alone[t][name])
+            assert_same(masked[t][name], alone[t][name])
+            assert_same(partitioned[t][name], alone[t][name])
         assert not np.any(partitioned[t]["frozen"])
         chex.assert_trees_all_equal(masked[t]["frozen"], grads_like(params, t)["frozen"])
 
@@ -366,7 +366,7 @@ def test_composes_with_multi_steps(method):
             nothing, state = update(grads, state, params)
             updates, state = update(grads, state, params)
         assert not any(np.any(x) for x in jax.tree.leaves(nothing))
-        same(updates, expected[t])
+        assert_same(updates, expected[t])
 
 
 @every_method
@@ -377,7 +377,7 @@ def test_composes_with_inject_hyperparams(method):
     tx = injected(learning_rate=optax.linear_schedule(0.1, 0.2, 4), **options)
     params = {"w": jnp.ones(WIDE), "b": jnp.ones(3)}
     plain = ALIASES[method](optax.linear_schedule(0.1, 0.2, 4), **options)
-    same(run(tx, params, 5)[0], run(plain, params, 5)[0], tolerances.TRACED_B2)
+    assert_same(run(tx, params, 5)[0], run(plain, params, 5)[0], tolerances.TRACED_B2)
     assert set(tx.init(params).hyperparams) >= {"scale", "b1", "b2", "eps", "max_norm_growth", "weight_decay"}
 
 
@@ -432,7 +432,7 @@ def test_one_element_leaves(method):
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((updates, states)))
     adam = run(optax.scale_by_adam(), params, 3)[0]
     for name in ("scalar", "one", "row"):  # no subspace of dimension 1 is smaller than these
-        same([u[name] for u in updates], [u[name] for u in adam])
+        assert_same([u[name] for u in updates], [u[name] for u in adam])
 
 
 # --- whatever Optax does with init
