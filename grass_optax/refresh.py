@@ -144,9 +144,12 @@ def checked_key(key: jax.Array | int) -> jax.Array | int:
 
     An int is made a key only when it is used: building an optimizer must not start JAX's backend.
     """
-    if not isinstance(key, jax.Array):
-        return operator.index(key)
     needed = f"Give an int, or jax.random.key(seed, impl={_KEY_IMPLEMENTATION!r})."
+    if not isinstance(key, jax.Array):
+        try:
+            return operator.index(key)
+        except TypeError as error:
+            raise ValueError(f"key is {key!r}. {needed}") from error
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if str(jax.random.key_impl(key)) != _KEY_IMPLEMENTATION:
             raise ValueError(

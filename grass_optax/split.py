@@ -22,10 +22,6 @@ from grass_optax.residual import ResidualTransformation, column_factors, column_
 from grass_optax.subspaces import SubspaceRule, positive
 from grass_optax.transport import Transport
 
-# Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 % wrong at ||R|| = 1e-3
-# ||G||.
-_CANCELLED = 8
-
 
 class SplitState(NamedTuple):
     """State of `split_by_subspace`: trees shaped like params, with arrays in the canonical orientation m <= n."""

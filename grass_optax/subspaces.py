@@ -58,9 +58,8 @@ def stateless_rule(
 def random_jump(orthonormal: bool = True) -> SubspaceRule:
     """A fresh random basis: the orthonormal basis of a Gaussian, Haar on the Grassmannian (GrassJump, sec. 4).
 
-    With `orthonormal=False` (the paper's "No QR") the Gaussian's columns are only scaled to unit length. Then S^T S !=
-    I
-    and nothing is corrected for it: projection, lift and transport use S literally, with no pseudo-inverse.
+    With `orthonormal=False` (the paper's "No QR") the Gaussian's columns are only scaled to unit length. Then S^T S
+    is not I, and nothing is corrected for it: projection, lift and transport use S literally, with no pseudo-inverse.
     """
 
     def jump(refresh: Refresh) -> Float[Array, "*b m r"]:

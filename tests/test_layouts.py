@@ -115,6 +115,7 @@ ERRORS = {
         lambda: grass_optax.grassjump(0.1, key=jax.random.key(7, impl="rbg")),
         ValueError, "rbg implementation.*threefry2x32",
     ),
+    "key a float": (lambda: grass_optax.grassjump(0.1, key=0.5), ValueError, "key is 0.5. Give an int"),
     "key no integer": (lambda: grass_optax.grassjump(0.1, key=jnp.float32(3)), ValueError, "key is .*float32"),
     "walk_rank > m - r": (
         lambda: grass_optax.grasswalk(0.1, rank=6, walk_rank=3).init(W), ValueError, r"min\(r, m - r\) = 2",

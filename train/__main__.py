@@ -41,9 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command and return the status of the process."""
     try:
         config = parse(arguments)
-        from train.loop import (
-            pretrain,
-        )  # seconds of imports that --help and mistakes need not wait for
+        # Seconds of imports, which --help and mistakes need not wait for.
+        from train.loop import pretrain
 
         pretrain(config)
     except UserError as error:
