@@ -1,18 +1,22 @@
 """Geometry of the Grassmann manifold in matrix products only; no optimizer words.
 
 A point of Gr(m, r) is represented by a basis S (..., m, r) with S^T S = I. Leading axes are batch axes throughout.
-Nothing here factorises a matrix: bases are orthonormalised by their polar factor, computed by Newton-Schulz, and
-geodesics are written in two frames and k angles. Everything runs at full matrix precision, because the
-errors of a basis outlive the step that made them.
+Bases are orthonormalised by their polar factor, computed by Newton-Schulz, and geodesics are written in two frames and
+k angles; nothing but `leading_left_singular_vectors` factorises a matrix. Everything runs at full matrix precision,
+because the errors of a basis outlive the step that made them.
 
 Members: wide, project, lift, to_tangent, exp, orthonormalize, orthonormality_error, random_basis,
-random_tangent_frames, range_basis, rotation, principal_cosines.
+random_tangent_frames, range_basis, leading_left_singular_vectors, leading_singular_triplets, rotation,
+principal_cosines.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
@@ -25,6 +29,9 @@ _MAX_PASSES = 6
 # and ranks far below r: the part of X that the noise lets escape is 8e-4 of ||X|| at a weight of 1e-3 and 8e-5 at 1e-4;
 # at 1e-5 Newton-Schulz no longer reaches an orthonormality error of 1e-6.
 _RANGE_NOISE = 1e-4
+# Squarings of a Gram matrix: the 2^16th power separates eigenvalues that differ by one part in ten thousand.
+_SQUARINGS = 16
+_LAPACK_IS_SAFE = jax.__version_info__ >= (0, 11)  # see leading_left_singular_vectors
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -32,6 +39,18 @@ matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 def wide(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
     """The type in which to compute with these: the widest, and float32 at least."""
     return max((jnp.dtype(t) for t in (*dtypes, jnp.float32)), key=lambda t: t.itemsize)
+
+
+def scaled_to_one(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
+    """X over its largest entry; all zero where X is zero or not finite."""
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    usable = jnp.isfinite(largest) & (largest > 0)
+    return jnp.where(usable, x / jnp.where(usable, largest, 1), 0)
+
+
+def finite_or_zero(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
+    """X, or zero in place of a matrix that is not finite."""
+    return jnp.where(jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True), x, 0)
 
 
 def transpose(x: Float[Array, "*b m n"]) -> Float[Array, "*b n m"]:
@@ -140,19 +159,87 @@ def range_basis(
     *batch, m, _ = x.shape
     start_key, noise_key = jax.random.split(key)
     start, noise = (jax.random.normal(k, (*batch, m, rank), x.dtype) / m**0.5 for k in (start_key, noise_key))
-    x = _scaled_to_one(x)
+    x = scaled_to_one(x)
 
     def step(_: Array, basis: Array) -> Array:
-        y = _scaled_to_one(matmul(x, matmul(transpose(x), basis)))
+        y = scaled_to_one(matmul(x, matmul(transpose(x), basis)))
         norm = jnp.linalg.norm(y, axis=(-2, -1), keepdims=True)
         return orthonormalize(y * (rank**0.5 / jnp.where(norm > 0, norm, 1)) + _RANGE_NOISE * noise)
 
     return lax.fori_loop(0, power_steps, step, start)
 
 
+def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float[Array, "*b m r"]:
+    """The first `rank` left singular vectors of each X, exactly. X must be finite.
+
+    On a CPU before jaxlib 0.11 several LAPACK calls on batches in one program can wait for each other for ever, so
+    there NumPy does it, called back from the program. A program over several devices cannot call back that way.
+
+    Raises:
+      NotImplementedError: CPU devices in a mesh, before jaxlib 0.11.
+    """
+
+    def on_device(x: Array) -> Array:
+        return jnp.linalg.svd(x, full_matrices=False)[0][..., :rank]
+
+    def on_host(x: Array) -> Array:
+        out = jax.ShapeDtypeStruct((*x.shape[:-1], rank), x.dtype)
+        return jax.pure_callback(_host_svd(rank), out, x, vmap_method="sequential")
+
+    if _LAPACK_IS_SAFE:
+        return on_device(x)
+    if jax.default_backend() == "cpu" and jax.typeof(x).sharding.mesh.size > 1:
+        raise NotImplementedError(
+            "an exact SVD of a matrix on a mesh of CPU devices hangs before jaxlib 0.11 (this is jax "
+            f'{jax.__version__}). Use svd="randomized", which needs products only, or a newer jaxlib.'
+        )
+    return lax.platform_dependent(x, cpu=on_host, default=on_device)
+
+
+def leading_singular_triplets(
+    x: Float[Array, "*b m r"], k: int
+) -> tuple[Float[Array, "*b m k"], Float[Array, "*b k"], Float[Array, "*b r k"]]:
+    """The k leading singular triplets (U, sigma, V) of X in products only: eigenvectors of X^T X, one after the other.
+
+    A triplet of singular value 0 is given as zeros.
+    """
+    x, scale = scaled_to_one(x), jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+
+    def one(gram: Array, _: None) -> tuple[Array, Array]:
+        v = _leading_eigenvector(gram)
+        gram = to_tangent(v, transpose(to_tangent(v, gram)))  # both sides without v
+        return gram, v[..., 0]
+
+    _, vectors = lax.scan(one, rotation(x, x), None, length=k)
+    right = jnp.moveaxis(vectors, 0, -1)
+    left = matmul(x, right)
+    sigma = jnp.linalg.norm(left, axis=-2, keepdims=True)
+    left = jnp.where(sigma > 0, left / jnp.where(sigma > 0, sigma, 1), 0)
+    return left, (sigma * scale)[..., 0, :], right
+
+
 def principal_cosines(one: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
     """Cosines of the principal angles between two subspaces, the largest first. A diagnostic: it takes an SVD."""
     return jnp.clip(jnp.linalg.svd(rotation(one, other), compute_uv=False), 0, 1)
+
+
+def _host_svd(rank: int) -> Callable[[Any], Any]:
+    return lambda x: np.linalg.svd(np.asarray(x), full_matrices=False)[0][..., :rank]
+
+
+def _leading_eigenvector(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r 1"]:
+    """A unit eigenvector of the largest eigenvalue of a positive semidefinite matrix, by squaring; 0 for 0."""
+
+    def with_unit_trace(x: Array) -> Array:
+        trace = jnp.trace(x, axis1=-2, axis2=-1)[..., None, None]
+        return jnp.where(trace > 0, x / jnp.where(trace > 0, trace, 1), 0)
+
+    power = lax.fori_loop(0, _SQUARINGS, lambda _, x: with_unit_trace(matmul(x, x)), with_unit_trace(gram))
+    # A power of this height is v v^T: its column at the largest entry of the diagonal is the one to divide least.
+    largest = jnp.argmax(jnp.diagonal(power, axis1=-2, axis2=-1), axis=-1)[..., None, None]
+    v = jnp.take_along_axis(power, largest, axis=-1)
+    norm = jnp.linalg.norm(v, axis=-2, keepdims=True)
+    return jnp.where(norm > 0, v / jnp.where(norm > 0, norm, 1), 0)
 
 
 def _inverse_sqrt(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
@@ -184,13 +271,6 @@ def _largest_singular_value_bound(x: Float[Array, "*b m r"]) -> Float[Array, "*b
 
 def _unit_columns(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
     return x / jnp.linalg.norm(x, axis=-2, keepdims=True)
-
-
-def _scaled_to_one(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
-    """X over its largest entry; all zero where X is zero or not finite."""
-    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    usable = jnp.isfinite(largest) & (largest > 0)
-    return jnp.where(usable, x / jnp.where(usable, largest, 1), 0)
 
 
 def _distance_to_identity(gram: Float[Array, "*b r r"]) -> Float[Array, "*b"]:

@@ -70,8 +70,8 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
         return Moved(new, _transported(schedule, state.inner, new, state.basis), rule)
 
     def initial() -> Moved:
-        new, _ = _draw(schedule, schedule.initial, count, index, grads, state)
-        return state._replace(basis=new)
+        new, rule = _draw(schedule, schedule.initial, count, index, grads, state, first=True)
+        return Moved(new, state.inner, rule if schedule.initial is schedule.rule else state.rule)
 
     return _switch(schedule, count, lambda: state, refresh, initial)
 
@@ -112,6 +112,7 @@ def _draw(
     index: jax.Array,
     grads: Any,
     state: Moved,
+    first: bool = False,
 ) -> tuple[Any, Any]:
     """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule states."""
     key = jax.random.fold_in(_typed_key(schedule.key), index)
@@ -128,6 +129,7 @@ def _draw(
             basis=_widened(old_bases[i]),
             inner_state=inner_state(i),
             rule_state=rule_states[i],
+            first=first,
         )
         basis, rule_state = rule.update(refresh)
         bases.append(basis.astype(old_bases[i].dtype))

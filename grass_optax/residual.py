@@ -9,7 +9,8 @@ Most of them only multiply column i of R by a number. Marked `per_column`, such 
 gets the (..., 1, n) norms of R's columns, and the ratio of what it returns to what it was given is the factor of each
 column. Fed the dense R it must do the same.
 
-Members: recovery; recovery_scaling, norm_growth_limit, per_column; column_norms, outside_norms, column_factors.
+Members: recovery, channel_scaling, tensor_scaling, sign, error_feedback; recovery_scaling, norm_growth_limit,
+per_column; column_norms, outside_norms, column_factors.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from jaxtyping import Array, Float
 
 from grass_optax import grassmann
 from grass_optax.grassmann import wide
+from grass_optax.inner_states import first_moment
 
 # A column whose projected gradient is this far below the root mean square over columns has none: its ratio would be
 # noise.
@@ -38,6 +40,8 @@ class ResidualTransformation(NamedTuple):
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     per_column: bool = False
+    removed: ArrayLike = 1.0  # how much of the part inside is taken out of what it is given: G - removed S S^T G
+    feedback: Callable[[Any], Any] | None = None  # what its state adds to the next gradient, (..., m, n) per leaf
 
 
 class NormGrowthLimitState(NamedTuple):
@@ -46,16 +50,83 @@ class NormGrowthLimitState(NamedTuple):
     norm: Any  # (...) per leaf: the Frobenius norm of the last output of each matrix; 0 = not set
 
 
+class ErrorFeedbackState(NamedTuple):
+    """State of `error_feedback`."""
+
+    error: Any  # (..., m, n) per leaf
+
+
 def per_column(tx: optax.GradientTransformation) -> ResidualTransformation:
     """Mark a transformation that multiplies each column of the residual by a number."""
     return ResidualTransformation(tx.init, optax.with_extra_args_support(tx).update, True)
 
 
-def recovery(max_norm_growth: ArrayLike | None = 1.01) -> ResidualTransformation:
-    """Recovery scaling and the norm-growth limit after it (RS in the papers; Fira). None switches the limit off."""
-    if max_norm_growth is None:
-        return per_column(recovery_scaling())
-    return per_column(optax.chain(recovery_scaling(), norm_growth_limit(max_norm_growth)))
+def recovery(max_norm_growth: ArrayLike | None = 1.01, removed: ArrayLike = 1.0) -> ResidualTransformation:
+    """Recovery scaling and the norm-growth limit after it (RS in the papers; Fira). None switches the limit off.
+
+    `removed` is for matching published code: theirs takes `scale` S S^T G out of the gradient where the papers take
+    S S^T G.
+    """
+    return per_column(_limited(recovery_scaling(), max_norm_growth))._replace(removed=removed)
+
+
+def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> ResidualTransformation:
+    """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, with the limit between the two (APOLLO).
+
+    For a split without lift, where the residual is the gradient itself.
+    """
+    return _scaled(recovery_scaling(), max_norm_growth, scale)
+
+
+def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> ResidualTransformation:
+    """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited the same way (APOLLO-Mini)."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del params
+        factors = jax.tree.map(_norm_ratio, extra["projected"], extra["direction"])
+        return jax.tree.map(lambda f, r: (f * r).astype(r.dtype), factors, updates), state
+
+    whole = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return _scaled(whole, max_norm_growth, scale)
+
+
+def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
+    """scale sign(R), entry by entry (FRUGAL)."""
+
+    def update(updates: Any, params: Any) -> Any:
+        del params
+        return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * jnp.sign(x), updates)
+
+    return optax.stateless(update)
+
+
+def error_feedback(b1: ArrayLike) -> ResidualTransformation:
+    """Nothing is done to the part outside now: it is added to the next gradient, with what the momentum lost in the
+    move (LDAdam).
+
+    e = G - S g + b1 / (1 - b1) (S_old M_old - S M),  M_old and M the first moment before and after the transport.
+    State: mn numbers.
+    """
+
+    def init(params: Any) -> ErrorFeedbackState:
+        return ErrorFeedbackState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del state, params
+
+        def error(outside: Array, old_basis: Array, basis: Array, old_moment: Array, moment: Array) -> Array:
+            decay = jnp.asarray(b1, outside.dtype)
+            before, after = (
+                grassmann.lift(s.astype(outside.dtype), x.astype(outside.dtype))
+                for s, x in ((old_basis, old_moment), (basis, moment))
+            )
+            return outside + decay / (1 - decay) * (before - after)
+
+        moments = (first_moment(extra[name], b1) for name in ("previous_inner_state", "inner_state"))
+        errors = jax.tree.map(error, updates, extra["previous_basis"], extra["basis"], *moments)
+        return jax.tree.map(jnp.zeros_like, updates), ErrorFeedbackState(errors)
+
+    return ResidualTransformation(init, update, feedback=lambda state: state.error)
 
 
 def recovery_scaling() -> optax.GradientTransformationExtraArgs:
@@ -92,12 +163,35 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     return optax.GradientTransformation(init, update)
 
 
+def _limited(
+    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None
+) -> optax.GradientTransformationExtraArgs:
+    limit = optax.identity() if max_norm_growth is None else norm_growth_limit(max_norm_growth)
+    return optax.chain(tx, limit)
+
+
+def _scaled(
+    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None, scale: ArrayLike
+) -> ResidualTransformation:
+    def scaled(updates: Any, params: Any) -> Any:
+        del params
+        return jax.tree.map(lambda x: jnp.sqrt(jnp.asarray(scale, x.dtype)) * x, updates)
+
+    return per_column(optax.chain(_limited(tx, max_norm_growth), optax.stateless(scaled)))
+
+
 def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 n"]:
     """phi_i = ||N_i|| / ||g_i||, and 0 where ||g_i|| is negligible."""
     scale = column_norms(projected)
     rms = jnp.sqrt(jnp.mean(jnp.square(scale), axis=-1, keepdims=True))
     present = scale > _NEGLIGIBLE * rms
     return jnp.where(present, column_norms(direction) / jnp.where(present, scale, 1), 0)
+
+
+def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 1"]:
+    norm = frobenius_norm(projected)
+    ratio = jnp.where(norm > 0, frobenius_norm(direction) / jnp.where(norm > 0, norm, 1), 0)
+    return ratio[..., None, None]
 
 
 def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
@@ -120,22 +214,23 @@ def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike
     return jnp.where((last > 0) & (norm > ceiling), ceiling / jnp.where(norm > 0, norm, 1), 1)
 
 
-def outside_norms(orthonormal: bool) -> Callable[[Array, Array, Array], Array]:
-    """The column norms of R from those of G, without R.
+def outside_norms(orthonormal: bool, removed: ArrayLike = 1.0) -> Callable[[Array, Array, Array], Array]:
+    """The column norms of R = G - c S g, c = `removed`, from those of G, without R.
 
-    ||R_i||^2 = ||G_i||^2 - ||g_i||^2 if S^T S = I to float32, else ||G_i||^2 - 2 ||g_i||^2 + g_i^T (S^T S) g_i. What
+    ||R_i||^2 = ||G_i||^2 - 2 c ||g_i||^2 + c^2 g_i^T (S^T S) g_i, where S^T S = I if that holds to float32. What
     cancels to a few roundings (||R_i|| < 1e-3 ||G_i|| in float32) counts as nothing: as a norm it would be noise, and
     a norm-growth limit that took it for a first norm would hold the recovered part down for a thousand steps.
     """
 
     def of(norms: Array, basis: Array, projected: Array) -> Array:
-        inside = sum_of_squares(projected)
+        total, inside = jnp.square(norms), sum_of_squares(projected)
+        again = inside
         if not orthonormal or basis.dtype != wide(basis.dtype):
             basis = basis.astype(projected.dtype)
-            again = grassmann.matmul(grassmann.rotation(basis, basis), projected)
-            inside = 2 * inside - jnp.sum(projected * again, axis=-2, keepdims=True)
-        total = jnp.square(norms)
-        outside = total - inside
+            both = grassmann.matmul(grassmann.rotation(basis, basis), projected)
+            again = jnp.sum(projected * both, axis=-2, keepdims=True)
+        part = jnp.asarray(removed, total.dtype)
+        outside = total - part * (2 * inside - part * again)
         return jnp.sqrt(jnp.where(outside > _CANCELLED * jnp.finfo(total.dtype).eps * total, outside, 0))
 
     return of

@@ -67,6 +67,7 @@ def split_by_subspace(
       1. t = 1: S = initial(G). t = 1 + jT: S' = rule(S, G), inner state = transport(inner state, S'^T S), then S = S'.
       2. g = S^T G (..., r, n),  D = inner(g),  R = G - S g,  L = residual(R)
       3. U = scale * S D + L
+    If the residual has feedback, what it kept of the last update is added to G before all that.
 
     U is the direction of the update, not negated. Every leaf is split: keep others away with `optax.partition` and
     `layouts.split_labels`. The two large products run at JAX's default matmul precision
@@ -109,6 +110,11 @@ def split_by_subspace(
         basis_dtype=basis_dtype,
         store_basis=store_basis,
     )
+    if schedule.initial.moves:
+        raise ValueError(
+            "the rule starts from the basis before it, so another must make the first one. Give `initial`, such as "
+            "subspaces.range_finder() or subspaces.random_jump()."
+        )
     parts = _Parts(
         schedule=schedule,
         inner=optax.with_extra_args_support(inner),
@@ -157,6 +163,8 @@ def _init(parts: _Parts, layout: Any, params: optax.Params) -> SplitState:
 
 def _step(parts: _Parts, grads: Any, state: SplitState, extra_args: dict[str, Any]) -> tuple[Any, SplitState]:
     """One update of canonical gradients (..., m, n): the algorithm box."""
+    if parts.residual is not None and parts.residual.feedback is not None:
+        grads = jax.tree.map(lambda g, e: g.astype(e.dtype) + e, grads, parts.residual.feedback(state.residual))
     before = Moved(state.basis, state.inner, state.rule)
     moved = move(parts.schedule, state.count, grads, before)
     projected = jax.tree.map(_project, moved.basis, grads)
@@ -188,19 +196,20 @@ def _combine(parts: _Parts, context: dict[str, Any], state: Any) -> tuple[Any, A
     scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, context["direction"])
     if residual is None:
         return jax.tree.map(_lift, basis, scaled), state
+    removed = jax.tree.map(lambda g: jnp.asarray(residual.removed, g.dtype) * g, projected)
     if not residual.per_column:
-        outside = jax.tree.map(_outside, basis, projected, grads) if lift else grads
+        outside = jax.tree.map(_outside, basis, removed, grads) if lift else grads
         outside, state = residual.update(outside, state, None, **context)
         if lift:
             outside = jax.tree.map(lambda s, d, x: _lift(s, d) + x, basis, scaled, outside)
         return outside, state
     norms = jax.tree.map(column_norms, grads)
     if lift:
-        norms = jax.tree.map(outside_norms(parts.orthonormal), norms, basis, projected)
+        norms = jax.tree.map(outside_norms(parts.orthonormal, residual.removed), norms, basis, projected)
     outputs, state = residual.update(norms, state, None, **context)
     factors = jax.tree.map(column_factors, outputs, norms)
     if lift:
-        return jax.tree.map(_lift_scaled, factors, basis, scaled, projected, grads), state
+        return jax.tree.map(_lift_scaled, factors, basis, scaled, removed, grads), state
     return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), state
 
 
@@ -217,15 +226,15 @@ def _lift(basis: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 def _lift_scaled(
-    factors: jax.Array, basis: jax.Array, scaled: jax.Array, projected: jax.Array, grad: jax.Array
+    factors: jax.Array, basis: jax.Array, scaled: jax.Array, removed: jax.Array, grad: jax.Array
 ) -> jax.Array:
     """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
-    return _lift(basis, scaled - factors * projected) + factors * grad.astype(factors.dtype)
+    return _lift(basis, scaled - factors * removed) + factors * grad.astype(factors.dtype)
 
 
-def _outside(basis: jax.Array, projected: jax.Array, grad: jax.Array) -> jax.Array:
+def _outside(basis: jax.Array, removed: jax.Array, grad: jax.Array) -> jax.Array:
     """The dense residual R = G - S g."""
-    return grad.astype(projected.dtype) - _lift(basis, projected)
+    return grad.astype(removed.dtype) - _lift(basis, removed)
 
 
 def _residual_transformation(

@@ -2,7 +2,8 @@
 
 A transport is a pure function `(inner_state, rotation) -> inner_state`, where `rotation` is the tree of Q = S_new^T
 S_old (..., r, r). One that depends on the constants of the inner optimizer is made by a factory that is told what the
-inner was told.
+inner was told. What the states of inner optimizers hold is known in `inner_states`: those of Adam, Lion, momentum
+(`optax.trace`, `optax.ema`) and Muon, and chains of them.
 
 Members: keep, reset, first_moment_only, rotate.
 """
@@ -15,14 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+from optax.contrib import MuonState
 
 from grass_optax import grassmann
+from grass_optax.inner_states import map_moments
 
 Transport = Callable[[Any, Any], Any]
 
 COMPLETIONS = ("none", "isotropic")
-# States of Optax transformations that hold nothing per coordinate, so that a rotation leaves them alone.
-_WITHOUT_COORDINATES = (optax.EmptyState, optax.ScaleByScheduleState)
 
 
 def keep(inner_state: Any, rotation: Any) -> Any:
@@ -32,18 +33,27 @@ def keep(inner_state: Any, rotation: Any) -> Any:
 
 
 def reset(inner_state: Any, rotation: Any) -> Any:
-    """The moments and their count start again at zero (FRUGAL)."""
+    """The moments and their count start again at zero, as they do in the states of Optax (FRUGAL)."""
     del rotation
-    return jax.tree.map(jnp.zeros_like, inner_state)
+
+    def cleared(state: Any) -> Any:
+        if isinstance(state, MuonState):  # its coefficients are no moments
+            return state._replace(count=jnp.zeros_like(state.count), mu=jax.tree.map(jnp.zeros_like, state.mu))
+        return jnp.zeros_like(state)
+
+    return jax.tree.map(cleared, inner_state, is_leaf=lambda x: isinstance(x, MuonState))
 
 
 def first_moment_only() -> Transport:
-    """M' = Q M, and the second moment stays (GoLore)."""
+    """M' = Q M, and the second moment stays (GoLore, SUMO)."""
 
-    def adam(state: optax.ScaleByAdamState, rotation: Any) -> optax.ScaleByAdamState:
-        return state._replace(mu=jax.tree.map(_rotated, rotation, state.mu))
+    def transport(inner_state: Any, rotation: Any) -> Any:
+        def first(moment: Any) -> Any:
+            return jax.tree.map(_rotated, rotation, moment)
 
-    return _through_states(adam)
+        return map_moments(first, lambda state: state._replace(mu=first(state.mu)), inner_state)
+
+    return transport
 
 
 def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
@@ -53,7 +63,8 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
     With Mh = M / (1 - b1^(t-1)) and Vh = V / (1 - b2^(t-1)):
       M' = Q M
       V' = (1 - b2^(t-1)) |Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|
-    where ^{o2} and |.| are elementwise. Q = I gives (M, V) back. After a jump the rows of Q^{o2} sum to about r/m, so
+    where ^{o2} and |.| are elementwise. Q = I gives (M, V) back. Of an inner optimizer with a first moment alone that
+    is M' = Q M. After a jump the rows of Q^{o2} sum to about r/m, so
     that V' keeps only that part of the second moment and steps are too large until it has recovered;
     `completion="isotropic"` adds what is missing as if the gradient outside the old subspace were like that inside it:
     (1 - b2^(t-1)) max(1 - rowsum(Q^{o2}), 0) mean(Vh), the mean over rows, per column.
@@ -64,22 +75,25 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
             '"none" is the papers\' transport.'
         )
 
-    def adam(state: optax.ScaleByAdamState, rotation: Any) -> optax.ScaleByAdamState:
-        def second(q: Array, mu: Array, nu: Array) -> Array:
-            updates = jnp.asarray(state.count, q.dtype)
-            correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** updates for b in (b1, b2))
-            mu_hat, nu_hat = mu.astype(q.dtype) / correction1, nu.astype(q.dtype) / correction2
-            moved = _second_moment(q, mu_hat, nu_hat)
-            if completion == "isotropic":
-                moved = moved + _isotropic(q, nu_hat)
-            return (correction2 * moved).astype(nu.dtype)
+    def transport(inner_state: Any, rotation: Any) -> Any:
+        def first(moment: Any) -> Any:
+            return jax.tree.map(_rotated, rotation, moment)
 
-        return state._replace(
-            mu=jax.tree.map(_rotated, rotation, state.mu),
-            nu=jax.tree.map(second, rotation, state.mu, state.nu),
-        )
+        def adam(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+            def second(q: Array, mu: Array, nu: Array) -> Array:
+                count = jnp.asarray(state.count, q.dtype)
+                correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** count for b in (b1, b2))
+                mu_hat, nu_hat = mu.astype(q.dtype) / correction1, nu.astype(q.dtype) / correction2
+                moved = _second_moment(q, mu_hat, nu_hat)
+                if completion == "isotropic":
+                    moved = moved + _isotropic(q, nu_hat)
+                return (correction2 * moved).astype(nu.dtype)
 
-    return _through_states(adam)
+            return state._replace(mu=first(state.mu), nu=jax.tree.map(second, rotation, state.mu, state.nu))
+
+        return map_moments(first, adam, inner_state)
+
+    return transport
 
 
 def _rotated(q: Float[Array, "*b r r"], moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
@@ -97,24 +111,3 @@ def _second_moment(
 def _isotropic(q: Float[Array, "*b r r"], nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
     missing = jnp.maximum(1 - jnp.sum(jnp.square(q), axis=-1, keepdims=True), 0)
     return missing * jnp.mean(nu_hat, axis=-2, keepdims=True)
-
-
-def _through_states(adam: Callable[[optax.ScaleByAdamState, Any], Any]) -> Transport:
-    """A transport that applies `adam` wherever an inner state, a chain say, holds Adam's; an unknown state is an
-    error."""
-
-    def transport(inner_state: Any, rotation: Any) -> Any:
-        match inner_state:
-            case optax.ScaleByAdamState():
-                return adam(inner_state, rotation)
-            case tuple() if type(inner_state) is tuple:  # of optax.chain
-                return tuple(transport(state, rotation) for state in inner_state)
-            case _ if isinstance(inner_state, _WITHOUT_COORDINATES):
-                return inner_state
-        raise TypeError(
-            f"cannot rotate the inner state {type(inner_state).__name__}: known are optax.ScaleByAdamState, chains of "
-            "it and states without coordinates. Use transport.keep or transport.reset, or pass your own function "
-            "(inner_state, rotation) -> inner_state."
-        )
-
-    return transport

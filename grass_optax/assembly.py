@@ -1,0 +1,163 @@
+"""What the methods share: the options that all of them take, and how an expression over the axes becomes an optimizer.
+
+Members: Options, with_options, assemble, direction_of.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from grass_optax import grassmann, layouts
+from grass_optax.residual import ResidualTransformation
+from grass_optax.split import split_by_subspace
+from grass_optax.subspaces import SubspaceRule
+from grass_optax.transport import Transport
+
+Mask = Any | Callable[[optax.Params], Any]
+P = ParamSpec("P")
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that every method over the split takes."""
+
+    inner: optax.GradientTransformation | None  # inside the subspace, in place of the method's own (Adam)
+    eps: ArrayLike  # Adam's
+    mu_dtype: DTypeLike | None  # of Adam's first moments
+    basis_dtype: DTypeLike | None  # of the stored bases
+    weight_dimension_numbers: layouts.DimensionNumbersOrFn
+    key: jax.Array | int
+    weight_decay: optax.ScalarOrSchedule
+    mask: Mask | None  # of the weight decay
+    adam_learning_rate: optax.ScalarOrSchedule | None  # of the leaves that are not split
+
+
+_DEFAULTS = Options(
+    inner=None,
+    eps=1e-8,
+    mu_dtype=None,
+    basis_dtype=None,
+    weight_dimension_numbers=None,
+    key=0,
+    weight_decay=0.0,
+    mask=None,
+    adam_learning_rate=None,
+)
+_RATES = ("weight_decay", "mask", "adam_learning_rate")
+_NO_RATE: Any = object()  # in place of a learning rate: the direction is wanted, without rates, decay and sign
+
+
+def with_options(method: Method) -> Method:
+    """Show each of the `Options` in the signature of a method, where `optax.inject_hyperparams` and readers look."""
+    signature = inspect.signature(method)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    types = Options.__annotations__
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
+        for name, default in _DEFAULTS.items()
+    ]
+    setattr(method, "__signature__", signature.replace(parameters=[*own, *options]))  # noqa: B010
+    return method
+
+
+def direction_of(method: Callable[Concatenate[optax.ScalarOrSchedule, P], Any]) -> Callable[P, Any]:
+    """`scale_by_<method>`: what the method multiplies by the negative learning rate."""
+    signature = inspect.signature(method)
+    parameters = [p for name, p in signature.parameters.items() if name not in ("learning_rate", *_RATES)]
+    own = signature.replace(parameters=parameters)
+
+    def scale_by(*args: P.args, **kwargs: P.kwargs) -> Any:
+        own.bind(*args, **kwargs)  # an unknown name is an error that tells this function's, not the method's
+        return method(_NO_RATE, *args, **kwargs)
+
+    name = getattr(method, "__name__")  # noqa: B009
+    scale_by.__name__ = scale_by.__qualname__ = f"scale_by_{name}"
+    scale_by.__module__ = method.__module__
+    scale_by.__doc__ = f"The direction U of `{name}`, not negated; its arguments without rates and weight decay."
+    setattr(scale_by, "__signature__", own)  # noqa: B010
+    return scale_by
+
+
+def assemble(
+    learning_rate: optax.ScalarOrSchedule,
+    rule: SubspaceRule,
+    betas: tuple[ArrayLike, ArrayLike],
+    transport: Transport,
+    residual: ResidualTransformation | optax.GradientTransformation | None,
+    *,
+    rank: int,
+    update_proj_gap: int,
+    scale: ArrayLike = 1.0,
+    initial: SubspaceRule | None = None,
+    own_inner: optax.GradientTransformation | None = None,
+    lift: bool = True,
+    store_basis: bool = True,
+    **options: Unpack[Options],
+) -> optax.GradientTransformationExtraArgs:
+    """A method: the split over its axes for the leaves that `layouts.split_labels` names, Adam for the others.
+
+    Inside the subspace stands `inner`, if it is given, else `own_inner`, else Adam.
+    """
+    given = _DEFAULTS | options
+    adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
+    split = split_by_subspace(
+        rule,
+        given["inner"] or own_inner or adam,
+        transport,
+        residual,
+        rank=rank,
+        update_proj_gap=update_proj_gap,
+        scale=scale,
+        initial=initial,
+        lift=lift,
+        store_basis=store_basis,
+        basis_dtype=given["basis_dtype"],
+        key=given["key"],
+        weight_dimension_numbers=given["weight_dimension_numbers"],
+    )
+    labels = layouts.split_labels(rank, given["weight_dimension_numbers"])
+    return with_rates(learning_rate, split, adam, labels, given)
+
+
+def with_rates(
+    learning_rate: optax.ScalarOrSchedule,
+    split: optax.GradientTransformation,
+    adam: optax.GradientTransformation,
+    labels: Callable[[optax.Params], Any],
+    options: Options,
+) -> optax.GradientTransformationExtraArgs:
+    """`split` where the labels say so and Adam elsewhere, each followed by weight decay and its learning rate."""
+    adam = in_float32(adam)
+    if learning_rate is not _NO_RATE:
+        decay = optax.add_decayed_weights(options["weight_decay"], options["mask"])
+        adam_rate = options["adam_learning_rate"]
+        split = optax.chain(split, decay, optax.scale_by_learning_rate(learning_rate))
+        adam = optax.chain(adam, decay, optax.scale_by_learning_rate(learning_rate if adam_rate is None else adam_rate))
+    return optax.partition({layouts.SPLIT: split, layouts.ADAM: adam}, labels)
+
+
+def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation with its state and arithmetic in float32 at least, as in the split: a second moment in bf16
+    with b2 = 0.999 rounds back to itself and never decays.
+    """
+
+    def widened(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(_wide(x.dtype)), tree)
+
+    def init(params: optax.Params) -> Any:
+        return tx.init(widened(params))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[Any, Any]:
+        wide, state = tx.update(widened(updates), state, params)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _wide(dtype: Any) -> Any:
+    return dtype if jnp.issubdtype(dtype, jnp.complexfloating) else grassmann.wide(dtype)

@@ -1,0 +1,36 @@
+"""Axis 1: where does the basis go at a refresh?
+
+A rule is a pair `(init, update)`, like everything in Optax, for one leaf: `update` is a pure function of a `Refresh`
+to the new basis and the rule's new state. Most rules keep no state and are a `stateless_rule` of one function. The
+same type says how the first basis is made. A rule must return a finite basis whatever the gradient is.
+
+`rule` says what a rule is, `blind` has those that do not read the gradient, `seeing` those that do, `learned` those
+that take gradient steps of their own.
+"""
+
+from grass_optax.subspaces.blind import columns, frozen, random_jump, random_projection, random_walk
+from grass_optax.subspaces.learned import coap, online_descent
+from grass_optax.subspaces.rule import Refresh, SubspaceRule, kept_unless_finite, no_state, positive, stateless_rule
+from grass_optax.subspaces.seeing import dct, power_iteration, range_finder, svd, switch, tracking
+
+__all__ = [
+    "random_jump",
+    "random_walk",
+    "random_projection",
+    "columns",
+    "frozen",
+    "svd",
+    "range_finder",
+    "dct",
+    "tracking",
+    "power_iteration",
+    "online_descent",
+    "coap",
+    "switch",
+    "SubspaceRule",
+    "Refresh",
+    "stateless_rule",
+    "no_state",
+    "kept_unless_finite",
+    "positive",
+]
