@@ -1,21 +1,95 @@
 """What several test files share: the methods under test, gradients, and bases from outside."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import subspaces
+from tests import tolerances
 
-# name -> scale_by_<method>(rank, update_proj_gap, **options); every law runs over all of them.
+
+class Method(NamedTuple):
+    """A method over the split, and which of the laws' special cases it is."""
+
+    alias: Callable[..., Any]
+    scale_by: Callable[..., Any]
+    static: tuple[str, ...] = ()  # its integers that inject_hyperparams must leave alone
+    has_rank: bool = True
+    draws: bool = True  # its bases depend on the key
+    recovers: bool = False  # moves along the gradient outside the subspace as well
+    has_svd: bool = False  # factorises, and may branch inside its refresh
+
+    def options(self, rank, gap):
+        """Rank and interval, as far as the method has them, and what it needs beside."""
+        given = {"rank": rank} if self.has_rank else {}
+        needed = {"random_start": 8} if self.alias is grass_optax.golore else {}
+        return given | {"update_proj_gap": gap} | needed
+
+
+def method(name, *static, **traits):
+    return Method(getattr(grass_optax, name), getattr(grass_optax, f"scale_by_{name}"), static, **traits)
+
+
+# Every law runs over all of them.
 METHODS = {
-    "grassjump": grass_optax.scale_by_grassjump,
-    "grasswalk": grass_optax.scale_by_grasswalk,
+    "grassjump": method("grassjump", recovers=True),
+    "grasswalk": method("grasswalk", "walk_rank", recovers=True),
+    "subtrack": method("subtrack", "tracking_rank", recovers=True),
+    "subtrack_grad": method("subtrack_grad", "tracking_rank"),
+    "galore": method("galore", draws=False, has_svd=True),
+    "golore": method("golore", has_svd=True),
+    "fira": method("fira", draws=False, recovers=True, has_svd=True),
+    "apollo": method("apollo", recovers=True),
+    "apollo_mini": method("apollo_mini", recovers=True, has_rank=False),
+    "ldadam": method("ldadam"),
+    "frugal": method("frugal"),
+    "online_subspace_descent": method("online_subspace_descent"),
+    "coap": method("coap", "recompute_gap", has_svd=True),
+    "sumo": method("sumo"),
 }
-ALIASES = {"grassjump": grass_optax.grassjump, "grasswalk": grass_optax.grasswalk}
+# One worker runs all tests of a method, so that what they share is compiled once.
+every_method = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS]
+)
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)
+
+
+def stacked_dimensions(params):
+    """The last two axes are the matrix, all others batch axes."""
+    return jax.tree.map(lambda x: MuonDimensionNumbers(-2, -1) if x.ndim > 1 else None, params)
+
+
+def make(name, rank=3, gap=4, **options):
+    """The direction of a method, stacks included."""
+    options = METHODS[name].options(rank, gap) | {"weight_dimension_numbers": stacked_dimensions} | options
+    return METHODS[name].scale_by(**options)
+
+
+def optimizer(name, rank=2, gap=2, learning_rate=0.1, **options):
+    """A method as an optimizer."""
+    return METHODS[name].alias(learning_rate, **(METHODS[name].options(rank, gap) | options))
+
+
+@functools.cache
+def compiled_method(name):
+    """`make(name)` and its jitted update, one for all tests that need no other options, with a list of its traces."""
+    tx, traces = make(name), []
+
+    @jax.jit
+    def update(grads, state):
+        traces.append(name)
+        return tx.update(grads, state)
+
+    return tx, update, traces
 
 
 def grads_like(params, t, seed=0):
@@ -48,12 +122,16 @@ def basis_of(state):
     return optax.tree_utils.tree_get(state, "basis")
 
 
+def is_finite(tree):
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(tree))
+
+
+def assert_same(actual, expected, tolerance=tolerances.SAME32):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(float(jnp.max(jnp.abs(b))), 1e-30))
+
+
 def injected(bases, gap):
     """A rule that takes its bases from a list, one for each refresh."""
     bases = jnp.stack(bases)
     return subspaces.stateless_rule(lambda refresh: bases[refresh.count // gap].astype(refresh.basis.dtype))
-
-
-def stacked_dimensions(params):
-    """The last two axes are the matrix, all others batch axes."""
-    return jax.tree.map(lambda x: MuonDimensionNumbers(-2, -1) if x.ndim > 1 else None, params)

@@ -56,11 +56,11 @@ def no_state(basis_shape: tuple[int, ...], dtype: Any) -> optax.EmptyState:
 
 
 def kept_unless_finite(refresh: Refresh, new: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
-    """The new basis where the gradient it was made from is finite, the old one, if there is one, elsewhere."""
+    """The new basis where it and the gradient it was made from are finite, else the old one, if there is one."""
     if refresh.first:
         return new
-    finite = jnp.all(jnp.isfinite(refresh.grad), axis=(-2, -1), keepdims=True)
-    return jnp.where(finite, new, refresh.basis)
+    finite = [jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True) for x in (refresh.grad, new)]
+    return jnp.where(finite[0] & finite[1], new, refresh.basis)
 
 
 def positive(name: str, value: Any) -> int:

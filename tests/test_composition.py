@@ -1,0 +1,125 @@
+"""Every method inside what Optax wraps around a transformation, and in whatever Optax does with `init`."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+from tests import tolerances
+from tests.util import METHODS, STACK, WIDE, assert_same, basis_of, every_method, grads_like, is_finite, optimizer, run
+
+PARAMS = {"w": jnp.ones(WIDE), "b": jnp.ones(3)}
+
+
+@every_method
+def test_composes_with_chain_and_jit_and_donation(name):
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer(name, gap=5))
+    params = jax.tree.map(jnp.zeros_like, PARAMS)
+    target = grads_like(params, 0)
+
+    def loss_of(p):
+        return optax.tree.norm(optax.tree.sub(p, target))
+
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss_of)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    start, state, step = loss_of(params), tx.init(params), jax.jit(step, donate_argnums=(0, 1))
+    for _ in range(200):
+        params, state = step(params, state)
+    assert loss_of(params) < 0.5 * start
+
+
+@every_method
+def test_composes_with_masked_and_partition(name):
+    """Under masks the split leaves see the same bases and get the same updates as alone."""
+    params = PARAMS | {"frozen": jnp.ones(WIDE)}
+    alone = run(optimizer(name), PARAMS, 5)[0]
+    labels = {"w": "a", "frozen": "b", "b": "a"}
+    mask = {"w": True, "frozen": False, "b": True}
+    both = optax.chain(
+        optax.masked(optax.identity(), mask), optax.partition({"a": optimizer(name), "b": optax.set_to_zero()}, labels)
+    )
+    outside = optax.masked(optax.partition({"a": optimizer(name), "b": optax.identity()}, labels), mask)
+    # `grads_like` draws by position, so the gradients of `alone` are given, whatever else is there.
+    for tx, untouched in ((both, False), (outside, True)):
+        state, update = tx.init(params), jax.jit(tx.update)
+        for t in range(5):
+            grads = grads_like(PARAMS, t) | {"frozen": jnp.ones(WIDE)}
+            updates, state = update(grads, state, params)
+            assert_same({k: updates[k] for k in PARAMS}, alone[t])
+            assert bool(jnp.all(updates["frozen"] == (1.0 if untouched else 0.0)))
+
+
+@every_method
+def test_composes_with_multi_steps(name):
+    """Two half batches are one batch."""
+    many = optax.MultiSteps(optimizer(name), every_k_schedule=2)
+    expected, state, update = run(optimizer(name), PARAMS, 4)[0], many.init(PARAMS), jax.jit(many.update)
+    for t in range(4):
+        grads = grads_like(PARAMS, t)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's accumulation mixes types
+            nothing, state = update(grads, state, PARAMS)
+            updates, state = update(grads, state, PARAMS)
+        assert not any(np.any(x) for x in jax.tree.leaves(nothing))
+        assert_same(updates, expected[t])
+
+
+@every_method
+def test_composes_with_inject_hyperparams(name):
+    """Every number but those that shape the computation may be an array, or a schedule."""
+    schedule = optax.linear_schedule(0.1, 0.2, 4)
+    options = METHODS[name].options(2, 2) | {"weight_decay": 0.1}
+    static = {"rank", "update_proj_gap", "key", *METHODS[name].static} & set(
+        METHODS[name].alias.__signature__.parameters
+    )
+    tx = optax.inject_hyperparams(METHODS[name].alias, tuple(static))(learning_rate=schedule, **options)
+    plain = optimizer(name, learning_rate=schedule, weight_decay=0.1)
+    assert_same(run(tx, PARAMS, 5)[0], run(plain, PARAMS, 5)[0], tolerances.TRACED_B2)
+    assert set(tx.init(PARAMS).hyperparams) >= {"scale", "b1", "b2", "eps", "weight_decay", "learning_rate"}
+
+
+@every_method
+def test_survives_non_finite_gradients(name):
+    """With apply_if_finite a NaN step, the first or a refresh included, leaves no trace but its place in time."""
+    tx = optax.apply_if_finite(optimizer(name, gap=4), max_consecutive_errors=3)
+    update = jax.jit(tx.update)
+    for bad_step in (0, 3, 4):
+        state = tx.init(PARAMS)
+        for t in range(8):
+            grads = grads_like(PARAMS, t)
+            if t == bad_step:
+                grads["w"] = grads["w"].at[1, 2].set(jnp.nan)
+            updates, state = update(grads, state, PARAMS)
+            assert is_finite((updates, state))
+            assert (jnp.linalg.norm(updates["w"]) > 0) == (t != bad_step)
+
+
+@every_method
+def test_init_takes_whatever_optax_gives_it(name):
+    tx = optimizer(name)
+    params = PARAMS | {"stack": jnp.ones(STACK)}
+    abstract = jax.eval_shape(lambda: params)
+    for init in (jax.eval_shape(tx.init, params), jax.eval_shape(tx.init, abstract)):
+        chex.assert_trees_all_equal_shapes_and_dtypes(init, jax.eval_shape(lambda: tx.init(params)))
+    assert jax.tree.leaves(basis_of(tx.init({}))) == []
+    updates, _ = tx.update({}, tx.init({}), {})
+    assert updates == {}
+    hidden = {"w": jnp.ones(WIDE), "hidden": optax.MaskedNode()}
+    updates, _ = jax.eval_shape(tx.update, hidden, tx.init(hidden), hidden)
+    assert updates["hidden"] == optax.MaskedNode()
+    state = tx.init(params)
+    chex.assert_trees_all_equal(optax.tree.map_params(tx, lambda x: x, state), state)
+    with_dims = optimizer(name, weight_dimension_numbers={"w": MuonDimensionNumbers()})
+    state = with_dims.init({"w": jnp.ones(WIDE)})
+    chex.assert_trees_all_equal(optax.tree.map_params(with_dims, lambda x: x, state), state)
+
+
+def test_an_unknown_option_is_an_error_that_names_it():
+    with pytest.raises(TypeError, match="weight_decay"):
+        METHODS["galore"].scale_by(2, weight_decay=0.1)
+    with pytest.raises(TypeError, match="projection"):
+        METHODS["galore"].alias(0.1, projection="svd")
