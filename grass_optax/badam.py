@@ -4,7 +4,7 @@ Members: badam, scale_by_badam.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax import layouts
-from grass_optax.block_coordinate import BlockCoordinateState, block_coordinate
+from grass_optax.block_coordinate import block_coordinate
 from grass_optax.blocks import in_block
 from grass_optax.precision import in_float32
 
@@ -75,11 +75,9 @@ def badam(
     """
     turns: dict[str, Any] = {"switch_every": switch_every, "blocks": blocks, "order": order, "key": key}
     adam = optax.scale_by_adam(b1, b2, eps)
-    decay = optax.add_decayed_weights(weight_decay, mask)
     rest_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    block = optax.chain(
-        block_coordinate(adam, **turns), _of_active(decay, turns), optax.scale_by_learning_rate(learning_rate)
-    )
+    block = optax.chain(_decayed(adam, weight_decay, mask, turns), optax.scale_by_learning_rate(learning_rate))
+    decay = optax.add_decayed_weights(weight_decay, mask)
     rest = optax.chain(in_float32(adam), decay, optax.scale_by_learning_rate(rest_rate))
     return _partition(block, rest, freeze_rest, _labels(blocks, weight_dimension_numbers))
 
@@ -118,30 +116,46 @@ def _partition(
     return optax.partition({_BLOCK: block, _REST: optax.set_to_zero() if freeze_rest else rest}, labels)
 
 
-class _ActiveDecayState(NamedTuple):
-    """State of `_of_active`."""
+def _decayed(
+    adam: optax.GradientTransformation,
+    weight_decay: optax.ScalarOrSchedule,
+    mask: Any | Callable[[optax.Params], Any] | None,
+    turns: dict[str, Any],
+) -> optax.GradientTransformationExtraArgs:
+    """Blocks in turn, and decay for the parameters of the active one alone.
 
-    count: jax.Array  # type: ignore[assignment]  # (), int32: updates so far
-    decay: Any  # the decay's state
-
-
-def _of_active(decay: optax.GradientTransformation, turns: dict[str, Any]) -> optax.GradientTransformation:
-    """The decay, given zeros for the parameters of inactive blocks.
-
-    As a part of the blocks' inner optimizer it would see the active ones alone; but there its schedule would begin anew
-    with every block, and a mask would have to fit a window.
+    The inner optimizer is told the decay of the day: a schedule inside it would begin anew with every block. Parameters
+    that the mask leaves out are zeros to it, since a mask need not fit a window.
     """
-    only_active = block_coordinate(optax.identity(), **turns)
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return block_coordinate(adam, **turns)
+    blocks = block_coordinate(optax.chain(adam, _decay_as_told()), **turns)
 
-    def init(params: optax.Params) -> _ActiveDecayState:
-        return _ActiveDecayState(jnp.zeros((), jnp.int32), decay.init(params))
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        rate = weight_decay(state.count) if callable(weight_decay) else weight_decay
+        return blocks.update(updates, state, _zero_unless(mask, params), weight_decay=rate, **extra_args)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[Any, Any]:
-        params, _ = only_active.update(params, BlockCoordinateState(state.count, optax.EmptyState()))
-        updates, decayed = decay.update(updates, state.decay, params)
-        return updates, _ActiveDecayState(jnp.asarray(optax.safe_increment(state.count)), decayed)
+    return optax.GradientTransformationExtraArgs(blocks.init, update)
 
-    return optax.GradientTransformation(init, update)
+
+def _decay_as_told() -> optax.GradientTransformationExtraArgs:
+    """`optax.add_decayed_weights` whose rate is an argument of `update`."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("badam decays weights, so it needs them: call update(updates, state, params).")
+        rate = extra_args["weight_decay"]
+        return jax.tree.map(lambda u, p: u + jnp.asarray(rate, u.dtype) * p, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _zero_unless(mask: Any | Callable[[optax.Params], Any] | None, params: Any) -> Any:
+    """The params where a mask, a tree of booleans like them or a prefix of it, is true."""
+    if mask is None or params is None:
+        return params
+    mask = mask(params) if callable(mask) else mask
+    return jax.tree.map(lambda m, part: part if m else jax.tree.map(jnp.zeros_like, part), mask, params)
 
 
 def _labels(blocks: int | Sequence[str], dims: layouts.DimensionNumbersOrFn) -> Callable[[optax.Params], Any]:

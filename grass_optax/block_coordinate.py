@@ -62,6 +62,7 @@ def block_coordinate(
     Args:
       inner: any Optax transformation. It sees gradients and params of the active blocks alone, in float32 at least and
         stacked: (..., active, ...) along the axis `blocks`, or (active, ...) in a dict of paths below the prefix.
+        Other arguments of `update` reach it as they are.
       inactive: a stateless Optax transformation. It sees the gradients of all blocks, and what it makes of the active
         ones is replaced. None freezes the inactive blocks.
       switch_every: K, updates from one window to the next.

@@ -55,9 +55,9 @@ def column_sgd(
       W <- W - learning_rate (U + weight_decay W)
     State: one number for each of the head, two for each of a vector, none for other matrices, against AdamW's two.
 
-    The paper's formula divides by ||G_j||; its released code, to which the published learning rates belong, by the root
-    mean square, and so does this by default. The entries of U are then of order 1, as Adam's are. In either way an
-    embedding (tokens x width) is normalised over its tokens.
+    The paper's formula divides by ||G_j||; its released code, whose scripts hold the learning rates, by the root mean
+    square, and so does this by default. The entries of U are then of order 1, as Adam's are. In either way an embedding
+    (tokens x width) is normalised over its tokens.
 
     Which leaves are what. Hidden matrices are the leaves with dimension numbers; by default those with two axes, which
     are (input, output). Embeddings and the head are known by their path, as in `layouts.split_labels`, and are (input,
@@ -84,7 +84,8 @@ def column_sgd(
     >>> round(float(updates["dense"]["kernel"][0, 0]), 6)
     -0.0005
 
-    Source: A Minimalist Optimizer Design for LLM Pretraining, arXiv 2506.16659, Algorithm 1.
+    Source: A Minimalist Optimizer Design for LLM Pretraining (Memory-Efficient LLM Pretraining via Minimalist Optimizer
+    Design), arXiv 2506.16659, Algorithm 1.
     """
     rates = _Rates(learning_rate, adam_learning_rate, weight_decay, mask)
     return _column_sgd(rates, scale, momentum, eps, unit_rms, b1, b2, weight_dimension_numbers, mu_dtype)
