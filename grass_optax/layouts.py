@@ -5,7 +5,8 @@ Which axes of a leaf make the matrix is said by dimension numbers, exactly as Op
 batch axis. The canonical form has the smaller dimension first, so that the basis lives on it; a square matrix has its
 reduction (input) axis first.
 
-Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, leaf_path.
+Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, dimension_numbers, require_float,
+is_embedding, is_head, leaf_path.
 """
 
 import dataclasses
@@ -24,8 +25,9 @@ DimensionNumbersOrFn = Any | Callable[[optax.Params], Any]
 
 SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
 
-# Parts of a path that name an embedding or an output head, beside all that contain "embed".
-_EMBEDDINGS_AND_HEADS = frozenset({"wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense"})
+# Parts of a path that name an embedding, beside all that contain "embed", or an output head.
+_EMBEDDINGS = frozenset({"wte", "wpe"})
+_HEADS = frozenset({"head", "lm_head", "output_head", "logits", "logits_dense"})
 _MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)
 
 
@@ -113,7 +115,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     """
 
     def label(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> str:
-        _require_float(path, x)
+        require_float(path, x)
         splits = dims is not None and rank < _layout_or_error(path, x, dims).m
         return SPLIT if splits else ADAM
 
@@ -125,6 +127,31 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
         return jax.tree.map_with_path(label, params, dims)
 
     return labels
+
+
+def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn) -> Any:
+    """A tree like params of the dimension numbers of every leaf, checked; None for a leaf without."""
+
+    def checked(path: Any, x: Any, dims: Any) -> MuonDimensionNumbers | None:
+        if dims is not None:
+            _layout_or_error(path, x, dims)
+        return dims
+
+    return jax.tree.map_with_path(checked, params, _resolve(weight_dimension_numbers, params))
+
+
+def is_embedding(path: Any) -> bool:
+    """Whether a part of the path of a leaf contains "embed", or is "wte" or "wpe" (in any case)."""
+    return any("embed" in part or part in _EMBEDDINGS for part in _parts(path))
+
+
+def is_head(path: Any) -> bool:
+    """Whether a part of the path of a leaf names an output head: see `split_labels`."""
+    return any(part in _HEADS for part in _parts(path))
+
+
+def _parts(path: Any) -> list[str]:
+    return leaf_path(path).lower().split("/")
 
 
 def leaf_path(path: Any) -> str:
@@ -139,9 +166,7 @@ def _is_layout(x: Any) -> bool:
 
 
 def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None:
-    parts = leaf_path(path).lower().split("/")
-    skipped = any("embed" in part or part in _EMBEDDINGS_AND_HEADS for part in parts)
-    return _MATRIX if x.ndim == 2 and not skipped else None
+    return _MATRIX if x.ndim == 2 and not (is_embedding(path) or is_head(path)) else None
 
 
 def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Params) -> Any:
@@ -167,7 +192,7 @@ def _is_dimension_numbers(x: Any) -> bool:
 
 
 def _layout_or_error(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> MatrixLayout:
-    _require_float(path, x)
+    require_float(path, x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"{_named(path, x)} is complex: only real matrices can be split. {_EXCLUDE}")
     if dims is None:
@@ -204,7 +229,8 @@ _EXCLUDE = (
 )
 
 
-def _require_float(path: Any, x: Any) -> None:
+def require_float(path: Any, x: Any) -> None:
+    """An error if a leaf is not floating point."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
             f"{_named(path, x)} is not floating point and has no gradient. Hide it from the optimizer with "

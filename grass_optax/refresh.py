@@ -115,7 +115,7 @@ def _draw(
     first: bool = False,
 ) -> tuple[Any, Any]:
     """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule states."""
-    key = jax.random.fold_in(_typed_key(schedule.key), index)
+    key = jax.random.fold_in(typed_key(schedule.key), index)
     paths = jax.tree.leaves_with_path(grads)
     treedef: Any = jax.tree.structure(grads)
     old_bases, rule_states = (treedef.flatten_up_to(x) for x in (state.basis, state.rule))
@@ -163,7 +163,8 @@ def checked_key(key: jax.Array | int) -> jax.Array | int:
     return key
 
 
-def _typed_key(key: jax.Array | int) -> jax.Array:
+def typed_key(key: jax.Array | int) -> jax.Array:
+    """A threefry key from what `checked_key` lets pass."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     if isinstance(key, jax.Array) and key.ndim == 1:
