@@ -2,6 +2,9 @@
 written in."""
 
 from grass_optax import grassmann, layouts, residual, subspaces, transport
+from grass_optax.badam import badam, scale_by_badam
+from grass_optax.block_coordinate import block_coordinate
+from grass_optax.column_sgd import column_sgd, scale_by_column_sgd
 from grass_optax.diagnostics import MemoryReport, memory_report
 from grass_optax.methods import (
     apollo,
@@ -52,6 +55,8 @@ __all__ = [  # in reading order
     "online_subspace_descent",
     "coap",
     "sumo",
+    "badam",
+    "column_sgd",
     "scale_by_grassjump",
     "scale_by_grasswalk",
     "scale_by_subtrack",
@@ -66,8 +71,11 @@ __all__ = [  # in reading order
     "scale_by_online_subspace_descent",
     "scale_by_coap",
     "scale_by_sumo",
+    "scale_by_badam",
+    "scale_by_column_sgd",
     "split_by_subspace",
     "SplitState",
+    "block_coordinate",
     "subspaces",
     "transport",
     "residual",

@@ -1,6 +1,6 @@
 """What the methods share: the options that all of them take, and how an expression over the axes becomes an optimizer.
 
-Members: Options, with_options, assemble, direction_of.
+Members: Options, with_options, direction_of, assemble, assemble_blocks.
 """
 
 import inspect
@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from grass_optax import grassmann, layouts
+from grass_optax import layouts
+from grass_optax.badam import block_labels
+from grass_optax.block_coordinate import block_coordinate
+from grass_optax.precision import in_float32
 from grass_optax.residual import ResidualTransformation
 from grass_optax.split import split_by_subspace
 from grass_optax.subspaces import SubspaceRule
@@ -120,11 +122,28 @@ def assemble(
         key=given["key"],
         weight_dimension_numbers=given["weight_dimension_numbers"],
     )
-    labels = layouts.split_labels(rank, given["weight_dimension_numbers"])
-    return with_rates(learning_rate, split, adam, labels, given)
+    return _with_rates(learning_rate, split, adam, layouts.split_labels(rank, given["weight_dimension_numbers"]), given)
 
 
-def with_rates(
+def assemble_blocks(
+    learning_rate: optax.ScalarOrSchedule,
+    betas: tuple[ArrayLike, ArrayLike],
+    inactive: optax.GradientTransformation,
+    *,
+    switch_every: int,
+    active: int,
+    scale: ArrayLike = 1.0,
+    **options: Unpack[Options],
+) -> optax.GradientTransformationExtraArgs:
+    """A method over whole layers in turn in place of subspaces: `block_coordinate` for the leaves that stack them."""
+    given = _DEFAULTS | options
+    adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
+    inner = optax.chain(given["inner"] or adam, optax.scale(scale))
+    blocks = block_coordinate(inner, inactive, switch_every=switch_every, active=active, key=given["key"])
+    return _with_rates(learning_rate, blocks, adam, block_labels(0, given["weight_dimension_numbers"]), given)
+
+
+def _with_rates(
     learning_rate: optax.ScalarOrSchedule,
     split: optax.GradientTransformation,
     adam: optax.GradientTransformation,
@@ -139,25 +158,3 @@ def with_rates(
         split = optax.chain(split, decay, optax.scale_by_learning_rate(learning_rate))
         adam = optax.chain(adam, decay, optax.scale_by_learning_rate(learning_rate if adam_rate is None else adam_rate))
     return optax.partition({layouts.SPLIT: split, layouts.ADAM: adam}, labels)
-
-
-def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation with its state and arithmetic in float32 at least, as in the split: a second moment in bf16
-    with b2 = 0.999 rounds back to itself and never decays.
-    """
-
-    def widened(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.astype(_wide(x.dtype)), tree)
-
-    def init(params: optax.Params) -> Any:
-        return tx.init(widened(params))
-
-    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[Any, Any]:
-        wide, state = tx.update(widened(updates), state, params)
-        return jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates), state
-
-    return optax.GradientTransformation(init, update)
-
-
-def _wide(dtype: Any) -> Any:
-    return dtype if jnp.issubdtype(dtype, jnp.complexfloating) else grassmann.wide(dtype)

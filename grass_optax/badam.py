@@ -1,6 +1,6 @@
 """BAdam: Adam on one block of the parameters at a time, an expression over `block_coordinate`.
 
-Members: badam, scale_by_badam.
+Members: badam, scale_by_badam, block_labels.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,6 @@ from grass_optax import layouts
 from grass_optax.block_coordinate import block_coordinate
 from grass_optax.blocks import in_block
 from grass_optax.precision import in_float32
-
-_BLOCK, _REST = "block", "rest"
 
 
 def badam(
@@ -79,7 +77,7 @@ def badam(
     block = optax.chain(_decayed(adam, weight_decay, mask, turns), optax.scale_by_learning_rate(learning_rate))
     decay = optax.add_decayed_weights(weight_decay, mask)
     rest = optax.chain(in_float32(adam), decay, optax.scale_by_learning_rate(rest_rate))
-    return _partition(block, rest, freeze_rest, _labels(blocks, weight_dimension_numbers))
+    return _partition(block, rest, freeze_rest, block_labels(blocks, weight_dimension_numbers))
 
 
 def scale_by_badam(
@@ -104,7 +102,7 @@ def scale_by_badam(
     """
     adam = optax.scale_by_adam(b1, b2, eps)
     block = block_coordinate(adam, switch_every=switch_every, blocks=blocks, order=order, key=key)
-    return _partition(block, in_float32(adam), freeze_rest, _labels(blocks, weight_dimension_numbers))
+    return _partition(block, in_float32(adam), freeze_rest, block_labels(blocks, weight_dimension_numbers))
 
 
 def _partition(
@@ -113,7 +111,7 @@ def _partition(
     freeze_rest: bool,
     labels: Callable[[optax.Params], Any],
 ) -> optax.GradientTransformationExtraArgs:
-    return optax.partition({_BLOCK: block, _REST: optax.set_to_zero() if freeze_rest else rest}, labels)
+    return optax.partition({layouts.SPLIT: block, layouts.ADAM: optax.set_to_zero() if freeze_rest else rest}, labels)
 
 
 def _decayed(
@@ -158,8 +156,10 @@ def _zero_unless(mask: Any | Callable[[optax.Params], Any] | None, params: Any) 
     return jax.tree.map(lambda m, part: part if m else jax.tree.map(jnp.zeros_like, part), mask, params)
 
 
-def _labels(blocks: int | Sequence[str], dims: layouts.DimensionNumbersOrFn) -> Callable[[optax.Params], Any]:
-    """A function of params for `optax.partition`: which leaves are in the blocks."""
+def block_labels(
+    blocks: int | Sequence[str], dims: layouts.DimensionNumbersOrFn = None
+) -> Callable[[optax.Params], Any]:
+    """A function of params for `optax.partition`: "split" for the leaves that are in blocks, "adam" for the others."""
     if not isinstance(blocks, Sequence):
         return lambda params: _stacked_labels(params, blocks, dims)
     if dims is not None:
@@ -170,7 +170,7 @@ def _labels(blocks: int | Sequence[str], dims: layouts.DimensionNumbersOrFn) -> 
 
     def label(path: Any, x: Any) -> str:
         layouts.require_float(path, x)
-        return _BLOCK if any(in_block(path, prefix) for prefix in blocks) else _REST
+        return layouts.SPLIT if any(in_block(path, prefix) for prefix in blocks) else layouts.ADAM
 
     return lambda params: jax.tree.map_with_path(label, params)
 
@@ -189,4 +189,4 @@ def _stacked_labels(params: optax.Params, axis: int, weight_dimension_numbers: l
         stacked = jax.tree.map(
             by_dimension_numbers, params, layouts.dimension_numbers(params, weight_dimension_numbers)
         )
-    return jax.tree.map(lambda s: _BLOCK if s else _REST, stacked)
+    return jax.tree.map(lambda s: layouts.SPLIT if s else layouts.ADAM, stacked)

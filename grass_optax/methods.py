@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from grass_optax import subspaces, transport
-from grass_optax.assembly import Options, assemble, direction_of, with_options
+from grass_optax.assembly import Options, assemble, assemble_blocks, direction_of, with_options
 from grass_optax.inner import orthogonalize
 from grass_optax.residual import channel_scaling, error_feedback, recovery, sign, tensor_scaling
 
@@ -505,6 +505,7 @@ def frugal(
     *,
     scale: ArrayLike = 1.0,
     projection: str = "columns",
+    active: int = 1,
     sign_scale: ArrayLike = 1.0,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -513,11 +514,13 @@ def frugal(
     """FRUGAL: Adam inside the subspace, the sign of the gradient outside, and moments from zero after each refresh.
 
       U = scale S Adam(S^T G) + sign_scale sign(G - S S^T G)  (Algorithm 1)
-    State per matrix: 2nr numbers, and the basis, mr, if `projection` is "random" or "svd".
+    State per matrix: 2nr numbers, and the basis, mr, if `projection` is "random" or "svd". With "blocks" it is 2mn for
+    each of `active` layers, whatever the number of layers.
 
     Args:
       projection: "columns" (r coordinate axes at random, drawn again from their key each step), "random" (a random
-        subspace) or "svd".
+        subspace), "svd", or "blocks": Adam for `active` whole layers at a time, in random order, and the sign for all
+        others. Layers are axis 0 of stacked leaves, chosen as by `badam`; the others get Adam, and `rank` says nothing.
       sign_scale: of the part outside; 1.0 for pre-training, 0.1 for fine-tuning in the paper.
 
     The other arguments are those of `grassjump`.
@@ -528,9 +531,19 @@ def frugal(
 
     Source: FRUGAL, arXiv 2411.07837.
     """
+    if projection == "blocks":
+        return assemble_blocks(
+            learning_rate,
+            (b1, b2),
+            sign(sign_scale),
+            switch_every=update_proj_gap,
+            active=active,
+            scale=scale,
+            **options,
+        )
     rules = {"columns": subspaces.columns(), "random": subspaces.random_jump(), "svd": subspaces.svd()}
     if projection not in rules:
-        raise ValueError(f"projection is {projection!r}; needed is one of {', '.join(map(repr, rules))}.")
+        raise ValueError(f"projection is {projection!r}; needed is one of {', '.join(map(repr, rules))}, 'blocks'.")
     return assemble(
         learning_rate,
         rules[projection],
