@@ -105,7 +105,7 @@ def assemble(
 
     Inside the subspace stands `inner`, if it is given, else `own_inner`, else Adam.
     """
-    given = _DEFAULTS | options
+    given = _complete(options)
     adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
     split = split_by_subspace(
         rule,
@@ -136,11 +136,20 @@ def assemble_blocks(
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
     """A method over whole layers in turn in place of subspaces: `block_coordinate` for the leaves that stack them."""
-    given = _DEFAULTS | options
+    given = _complete(options)
     adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
     inner = optax.chain(given["inner"] or adam, optax.scale(scale))
     blocks = block_coordinate(inner, inactive, switch_every=switch_every, active=active, key=given["key"])
     return _with_rates(learning_rate, blocks, adam, block_labels(0, given["weight_dimension_numbers"]), given)
+
+
+def _complete(options: Options) -> Options:
+    unknown = sorted(set(options) - set(_DEFAULTS))
+    if unknown:
+        raise TypeError(
+            f"unexpected keyword argument {unknown[0]!r}: beside its own, a method takes {', '.join(_DEFAULTS)}."
+        )
+    return _DEFAULTS | options
 
 
 def _with_rates(

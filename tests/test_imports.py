@@ -10,7 +10,7 @@ import grass_optax
 
 ROOT = Path(__file__).parent.parent
 OURS = ("grass_optax", "models", "train", "tests", "benchmarks", "experiments")
-LIBRARY = {"jax", "optax", "jaxtyping"}
+LIBRARY = {"jax", "optax", "jaxtyping", "numpy"}
 # package -> packages of this repository that it may import
 ARROWS = {"grass_optax": set(), "models": set(), "train": {"models"}}
 
@@ -50,9 +50,15 @@ def test_models_know_no_optimizer():
     assert not any("optax" in imported(path) for path in files("models"))
 
 
+METHODS = (
+    "grassjump grasswalk subtrack subtrack_grad galore golore fira apollo apollo_mini ldadam frugal "
+    "online_subspace_descent coap sumo badam column_sgd"
+).split()
+
+
 def test_public_names():
     assert set(grass_optax.__all__) == {
-        "grassjump", "grasswalk", "scale_by_grassjump", "scale_by_grasswalk", "split_by_subspace", "SplitState",
+        *METHODS, *(f"scale_by_{name}" for name in METHODS), "split_by_subspace", "SplitState", "block_coordinate",
         "subspaces", "transport", "residual", "layouts", "grassmann", "memory_report", "MemoryReport",
     }  # fmt: skip
     assert all(hasattr(grass_optax, name) for name in grass_optax.__all__)

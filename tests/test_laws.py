@@ -1,7 +1,5 @@
 """What must hold for every method, whatever it does: invariance, state and program."""
 
-import re
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,8 @@ from optax.contrib import MuonDimensionNumbers
 from grass_optax import grassmann
 from tests import tolerances
 from tests.util import (
+    LEAVES,
     METHODS,
-    SQUARE,
-    STACK,
-    TALL,
     WIDE,
     assert_same,
     basis_of,
@@ -28,18 +24,17 @@ from tests.util import (
     run,
 )  # fmt: skip
 
-PARAMS = {"wide": jnp.ones(WIDE), "tall": jnp.ones(TALL), "stack": jnp.ones(STACK), "bias": jnp.ones(16)}
 drawing = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n, m in METHODS.items() if m.draws]
 )
 
 
-def ran(name, steps, start=0, state=None, params=PARAMS, change=lambda t, grads: grads):
+def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
     """Updates and states of the shared program, on gradients that `change` may alter."""
-    tx, update, _ = compiled_method(name)
-    state, updates, states = tx.init(params) if state is None else state, [], []
+    tx, update = compiled_method(name)
+    state, updates, states = tx.init(LEAVES) if state is None else state, [], []
     for t in range(start, start + steps):
-        u, state = update(change(t, grads_like(params, t)), state)
+        u, state = update(change(t, grads_like(LEAVES, t)), state)
         updates.append(u)
         states.append(state)
     return updates, states
@@ -51,51 +46,53 @@ def ran(name, steps, start=0, state=None, params=PARAMS, change=lambda t, grads:
 @every_method
 def test_transpose(name):
     """U(G^T) = U(G)^T with the dimension numbers swapped: orientation is no part of the method."""
-    params = {"wide": jnp.zeros(WIDE), "tall": jnp.zeros(TALL), "square": jnp.zeros(SQUARE)}
-    updates, _ = run(make(name, weight_dimension_numbers=MuonDimensionNumbers(0, 1)), params, 9)
-    swapped = make(name, weight_dimension_numbers=MuonDimensionNumbers(1, 0))
-    state, update = swapped.init(transposed(params)), jax.jit(swapped.update)
+    swapped = make(name, weight_dimension_numbers=output_first)
+    updates, _ = ran(name, 9)
+    state, update = swapped.init(transposed(LEAVES)), jax.jit(swapped.update)
     for t in range(9):
-        u, state = update(transposed(grads_like(params, t)), state)
+        u, state = update(transposed(grads_like(LEAVES, t)), state)
         assert_same(transposed(u), updates[t])
 
 
+def output_first(params):
+    return jax.tree.map(lambda x: MuonDimensionNumbers(-1, -2) if x.ndim > 1 else None, params)
+
+
 def transposed(tree):
-    return jax.tree.map(jnp.transpose, tree)
+    return jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)
 
 
 @every_method
 def test_neighbours(name):
     """Adding leaves, before or after, changes no other leaf."""
-    alone = {"stack": jnp.ones(STACK)}
+    alone = {"stack": LEAVES["stack"]}
     tx = make(name)
     state, update = tx.init(alone), jax.jit(tx.update)
     together, states = ran(name, 6)
     for t in range(6):
-        u, state = update({"stack": grads_like(PARAMS, t)["stack"]}, state)
+        u, state = update({"stack": grads_like(LEAVES, t)["stack"]}, state)
         assert_same(u["stack"], together[t]["stack"])
-    assert_same(basis_of(state), jax.tree.map(lambda x: x, {"stack": basis_of(states[-1])["stack"]}))
+    assert_same(basis_of(state)["stack"], basis_of(states[-1])["stack"])
 
 
 @drawing
 def test_keys_and_leaves_and_refreshes_draw_apart(name):
     """A basis is a function of key, leaf and refresh, and of nothing else that is random."""
-    options = {"store_basis": True} if name in ("apollo", "apollo_mini") else {}
-    options |= {"random_start": 0} if name == "golore" else {}
+    options = {"random_start": 0} if name == "golore" else {}
     params = {"a": jnp.ones(WIDE), "b": jnp.ones(WIDE)}
-    grads = {"a": grads_like(PARAMS, 0)["wide"], "b": grads_like(PARAMS, 0)["wide"]}
+    same = grads_like(LEAVES, 0)["wide"]
 
     @jax.jit
-    def two_updates(key):
-        tx = make(name, gap=1, key=key, **options)
-        first, state = tx.update(grads, tx.init(params))
-        second, _ = tx.update(grads, state)
-        return first, second
+    def update(key, state):
+        return make(name, gap=1, key=key, **options).update({"a": same, "b": same}, state)
 
-    drawn = [np.asarray(update[leaf]) for key in (7, 8) for update in two_updates(key) for leaf in params]
+    def two_updates(key):
+        first, state = update(key, make(name, gap=1, **options).init(params))
+        return [np.asarray(u[leaf]) for u in (first, update(key, state)[0]) for leaf in params]
+
+    drawn = two_updates(7) + two_updates(8)
     assert all(not np.array_equal(drawn[i], drawn[j]) for i in range(8) for j in range(i))
-    for again, before in zip(jax.tree.leaves(two_updates(7)), drawn, strict=False):
-        np.testing.assert_array_equal(again, before)
+    chex.assert_trees_all_equal(two_updates(7), drawn[:4])
 
 
 @pytest.mark.parametrize("name", ["grassjump", "apollo_mini", "ldadam"])  # a residual per column, without lift, dense
@@ -119,7 +116,7 @@ def test_multi_axis_kernels_are_their_matrices(name):
 @every_method
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_is_a_fixed_point_of_update(name, dtype):
-    params = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
+    params = jax.tree.map(lambda x: x.astype(dtype), LEAVES)
     for options in ({}, {"mu_dtype": "bfloat16"}, {"basis_dtype": "bfloat16"}):
         tx = make(name, **options)
         state = jax.eval_shape(tx.init, params)
@@ -144,8 +141,9 @@ def test_resumption_is_bit_exact(name):
 
 @every_method
 def test_one_trace_across_refreshes(name):
-    ran(name, 9)
-    assert compiled_method(name)[2] == [name]
+    """One compiled program, as `ran` has it, takes a run from its start over its refreshes: no type ever changes."""
+    _, states = ran(name, 9)
+    assert int(optax.tree_utils.tree_get(states[-1], "SplitState").count) == 9
 
 
 @every_method
@@ -182,15 +180,21 @@ def test_zero_gradients_and_zero_columns(name):
 # --- program --------------------------------------------------------------------------------------------------------
 
 
-def hlo(name, **options):
+def hlo(name, options):
+    if not options:
+        return compiled_method(name)[1].as_text()
     tx = make(name, **options)
-    return jax.jit(tx.update).lower(PARAMS, jax.eval_shape(tx.init, PARAMS)).compile().as_text()
+    return jax.jit(tx.update).lower(LEAVES, jax.eval_shape(tx.init, LEAVES)).compile().as_text()
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *((name, {}) for name, method in METHODS.items() if not method.has_svd),
+        *(
+            pytest.param(name, {}, marks=pytest.mark.xdist_group(name))
+            for name, method in METHODS.items()
+            if not method.has_svd
+        ),
         ("grassjump", {"store_basis": False}),
         ("grassjump", {"orthonormal": False}),
         ("galore", {"svd": "randomized"}),
@@ -199,16 +203,19 @@ def hlo(name, **options):
     ],
 )
 def test_hot_path_is_matmul_only(name, options):
-    """One conditional for the whole tree; no factorisation and no callback, which would be custom calls."""
-    program = hlo(name, **options)
-    assert program.count(" conditional(") == 1
+    """One conditional for the whole tree; no factorisation and no callback, which would be custom calls.
+
+    APOLLO has nothing to decide: its projections are drawn anew each step, and its moments stay.
+    """
+    program = hlo(name, options)
+    assert program.count(" conditional(") == (0 if name.startswith("apollo") else 1)
     assert "custom-call" not in program
 
 
+@pytest.mark.xdist_group("galore")
 def test_a_factorisation_is_inside_the_refresh():
     """GaLore's exact SVD shows in the program as what the test above looks for, and only within the conditional."""
-    tx = make("galore")
-    program = jax.jit(tx.update).lower(PARAMS, jax.eval_shape(tx.init, PARAMS)).compile().as_text()
+    program = hlo("galore", {})
     assert program.count(" conditional(") == 1
     assert "custom-call" in program
     entry = program[program.index("\nENTRY ") :]
@@ -282,7 +289,6 @@ def test_one_element_leaves(name):
     updates, states = run(make(name, 1, 2, weight_dimension_numbers=None), params, 3)
     assert is_finite((updates, states))
     adam = run(optax.scale_by_adam(), params, 3)[0]
-    betas = re.search("b1=0.9[,)]", str(METHODS[name].alias.__signature__))
     for leaf in ("scalar", "one", "row"):  # no subspace of dimension 1 is smaller than these
-        if betas is None or name != "ldadam":  # whose Adam has betas of its own
+        if name != "ldadam":  # whose Adam has betas of its own
             assert_same([u[leaf] for u in updates], [u[leaf] for u in adam])

@@ -8,7 +8,7 @@ import pytest
 
 import grass_optax
 from grass_optax import grassmann, subspaces
-from tests.util import ALIASES, WIDE, basis_of, run
+from tests.util import WIDE, basis_of, run
 
 SHAPE, RANK = (24, 60), 6
 
@@ -23,7 +23,7 @@ def decaying(key=0):
 def test_first_basis(method, near):
     """The walk starts near the leading singular vectors of the first gradient, the jump anywhere."""
     grad, leading = decaying()
-    tx = ALIASES[method](0.1, rank=RANK)
+    tx = getattr(grass_optax, method)(0.1, rank=RANK)
     basis = basis_of(tx.update(grad, tx.init(grad), grad)[1])
     captured = jnp.linalg.norm(grassmann.project(basis, grad)) / jnp.linalg.norm(grassmann.project(leading, grad))
     assert (captured > 0.98) == near
@@ -71,22 +71,10 @@ def test_a_captured_first_gradient_does_not_hold_the_rest_down():
     assert jnp.linalg.norm(outside) > 0.5 * jnp.linalg.norm(update)
 
 
-def test_a_rule_that_reads_a_gradient_keeps_its_basis_when_that_is_not_finite():
-    rule, basis = subspaces.range_finder(), grassmann.random_basis(jax.random.key(0), (6, 2), jnp.float32)
-    bad = jnp.ones(WIDE).at[1, 1].set(jnp.nan)
-
-    def refreshed(count, grad):
-        return rule.update(subspaces.Refresh(jax.random.key(1), jnp.int32(count), grad, basis, None, None))[0]
-
-    np.testing.assert_array_equal(refreshed(3, bad), basis)
-    assert not np.array_equal(refreshed(0, bad), basis)
-    assert not np.array_equal(refreshed(3, jnp.ones(WIDE)), basis)
-
-
-@pytest.mark.parametrize("method", ALIASES)
+@pytest.mark.parametrize("method", ["grassjump", "apollo_mini", "badam", "column_sgd"])
 def test_adam_elsewhere_keeps_float32_moments_of_bf16_gradients(method):
     """In bf16 a second moment with b2 = 0.999 rounds back to itself and never decays."""
-    tx = ALIASES[method](0.1, rank=2)
+    tx = getattr(grass_optax, method)(0.1)
     params = jnp.ones(3, jnp.bfloat16)
     state, update = tx.init(params), jax.jit(tx.update)
     for gradient in (1.0, 0.0):

@@ -15,14 +15,27 @@ import jax
 import optax
 import pytest
 
-from tests.util import ALIASES
+import grass_optax
+from tests.util import METHODS
 
+ALIASES = {name: method.alias for name, method in METHODS.items()} | {
+    "badam": grass_optax.badam,
+    "column_sgd": grass_optax.column_sgd,
+}
 # Rank 1, so that the suite's 2 x 2 parameters really are split.
+OPTIONS = {name: {"rank": 1} for name, method in METHODS.items() if method.has_rank}
+OPTIONS["golore"]["random_start"] = 4
 TABLE = [
-    {"opt_name": name, "opt_kwargs": {"learning_rate": 1e-2, "rank": 1}, "wrapper_name": None, "wrapper_kwargs": None}
+    {
+        "opt_name": name,
+        "opt_kwargs": {"learning_rate": 1e-2} | OPTIONS.get(name, {}),
+        "wrapper_name": None,
+        "wrapper_kwargs": None,
+    }
     for name in ALIASES
 ]
-STATIC = ("'rank', 'update_proj_gap'", "'rank', 'update_proj_gap', 'walk_rank', 'key'")
+OURS = ["rank", "update_proj_gap", "key", "switch_every", "blocks", *{x for m in METHODS.values() for x in m.static}]
+STATIC = ("'rank', 'update_proj_gap'", ", ".join(map(repr, OURS)))
 
 
 def suite():

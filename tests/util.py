@@ -79,17 +79,14 @@ def optimizer(name, rank=2, gap=2, learning_rate=0.1, **options):
     return METHODS[name].alias(learning_rate, **(METHODS[name].options(rank, gap) | options))
 
 
+LEAVES = {"wide": jnp.ones(WIDE), "square": jnp.ones(SQUARE), "stack": jnp.ones(STACK), "bias": jnp.ones(16)}
+
+
 @functools.cache
 def compiled_method(name):
-    """`make(name)` and its jitted update, one for all tests that need no other options, with a list of its traces."""
-    tx, traces = make(name), []
-
-    @jax.jit
-    def update(grads, state):
-        traces.append(name)
-        return tx.update(grads, state)
-
-    return tx, update, traces
+    """`make(name)` and its update, compiled for `LEAVES`: one for all tests that need no other options."""
+    tx = make(name)
+    return tx, jax.jit(tx.update).lower(LEAVES, jax.eval_shape(tx.init, LEAVES)).compile()
 
 
 def grads_like(params, t, seed=0):

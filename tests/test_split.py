@@ -1,0 +1,199 @@
+"""Algebra of the combinator, over rules and residuals: what holds whatever method they are put together to."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from grass_optax import grassmann, residual, split_by_subspace, subspaces, transport
+from tests import tolerances
+from tests.util import STACK, TALL, WIDE, assert_same, grads_like, injected, run, stacked_dimensions
+
+PARAMS = {"wide": jnp.ones(WIDE), "tall": jnp.ones(TALL), "stack": jnp.ones(STACK)}
+# Those whose bases are orthonormal, by how they are built.
+ORTHONORMAL = {
+    "random_jump": subspaces.random_jump(),
+    "random_walk": subspaces.random_walk(),
+    "random_walk of rank 3": subspaces.random_walk(walk_rank=3),
+    "columns": subspaces.columns(),
+    "svd": subspaces.svd(),
+    "range_finder": subspaces.range_finder(),
+    "dct": subspaces.dct(),
+    "tracking": subspaces.tracking(),
+    "tracking of rank 3": subspaces.tracking(tracking_rank=3),
+    "tracking by 10 sigma": subspaces.tracking(10.0),
+    "power_iteration": subspaces.power_iteration(0.9),
+    "switch": subspaces.switch(subspaces.range_finder(), subspaces.random_jump(), 500),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ORTHONORMAL)
+def test_bases_stay_orthonormal(name, dtype):
+    """After 1000 refreshes, of gradients in either type."""
+    rule, shape, rank = ORTHONORMAL[name], (24, 40), 8
+
+    @jax.jit
+    def thousand(basis, rule_state):
+        def step(carry, t):
+            basis, rule_state = carry
+            key = jax.random.fold_in(jax.random.key(1), t)
+            grad = jax.random.normal(key, shape).astype(dtype)
+            moment = optax.ScaleByAdamState(t, jax.random.normal(key, (rank, shape[1])), jnp.ones((rank, shape[1])))
+            return rule.update(subspaces.Refresh(key, t, grad, basis, moment, rule_state)), None
+
+        return jax.lax.scan(step, (basis, rule_state), jnp.arange(1, 1001))[0]
+
+    start = grassmann.random_basis(jax.random.key(0), (shape[0], rank), jnp.float32)
+    basis, _ = thousand(start, rule.init(start.shape, start.dtype))
+    assert basis.dtype == jnp.float32
+    assert grassmann.orthonormality_error(basis) < tolerances.ORTHONORMAL32_AFTER_1000
+
+
+@pytest.mark.parametrize("name", ORTHONORMAL)
+def test_a_rule_keeps_its_basis_when_the_gradient_is_not_finite(name):
+    rule = ORTHONORMAL[name]
+    old = grassmann.random_basis(jax.random.key(0), (6, 2), jnp.float32)
+    moment = optax.ScaleByAdamState(jnp.int32(3), jnp.ones((2, 16)), jnp.ones((2, 16)))
+    reads = not (rule.keyed or name.startswith("random_walk"))
+    for bad in (jnp.nan, jnp.inf):
+        grad = jnp.ones(WIDE).at[1, 1].set(bad)
+        refresh = subspaces.Refresh(jax.random.key(1), jnp.int32(4), grad, old, moment, rule.init(old.shape, old.dtype))
+        kept, _ = rule.update(refresh)
+        assert bool(jnp.all(kept == old)) == reads
+        if not rule.moves:
+            first, _ = rule.update(refresh._replace(first=True, count=jnp.int32(0), basis=jnp.zeros_like(old)))
+            assert grassmann.orthonormality_error(first) < tolerances.ORTHONORMAL32
+
+
+RULES = {
+    "jump": subspaces.random_jump(),
+    "unit columns": subspaces.random_jump(orthonormal=False),
+    "walk": subspaces.random_walk(),
+    "range": subspaces.range_finder(),
+    "columns": subspaces.columns(),
+    "dct": subspaces.dct(),
+}
+
+
+@pytest.mark.parametrize("rule", ["jump", "range", "columns", "dct"])
+def test_split_is_exact(rule):
+    """S g + R = G and S^T R = 0, read off with trivial optimizers on the two sides."""
+    params = PARAMS | {"whole": jnp.ones((2, 2))}
+    options = dict(rank=2, update_proj_gap=2, weight_dimension_numbers=stacked_dimensions)
+    rule = RULES[rule]
+    whole = split_by_subspace(rule, optax.identity(), transport.keep, optax.identity(), **options)
+    outside = split_by_subspace(rule, optax.set_to_zero(), transport.keep, optax.identity(), **options)
+    wholes, residuals, states = run(whole, params, 4)[0], *run(outside, params, 4)
+    for t in range(4):
+        grads = grads_like(params, t)
+        assert_same(wholes[t], grads)
+        for name in ("wide", "stack"):  # the canonical orientation is the leaf's own
+            inside = grassmann.project(states[t].basis[name], residuals[t][name])
+            chex.assert_trees_all_close(inside, jnp.zeros_like(inside), atol=tolerances.OUTSIDE32)
+            assert jnp.linalg.norm(residuals[t][name]) > 0.1 * jnp.linalg.norm(grads[name])
+
+
+RESIDUALS = {
+    "recovery": residual.recovery(),
+    "recovery of the scaled residual": residual.recovery(removed=0.25),
+    "recovery without limit": residual.recovery(None),
+    "channel": residual.channel_scaling(scale=4.0),
+    "tensor": residual.tensor_scaling(scale=128.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "form", "basis_dtype"),
+    [
+        *((rule, "recovery", None) for rule in RULES),
+        *((rule, "recovery", "bfloat16") for rule in ("jump", "walk")),
+        *((rule, form, None) for rule in ("jump", "unit columns") for form in RESIDUALS if form != "recovery"),
+    ],
+)
+def test_per_column_form_is_the_dense_form(rule, form, basis_dtype):
+    forms = [
+        split_by_subspace(
+            RULES[rule], optax.scale_by_adam(), transport.rotate(0.9, 0.999), tx, initial=RULES["range"],
+            rank=3, update_proj_gap=3, weight_dimension_numbers=stacked_dimensions, basis_dtype=basis_dtype,
+            lift=form not in ("channel", "tensor"),
+        )
+        for tx in (RESIDUALS[form], RESIDUALS[form]._replace(per_column=False))
+    ]  # fmt: skip
+    params = {"wide": PARAMS["wide"], "stack": PARAMS["stack"]}
+    per_column, dense = (run(tx, params, 8)[0] for tx in forms)
+    assert_same(per_column, dense, tolerances.SAME32 if basis_dtype is None else tolerances.BF16_LIFT)
+
+
+@pytest.mark.parametrize("rule", ["tracking", "random_walk", "random_jump", "svd", "frozen"])
+def test_ablation_grid(rule):
+    """The papers' cells: four rules, and a frozen basis, with moments kept or rotated, the rest dropped or recovered.
+
+    They are compositions. With the moments kept and the rest dropped the four corners differ from each other.
+    """
+    rules = ORTHONORMAL | {"frozen": subspaces.frozen()}
+    cells = [
+        split_by_subspace(
+            rules[rule], optax.scale_by_adam(), moved, rest, initial=subspaces.svd(), rank=3, update_proj_gap=3
+        )
+        for moved in (transport.keep, transport.rotate(0.9, 0.999))
+        for rest in (None, residual.recovery())
+    ]
+    update = jax.jit(lambda grads, states: [tx.update(grads, state) for tx, state in zip(cells, states, strict=True)])
+    states = [tx.init(PARAMS["wide"]) for tx in cells]
+    for t in range(8):
+        outcomes = update(grads_like(PARAMS["wide"], t), states)
+        states = [state for _, state in outcomes]
+    ends = [jnp.asarray(u) for u, _ in outcomes]
+    assert all(bool(jnp.all(jnp.isfinite(u))) for u in ends)
+    ranks = [int(jnp.linalg.matrix_rank(u, rtol=1e-4)) for u in ends]
+    assert ranks == [3, 6, 3, 6]
+    moved = float(jnp.linalg.norm(ends[0] - ends[2]))
+    assert (moved < 1e-4) == (rule == "frozen")  # what does not move needs no transport
+
+
+def test_a_rule_that_starts_from_a_basis_needs_a_first_one():
+    with pytest.raises(ValueError, match=r"another must make the first.*range_finder"):
+        split_by_subspace(subspaces.tracking(), optax.scale_by_adam(), transport.keep, None, rank=3, update_proj_gap=2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "initial"),
+    [
+        (subspaces.frozen(), subspaces.random_jump(orthonormal=False)),
+        (subspaces.frozen(jnp.ones((6, 2)) / 2, orthonormal=False), None),
+    ],
+)
+def test_per_column_form_knows_a_first_basis_that_is_not_orthonormal(rule, initial):
+    forms = [
+        split_by_subspace(rule, optax.scale_by_adam(), transport.keep, form, initial=initial, rank=2, update_proj_gap=3)
+        for form in (residual.recovery(), residual.recovery()._replace(per_column=False))
+    ]
+    per_column, dense = (run(tx, PARAMS["wide"], 4)[0] for tx in forms)
+    assert_same(per_column, dense)
+
+
+def test_whole_space_is_adam():
+    """r = m, S = I, scale 1: the split changes nothing."""
+    frozen = subspaces.frozen(jnp.eye(6))
+    tx = split_by_subspace(
+        frozen, optax.scale_by_adam(), transport.rotate(0.9, 0.999), residual.recovery(), rank=6, update_proj_gap=3
+    )
+    assert_same(run(tx, PARAMS["wide"], 8)[0], run(optax.scale_by_adam(), PARAMS["wide"], 8)[0])
+
+
+def test_stacking():
+    """U of a stack is the stack of the U, given the same bases."""
+    params, gap = jnp.zeros(STACK), 3
+    options = dict(rank=3, update_proj_gap=gap, weight_dimension_numbers=stacked_dimensions)
+    axes = optax.scale_by_adam(), transport.rotate(0.9, 0.999), residual.recovery()
+    stacked = split_by_subspace(subspaces.random_jump(), *axes, **options)
+    updates, states = run(stacked, params, 8)
+    for i in range(STACK[0]):
+        bases = [states[t].basis[i] for t in range(0, 8, gap)]
+        single = split_by_subspace(injected(bases, gap), *axes, **options)
+        state, update = single.init(params[i]), jax.jit(single.update)
+        for t in range(8):
+            u, state = update(grads_like(params, t)[i], state)
+            assert_same(u, updates[t][i])
