@@ -50,10 +50,24 @@ def test_models_know_no_optimizer():
     assert not any("optax" in imported(path) for path in files("models"))
 
 
-METHODS = (
-    "grassjump grasswalk subtrack subtrack_grad galore golore fira apollo apollo_mini ldadam frugal "
-    "online_subspace_descent coap sumo badam column_sgd"
-).split()
+METHODS = [
+    "grassjump",
+    "grasswalk",
+    "subtrack",
+    "subtrack_grad",
+    "galore",
+    "golore",
+    "fira",
+    "apollo",
+    "apollo_mini",
+    "ldadam",
+    "frugal",
+    "online_subspace_descent",
+    "coap",
+    "sumo",
+    "badam",
+    "column_sgd",
+]
 
 
 def test_public_names():

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax import grassmann, subspaces
-from tests.util import WIDE, basis_of, run
+from grass_optax import grassmann
+from tests.util import basis_of, run
 
 SHAPE, RANK = (24, 60), 6
 
