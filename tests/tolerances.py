@@ -19,3 +19,10 @@ ORTHONORMAL64 = 1e-14
 ORTHONORMAL32_AFTER_1000 = 5e-6
 # A basis rounded to bfloat16 (8 bits) at each of 1000 refreshes of a walk: measured 5e-3.
 ORTHONORMAL_BF16_AFTER_1000 = 2e-2
+# float32 against the published codes, each with an SVD of its own: 1e-5 from theirs, whose vectors are wrong by
+# 6e-8 sigma_1 / gap, 4e-7, before Adam magnifies that (with a float64 SVD in it 4e-7 is left), and 1e-5 from Optax's
+# 1 - b2^t in float32.
+PUBLISHED32 = 3e-5
+# float64 against those of them that add 1e-8 to the norms they divide by, which are of order one and larger here:
+# measured 1e-8.
+PUBLISHED64 = 2e-8
