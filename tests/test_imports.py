@@ -51,8 +51,8 @@ def test_models_know_no_optimizer():
 
 
 METHODS = [
-    "grassjump", "grasswalk", "subtrack", "subtrack_grad", "galore", "golore", "fira", "apollo", "apollo_mini", "ldadam",
-    "frugal", "online_subspace_descent", "coap", "sumo", "badam", "column_sgd",
+    "grassjump", "grasswalk", "subtrack", "subtrack_grad", "galore", "golore", "fira", "apollo", "apollo_mini",
+    "ldadam", "frugal", "online_subspace_descent", "coap", "sumo", "badam", "column_sgd",
 ]  # fmt: skip
 
 
