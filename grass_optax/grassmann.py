@@ -183,8 +183,12 @@ def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float
         return jnp.linalg.svd(x, full_matrices=False)[0][..., :rank]
 
     def on_host(x: Array) -> Array:
-        out = jax.ShapeDtypeStruct((*x.shape[:-1], rank), x.dtype)
-        return jax.pure_callback(_host_svd(rank), out, x, vmap_method="sequential")
+        # As bits, for a callback runs in another thread: where float64 is enabled in this one alone (the context
+        # manager jax.enable_x64), that one would make float32 of it.
+        bits = lax.bitcast_convert_type(x, jnp.uint16)
+        out = jax.ShapeDtypeStruct((*x.shape[:-1], rank, bits.shape[-1]), bits.dtype)
+        found = jax.pure_callback(_host_svd(rank, x.dtype), out, bits, vmap_method="sequential")
+        return lax.bitcast_convert_type(found, x.dtype)
 
     if _LAPACK_IS_SAFE:
         return on_device(x)
@@ -223,8 +227,13 @@ def principal_cosines(one: Float[Array, "*b m r"], other: Float[Array, "*b m r"]
     return jnp.clip(jnp.linalg.svd(rotation(one, other), compute_uv=False), 0, 1)
 
 
-def _host_svd(rank: int) -> Callable[[Any], Any]:
-    return lambda x: np.linalg.svd(np.asarray(x), full_matrices=False)[0][..., :rank]
+def _host_svd(rank: int, dtype: Any) -> Callable[[Any], Any]:
+    def svd(bits: Any) -> Any:
+        x = np.asarray(bits).view(dtype)[..., 0]
+        left = np.linalg.svd(x, full_matrices=False)[0][..., :rank, None]
+        return np.ascontiguousarray(left).view(np.uint16)
+
+    return svd
 
 
 def _leading_eigenvector(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r 1"]:
