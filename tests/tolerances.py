@@ -19,3 +19,6 @@ ORTHONORMAL64 = 1e-14
 ORTHONORMAL32_AFTER_1000 = 5e-6
 # A basis rounded to bfloat16 (8 bits) at each of 1000 refreshes of a walk: measured 5e-3.
 ORTHONORMAL_BF16_AFTER_1000 = 2e-2
+# ldadam orthonormalises P + delta S in place of P, ||P||_F = sqrt(r): the sine of the largest angle between the two
+# ranges is at most delta / (sigma_min(P) - delta), for (I - Q Q^T) (P + delta S) x = delta (I - Q Q^T) S x.
+POWER_SHIFT = 1e-4
