@@ -6,8 +6,8 @@ k angles; nothing but `leading_left_singular_vectors` factorises a matrix. Every
 because the errors of a basis outlive the step that made them.
 
 Members: wide, project, lift, to_tangent, exp, orthonormalize, orthonormality_error, random_basis,
-random_tangent_frames, range_basis, leading_left_singular_vectors, leading_singular_triplets, rotation,
-principal_cosines.
+random_tangent_frames, range_basis, leading_left_singular_vectors, leading_singular_triplets, orthonormal_frame,
+rotation, principal_cosines.
 """
 
 import functools
@@ -183,8 +183,12 @@ def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float
         return jnp.linalg.svd(x, full_matrices=False)[0][..., :rank]
 
     def on_host(x: Array) -> Array:
-        out = jax.ShapeDtypeStruct((*x.shape[:-1], rank), x.dtype)
-        return jax.pure_callback(_host_svd(rank), out, x, vmap_method="sequential")
+        # As bits, for a callback runs in another thread: where float64 is enabled in this one alone (the context
+        # manager jax.enable_x64), that one would make float32 of it.
+        bits = lax.bitcast_convert_type(x, jnp.uint16)
+        out = jax.ShapeDtypeStruct((*x.shape[:-1], rank, bits.shape[-1]), bits.dtype)
+        found = jax.pure_callback(_host_svd(rank, x.dtype), out, bits, vmap_method="sequential")
+        return lax.bitcast_convert_type(found, x.dtype)
 
     if _LAPACK_IS_SAFE:
         return on_device(x)
@@ -201,7 +205,8 @@ def leading_singular_triplets(
 ) -> tuple[Float[Array, "*b m k"], Float[Array, "*b k"], Float[Array, "*b r k"]]:
     """The k leading singular triplets (U, sigma, V) of X in products only: eigenvectors of X^T X, one after the other.
 
-    A triplet of singular value 0 is given as zeros.
+    V^T V = I; U is as orthogonal as rounding lets X V be, which is little where singular values are far apart: see
+    `orthonormal_frame`. A triplet of singular value 0, to the rounding of X^T X, is given as zeros.
     """
     x, scale = scaled_to_one(x), jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
 
@@ -211,11 +216,30 @@ def leading_singular_triplets(
         return gram, v[..., 0]
 
     _, vectors = lax.scan(one, rotation(x, x), None, length=k)
-    right = jnp.moveaxis(vectors, 0, -1)
+    right = orthonormal_frame(jnp.moveaxis(vectors, 0, -1))
     left = matmul(x, right)
     sigma = jnp.linalg.norm(left, axis=-2, keepdims=True)
     left = jnp.where(sigma > 0, left / jnp.where(sigma > 0, sigma, 1), 0)
     return left, (sigma * scale)[..., 0, :], right
+
+
+def orthonormal_frame(
+    x: Float[Array, "*b m k"], outside: Float[Array, "*b m r"] | None = None
+) -> Float[Array, "*b m k"]:
+    """The unit columns of X, each made orthogonal to those before it, and all of them to the basis `outside`.
+
+    A column of which that leaves less than half becomes zero: what is left could be rounding alone.
+    """
+
+    def one(frame: Array, i: Array) -> tuple[Array, None]:
+        column = lax.dynamic_slice_in_dim(x, i, 1, axis=-1)
+        for _ in range(2):  # projected twice: the first time leaves the rounding of what it took away
+            column = to_tangent(frame, column if outside is None else to_tangent(outside, column))
+        norm = jnp.linalg.norm(column, axis=-2, keepdims=True)
+        column = jnp.where(norm > 0.5, column / jnp.where(norm > 0.5, norm, 1), 0)
+        return lax.dynamic_update_slice_in_dim(frame, column, i, axis=-1), None
+
+    return lax.scan(one, jnp.zeros_like(x), jnp.arange(x.shape[-1]))[0]
 
 
 def principal_cosines(one: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
@@ -223,8 +247,13 @@ def principal_cosines(one: Float[Array, "*b m r"], other: Float[Array, "*b m r"]
     return jnp.clip(jnp.linalg.svd(rotation(one, other), compute_uv=False), 0, 1)
 
 
-def _host_svd(rank: int) -> Callable[[Any], Any]:
-    return lambda x: np.linalg.svd(np.asarray(x), full_matrices=False)[0][..., :rank]
+def _host_svd(rank: int, dtype: Any) -> Callable[[Any], Any]:
+    def svd(bits: Any) -> Any:
+        x = np.asarray(bits).view(dtype)[..., 0]
+        left = np.linalg.svd(x, full_matrices=False)[0][..., :rank, None]
+        return np.ascontiguousarray(left).view(np.uint16)
+
+    return svd
 
 
 def _leading_eigenvector(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r 1"]:

@@ -75,7 +75,7 @@ def split_by_subspace(
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
-      inner: any Optax transformation; it sees the leaves g, and None for params.
+      inner: any Optax transformation; it sees the leaves g, and of params only shapes and types, those of g.
       transport: what the inner state becomes at a refresh (`transport`).
       residual: what becomes of R (`residual`): a `ResidualTransformation`, any Optax transformation, which is then
         given R itself, or None to drop it.
@@ -168,7 +168,8 @@ def _step(parts: _Parts, grads: Any, state: SplitState, extra_args: dict[str, An
     before = Moved(state.basis, state.inner, state.rule)
     moved = move(parts.schedule, state.count, grads, before)
     projected = jax.tree.map(_project, moved.basis, grads)
-    direction, inner = parts.inner.update(projected, moved.inner, None, **extra_args)
+    shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
+    direction, inner = parts.inner.update(projected, moved.inner, shapes, **extra_args)
     context = extra_args | {
         "grad": grads,
         "projected": projected,

@@ -8,7 +8,7 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from tests.util import METHODS, STACK, TALL, WIDE, optimizer
+from tests.util import METHODS, STACK, TALL, WIDE, optimizer, stacked_dimensions
 
 PARAMS = {"layer": {"w": jnp.ones(WIDE), "stack": jnp.ones(STACK), "b": jnp.ones(3)}, "w": jnp.ones(TALL)}
 DIMS = {
@@ -80,3 +80,45 @@ def test_abstract_params_of_any_size():
     (leaf,) = grass_optax.memory_report(tx, params).leaves
     assert leaf.state_bytes == 32 * 4 * (4096 * 1024 + 2 * 1024 * 11008 + 1)
     assert leaf.adam_bytes == 32 * 2 * 2 * 4096 * 11008
+
+
+# Numbers per matrix (m, n) at rank r, as the docstrings have them.
+NUMBERS = {
+    "grassjump": lambda m, n, r: m * r + 2 * n * r + 1,
+    "grasswalk": lambda m, n, r: m * r + 2 * n * r + 1,
+    "subtrack": lambda m, n, r: m * r + 2 * n * r + 1,
+    "subtrack_grad": lambda m, n, r: m * r + 2 * n * r,
+    "galore": lambda m, n, r: m * r + 2 * n * r,
+    "fira": lambda m, n, r: m * r + 2 * n * r + 1,
+    "apollo": lambda m, n, r: 2 * n * r + 1,
+    "ldadam": lambda m, n, r: m * n + m * r + 2 * n * r,
+    "online_subspace_descent": lambda m, n, r: 3 * m * r + 2 * n * r + 1,
+    "coap": lambda m, n, r: m * r + 2 * n * r,
+    "sumo": lambda m, n, r: m * r + n * r,
+}
+VARIANTS = [(name, {}, numbers) for name, numbers in NUMBERS.items()] + [
+    ("golore", dict(random_start=5), NUMBERS["galore"]),
+    ("grassjump", dict(store_basis=False), lambda m, n, r: 2 * n * r + 1),
+    ("apollo", dict(store_basis=True), NUMBERS["grassjump"]),
+    ("ldadam", dict(feedback=False), NUMBERS["galore"]),
+    ("frugal", dict(projection="columns"), lambda m, n, r: 2 * n * r),
+    ("frugal", dict(projection="random"), NUMBERS["galore"]),
+    ("frugal", dict(projection="svd"), NUMBERS["galore"]),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "numbers"), VARIANTS)
+def test_numbers_of_each_method(name, options, numbers):
+    """Of a tall matrix as of its transpose; of a stack that many for each of its matrices."""
+    tx = getattr(grass_optax, name)(0.1, rank=8, weight_dimension_numbers=stacked_dimensions, **options)
+    shapes = {"tall": (60, 24), "stack": (3, 24, 60)}
+    params = {k: jax.ShapeDtypeStruct(x, jnp.float32) for k, x in shapes.items()}
+    report = grass_optax.memory_report(tx, params)
+    per_leaf = int(name == "online_subspace_descent")  # the count of the basis' own Adam
+    wanted = {"tall": numbers(24, 60, 8), "stack": 3 * (numbers(24, 60, 8) - per_leaf) + per_leaf}
+    assert {leaf.path: leaf.state_bytes for leaf in report.leaves} == {k: 4 * x for k, x in wanted.items()}
+
+
+def test_numbers_of_apollo_mini():
+    params = {"x": jax.ShapeDtypeStruct((24, 60), jnp.float32)}
+    assert grass_optax.memory_report(grass_optax.apollo_mini(0.1), params).leaves[0].state_bytes == 4 * (2 * 60 + 1)

@@ -26,3 +26,6 @@ PUBLISHED32 = 3e-5
 # float64 against those of them that add 1e-8 to the norms they divide by, which are of order one and larger here:
 # measured 1e-8.
 PUBLISHED64 = 2e-8
+# ldadam orthonormalises P + delta S in place of P, ||P||_F = sqrt(r): the sine of the largest angle between the two
+# ranges is at most delta / (sigma_min(P) - delta), for (I - Q Q^T) (P + delta S) x = delta (I - Q Q^T) S x.
+POWER_SHIFT = 1e-4

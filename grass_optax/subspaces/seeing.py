@@ -93,12 +93,13 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> Subs
         outside = grad - grassmann.lift(basis, inside)
         tangent = 2 * grassmann.matmul(outside, grassmann.transpose(inside))
         left, sigma, right = grassmann.leading_singular_triplets(tangent, tracking_rank)
-        left, sigma = _outside_only(basis, left, sigma)
+        left = grassmann.orthonormal_frame(left, outside=basis)
         if step_size is None:
             angles = _best_angles(grad, inside, left, right)
         else:
             unit = jnp.max(jnp.abs(given), axis=(-2, -1))[..., None]
-            angles = jnp.asarray(step_size, basis.dtype) * jnp.square(unit) * sigma
+            present = jnp.any(left != 0, axis=-2)
+            angles = jnp.where(present, jnp.asarray(step_size, basis.dtype) * jnp.square(unit) * sigma, 0)
         return kept_unless_finite(refresh, grassmann.exp(basis, left, angles, right))
 
     return stateless_rule(track, moves=True)
@@ -165,17 +166,6 @@ def _cosines(m: int, dtype: Any) -> Float[Array, "m m"]:
     phase = ((2 * rows + 1) * columns) % (4 * m)
     waves = jnp.cos(jnp.asarray(math.pi / (2 * m), dtype) * phase.astype(dtype)) * (2 / m) ** 0.5
     return jnp.where(columns == 0, jnp.asarray(0.5**0.5, dtype), jnp.asarray(1, dtype)) * waves
-
-
-def _outside_only(
-    basis: Float[Array, "*b m r"], left: Float[Array, "*b m k"], sigma: Float[Array, "*b k"]
-) -> tuple[Float[Array, "*b m k"], Float[Array, "*b k"]]:
-    """The left frame without what rounding left of S in it; zero, with its sigma, where that was most of it."""
-    clean = grassmann.to_tangent(basis, grassmann.to_tangent(basis, left))
-    norm = jnp.linalg.norm(clean, axis=-2, keepdims=True)
-    usable = norm > 0.5
-    clean = jnp.where(usable, clean / jnp.where(usable, norm, 1), 0)
-    return clean, jnp.where(usable[..., 0, :], sigma, 0)
 
 
 def _best_angles(
