@@ -5,11 +5,11 @@ from train.config import (
     FILES,
     SMALLEST_VOCABULARY,
     STDLIB,
-    OptimizerName,
     Pretrain,
     UserError,
     flags,
 )
+from train.methods import SCALES, WITHOUT_RANK, WITHOUT_SCALE
 
 # What may differ when a run goes on: none of it changes a number of the result.
 FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every")
@@ -71,8 +71,11 @@ def check(config: Pretrain) -> None:
     if config.schedule.warmup_steps >= config.schedule.steps:
         needed = f"must be below --steps {config.schedule.steps}: the peak has to be reached"
         _refuse("warmup_steps", config.schedule.warmup_steps, needed)
+    name, scale = config.optimizer.optimizer, config.optimizer.scale
+    if name in WITHOUT_SCALE and scale != SCALES[name]:
+        _refuse("scale", scale, f"means nothing to {name}, which has no such factor: leave it out")
     hidden = CONFIGS[config.model.model].hidden_size
-    if config.optimizer.optimizer != OptimizerName.ADAMW and config.optimizer.rank >= hidden:
+    if name not in WITHOUT_RANK and config.optimizer.rank >= hidden:
         needed = f"must be below the hidden size of {config.model.model}, which is {hidden}"
         _refuse("rank", config.optimizer.rank, needed)
 
