@@ -79,7 +79,7 @@ def report(config: Compare, found: list[Result], best: list[Result], notes: list
 def summary_line(config: Compare, found: list[Result]) -> str:
     """Return the sentence on what was compared, and how the runs shown were chosen."""
     swept = [
-        f"{len(values)} {what}"
+        f"{what} {', '.join(map(short, values))}"
         for what, values in (("learning rates", config.compare.sweep_lr), ("scales", config.compare.sweep_scale))
         if values
     ]

@@ -72,7 +72,7 @@ def test_the_table_has_the_best_run_of_each_optimizer_the_best_first(swept: Comp
         ["adamw", "0.01", "1", "4.5000", "2.2500", "300", "12,345", "-"],
         ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-"],
     ]
-    assert "on abacus; the best of 2 learning rates, by the loss shown." in text
+    assert "on abacus; the best of learning rates 0.001, 0.01, by the loss shown." in text
     assert "still to be made" not in text
 
 
