@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 OPTIMIZER ?= grassjump
 STEPS ?= 300
 RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
+OPTIMIZERS ?= adamw muon galore grasswalk grassjump
+COMPARE_DIR ?= runs/compare
 PYTEST_ARGS ?= -n 2
 
-.PHONY: train test check format clean
+.PHONY: train compare test check format clean
 
 # Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
 train: $(VENV)/.train-test
 	$(BIN)/python -m train pretrain --model tiny --optimizer $(OPTIMIZER) --steps $(STEPS) --run-dir $(RUN_DIR) --seed 0
+
+# The same with each of several optimizers: a table and a plot. Given again, it goes on where it was stopped.
+compare: $(VENV)/.train-test
+	$(BIN)/python -m train compare --model tiny --optimizers $(OPTIMIZERS) --steps $(STEPS) --run-dir $(COMPARE_DIR)
 
 # All tests.
 test: $(VENV)/.train-test

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from train.compare_config import Compare, compare_defaults
 from train.config import Pretrain, UserError, defaults
 from train.run_dir import stored
 from train.validate import refuse_conflicts
@@ -13,38 +14,50 @@ from train.validate import refuse_conflicts
 PLAIN_FLAGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def parse(arguments: Sequence[str]) -> Pretrain:
+def parse(arguments: Sequence[str]) -> Pretrain | Compare:
     """Return the whole configuration of a command.
 
     The arguments are read twice: once for the flags that the defaults of others depend on, and once
     more with these defaults, or with the configuration of the run that is to be resumed.
     """
     given = _read(arguments, None)
+    if isinstance(given, Compare):
+        return _read(arguments, compare_defaults(given))
     if not given.resume:
         return _read(arguments, defaults(given))
     kept = stored(given.run_dir).config
     resumed = _read(arguments, kept)
+    assert isinstance(resumed, Pretrain)
     refuse_conflicts(resumed, kept)
     return resumed
 
 
-def _read(arguments: Sequence[str], default: Pretrain | None) -> Pretrain:
-    command = tyro.conf.subcommand("pretrain", default=default or tyro.MISSING_NONPROP)
-    # A union has two members at least: until there is a second command, one that is not shown.
-    commands = Annotated[Pretrain, command] | Annotated[None, tyro.conf.Suppress]
-    config = tyro.cli(commands, args=arguments, prog="python -m train", config=PLAIN_FLAGS)
-    assert isinstance(config, Pretrain)
+def _read(arguments: Sequence[str], default: Pretrain | Compare | None) -> Pretrain | Compare:
+    def command(kind: type) -> Any:
+        known = default if isinstance(default, kind) else tyro.MISSING_NONPROP
+        return tyro.conf.subcommand(kind.__name__.lower(), default=known)
+
+    commands = Annotated[Pretrain, command(Pretrain)] | Annotated[Compare, command(Compare)]
+    config: Pretrain | Compare = tyro.cli(commands, args=arguments, prog="python -m train", config=PLAIN_FLAGS)
     return config
+
+
+def run(config: Pretrain | Compare) -> None:
+    """Do what a command asks; these imports take seconds, which --help and mistakes need not wait for."""
+    if isinstance(config, Compare):
+        from train.compare import compare
+
+        compare(config)
+    else:
+        from train.loop import pretrain
+
+        pretrain(config)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command and return the status of the process."""
     try:
-        config = parse(arguments)
-        # Seconds of imports, which --help and mistakes need not wait for.
-        from train.loop import pretrain
-
-        pretrain(config)
+        run(parse(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

@@ -1,11 +1,10 @@
-"""What a run is: typed, frozen, complete. All names of models, optimizers and corpora are here.
+"""What a run is: typed, frozen, complete.
 
 A `Pretrain` has no unset fields: `defaults` builds one from the few flags that the others depend
 on, and the command line overrides it. Its fields are grouped as `--help` shows them.
 """
 
 import dataclasses
-import enum
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from models import CONFIGS, LlamaConfig
+from train.methods import LEARNING_RATES, NO_GAP, SCALES, UPDATE_PROJ_GAPS, OptimizerName
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
 STDLIB = "stdlib"
@@ -25,22 +25,9 @@ class UserError(Exception):
     status = 2  # of the process
 
 
-class OptimizerName(enum.StrEnum):
-    """The optimizers of `train/optimizer.py`."""
-
-    GRASSJUMP = "grassjump"
-    GRASSWALK = "grasswalk"
-    ADAMW = "adamw"
+DIVERGED = 3  # the status of a run whose numbers are no longer finite; 1 is Python's own, for a crash
 
 
-# Peak learning rates: the best of a sweep by factors of 2 (3 for adamw) for tiny and 300 steps, scale as below.
-LEARNING_RATES = {
-    OptimizerName.GRASSJUMP: 5e-3,
-    OptimizerName.GRASSWALK: 1e-2,
-    OptimizerName.ADAMW: 3e-3,
-}
-# Ratio between the rate of the stacked kernels and that of everything else.
-SCALES = {OptimizerName.GRASSJUMP: 0.25, OptimizerName.GRASSWALK: 0.25, OptimizerName.ADAMW: 1.0}
 # Windows per batch, tokens per window: tiny is for two CPU cores and a minute; 256 as in GaLore.
 BATCHES = {"tiny": (16, 128)}
 OTHER_BATCH = (32, 256)
@@ -102,15 +89,15 @@ class OptimizerFlags:
     optimizer: Annotated[OptimizerName, tyro.conf.EnumChoicesFromValues] = OptimizerName.GRASSJUMP
     """Which method."""
     learning_rate: float = LEARNING_RATES[OptimizerName.GRASSJUMP]
-    """At the peak (0.003 for adamw)."""
+    """At the peak (each optimizer has its own)."""
     adam_learning_rate: float | None = None
     """The same for embeddings, head and norms, which no method splits (None: --learning-rate)."""
     rank: int = CONFIGS["tiny"].hidden_size // 4
     """Dimension of the subspaces (a quarter of the hidden size)."""
-    update_proj_gap: int = 100
-    """Steps between two subspaces."""
+    update_proj_gap: int = UPDATE_PROJ_GAPS[OptimizerName.GRASSJUMP]
+    """Steps between two subspaces; for badam, between two blocks (each optimizer has its own)."""
     scale: float = SCALES[OptimizerName.GRASSJUMP]
-    """Factor of the low-rank part; for adamw, of the rate of the same weights (1 for adamw)."""
+    """Factor of the low-rank part; for adamw and muon, of the rate of the same weights (each has its own)."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
@@ -195,6 +182,7 @@ def defaults(given: Pretrain) -> Pretrain:
             learning_rate=LEARNING_RATES[optimizer],
             scale=SCALES[optimizer],
             rank=CONFIGS[model].hidden_size // 4,
+            update_proj_gap=UPDATE_PROJ_GAPS.get(optimizer, NO_GAP),
         ),
         schedule=ScheduleFlags(steps=steps, warmup_steps=max(steps, 0) // 10),
     )

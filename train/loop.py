@@ -19,8 +19,9 @@ from flax import nnx
 from models import count_parameters
 from train import run_dir
 from train.checkpoint import Checkpoints
-from train.config import Pretrain, UserError
+from train.config import DIVERGED, Pretrain, UserError
 from train.data import Tokens, held_out_batches, load_tokens, training_batches
+from train.device import device_summary
 from train.evaluate import evaluate
 from train.files import locked, write_whole
 from train.metrics import Metrics, plot
@@ -43,7 +44,7 @@ from train.validate import check
 class Diverged(UserError):
     """The loss or the state is infinite or nan."""
 
-    status = 1
+    status = DIVERGED
 
 
 class Data(NamedTuple):
@@ -208,7 +209,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Leave the loss curve, a sample, and last of all the summary, which marks the end."""
-        folder, summary = self.config.run_dir, self.tools.metrics.summary() | self.sizes
+        folder, summary = self.config.run_dir, self.tools.metrics.summary() | self.sizes | device_summary()
         plot(self.tools.metrics, folder / run_dir.LOSS_CURVE)
         self.tools.poll()
         text = write_sample(nnx.merge(self.graphdef, self.state.params), self.data.tokens.tokenizer, self.config)
@@ -216,4 +217,4 @@ class Trainer:
         write_whole(folder / run_dir.SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.tools.display.say(f"--- sample\n{text}\n---")
         for name, value in summary.items():
-            self.tools.display.say(f"{name:>17}  {value:,.6g}")
+            self.tools.display.say(f"{name:>17}  {value if isinstance(value, str) else format(value, ',.6g')}")

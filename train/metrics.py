@@ -18,7 +18,7 @@ class Metrics:
 
     def __init__(self, path: Path, step: int) -> None:
         """Open the file, and forget what comes after `step`, from which the run goes on."""
-        self.rows = [row for row in _readable(path) if row["step"] <= step]
+        self.rows = [row for row in read_rows(path) if row["step"] <= step]
         write_whole(path, "".join(map(_line, self.rows)))
         self._file = path.open("a")
 
@@ -74,7 +74,7 @@ class Metrics:
         }
 
 
-def _readable(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
     """Return the rows up to the first that is torn, as the last one of a killed run may be."""
     rows: list[Row] = []
     if path.exists():
@@ -99,6 +99,11 @@ def plot(metrics: Metrics, path: Path) -> None:
     steps, losses = zip(*((row["step"], row["eval_loss"]) for row in evaluations), strict=True)
     axes.plot(steps, losses, "o", label="held out")
     axes.legend()
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     write_whole(path, image.getvalue())

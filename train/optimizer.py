@@ -12,12 +12,14 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import layouts
-from train.config import OptimizerFlags, OptimizerName, ScheduleFlags
+from grass_optax.precision import in_float32
+from train.config import OptimizerFlags, ScheduleFlags
+from train.methods import BASELINES, UPDATE_PROJ_GAPS, WITHOUT_KEY, WITHOUT_RANK, WITHOUT_SCALE, OptimizerName
 
-SUBSPACE_METHODS: dict[OptimizerName, Callable[..., optax.GradientTransformation]] = {
-    OptimizerName.GRASSJUMP: grass_optax.grassjump,
-    OptimizerName.GRASSWALK: grass_optax.grasswalk,
-}
+RANDOM_START = 0.8  # of the run: GoLore@20% of arXiv 2410.11289 draws random bases in the last fifth
+# Muon's update gets the root mean square of AdamW's, whatever the shape (arXiv 2502.16982), so that learning rate and
+# scale mean for it what they mean for AdamW.
+MUON_RMS = 0.2
 
 
 def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
@@ -42,28 +44,58 @@ def make_optimizer(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -
 
 
 def _method(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -> optax.GradientTransformation:
-    if config.optimizer == OptimizerName.ADAMW:
-        return _adamw(config, schedule)
+    if config.optimizer in BASELINES:
+        return _baseline(config, schedule)
+    method: Callable[..., optax.GradientTransformation] = getattr(grass_optax, config.optimizer)
     adam = config.adam_learning_rate
-    return SUBSPACE_METHODS[config.optimizer](
+    return method(
         make_schedule(config.learning_rate, schedule),
-        config.rank,
-        config.update_proj_gap,
-        scale=config.scale,
         weight_decay=config.weight_decay,
         weight_dimension_numbers=stacked_kernels,
         adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
-        key=seed,
+        **_options(config, schedule.steps, seed),
     )
 
 
-def _adamw(config: OptimizerFlags, schedule: ScheduleFlags) -> optax.GradientTransformation:
-    """AdamW with two rates: a subspace method's `scale` is a ratio of rates too, and is half of any comparison."""
-    kernels = config.scale * config.learning_rate
+def _options(config: OptimizerFlags, steps: int, seed: int) -> dict[str, Any]:
+    """Return the arguments that not every method takes."""
+    name, options = config.optimizer, dict[str, Any]()
+    if name not in WITHOUT_KEY:
+        options["key"] = seed
+    if name not in WITHOUT_SCALE:
+        options["scale"] = config.scale
+    if name not in WITHOUT_RANK:
+        options["rank"] = config.rank
+    if name in UPDATE_PROJ_GAPS:
+        options["switch_every" if name == OptimizerName.BADAM else "update_proj_gap"] = config.update_proj_gap
+    if name == OptimizerName.GOLORE:
+        options["random_start"] = int(RANDOM_START * steps)
+    return options
+
+
+def _baseline(config: OptimizerFlags, schedule: ScheduleFlags) -> optax.GradientTransformation:
+    """AdamW or Muon with two rates: a subspace method's `scale` is a ratio of rates too, and is half of any comparison.
+
+    Moments are float32, as everywhere in the library, whatever the weights. What is not a kernel gets the same AdamW
+    from both: `optax.contrib.muon` alone would give it Nesterov's.
+    """
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        return optax.adamw(make_schedule(peak, schedule), weight_decay=config.weight_decay)
+
+    def muon(peak: float) -> optax.GradientTransformation:
+        return optax.contrib.muon(
+            make_schedule(peak, schedule),
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=stacked_kernels,
+            consistent_rms=MUON_RMS,
+        )
+
+    of_kernels = muon if config.optimizer == OptimizerName.MUON else adamw
     others = config.learning_rate if config.adam_learning_rate is None else config.adam_learning_rate
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        label: optax.adamw(make_schedule(peak, schedule), weight_decay=config.weight_decay)
-        for label, peak in ((layouts.SPLIT, kernels), (layouts.ADAM, others))
+        layouts.SPLIT: in_float32(of_kernels(config.scale * config.learning_rate)),
+        layouts.ADAM: in_float32(adamw(others)),
     }
     return optax.partition(transforms, layouts.split_labels(0, stacked_kernels))
 

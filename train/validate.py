@@ -1,18 +1,30 @@
 """What is refused before anything is written: what cannot run, and what contradicts a run."""
 
+import math
+from pathlib import Path
+from typing import Any
+
 from models import CONFIGS
+from train.compare_config import Compare, cells, run_of
 from train.config import (
     FILES,
     SMALLEST_VOCABULARY,
     STDLIB,
-    OptimizerName,
     Pretrain,
     UserError,
     flags,
 )
+from train.methods import SCALES, WITHOUT_RANK, WITHOUT_SCALE
 
 # What may differ when a run goes on: none of it changes a number of the result.
 FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every")
+
+# How the lists of a comparison are given.
+EXAMPLES = {
+    "optimizers": "--optimizers adamw grassjump",
+    "sweep_lr": "--sweep-lr 1e-3 1e-2",
+    "sweep_scale": "--sweep-scale 0.25 1",
+}
 
 AT_LEAST = {
     "vocab_size": SMALLEST_VOCABULARY,
@@ -38,17 +50,47 @@ AT_LEAST = {
 
 def refuse_conflicts(given: Pretrain, stored: Pretrain) -> None:
     """Refuse flags that contradict the run that is being resumed."""
-    now, then = flags(given), flags(stored)
-    changed = [
-        f"--{name.replace('_', '-')} {now[name]} (the run has {then[name]})"
-        for name in now
-        if now[name] != then[name] and name not in FREE_TO_CHANGE
-    ]
-    if changed:
+    if changed := _changes(flags(given), flags(stored), "the run"):
         raise UserError(
             f"--resume goes on with the run in {given.run_dir} as it was started, but was given "
-            f"{', '.join(changed)}: leave these flags out, or start a new run in another --run-dir."
+            f"{changed}: leave these flags out, or start a new run in another --run-dir."
         )
+
+
+def refuse_other_flags(run_dir: Path, now: dict[str, Any], then: dict[str, Any]) -> None:
+    """Refuse flags that contradict the comparison in the folder; its optimizers and sweeps may change."""
+    if changed := _changes(now, then, "it"):
+        raise UserError(
+            f"the comparison in --run-dir {run_dir} was started with other flags than {changed}: all its runs share "
+            "them, so give the same, or choose another --run-dir."
+        )
+
+
+def _changes(now: dict[str, Any], then: dict[str, Any], owner: str) -> str:
+    return ", ".join(
+        f"--{name.replace('_', '-')} {now[name]} ({owner} has {then.get(name)})"
+        for name in now
+        if now[name] != then.get(name) and name not in FREE_TO_CHANGE
+    )
+
+
+def check_comparison(config: Compare) -> None:
+    """Refuse what cannot be compared, and runs that cannot run."""
+    sweep = config.compare
+    for name in ("optimizers", "sweep_lr", "sweep_scale"):
+        values = getattr(sweep, name)
+        if values is not None and not values:
+            _refuse(name, "", f"is empty: name one at least, as in {EXAMPLES[name]}")
+        if values and len(set(values)) < len(values):
+            _refuse(name, " ".join(map(str, values)), "names one twice: each is run once")
+    for rate in sweep.sweep_lr or ():
+        if not 0 < rate < math.inf:
+            _refuse("sweep_lr", rate, "must be positive and finite")
+    for scale in sweep.sweep_scale or ():
+        if not 0 <= scale < math.inf:
+            _refuse("sweep_scale", scale, "must be at least 0 and finite")
+    for cell in cells(config):
+        check(run_of(config, cell))
 
 
 def check(config: Pretrain) -> None:
@@ -71,11 +113,14 @@ def check(config: Pretrain) -> None:
     if config.schedule.warmup_steps >= config.schedule.steps:
         needed = f"must be below --steps {config.schedule.steps}: the peak has to be reached"
         _refuse("warmup_steps", config.schedule.warmup_steps, needed)
+    name, scale = config.optimizer.optimizer, config.optimizer.scale
+    if name in WITHOUT_SCALE and scale != SCALES[name]:
+        _refuse("scale", scale, f"means nothing to {name}, which has no such factor: leave it out")
     hidden = CONFIGS[config.model.model].hidden_size
-    if config.optimizer.optimizer != OptimizerName.ADAMW and config.optimizer.rank >= hidden:
+    if name not in WITHOUT_RANK and config.optimizer.rank >= hidden:
         needed = f"must be below the hidden size of {config.model.model}, which is {hidden}"
         _refuse("rank", config.optimizer.rank, needed)
 
 
 def _refuse(name: str, value: object, needed: str) -> None:
-    raise UserError(f"--{name.replace('_', '-')} {value} {needed}.")
+    raise UserError(f"--{' '.join([name.replace('_', '-'), *str(value).split()])} {needed}.")

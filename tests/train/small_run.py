@@ -24,7 +24,7 @@ SMALL = {
 
 
 class Launcher:
-    """Starts `python -m train pretrain` on the small corpus, in this process or in another."""
+    """Starts `python -m train` on the small corpus, in this process or in another."""
 
     def __init__(self, corpus: Path, caches: Path) -> None:
         self.corpus, self.caches = corpus, caches
@@ -40,6 +40,12 @@ class Launcher:
         }
         pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items()]
         return ["pretrain", *(word for pair in pairs for word in pair)]
+
+    def comparison(self, run_dir: Path, *words: str, **flags: object) -> list[str]:
+        """The command line of a small comparison: `words` name the optimizers and the sweeps."""
+        pretrain = self.arguments(run_dir, sample_tokens=0, **flags)
+        gap = pretrain.index("--update-proj-gap")  # which is each optimizer's own
+        return ["compare", *pretrain[1:gap], *pretrain[gap + 2 :], *words]
 
     def start(self, arguments: list[str], **options: object) -> subprocess.Popen[str]:
         """Start a process, and share what it compiles with the others."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.config import GROUPS, OptimizerName, Pretrain, UserError, flags, from_flags
+from train.config import GROUPS, Pretrain, UserError, flags, from_flags
+from train.methods import OptimizerName
 from train.validate import refuse_conflicts
 
 # A value for every flag that is nobody's default.
@@ -134,6 +135,8 @@ MISTAKES = [
     ("--steps -5", "--steps -5 must be at least 1"),
     ("--steps 0", "--steps 0 must be at least 1"),
     ("--rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
+    ("--optimizer muon --rank 0", "--rank 0 must be at least 1"),
+    ("--optimizer badam --scale 0.5", "--scale 0.5 means nothing to badam, which has no such factor: leave it out"),
     ("--rank 0", "--rank 0 must be at least 1"),
     ("--warmup-steps 300", "--warmup-steps 300 must be below --steps 300"),
     ("--steps 5 --warmup-steps 6", "--warmup-steps 6 must be below --steps 5"),

@@ -23,9 +23,10 @@ from small_run import ROOT, STEPS, Launcher
 from train import loop
 from train.__main__ import main
 from train.checkpoint import Checkpoints
-from train.config import OptimizerName, Pretrain
+from train.config import Pretrain
 from train.data import load_tokens
 from train.files import locked
+from train.methods import OptimizerName
 from train.optimizer import make_optimizer
 from train.run_dir import stored
 from train.step import TrainState, make_initial_state
@@ -113,7 +114,7 @@ def is_saving(run_dir: Path, step: int) -> bool:
 # What a run leaves
 
 
-@pytest.mark.parametrize("optimizer", OptimizerName)
+@pytest.mark.parametrize("optimizer", [OptimizerName.GRASSJUMP, OptimizerName.GRASSWALK, OptimizerName.ADAMW])
 def test_a_run_leaves_its_files(optimizer: OptimizerName, finished: Callable[[OptimizerName], Finished]) -> None:
     run_dir = finished(optimizer).run_dir
     updates = [row for row in rows(run_dir) if "loss" in row]
@@ -346,7 +347,7 @@ def test_a_run_that_diverges_keeps_its_good_checkpoints(
 ) -> None:
     run_dir = tmp_path / "run"
     steady = {"optimizer": "adamw", "warmup_steps": 0, "save_every": 1}
-    assert main(launcher.arguments(run_dir, **steady, **flags)) == 1
+    assert main(launcher.arguments(run_dir, **steady, **flags)) == 3
     (found,) = re.findall(r"the (loss|state) at step (\d+) is not finite", capsys.readouterr().err)
     assert found[0] == what
     kept = [int(path.name) for path in (run_dir / "checkpoints").iterdir()]

@@ -1,0 +1,157 @@
+"""Every optimizer by its name: the defaults are the library's, and the trainer's flags reach it."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from train import methods
+from train.config import OptimizerFlags, ScheduleFlags
+from train.methods import BASELINES, SCALES, UPDATE_PROJ_GAPS, WITHOUT_RANK, WITHOUT_SCALE, OptimizerName
+from train.optimizer import RANDOM_START, make_optimizer, state_bytes
+
+SCHEDULE = ScheduleFlags(steps=20, warmup_steps=0)
+METHODS = [name for name in OptimizerName if name not in BASELINES]
+# As in the model: a head that no method splits, a stack of two kernels, norms.
+SHAPES = {"lm_head": {"kernel": (8, 11)}, "layers": {"up": {"kernel": (2, 8, 12)}, "norm": {"scale": (2, 8)}}}
+
+
+def random_tree(seed: int) -> Any:
+    draw = np.random.default_rng(seed)
+    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    return jax.tree.map(lambda shape: jnp.asarray(draw.normal(size=shape), jnp.float32), SHAPES, is_leaf=is_shape)
+
+
+PARAMS, GRADS = random_tree(0), random_tree(1)
+
+
+def optimizer(name: OptimizerName, **flags: Any) -> optax.GradientTransformation:
+    settings = {"learning_rate": 0.01, "rank": 2, "update_proj_gap": 3, "scale": SCALES[name], "clip": 0.0} | flags
+    return make_optimizer(OptimizerFlags(optimizer=name, **settings), SCHEDULE, seed=0)
+
+
+def signature(name: OptimizerName) -> dict[str, Any]:
+    parameters = inspect.signature(getattr(grass_optax, name)).parameters
+    return {parameter.name: parameter.default for parameter in parameters.values()}
+
+
+def names_with(argument: str) -> set[OptimizerName]:
+    return {name for name in METHODS if argument in signature(name)}
+
+
+def test_every_optimizer_has_its_learning_rate_and_scale() -> None:
+    assert methods.LEARNING_RATES.keys() == SCALES.keys() == set(OptimizerName)
+
+
+def test_the_tables_are_the_defaults_of_the_library() -> None:
+    assert {name: signature(name)["scale"] for name in names_with("scale")} == {
+        name: SCALES[name] for name in METHODS if name not in WITHOUT_SCALE
+    }
+    gaps = {name: signature(name)["update_proj_gap"] for name in names_with("update_proj_gap")}
+    gaps[OptimizerName.BADAM] = signature(OptimizerName.BADAM)["switch_every"]
+    assert gaps == UPDATE_PROJ_GAPS
+
+
+def test_what_a_method_does_not_take_is_not_given() -> None:
+    assert names_with("rank") == set(METHODS) - WITHOUT_RANK
+    assert names_with("key") == set(METHODS) - methods.WITHOUT_KEY
+    assert names_with("random_start") == {OptimizerName.GOLORE}
+    assert names_with("switch_every") == {OptimizerName.BADAM}
+
+
+@pytest.mark.parametrize("name", OptimizerName)
+def test_an_update_is_finite_and_its_flags_arrive(name: OptimizerName) -> None:
+    @jax.jit
+    def update(scale: float, adam_learning_rate: float) -> Any:
+        tx = optimizer(name, scale=scale, adam_learning_rate=adam_learning_rate)
+        state = tx.init(PARAMS)
+        updates, after = tx.update(GRADS, state, PARAMS)
+        same = jax.tree.map(lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), state, after)
+        assert all(jax.tree.leaves(same))
+        return updates, after
+
+    updates, state = update(SCALES[name], 0.01)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, state)) if leaf.dtype.kind == "f")
+    assert state_bytes(optimizer(name), PARAMS) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(updates["layers"]["up"]))
+    faster, _ = update(SCALES[name], 0.03)
+    np.testing.assert_allclose(faster["layers"]["norm"]["scale"], 3 * updates["layers"]["norm"]["scale"], rtol=1e-5)
+    np.testing.assert_array_equal(faster["layers"]["up"]["kernel"], updates["layers"]["up"]["kernel"])
+    scaled, _ = update(4 * SCALES[name], 0.01)
+    np.testing.assert_array_equal(scaled["lm_head"]["kernel"], updates["lm_head"]["kernel"])
+    np.testing.assert_array_equal(scaled["layers"]["norm"]["scale"], updates["layers"]["norm"]["scale"])
+    is_same = np.array_equal(scaled["layers"]["up"]["kernel"], updates["layers"]["up"]["kernel"])
+    assert is_same == (name in WITHOUT_SCALE)
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_the_scale_of_a_baseline_is_the_rate_of_its_kernels(name: OptimizerName) -> None:
+    def update(**flags: float) -> Any:
+        tx = optimizer(name, weight_decay=0.1, **flags)
+        return jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)[0]
+
+    one, quarter, other = update(), update(scale=0.25), update(learning_rate=0.0025, adam_learning_rate=0.01)
+    np.testing.assert_allclose(quarter["layers"]["up"]["kernel"], 0.25 * one["layers"]["up"]["kernel"], rtol=1e-6)
+    for x, y in zip(jax.tree.leaves(quarter), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_the_moments_of_a_baseline_are_float32_like_those_of_the_methods(name: OptimizerName) -> None:
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    tx = optimizer(name)
+    updates, state = jax.eval_shape(lambda: tx.update(params, tx.init(params), params))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(updates)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim > 1} == {"float32"}
+
+
+def test_what_muon_leaves_alone_gets_the_adamw_of_adamw() -> None:
+    updates = {}
+    for name in BASELINES:
+        tx = optimizer(name, weight_decay=0.1)
+        state = tx.init(PARAMS)
+        for grads in (GRADS, PARAMS):
+            updates[name], state = tx.update(grads, state, PARAMS)
+    adamw, muon = updates[OptimizerName.ADAMW], updates[OptimizerName.MUON]
+    np.testing.assert_array_equal(muon["lm_head"]["kernel"], adamw["lm_head"]["kernel"])
+    np.testing.assert_array_equal(muon["layers"]["norm"]["scale"], adamw["layers"]["norm"]["scale"])
+
+
+def test_muon_moves_a_kernel_as_far_as_adamw() -> None:
+    """The root mean square of its update is 0.2 lr for any shape: within the accuracy of its five iterations."""
+    for shape in ((1, 8, 8), (1, 64, 16), (3, 16, 64)):
+        params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
+        tx = optimizer(OptimizerName.MUON)
+        update = jax.jit(tx.update)(params, tx.init(params), params)[0]["kernel"]
+        # Muon's iteration stops at singular values between 0.7 and 1.2, and the update is in proportion to them.
+        assert 0.65 < np.sqrt(np.mean(update**2)) / (0.2 * 0.01) < 1.25
+
+
+def test_golore_turns_random_for_the_last_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def golore(*_: Any, **options: Any) -> optax.GradientTransformation:
+        given.update(options)
+        return optax.identity()
+
+    monkeypatch.setattr(grass_optax, "golore", golore, raising=False)
+    optimizer(OptimizerName.GOLORE)
+    assert (given["random_start"], RANDOM_START) == (16, 0.8)
+
+
+def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def badam(*_: Any, **options: Any) -> optax.GradientTransformation:
+        given.update(options)
+        return optax.identity()
+
+    monkeypatch.setattr(grass_optax, "badam", badam, raising=False)
+    optimizer(OptimizerName.BADAM)
+    assert given["switch_every"] == 3
+    assert given.keys() == {"switch_every", "weight_decay", "weight_dimension_numbers", "adam_learning_rate", "key"}
