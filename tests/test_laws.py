@@ -24,9 +24,7 @@ from tests.util import (
     run,
 )  # fmt: skip
 
-drawing = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n, m in METHODS.items() if m.draws]
-)
+drawing = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.draws], scope="module")
 
 
 def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
@@ -190,11 +188,7 @@ def hlo(name, options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *(
-            pytest.param(name, {}, marks=pytest.mark.xdist_group(name))
-            for name, method in METHODS.items()
-            if not method.has_svd
-        ),
+        *((name, {}) for name, method in METHODS.items() if not method.has_svd),
         ("grassjump", {"store_basis": False}),
         ("grassjump", {"orthonormal": False}),
         ("galore", {"svd": "randomized"}),
@@ -212,7 +206,6 @@ def test_hot_path_is_matmul_only(name, options):
     assert "custom-call" not in program
 
 
-@pytest.mark.xdist_group("galore")
 def test_a_factorisation_is_inside_the_refresh():
     """GaLore's exact SVD shows in the program as what the test above looks for, and only within the conditional."""
     program = hlo("galore", {})

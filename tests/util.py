@@ -55,10 +55,8 @@ METHODS = {
     "coap": method("coap", "recompute_gap", has_svd=True),
     "sumo": method("sumo"),
 }
-# One worker runs all tests of a method, so that what they share is compiled once.
-every_method = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS]
-)
+# By module, so that all tests of a method in a file follow each other and share what is compiled for it.
+every_method = pytest.mark.parametrize("name", METHODS, scope="module")
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)
 
