@@ -69,7 +69,8 @@ def badam(
     >>> optax.tree_utils.tree_get(state, "BlockCoordinateState").inner.nu["layers"]["kernel"].shape
     (1, 3, 5)
 
-    Source: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models, arXiv 2404.02827.
+    Source: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models, arXiv 2404.02827,
+    Algorithm 1.
     """
     turns: dict[str, Any] = {"switch_every": switch_every, "blocks": blocks, "order": order, "key": key}
     adam = optax.scale_by_adam(b1, b2, eps)

@@ -1,5 +1,10 @@
 """The geometry: orthonormality, exactness against NumPy's factorisations, and what happens at the edges."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +16,8 @@ from grass_optax import grassmann
 from tests import tolerances
 
 KEY = jax.random.key(0)
+
+ROOT = Path(__file__).parent.parent
 
 
 def error(basis):
@@ -150,3 +157,31 @@ def test_range_basis_captures_what_the_svd_captures(decay, share):
 def test_range_basis_finds_the_whole_range():
     grad = GRADS["rank 5 below r"]
     assert captured(grassmann.range_basis(KEY, grad, 16), grad) > 1 - 1e-5
+
+
+ON_A_MESH = """
+import jax, jax.numpy as jnp, grass_optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+params = jax.device_put(jnp.ones((8, 16)), NamedSharding(mesh, PartitionSpec("data", None)))
+for svd in ("randomized", "exact"):
+    tx = grass_optax.galore(0.1, rank=2, svd=svd)
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    print(svd, bool(jnp.all(jnp.isfinite(updates))))
+"""
+
+
+def test_exact_svd_on_a_mesh_of_cpu_devices():
+    """Where it would hang it is an error that says what to do; the randomized one runs everywhere."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    process = subprocess.run(
+        [sys.executable, "-c", ON_A_MESH], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert "randomized True" in process.stdout
+    if jax.__version_info__ >= (0, 11):
+        assert "exact True" in process.stdout
+    else:
+        assert process.returncode != 0
+        assert "NotImplementedError: an exact SVD of a matrix on a mesh of CPU devices hangs" in process.stderr
+        assert 'Use svd="randomized"' in process.stderr

@@ -1,0 +1,65 @@
+"""Optimizer state of every method on the LLaMA sizes of the papers: prints the table of docs/memory.md.
+
+    python -m benchmarks.memory
+
+Nothing is allocated: the bytes are those of `grass_optax.memory_report`, from shapes alone.
+"""
+
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+import grass_optax
+from models import CONFIGS, Llama
+from train.config import OptimizerFlags, ScheduleFlags
+from train.methods import SCALES, UPDATE_PROJ_GAPS, OptimizerName
+from train.optimizer import make_optimizer
+
+# The rank that the papers use for each size.
+RANKS = {"60m": 128, "130m": 256, "350m": 256, "1b": 512, "3b": 512, "7b": 1024}
+
+
+def abstract_params(size: str) -> Any:
+    """Shapes of the parameters of a LLaMA, in float32."""
+    config = dataclasses.replace(CONFIGS[size], param_dtype="float32")
+    return nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))), nnx.Param))
+
+
+def optimizer(name: OptimizerName, rank: int) -> optax.GradientTransformation:
+    """The optimizer that the trainer makes, without gradient clip and with the method's own interval."""
+    flags = OptimizerFlags(
+        optimizer=name, rank=rank, scale=SCALES[name], update_proj_gap=UPDATE_PROJ_GAPS.get(name, 1), clip=0.0
+    )
+    return make_optimizer(flags, ScheduleFlags(), seed=0)
+
+
+def state_bytes(size: str) -> dict[str, int]:
+    """Bytes of optimizer state of every method at one size."""
+    params = abstract_params(size)
+    return {
+        str(name): grass_optax.memory_report(optimizer(name, RANKS[size]), params).total_bytes for name in OptimizerName
+    }
+
+
+def table(sizes: list[str]) -> str:
+    """A Markdown table of gigabytes (10^9 bytes), the methods by their state at the last size."""
+    columns = {size: state_bytes(size) for size in sizes}
+    names = sorted(OptimizerName, key=lambda name: columns[sizes[-1]][name])
+    rows = [
+        ["method", *(f"{size} (r = {RANKS[size]})" for size in sizes), f"of adamw's, {sizes[-1]}"],
+        ["---", *["---:"] * (len(sizes) + 1)],
+    ]
+    for name in names:
+        last = columns[sizes[-1]]
+        share = f"{last[name] / last[OptimizerName.ADAMW]:.1%}"
+        rows.append([f"`{name}`", *(f"{columns[size][name] / 1e9:.3f}" for size in sizes), share])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    sys.stdout.write(table(list(RANKS)) + "\n")
