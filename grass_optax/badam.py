@@ -126,8 +126,8 @@ def _decayed(
     The inner optimizer is told the decay of the day: a schedule inside it would begin anew with every block. Parameters
     that the mask leaves out are zeros to it, since a mask need not fit a window.
     """
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return block_coordinate(adam, **turns)
+    if isinstance(weight_decay, int | float) and weight_decay == 0:  # reading the weights would copy them
+        return block_coordinate(optax.chain(adam, optax.identity()), **turns)
     blocks = block_coordinate(optax.chain(adam, _decay_as_told()), **turns)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:

@@ -19,7 +19,7 @@ PARAMS = {"w": jnp.ones(WIDE), "b": jnp.ones(3)}
 
 @every_method
 def test_composes_with_chain_and_jit_and_donation(name):
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer(name, gap=5))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer(name, gap=50))
     params = jax.tree.map(jnp.zeros_like, PARAMS)
     target = grads_like(params, 0)
 

@@ -77,15 +77,15 @@ def test_neighbours(name):
 def test_keys_and_leaves_and_refreshes_draw_apart(name):
     """A basis is a function of key, leaf and refresh, and of nothing else that is random."""
     options = {"random_start": 0} if name == "golore" else {}
-    params = {"a": jnp.ones(WIDE), "b": jnp.ones(WIDE)}
-    same = grads_like(LEAVES, 0)["wide"]
+    params = {"a": jnp.ones((12, 16)), "b": jnp.ones((12, 16))}  # large enough that no two draw the same axes
+    same = grads_like(params, 0)["a"]
 
     @jax.jit
     def update(key, state):
-        return make(name, gap=1, key=key, **options).update({"a": same, "b": same}, state)
+        return make(name, 5, gap=1, key=key, **options).update({"a": same, "b": same}, state)
 
     def two_updates(key):
-        first, state = update(key, make(name, gap=1, **options).init(params))
+        first, state = update(key, make(name, 5, gap=1, **options).init(params))
         return [np.asarray(u[leaf]) for u in (first, update(key, state)[0]) for leaf in params]
 
     drawn = two_updates(7) + two_updates(8)

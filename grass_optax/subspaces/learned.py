@@ -35,8 +35,9 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
     """
 
     def init(basis_shape: tuple[int, ...], dtype: Any) -> optax.ScaleByAdamState:
-        zeros = jnp.zeros(basis_shape, grassmann.wide(dtype))
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+        # Two arrays: a buffer that is in a state twice cannot be donated.
+        mu, nu = (jnp.zeros(basis_shape, grassmann.wide(dtype)) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(refresh: Refresh) -> tuple[Float[Array, "*b m r"], Any]:
         grad, state = refresh.grad.astype(refresh.basis.dtype), refresh.rule_state
