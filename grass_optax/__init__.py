@@ -2,6 +2,7 @@
 written in."""
 
 from grass_optax import grassmann, layouts, residual, subspaces, transport
+from grass_optax.assembly import assemble
 from grass_optax.badam import badam, scale_by_badam
 from grass_optax.block_coordinate import block_coordinate
 from grass_optax.column_sgd import column_sgd, scale_by_column_sgd
@@ -73,6 +74,7 @@ __all__ = [  # in reading order
     "scale_by_sumo",
     "scale_by_badam",
     "scale_by_column_sgd",
+    "assemble",
     "split_by_subspace",
     "SplitState",
     "block_coordinate",

@@ -5,7 +5,7 @@ Members: Options, with_options, direction_of, assemble, assemble_blocks.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar
 
 import jax
 import optax
@@ -99,13 +99,21 @@ def assemble(
     own_inner: optax.GradientTransformation | None = None,
     lift: bool = True,
     store_basis: bool = True,
-    **options: Unpack[Options],
+    options: Options | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """A method: the split over its axes for the leaves that `layouts.split_labels` names, Adam for the others.
+    """An optimizer from its axes: the split for the leaves that `layouts.split_labels` names, Adam for the others.
 
-    Inside the subspace stands `inner`, if it is given, else `own_inner`, else Adam.
+    Inside the subspace stands `options["inner"]`, if it is given, else `own_inner`, else Adam with these betas. The
+    other arguments are those of `split_by_subspace`; the `options` those that every method takes (see `grassjump`).
+    All methods of this package are made with it, and one of your own can be:
+
+    >>> tx = grass_optax.assemble(
+    ...     1e-3, subspaces.random_jump(), (0.9, 0.999), transport.reset, None, rank=2, update_proj_gap=100
+    ... )
+    >>> tx.init({"w": jnp.ones((4, 8))}) is not None
+    True
     """
-    given = _complete(options)
+    given = _complete(options or {})
     adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
     split = split_by_subspace(
         rule,
@@ -133,10 +141,10 @@ def assemble_blocks(
     switch_every: int,
     active: int,
     scale: ArrayLike = 1.0,
-    **options: Unpack[Options],
+    options: Options | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A method over whole layers in turn in place of subspaces: `block_coordinate` for the leaves that stack them."""
-    given = _complete(options)
+    given = _complete(options or {})
     adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
     inner = optax.chain(given["inner"] or adam, optax.scale(scale))
     blocks = block_coordinate(inner, inactive, switch_every=switch_every, active=active, key=given["key"])

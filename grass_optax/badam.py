@@ -28,6 +28,7 @@ def badam(
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     freeze_rest: bool = False,
+    inner: optax.GradientTransformation | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[optax.Params], Any] | None = None,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
@@ -44,9 +45,9 @@ def badam(
 
     Which leaves are in the blocks. With an axis: by default those with three axes or more, except embeddings and the
     output head (`layouts.split_labels`); with `weight_dimension_numbers` those of which `blocks` is a batch axis. So
-    vectors that are stacked, norms for one, are not. With path prefixes: every leaf below one of them. The other leaves
-    get plain Adam. In BAdam's released code they are frozen; that is `freeze_rest`, for fine-tuning: embeddings frozen
-    at their random start are no basis for pretraining.
+    vectors that are stacked, norms for one, are not; matrices none of which is stacked are an error. With path
+    prefixes: every leaf below one of them. The other leaves get plain Adam. In BAdam's released code they are frozen;
+    that is `freeze_rest`, for fine-tuning: embeddings frozen at their random start are no basis for pretraining.
 
     Args:
       learning_rate: a float or a schedule.
@@ -55,6 +56,7 @@ def badam(
       order: "random", "ascending" or "descending"; see `block_coordinate`.
       b1, b2, eps: Adam's, in the blocks and elsewhere.
       freeze_rest: True gives the leaves outside the blocks no update.
+      inner: any Optax transformation in place of Adam in the blocks.
       weight_decay, mask: as in `optax.adamw`; of the leaves in blocks, those of the active block only.
       weight_dimension_numbers: as in `optax.contrib.muon`, see `grassjump`; only where `blocks` is an axis.
       adam_learning_rate: of the leaves outside the blocks; `learning_rate` if not given.
@@ -66,7 +68,7 @@ def badam(
     >>> params = {"layers": {"kernel": jnp.ones((4, 3, 5)), "norm": jnp.ones((4, 3))}}
     >>> tx = badam(1e-2, switch_every=50)
     >>> updates, state = tx.update(params, tx.init(params), params)
-    >>> optax.tree_utils.tree_get(state, "BlockCoordinateState").inner.nu["layers"]["kernel"].shape
+    >>> optax.tree_utils.tree_get(state, "BlockCoordinateState").inner[0].nu["layers"]["kernel"].shape
     (1, 3, 5)
 
     Source: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models, arXiv 2404.02827,
@@ -75,7 +77,7 @@ def badam(
     turns: dict[str, Any] = {"switch_every": switch_every, "blocks": blocks, "order": order, "key": key}
     adam = optax.scale_by_adam(b1, b2, eps)
     rest_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    block = optax.chain(_decayed(adam, weight_decay, mask, turns), optax.scale_by_learning_rate(learning_rate))
+    block = optax.chain(_decayed(inner or adam, weight_decay, mask, turns), optax.scale_by_learning_rate(learning_rate))
     decay = optax.add_decayed_weights(weight_decay, mask)
     rest = optax.chain(in_float32(adam), decay, optax.scale_by_learning_rate(rest_rate))
     return _partition(block, rest, freeze_rest, block_labels(blocks, weight_dimension_numbers))
@@ -90,6 +92,7 @@ def scale_by_badam(
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     freeze_rest: bool = False,
+    inner: optax.GradientTransformation | None = None,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -102,7 +105,7 @@ def scale_by_badam(
     (True, 0.0)
     """
     adam = optax.scale_by_adam(b1, b2, eps)
-    block = block_coordinate(adam, switch_every=switch_every, blocks=blocks, order=order, key=key)
+    block = block_coordinate(inner or adam, switch_every=switch_every, blocks=blocks, order=order, key=key)
     return _partition(block, in_float32(adam), freeze_rest, block_labels(blocks, weight_dimension_numbers))
 
 
@@ -186,6 +189,12 @@ def _stacked_labels(params: optax.Params, axis: int, weight_dimension_numbers: l
     jax.tree.map_with_path(layouts.require_float, params)
     if weight_dimension_numbers is None:
         stacked = jax.tree.map_with_path(by_default, params)
+        if not any(jax.tree.leaves(stacked)) and any(x.ndim == 2 for x in jax.tree.leaves(params)):
+            raise ValueError(
+                f"no leaf stacks layers along axis {axis}, so there are no blocks, although there are matrices. Give "
+                'the blocks as path prefixes, blocks=["layers/0", ...], or say by weight_dimension_numbers which '
+                "leaves are stacked."
+            )
     else:
         stacked = jax.tree.map(
             by_dimension_numbers, params, layouts.dimension_numbers(params, weight_dimension_numbers)

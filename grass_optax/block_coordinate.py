@@ -16,9 +16,9 @@ import optax
 from jax import lax
 
 from grass_optax.blocks import cut_into
+from grass_optax.checks import one_of, positive
 from grass_optax.precision import widened
 from grass_optax.refresh import checked_key, typed_key
-from grass_optax.subspaces import positive
 
 _ORDERS = ("ascending", "descending", "random")
 
@@ -85,9 +85,12 @@ def block_coordinate(
 
     Source: BAdam, arXiv 2404.02827, Algorithm 1; FRUGAL, arXiv 2411.07837.
     """
-    if order not in _ORDERS:
-        raise ValueError(f"order is {order!r}; give one of {', '.join(map(repr, _ORDERS))}.")
-    turns = _Turns(positive("switch_every", switch_every), positive("active", active), order, checked_key(key))
+    turns = _Turns(
+        positive("switch_every", switch_every),
+        positive("active", active),
+        one_of("order", order, _ORDERS),
+        checked_key(key),
+    )
     cut = cut_into(blocks)
     wide_inner = optax.with_extra_args_support(inner)
 

@@ -48,11 +48,6 @@ def scaled_to_one(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     return jnp.where(usable, x / jnp.where(usable, largest, 1), 0)
 
 
-def finite_or_zero(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
-    """X, or zero in place of a matrix that is not finite."""
-    return jnp.where(jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True), x, 0)
-
-
 def transpose(x: Float[Array, "*b m n"]) -> Float[Array, "*b n m"]:
     """Swap the two matrix axes."""
     return jnp.swapaxes(x, -1, -2)
@@ -195,7 +190,7 @@ def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float
     if jax.default_backend() == "cpu" and jax.typeof(x).sharding.mesh.size > 1:
         raise NotImplementedError(
             "an exact SVD of a matrix on a mesh of CPU devices hangs before jaxlib 0.11 (this is jax "
-            f'{jax.__version__}). Use svd="randomized", which needs products only, or a newer jaxlib.'
+            f'{jax.__version__}). Use svd="randomized" or a rule without a factorisation, or a newer jaxlib.'
         )
     return lax.platform_dependent(x, cpu=on_host, default=on_device)
 

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from grass_optax import grassmann
+from grass_optax.checks import one_of
 
 ORTHOGONALIZATIONS = ("exact", "newton_schulz")
 # Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and 1.2.
@@ -24,11 +25,7 @@ def orthogonalize(method: str = "exact") -> optax.GradientTransformation:
     "exact" is that to rounding, where singular values are above 1e-8 of the largest; "newton_schulz" are Muon's five
     steps, after which all lie between 0.7 and 1.2. Both in matrix products only; zero stays zero.
     """
-    if method not in ORTHOGONALIZATIONS:
-        raise ValueError(
-            f"orthogonalization is {method!r}; needed is one of {', '.join(map(repr, ORTHOGONALIZATIONS))}."
-        )
-    of = _exact if method == "exact" else _quintic
+    of = _exact if one_of("orthogonalization", method, ORTHOGONALIZATIONS) == "exact" else _quintic
 
     def update(updates: Any, params: Any) -> Any:
         del params

@@ -3,10 +3,10 @@
 Transports move the moments with the basis, and some rules and residual transformations read the first one. They meet
 the state of any Optax transformation; those that hold moments of the gradient's coordinates are listed here.
 
-Members: map_moments, first_moment.
+Members: map_moments, cleared, first_moment.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -35,20 +35,33 @@ def map_moments(
     Raises:
       TypeError: a state of which it is not known what its arrays mean.
     """
-    if isinstance(inner_state, optax.ScaleByAdamState):
-        return adam(inner_state)
-    if type(inner_state) in _FIRST_MOMENTS:
-        field = _FIRST_MOMENTS[type(inner_state)]
-        return inner_state._replace(**{field: first(getattr(inner_state, field))})
-    if isinstance(inner_state, _WITHOUT_COORDINATES):
-        return inner_state
-    if type(inner_state) is tuple:  # of optax.chain
-        return tuple(map_moments(first, adam, state) for state in inner_state)
-    raise TypeError(
-        f"cannot rotate the inner state {type(inner_state).__name__}: known are {_known()}, chains of them and states "
-        "without coordinates. Use transport.keep or transport.reset, or pass your own function "
-        "(inner_state, rotation) -> inner_state."
-    )
+
+    def moved(state: Any) -> Any:
+        if isinstance(state, optax.ScaleByAdamState):
+            return adam(state)
+        if type(state) in _FIRST_MOMENTS:
+            field = _FIRST_MOMENTS[type(state)]
+            return state._replace(**{field: first(getattr(state, field))})
+        raise TypeError(_unknown("rotate", state, _FIRST_MOMENTS))
+
+    return _through_chains(moved, inner_state)
+
+
+def cleared(inner_state: Any) -> Any:
+    """Every known state as it was at the start, through chains.
+
+    Raises:
+      TypeError: a state that may start from something else than zero.
+    """
+
+    def zero(state: Any) -> Any:
+        if isinstance(state, MuonState):  # its coefficients are no moments
+            return state._replace(count=jnp.zeros_like(state.count), mu=jax.tree.map(jnp.zeros_like, state.mu))
+        if type(state) in _FIRST_MOMENTS or isinstance(state, optax.FactoredState):
+            return jax.tree.map(jnp.zeros_like, state)
+        raise TypeError(_unknown("reset", state, (*_FIRST_MOMENTS, optax.FactoredState)))
+
+    return _through_chains(zero, inner_state)
 
 
 def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
@@ -62,15 +75,34 @@ def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
         return jax.tree.map(lambda x: (1 - jnp.asarray(b1, x.dtype)) * x, inner_state.trace)
     if type(inner_state) in _FIRST_MOMENTS:
         return getattr(inner_state, _FIRST_MOMENTS[type(inner_state)])
-    if type(inner_state) is tuple:  # of optax.chain
-        for state in inner_state:
-            if type(state) in _FIRST_MOMENTS or type(state) is tuple:
-                return first_moment(state, b1)
+    for state in inner_state if type(inner_state) is tuple else ():  # of optax.chain
+        if any(type(part) in _FIRST_MOMENTS for part in _parts(state)):
+            return first_moment(state, b1)
     raise TypeError(
-        f"the inner state {type(inner_state).__name__} has no first moment that is known: this method reads one. Known "
-        f"are {_known()} and chains of them."
+        f"the inner state {type(inner_state).__name__} has no first moment that is known, and this method reads one. "
+        f"Known are {_names(_FIRST_MOMENTS)} and chains of them: give such an `inner`."
     )
 
 
-def _known() -> str:
-    return ", ".join(state.__name__ for state in _FIRST_MOMENTS)
+def _parts(state: Any) -> list[Any]:
+    """The states in a chain of chains."""
+    return [x for part in state for x in _parts(part)] if type(state) is tuple else [state]
+
+
+def _through_chains(f: Callable[[Any], Any], state: Any) -> Any:
+    """`f` of each state that holds something per coordinate."""
+    if type(state) is tuple:  # of optax.chain
+        return tuple(_through_chains(f, part) for part in state)
+    return state if isinstance(state, _WITHOUT_COORDINATES) else f(state)
+
+
+def _unknown(verb: str, state: Any, known: Iterable[type]) -> str:
+    return (
+        f"cannot {verb} the inner state {type(state).__name__}: known are {_names(known)}, chains of them and states "
+        "without coordinates. Give another `inner`, or compose the method with split_by_subspace and transport.keep or "
+        "a function (inner_state, rotation) -> inner_state of your own."
+    )
+
+
+def _names(states: Iterable[type]) -> str:
+    return ", ".join(state.__name__ for state in states)

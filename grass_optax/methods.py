@@ -12,10 +12,9 @@ from jax.typing import ArrayLike
 
 from grass_optax import subspaces, transport
 from grass_optax.assembly import Options, assemble, assemble_blocks, direction_of, with_options
+from grass_optax.checks import one_of, positive
 from grass_optax.inner import orthogonalize
 from grass_optax.residual import channel_scaling, error_feedback, recovery, sign, tensor_scaling
-
-RESIDUALS = ("exact", "scaled")
 
 
 @with_options
@@ -56,8 +55,9 @@ def grassjump(
         (`transport.rotate`).
       orthonormal: False skips the orthonormalisation of the bases (`subspaces.random_jump`).
       store_basis: False draws the basis again each step; the state is 2nr + 1 numbers.
-      inner: any Optax transformation in place of Adam inside the subspace. A transport that rotates knows the states
-        listed in `inner_states`, and takes b1 and b2 to be those of an `inner` that is Adam too.
+      inner: any Optax transformation in place of Adam inside the subspace; it gets shapes in place of the weights, so
+        it may not decay them. A transport that rotates knows the states listed in `inner_states`, and takes b1 and b2
+        to be those of an `inner` that is Adam too.
       weight_decay, mask: as in `optax.adamw`; for all leaves.
       weight_dimension_numbers: as in `optax.contrib.muon`: a tree of `MuonDimensionNumbers`, a prefix of it or a
         function of params; None for a leaf that is not split. In params that a function gets, leaves may be MaskedNode.
@@ -78,17 +78,10 @@ def grassjump(
     Source: Randomized Gradient Subspaces for Efficient LLM Training, arXiv 2510.01878, Algorithm 1.
     """
     return assemble(
-        learning_rate,
-        subspaces.random_jump(orthonormal),
-        (b1, b2),
-        transport.rotate(b1, b2, completion),
+        learning_rate, subspaces.random_jump(orthonormal), (b1, b2), transport.rotate(b1, b2, completion),
         recovery(max_norm_growth),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        store_basis=store_basis,
-        **options,
-    )
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=store_basis, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -129,17 +122,10 @@ def grasswalk(
     Source: Randomized Gradient Subspaces for Efficient LLM Training, arXiv 2510.01878, Algorithm 1.
     """
     return assemble(
-        learning_rate,
-        subspaces.random_walk(step_size, subspaces.positive("walk_rank", walk_rank)),
-        (b1, b2),
-        transport.rotate(b1, b2, completion),
+        learning_rate, subspaces.random_walk(step_size, walk_rank), (b1, b2), transport.rotate(b1, b2, completion),
         recovery(max_norm_growth),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        initial=subspaces.range_finder(),
-        **options,
-    )
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(), options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -178,17 +164,10 @@ def subtrack(
     Source: SubTrack++, arXiv 2502.01586.
     """
     return assemble(
-        learning_rate,
-        subspaces.tracking(step_size, subspaces.positive("tracking_rank", tracking_rank)),
-        (b1, b2),
-        transport.rotate(b1, b2, completion),
+        learning_rate, subspaces.tracking(step_size, tracking_rank), (b1, b2), transport.rotate(b1, b2, completion),
         recovery(max_norm_growth),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        initial=subspaces.range_finder(),
-        **options,
-    )
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(), options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -215,17 +194,9 @@ def subtrack_grad(
     Source: SubTrack your Grad, arXiv 2502.01586v1.
     """
     return assemble(
-        learning_rate,
-        subspaces.tracking(step_size, subspaces.positive("tracking_rank", tracking_rank)),
-        (b1, b2),
-        transport.keep,
-        None,
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        initial=subspaces.range_finder(),
-        **options,
-    )
+        learning_rate, subspaces.tracking(step_size, tracking_rank), (b1, b2), transport.keep, None,
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(), options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -244,8 +215,8 @@ def galore(
 
       U = scale S Adam(S^T G),  S anew from G at t = 1 + j T  (Algorithm 2)
     As in the authors' code the basis lives on the smaller dimension; that of `optax.contrib.galore` lives on the larger
-    one, and its `scale` is 1.0 by default, where this has the paper's 0.25. On square matrices and with the same scale
-    both are the same.
+    one, and its `scale` is 1.0 by default, where this has the paper's 0.25. On square matrices, and with the same scale
+    and the same SVD, both are the same.
     State per matrix: mr + 2nr numbers.
 
     Args:
@@ -262,16 +233,9 @@ def galore(
     Source: GaLore, arXiv 2403.03507.
     """
     return assemble(
-        learning_rate,
-        subspaces.svd(svd),
-        (b1, b2),
-        transport.keep,
-        None,
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        **options,
-    )
+        learning_rate, subspaces.svd(svd), (b1, b2), transport.keep, None,
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -308,16 +272,10 @@ def golore(
     Source: Subspace Optimization for Large Language Models with Convergence Guarantees, arXiv 2410.11289.
     """
     return assemble(
-        learning_rate,
-        subspaces.switch(subspaces.svd(svd), subspaces.random_jump(), random_start),
-        (b1, b2),
-        transport.first_moment_only(),
-        None,
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        **options,
-    )
+        learning_rate, subspaces.switch(subspaces.svd(svd), subspaces.random_jump(), random_start), (b1, b2),
+        transport.first_moment_only(), None,
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -353,19 +311,12 @@ def fira(
 
     Source: Fira, arXiv 2410.01623.
     """
-    if residual not in RESIDUALS:
-        raise ValueError(f"residual is {residual!r}; needed is one of {', '.join(map(repr, RESIDUALS))}.")
+    removed = 1.0 if one_of("residual", residual, ("exact", "scaled")) == "exact" else scale
     return assemble(
-        learning_rate,
-        subspaces.svd(svd),
-        (b1, b2),
-        transport.keep,
-        recovery(max_norm_growth, removed=1.0 if residual == "exact" else scale),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        **options,
-    )
+        learning_rate, subspaces.svd(svd), (b1, b2), transport.keep,
+        recovery(max_norm_growth, removed),
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -400,17 +351,10 @@ def apollo(
     Source: APOLLO, arXiv 2412.05270.
     """
     return assemble(
-        learning_rate,
-        subspaces.random_projection(),
-        (b1, b2),
-        transport.keep,
+        learning_rate, subspaces.random_projection(), (b1, b2), transport.keep,
         channel_scaling(max_norm_growth, scale),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        lift=False,
-        store_basis=store_basis,
-        **options,
-    )
+        rank=rank, update_proj_gap=update_proj_gap, lift=False, store_basis=store_basis, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -438,17 +382,10 @@ def apollo_mini(
     Source: APOLLO, arXiv 2412.05270.
     """
     return assemble(
-        learning_rate,
-        subspaces.random_projection(),
-        (b1, b2),
-        transport.keep,
+        learning_rate, subspaces.random_projection(), (b1, b2), transport.keep,
         tensor_scaling(max_norm_growth, scale),
-        rank=1,
-        update_proj_gap=update_proj_gap,
-        lift=False,
-        store_basis=store_basis,
-        **options,
-    )
+        rank=1, update_proj_gap=update_proj_gap, lift=False, store_basis=store_basis, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -469,7 +406,8 @@ def ldadam(
       A = G + E,  S' = power iteration of rho S M + (1 - rho) A,  moments rotated by S'^T S,  U = scale S' Adam(S'^T A)
       E <- A - S' S'^T A + b1 / (1 - b1) (S M_old - S' M)  (Algorithm 1, generalised error feedback)
     State per matrix: mn + mr + 2nr numbers, the mn for E, which the released code keeps in the gradient's own buffer; a
-    gradient clip before this transformation therefore does not see E.
+    gradient clip before this transformation therefore does not see E. The first basis is that of
+    `subspaces.range_finder`, where the released code takes an SVD; later ones see `subspaces.power_iteration`.
 
     Args:
       blend: rho.
@@ -484,17 +422,10 @@ def ldadam(
     Source: LDAdam, arXiv 2410.16103.
     """
     return assemble(
-        learning_rate,
-        subspaces.power_iteration(b1, blend),
-        (b1, b2),
-        transport.rotate(b1, b2),
+        learning_rate, subspaces.power_iteration(b1, blend), (b1, b2), transport.rotate(b1, b2),
         error_feedback(b1) if feedback else None,
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        initial=subspaces.range_finder(),
-        **options,
-    )
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(), options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -513,7 +444,7 @@ def frugal(
 ) -> optax.GradientTransformationExtraArgs:
     """FRUGAL: Adam inside the subspace, the sign of the gradient outside, and moments from zero after each refresh.
 
-      U = scale S Adam(S^T G) + sign_scale sign(G - S S^T G)  (Algorithm 1)
+      U = scale (S Adam(S^T G) + sign_scale sign(G - S S^T G))  (Algorithm 1)
     State per matrix: 2nr numbers, and the basis, mr, if `projection` is "random" or "svd". With "blocks" it is 2mn for
     each of `active` layers, whatever the number of layers.
 
@@ -521,7 +452,8 @@ def frugal(
       projection: "columns" (r coordinate axes at random, drawn again from their key each step), "random" (a random
         subspace), "svd", or "blocks": Adam for `active` whole layers at a time, in random order, and the sign for all
         others. Layers are axis 0 of stacked leaves, chosen as by `badam`; the others get Adam, and `rank` says nothing.
-      sign_scale: of the part outside; 1.0 for pre-training, 0.1 for fine-tuning in the paper.
+      scale: of both parts, as in the released code.
+      sign_scale: of the part outside beside that; 1.0 for pre-training, 0.1 for fine-tuning in the paper.
 
     The other arguments are those of `grassjump`.
 
@@ -531,31 +463,16 @@ def frugal(
 
     Source: FRUGAL, arXiv 2411.07837.
     """
-    if projection == "blocks":
-        return assemble_blocks(
-            learning_rate,
-            (b1, b2),
-            sign(sign_scale),
-            switch_every=update_proj_gap,
-            active=active,
-            scale=scale,
-            **options,
-        )
     rules = {"columns": subspaces.columns(), "random": subspaces.random_jump(), "svd": subspaces.svd()}
-    if projection not in rules:
-        raise ValueError(f"projection is {projection!r}; needed is one of {', '.join(map(repr, rules))}, 'blocks'.")
+    if one_of("projection", projection, (*rules, "blocks")) == "blocks":
+        return assemble_blocks(
+            learning_rate, (b1, b2), sign(scale * sign_scale),
+            switch_every=update_proj_gap, active=active, scale=scale, options=options,
+        )  # fmt: skip
     return assemble(
-        learning_rate,
-        rules[projection],
-        (b1, b2),
-        transport.reset,
-        sign(sign_scale),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        store_basis=projection != "columns",
-        **options,
-    )
+        learning_rate, rules[projection], (b1, b2), transport.reset, sign(scale * sign_scale),
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=projection != "columns", options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -575,8 +492,8 @@ def online_subspace_descent(
     State per matrix: 3mr + 2nr + 1 numbers.
 
     Args:
-      update_proj_gap: T: the basis moves by 1/T of a step every time. The released code multiplies that by the current
-        part of the learning rate's schedule.
+      update_proj_gap: T, some hundreds: 1/T is the learning rate of the basis, and one near 1 tears it apart. The
+        released code multiplies it by the current part of the learning rate's schedule.
 
     The other arguments are those of `grassjump`.
 
@@ -587,16 +504,10 @@ def online_subspace_descent(
     Source: Memory-Efficient LLM Training with Online Subspace Descent, arXiv 2408.12857.
     """
     return assemble(
-        learning_rate,
-        subspaces.online_descent(1 / subspaces.positive("update_proj_gap", update_proj_gap)),
-        (b1, b2),
-        transport.keep,
-        None,
-        rank=rank,
-        update_proj_gap=1,
-        scale=scale,
-        **options,
-    )
+        learning_rate, subspaces.online_descent(1 / positive("update_proj_gap", update_proj_gap)), (b1, b2),
+        transport.keep, None,
+        rank=rank, update_proj_gap=1, scale=scale, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -627,18 +538,11 @@ def coap(
 
     Source: COAP, arXiv 2412.00071.
     """
-    every = subspaces.positive("update_proj_gap", update_proj_gap) * subspaces.positive("recompute_gap", recompute_gap)
+    every = positive("update_proj_gap", update_proj_gap) * positive("recompute_gap", recompute_gap)
     return assemble(
-        learning_rate,
-        subspaces.coap(every),
-        (b1, b2),
-        transport.keep,
-        None,
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        **options,
-    )
+        learning_rate, subspaces.coap(every), (b1, b2), transport.keep, None,
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
+    )  # fmt: skip
 
 
 @with_options
@@ -676,17 +580,10 @@ def sumo(
     Source: SUMO, arXiv 2505.24749.
     """
     return assemble(
-        learning_rate,
-        subspaces.svd(svd),
-        (b1, b2),
-        transport.first_moment_only(),
-        None,
-        own_inner=optax.chain(optax.trace(momentum), orthogonalize(orthogonalization)),
-        rank=rank,
-        update_proj_gap=update_proj_gap,
-        scale=scale,
-        **options,
-    )
+        learning_rate, subspaces.svd(svd), (b1, b2), transport.first_moment_only(), None,
+        own_inner=optax.chain(optax.trace(momentum), orthogonalize(orthogonalization)), rank=rank,
+        update_proj_gap=update_proj_gap, scale=scale, options=options,
+    )  # fmt: skip
 
 
 scale_by_grassjump = direction_of(grassjump)

@@ -195,8 +195,12 @@ def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r
 
 
 def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
-    """The 2-norm of each column, in float32 at least."""
-    return jnp.sqrt(sum_of_squares(x))
+    """The 2-norm of each column, in float32 at least; 0 where it is not finite, so that nothing is scaled by it.
+
+    The squares of a float32 column overflow above 1e19.
+    """
+    norms = jnp.sqrt(sum_of_squares(x))
+    return jnp.where(jnp.isfinite(norms), norms, 0)
 
 
 def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
@@ -205,8 +209,9 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
 
 
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
-    """The Frobenius norm of each matrix; of a row of column norms the same."""
-    return jnp.sqrt(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
+    """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the same."""
+    norm = jnp.sqrt(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
+    return jnp.where(jnp.isfinite(norm), norm, 0)
 
 
 def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike) -> Float[Array, "*b"]:

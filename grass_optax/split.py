@@ -16,10 +16,11 @@ import optax
 from jax.typing import ArrayLike
 
 from grass_optax import grassmann, layouts
+from grass_optax.checks import positive
 from grass_optax.grassmann import wide
 from grass_optax.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
 from grass_optax.residual import ResidualTransformation, column_factors, column_norms, outside_norms
-from grass_optax.subspaces import SubspaceRule, positive
+from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
 
 
@@ -151,10 +152,13 @@ def _init(parts: _Parts, layout: Any, params: optax.Params) -> SplitState:
     basis = zero_bases(parts.schedule, grads)
     per_column = parts.residual is not None and parts.residual.per_column
     outside = zeros(lambda spec: 1 if per_column else spec.m)
+    inner = parts.inner.init(zeros(lambda _: rank))
+    # A state that the transport does not know is an error now, and not at the first refresh.
+    jax.eval_shape(parts.schedule.transport, inner, jax.tree.map(lambda s: s[..., :rank, :], basis))
     return SplitState(
         count=jnp.zeros((), jnp.int32),
         basis=basis if parts.schedule.store_basis else without_bases(grads),
-        inner=parts.inner.init(zeros(lambda _: rank)),
+        inner=inner,
         residual=optax.EmptyState() if parts.residual is None else parts.residual.init(outside),
         rule=jax.tree.map(lambda s: parts.schedule.rule.init(s.shape, s.dtype), basis),
         layout=layout,

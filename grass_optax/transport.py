@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from optax.contrib import MuonState
 
 from grass_optax import grassmann
-from grass_optax.inner_states import map_moments
+from grass_optax.checks import one_of
+from grass_optax.inner_states import cleared, map_moments
 
 Transport = Callable[[Any, Any], Any]
 
@@ -33,15 +33,9 @@ def keep(inner_state: Any, rotation: Any) -> Any:
 
 
 def reset(inner_state: Any, rotation: Any) -> Any:
-    """The moments and their count start again at zero, as they do in the states of Optax (FRUGAL)."""
+    """The moments and their count start again from zero (FRUGAL)."""
     del rotation
-
-    def cleared(state: Any) -> Any:
-        if isinstance(state, MuonState):  # its coefficients are no moments
-            return state._replace(count=jnp.zeros_like(state.count), mu=jax.tree.map(jnp.zeros_like, state.mu))
-        return jnp.zeros_like(state)
-
-    return jax.tree.map(cleared, inner_state, is_leaf=lambda x: isinstance(x, MuonState))
+    return cleared(inner_state)
 
 
 def first_moment_only() -> Transport:
@@ -64,16 +58,15 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
       M' = Q M
       V' = (1 - b2^(t-1)) |Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|
     where ^{o2} and |.| are elementwise. Q = I gives (M, V) back. Of an inner optimizer with a first moment alone that
-    is M' = Q M. After a jump the rows of Q^{o2} sum to about r/m, so
-    that V' keeps only that part of the second moment and steps are too large until it has recovered;
-    `completion="isotropic"` adds what is missing as if the gradient outside the old subspace were like that inside it:
-    (1 - b2^(t-1)) max(1 - rowsum(Q^{o2}), 0) mean(Vh), the mean over rows, per column.
+    is M' = Q M. b1 and b2 must be those of the inner Adam, and its second moment one of squares: the state of
+    `optax.scale_by_adamax` looks the same and is not.
+
+    After a jump the rows of Q^{o2} sum to about r/m, so that V' keeps only that part of the second moment and steps are
+    too large until it has recovered; `completion="isotropic"` adds what is missing as if the gradient outside the old
+    subspace were like that inside it: (1 - b2^(t-1)) max(1 - rowsum(Q^{o2}), 0) mean(Vh), the mean over rows, per
+    column.
     """
-    if completion not in COMPLETIONS:
-        raise ValueError(
-            f"completion is {completion!r}; needed is one of {', '.join(map(repr, COMPLETIONS))}. "
-            '"none" is the papers\' transport.'
-        )
+    one_of("completion", completion, COMPLETIONS)
 
     def transport(inner_state: Any, rotation: Any) -> Any:
         def first(moment: Any) -> Any:

@@ -1,12 +1,17 @@
 """Strict settings for every test: promotions are errors, and the shapes of the geometry are checked."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 from jaxtyping import install_import_hook
+
+# Most of the time of a test goes into compiling a program that then runs for milliseconds: unoptimized machine code
+# takes less than half of it. Read when a backend starts, here and in the processes that tests start.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

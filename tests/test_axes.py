@@ -247,3 +247,74 @@ def test_rates_decay_and_mask():
     again, _ = by_function.update(grads, by_function.init(params), params)
     for name in params:
         np.testing.assert_array_equal(again[name], update[name])
+
+
+def test_reset_of_muon_keeps_its_coefficients():
+    dims = optax.contrib.MuonDimensionNumbers(0, 1)
+    state = optax.contrib.scale_by_muon(weight_dimension_numbers=dims).init(jnp.ones((4, 9)))
+    state = state._replace(count=jnp.int32(3), mu=jnp.ones((4, 9)))
+    after = transport.reset((state, optax.EmptyState()), rotation())[0]
+    assert after.count == 0
+    assert not np.any(after.mu)
+    np.testing.assert_array_equal(after.ns_coeffs, state.ns_coeffs)
+
+
+def test_a_switch_between_keyed_rules_must_store_its_basis():
+    rule = subspaces.switch(subspaces.random_jump(), subspaces.columns(), 5)
+    with pytest.raises(ValueError, match="store_basis=False"):
+        split_by_subspace(
+            rule, optax.scale_by_adam(), transport.keep, None, rank=2, update_proj_gap=4, store_basis=False
+        )
+
+
+@pytest.mark.parametrize("method", ["apollo", "apollo_mini", "grassjump"])
+def test_squares_that_overflow_make_no_nan(method):
+    """A gradient of 1e20 is finite, its squares are not: it moves nothing that is scaled by a norm, and spoils nothing."""
+    options = {} if method == "apollo_mini" else {"rank": 2}
+    tx = getattr(grass_optax, f"scale_by_{method}")(update_proj_gap=2, **options)
+    state, update = tx.init(jnp.ones(WIDE)), jax.jit(tx.update)
+    for t in range(5):
+        updates, state = update(grads_like(jnp.ones(WIDE), t) * (1e20 if t == 1 else 1.0), state)
+        assert jnp.all(jnp.isfinite(updates))
+    if method != "grassjump":  # whose Adam has an infinite second moment, as any Adam would
+        assert jnp.linalg.norm(updates) > 0
+
+
+def test_coap_starts_at_random_when_the_first_gradient_is_not_finite():
+    grad = jnp.full(WIDE, jnp.nan)
+    tx = grass_optax.scale_by_coap(rank=2)
+    basis = basis_of(tx.update(grad, tx.init(grad))[1])
+    assert grassmann.orthonormality_error(basis) < tolerances.ORTHONORMAL32
+    assert jnp.max(jnp.abs(basis)) < 0.999
+
+
+def test_scale_of_frugal_is_that_of_both_parts():
+    grad = grads_like(jnp.ones(WIDE), 0)
+    one, quarter = (grass_optax.scale_by_frugal(3, scale=s, sign_scale=0.5) for s in (1.0, 0.25))
+    whole, part = (tx.update(grad, tx.init(grad))[0] for tx in (one, quarter))
+    np.testing.assert_allclose(part, 0.25 * whole, rtol=1e-6)
+
+
+def test_blocks_where_no_layer_is_stacked_are_an_error():
+    params = {"layers": {"0": {"kernel": jnp.ones((8, 8))}, "1": {"kernel": jnp.ones((8, 8))}}}
+    for tx in (grass_optax.badam(0.1), grass_optax.frugal(0.1, projection="blocks")):
+        with pytest.raises(ValueError, match=r"no leaf stacks layers along axis 0.*path prefixes"):
+            tx.init(params)
+    assert grass_optax.badam(0.1, blocks=["layers/0", "layers/1"]).init(params)
+
+
+def test_frugal_blocks():
+    """Adam for one layer of four, the sign for the others; state of one layer."""
+    params = {"kernel": jnp.ones((4, 3, 5))}
+    tx = grass_optax.scale_by_frugal(projection="blocks", update_proj_gap=2, sign_scale=0.5)
+    state, update = tx.init(params), jax.jit(tx.update)
+    seen = set()
+    for t in range(8):
+        grads = grads_like(params, t)
+        u, state = update(grads, state)
+        is_sign = np.asarray(jnp.all(u["kernel"] == 0.5 * jnp.sign(grads["kernel"]), axis=(1, 2)))
+        assert is_sign.sum() == 3
+        seen.add(int(np.argmin(is_sign)))
+    assert seen == {0, 1, 2, 3}
+    moments = optax.tree_utils.tree_get(state, "BlockCoordinateState").inner
+    assert sum(x.size for x in jax.tree.leaves(moments) if x.ndim) == 2 * 3 * 5

@@ -331,7 +331,7 @@ def test_init_takes_whatever_optax_gives_it(view):
     chex.assert_trees_all_equal_shapes_and_dtypes(bare.init(abstract), bare.init(params))
     raised = optax.tree.map_params(tx, lambda x: np.ones_like(x), state)
     chex.assert_trees_all_equal_shapes_and_dtypes(raised, state)
-    moments = optax.tree_utils.tree_get(raised, "BlockCoordinateState").inner.mu
+    moments = optax.tree_utils.tree_get(raised, "BlockCoordinateState").inner[0].mu
     assert all(np.all(x == 1) for x in jax.tree.leaves(moments))
     for empty in ({}, {"a": optax.MaskedNode()}):
         updates, after = tx.update(empty, tx.init(empty), empty)
@@ -346,7 +346,7 @@ def test_init_takes_whatever_optax_gives_it(view):
 @pytest.mark.parametrize(
     ("options", "params", "message"),
     [
-        (dict(order="shuffled"), {}, "order is 'shuffled'; give one of 'ascending', 'descending', 'random'"),
+        (dict(order="shuffled"), {}, "order is 'shuffled'; needed is one of 'ascending', 'descending', 'random'"),
         (dict(switch_every=0), {}, "switch_every is 0; give 1 or more"),
         (dict(switch_every=1.5), {}, "switch_every is 1.5; it shapes the computation"),
         (dict(active=0), {}, "active is 0; give 1 or more"),

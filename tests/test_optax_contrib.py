@@ -5,6 +5,7 @@ The suite is a module whose tables are expanded when its class is made, and it f
 copied.
 """
 
+import functools
 import importlib.util
 import re
 import types
@@ -14,12 +15,19 @@ from unittest import mock
 import jax
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from tests.util import METHODS
 
+
+def stacked_only(params):
+    """Told which leaves are stacked, badam takes a tree without any."""
+    return jax.tree.map(lambda x: MuonDimensionNumbers(-2, -1) if x.ndim > 2 else None, params)
+
+
 ALIASES = {name: method.alias for name, method in METHODS.items()} | {
-    "badam": grass_optax.badam,
+    "badam": functools.partial(grass_optax.badam, weight_dimension_numbers=stacked_only),
     "column_sgd": grass_optax.column_sgd,
 }
 # Rank 1, so that the suite's 2 x 2 parameters really are split.
@@ -35,7 +43,15 @@ TABLE = [
     }
     for name in ALIASES
 ]
-OURS = ["rank", "update_proj_gap", "key", "switch_every", "blocks", *{x for m in METHODS.values() for x in m.static}]
+OURS = [
+    "rank",
+    "update_proj_gap",
+    "key",
+    "switch_every",
+    "blocks",
+    "weight_dimension_numbers",
+    *{x for m in METHODS.values() for x in m.static},
+]
 STATIC = ("'rank', 'update_proj_gap'", ", ".join(map(repr, OURS)))
 
 

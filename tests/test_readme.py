@@ -18,7 +18,7 @@ from tests.util import assert_same, optimizer
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 METHODS = [name for name in grass_optax.__all__ if hasattr(grass_optax, f"scale_by_{name}")]
-MODULES_WITH_EXAMPLES = ["methods", "diagnostics", "block_coordinate", "badam", "column_sgd"]
+MODULES_WITH_EXAMPLES = ["methods", "assembly", "diagnostics", "block_coordinate", "badam", "column_sgd"]
 
 
 def code_blocks(text, language):
@@ -74,7 +74,7 @@ def test_method_table_names_every_method_and_its_parts():
         assert f"subspaces.{row['rule']}(" in expression
         assert f"transport.{row['transport']}" in expression
         dropped = row["residual"] == "dropped"
-        assert ("\n        None,\n" if dropped else f"{row['residual']}(") in expression
+        assert (" None,\n" if dropped else f"{row['residual']}(") in expression
         assert f"arxiv.org/abs/{row['paper'].split('](')[0].strip('[')}" in row["paper"]
         assert row["paper"].split("](")[0].strip("[") in getattr(grass_optax, name).__doc__
 
@@ -115,6 +115,7 @@ def test_the_worked_example_of_a_new_method_runs():
 def test_docstring_examples(module):
     module = importlib.import_module(f"grass_optax.{module}")
     names = {"jnp": jnp, "jax": jax, "optax": optax, "grass_optax": grass_optax}
+    names |= {"subspaces": subspaces, "transport": transport}
     with jax.numpy_dtype_promotion("standard"):  # Optax's schedules mix types
         result = doctest.testmod(module, extraglobs=names)
     assert result.attempted > 0

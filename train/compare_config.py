@@ -32,7 +32,8 @@ class CompareFlags:
     sweep_lr: tuple[float, ...] | None = None
     """Try these peak learning rates with each."""
     sweep_scale: tuple[float, ...] | None = None
-    """Try these scales with each, in all combinations. Multiples of 128 for apollo_mini; badam has none."""
+    """Try these scales with each, in all combinations. They are ratios of
+    rates: apollo gets their squares and apollo_mini 128 times these, for it takes the root; badam has none."""
     rank: int = OptimizerFlags.rank
     """Dimension of the subspaces (a quarter of the hidden size)."""
     weight_decay: float = 0.0
@@ -106,9 +107,10 @@ def scales(name: OptimizerName, sweep: tuple[float, ...] | None) -> tuple[float,
     """Return the scales that a sweep means for this optimizer."""
     if sweep is None or name in WITHOUT_SCALE:
         return (SCALES[name],)
-    # It enters as its square root, and 128 is APOLLO-Mini's 1.
-    unit = SCALES[name] if name == OptimizerName.APOLLO_MINI else 1.0
-    return tuple(unit * scale for scale in sweep)
+    if name in (OptimizerName.APOLLO, OptimizerName.APOLLO_MINI):
+        # Theirs enters as its square root, and 128 is APOLLO-Mini's 1: this makes the sweep one of rates for all.
+        return tuple(SCALES[name] * scale**2 for scale in sweep)
+    return sweep
 
 
 def run_of(config: Compare, cell: Cell) -> Pretrain:

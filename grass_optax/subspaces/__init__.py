@@ -10,7 +10,14 @@ that take gradient steps of their own.
 
 from grass_optax.subspaces.blind import columns, frozen, random_jump, random_projection, random_walk
 from grass_optax.subspaces.learned import coap, online_descent
-from grass_optax.subspaces.rule import Refresh, SubspaceRule, kept_unless_finite, no_state, positive, stateless_rule
+from grass_optax.subspaces.rule import (
+    Refresh,
+    SubspaceRule,
+    finite_or_noise,
+    kept_unless_finite,
+    no_state,
+    stateless_rule,
+)
 from grass_optax.subspaces.seeing import dct, power_iteration, range_finder, svd, switch, tracking
 
 __all__ = [
@@ -32,5 +39,5 @@ __all__ = [
     "stateless_rule",
     "no_state",
     "kept_unless_finite",
-    "positive",
+    "finite_or_noise",
 ]

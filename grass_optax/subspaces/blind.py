@@ -4,14 +4,15 @@ Members: random_jump, random_walk, random_projection, columns, frozen.
 """
 
 import math
-from typing import Any
+from typing import Any, SupportsInt
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from grass_optax import grassmann
-from grass_optax.subspaces.rule import Refresh, SubspaceRule, no_state, stateless_rule
+from grass_optax.checks import positive
+from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, turning
 
 
 def random_jump(orthonormal: bool = True) -> SubspaceRule:
@@ -27,7 +28,7 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
     return stateless_rule(jump, orthonormal=orthonormal, keyed=True)
 
 
-def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: int = 1) -> SubspaceRule:
+def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
     """A random geodesic from the old basis, turning `walk_rank` of its directions (GrassWalk, eq. 4).
 
     The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank` by an SVD; the
@@ -36,14 +37,7 @@ def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: int = 
     singular value. Needs walk_rank <= min(r, m - r).
     """
 
-    def init(basis_shape: tuple[int, ...], dtype: Any) -> Any:
-        m, r = basis_shape[-2:]
-        if not 1 <= walk_rank <= min(r, m - r):
-            raise ValueError(
-                f"walk_rank is {walk_rank}, but a subspace of dimension {r} in {m} dimensions can turn from 1 to "
-                f"min(r, m - r) = {min(r, m - r)} of its directions. Change walk_rank, or rank."
-            )
-        return no_state(basis_shape, dtype)
+    walk_rank = positive("walk_rank", walk_rank)
 
     def update(refresh: Refresh) -> tuple[Float[Array, "*b m r"], Any]:
         frames_key, angle_key = jax.random.split(refresh.key)
@@ -56,7 +50,7 @@ def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: int = 
             angles = jnp.broadcast_to(jnp.asarray(step_size, basis.dtype), shape)
         return grassmann.exp(basis, left, angles, right), refresh.rule_state
 
-    return SubspaceRule(init, update, moves=True)
+    return SubspaceRule(turning("walk_rank", walk_rank), update, moves=True)
 
 
 def random_projection() -> SubspaceRule:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from grass_optax import grassmann
 from grass_optax.inner_states import first_moment
-from grass_optax.subspaces.rule import Refresh, SubspaceRule, kept_unless_finite, no_state
+from grass_optax.subspaces.rule import Refresh, SubspaceRule, finite_or_noise, kept_unless_finite, no_state
 
 # The released codes' constants: AdamW's of PyTorch for online descent, plain SGD's for COAP.
 _DESCENT_DECAY = 0.01
@@ -30,6 +30,7 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
 
     S <- S - step_size (Mh / (sqrt(Vh) + 1e-8) + 0.01 S), with AdamW's moments of
       2 (S A A^T + G' A^T (S^T S - 2 I)),  A = S^T G'.
+    `step_size` is a learning rate: entries of S are of the order of 1/sqrt(m), and a step near 1 tears it apart.
     The gradient of an update moves the basis of the next: the step is taken from the moments that the state holds, and
     then they take in this gradient. The first basis is that of the `range_finder`. State: 2mr numbers.
     """
@@ -65,7 +66,7 @@ def coap(recompute_every: int) -> SubspaceRule:
     """
 
     def update(refresh: Refresh) -> tuple[Float[Array, "*b m r"], Any]:
-        basis, grad = refresh.basis, grassmann.finite_or_zero(refresh.grad.astype(refresh.basis.dtype))
+        basis, grad = refresh.basis, finite_or_noise(refresh).astype(refresh.basis.dtype)
         if refresh.first:
             start = jax.random.normal(refresh.key, basis.shape, basis.dtype)
             new = _cheap_svd(start, grad)

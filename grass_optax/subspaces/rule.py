@@ -1,12 +1,12 @@
 """What a rule is.
 
-Members: SubspaceRule, Refresh, stateless_rule, no_state, kept_unless_finite, positive.
+Members: SubspaceRule, Refresh, stateless_rule, no_state, turning, kept_unless_finite, finite_or_noise.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
@@ -55,6 +55,23 @@ def no_state(basis_shape: tuple[int, ...], dtype: Any) -> optax.EmptyState:
     return optax.EmptyState()
 
 
+def turning(name: str, directions: int) -> Callable[[tuple[int, ...], Any], optax.EmptyState]:
+    """The `init` of a rule without state that turns some directions of a basis out of its subspace: an error if there
+    is no room for as many as the argument `name` says.
+    """
+
+    def init(basis_shape: tuple[int, ...], dtype: Any) -> optax.EmptyState:
+        m, r = basis_shape[-2:]
+        if directions > min(r, m - r):
+            raise ValueError(
+                f"{name} is {directions}, but a subspace of dimension {r} in {m} dimensions can turn from 1 to "
+                f"min(r, m - r) = {min(r, m - r)} of its directions. Change {name}, or rank."
+            )
+        return no_state(basis_shape, dtype)
+
+    return init
+
+
 def kept_unless_finite(refresh: Refresh, new: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
     """The new basis where it and the gradient it was made from are finite, else the old one, if there is one."""
     if refresh.first:
@@ -63,15 +80,7 @@ def kept_unless_finite(refresh: Refresh, new: Float[Array, "*b m r"]) -> Float[A
     return jnp.where(finite[0] & finite[1], new, refresh.basis)
 
 
-def positive(name: str, value: Any) -> int:
-    """The value as an int of at least 1, or an error that names it."""
-    try:
-        value = operator.index(value)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} is {value!r}; it shapes the computation, so it must be a Python integer. "
-            "Under optax.inject_hyperparams name it in static_args."
-        ) from error
-    if value <= 0:
-        raise ValueError(f"{name} is {value}; give 1 or more.")
-    return int(value)
+def finite_or_noise(refresh: Refresh) -> Float[Array, "*b m n"]:
+    """The gradient, or a Gaussian in place of a matrix that is not finite: a factorisation must not see one."""
+    finite = jnp.all(jnp.isfinite(refresh.grad), axis=(-2, -1), keepdims=True)
+    return jnp.where(finite, refresh.grad, jax.random.normal(refresh.key, refresh.grad.shape, refresh.grad.dtype))

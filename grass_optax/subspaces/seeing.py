@@ -6,17 +6,24 @@ Members: svd, range_finder, dct, tracking, power_iteration, switch.
 """
 
 import math
-from typing import Any
+from typing import Any, SupportsInt
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from grass_optax import grassmann
+from grass_optax.checks import one_of, positive
 from grass_optax.inner_states import first_moment
-from grass_optax.subspaces.rule import Refresh, SubspaceRule, kept_unless_finite, stateless_rule
+from grass_optax.subspaces.rule import (
+    Refresh,
+    SubspaceRule,
+    finite_or_noise,
+    kept_unless_finite,
+    stateless_rule,
+    turning,
+)
 
 SVDS = ("exact", "randomized")
 # Weight of the old basis in a power iteration: what keeps the new one at full rank where the gradient's is lower.
@@ -26,16 +33,14 @@ _POWER_SHIFT = 1e-4
 def svd(method: str = "exact") -> SubspaceRule:
     """The leading left singular vectors of the gradient (GaLore), exact or by the `range_finder`.
 
-    The exact one is the only rule of the library, with `coap`, that factorises a matrix: see
+    The exact one and `coap` are the only rules that factorise a matrix: see
     `grassmann.leading_left_singular_vectors` for where that can run.
     """
-    if method not in SVDS:
-        raise ValueError(f"svd is {method!r}; needed is one of {', '.join(map(repr, SVDS))}.")
-    if method == "randomized":
+    if one_of("svd", method, SVDS) == "randomized":
         return range_finder()
 
     def leading(refresh: Refresh) -> Float[Array, "*b m r"]:
-        grad = _finite_or_noise(refresh).astype(refresh.basis.dtype)
+        grad = finite_or_noise(refresh).astype(refresh.basis.dtype)
         return kept_unless_finite(refresh, grassmann.leading_left_singular_vectors(grad, refresh.basis.shape[-1]))
 
     return stateless_rule(leading)
@@ -75,7 +80,7 @@ def dct() -> SubspaceRule:
     return stateless_rule(choose)
 
 
-def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> SubspaceRule:
+def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1) -> SubspaceRule:
     """A step along the geodesic on which the captured energy of the gradient rises fastest (SubTrack, eq. 3-6).
 
     A = S^T G, R = G - S A, tangent H = 2 R A^T, its `tracking_rank` leading singular triplets (u, sigma, v), and
@@ -83,10 +88,12 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> Subs
     `step_size=None` takes the best angle in the plane of S v and u, theta = atan2(2b, a - d) / 2 with
     a = ||G^T S v||^2, d = ||G^T u||^2, b = (S v)^T G G^T u, so that the captured energy of this gradient never falls; a
     number is the paper's eta, theta = eta sigma. H is uphill: the paper's -2 R A^T with a plus sign before the sine
-    goes down.
+    goes down. Needs tracking_rank <= min(r, m - r).
     """
 
-    def track(refresh: Refresh) -> Float[Array, "*b m r"]:
+    tracking_rank = positive("tracking_rank", tracking_rank)
+
+    def update(refresh: Refresh) -> tuple[Float[Array, "*b m r"], Any]:
         basis, given = refresh.basis, refresh.grad.astype(refresh.basis.dtype)
         grad = grassmann.scaled_to_one(given)
         inside = grassmann.project(basis, grad)
@@ -100,9 +107,9 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> Subs
             unit = jnp.max(jnp.abs(given), axis=(-2, -1))[..., None]
             present = jnp.any(left != 0, axis=-2)
             angles = jnp.where(present, jnp.asarray(step_size, basis.dtype) * jnp.square(unit) * sigma, 0)
-        return kept_unless_finite(refresh, grassmann.exp(basis, left, angles, right))
+        return kept_unless_finite(refresh, grassmann.exp(basis, left, angles, right)), refresh.rule_state
 
-    return stateless_rule(track, moves=True)
+    return SubspaceRule(turning("tracking_rank", tracking_rank), update, moves=True)
 
 
 def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
@@ -148,15 +155,8 @@ def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> Subspac
 
         return lax.cond(refresh.count < start, by_first, by_then)
 
-    return SubspaceRule(
-        init, update, first.orthonormal and then.orthonormal, first.keyed and then.keyed, first.moves or then.moves
-    )
-
-
-def _finite_or_noise(refresh: Refresh) -> Float[Array, "*b m n"]:
-    """The gradient, or a Gaussian in place of a matrix that is not finite: a factorisation must not see one."""
-    finite = jnp.all(jnp.isfinite(refresh.grad), axis=(-2, -1), keepdims=True)
-    return jnp.where(finite, refresh.grad, jax.random.normal(refresh.key, refresh.grad.shape, refresh.grad.dtype))
+    # Not keyed, whatever the two are: which of them drew a basis is a matter of count.
+    return SubspaceRule(init, update, first.orthonormal and then.orthonormal, moves=first.moves or then.moves)
 
 
 def _cosines(m: int, dtype: Any) -> Float[Array, "m m"]:

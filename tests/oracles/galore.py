@@ -88,4 +88,4 @@ class Frugal(GaLore):
         self.count = 0
 
     def combine(self, G, g, N):
-        return self.scale * self.S @ N + self.sign_scale * np.sign(G - self.S @ g)
+        return self.scale * (self.S @ N + self.sign_scale * np.sign(G - self.S @ g))
