@@ -80,7 +80,8 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
                 moved = _second_moment(q, mu_hat, nu_hat)
                 if completion == "isotropic":
                     moved = moved + _isotropic(q, nu_hat)
-                return (correction2 * moved).astype(nu.dtype)
+                # One that overflowed stays infinite, and what it moves stays 0: inf - inf would make it NaN.
+                return jnp.where(jnp.isnan(moved), jnp.inf, correction2 * moved).astype(nu.dtype)
 
             return state._replace(mu=first(state.mu), nu=jax.tree.map(second, rotation, state.mu, state.nu))
 

@@ -269,14 +269,14 @@ def test_a_switch_between_keyed_rules_must_store_its_basis():
 
 @pytest.mark.parametrize("method", ["apollo", "apollo_mini", "grassjump"])
 def test_squares_that_overflow_make_no_nan(method):
-    """A gradient of 1e20 is finite, its squares are not: it moves nothing that is scaled by a norm, and spoils nothing."""
+    """A gradient of 1e20 is finite, its squares are not: what is scaled by a norm is left out, and nothing spoilt."""
     options = {} if method == "apollo_mini" else {"rank": 2}
     tx = getattr(grass_optax, f"scale_by_{method}")(update_proj_gap=2, **options)
     state, update = tx.init(jnp.ones(WIDE)), jax.jit(tx.update)
     for t in range(5):
         updates, state = update(grads_like(jnp.ones(WIDE), t) * (1e20 if t == 1 else 1.0), state)
         assert jnp.all(jnp.isfinite(updates))
-    if method != "grassjump":  # whose Adam has an infinite second moment, as any Adam would
+    if method == "apollo":  # the others share the second moments that are infinite now, as any Adam's would be
         assert jnp.linalg.norm(updates) > 0
 
 
