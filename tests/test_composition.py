@@ -139,5 +139,5 @@ def test_an_inner_that_a_transport_does_not_know_is_an_error_at_init():
 def test_a_first_moment_is_found_in_chains_of_chains(name):
     inner = optax.chain(optax.chain(optax.clip(1.0), optax.identity()), optax.chain(optax.scale_by_adam()))
     tx = optimizer(name, inner=inner)
-    updates, _ = jax.eval_shape(tx.update, PARAMS, tx.init(PARAMS))
+    updates, _ = jax.eval_shape(tx.update, PARAMS, tx.init(PARAMS), PARAMS)
     assert updates["w"].shape == WIDE

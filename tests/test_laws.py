@@ -256,12 +256,11 @@ def test_a_method_pays_for_nothing_it_does_not_use(name, options, products, pass
         assert found[1] == passes
 
 
-@pytest.mark.parametrize(("name", "products"), [("apollo", 1), ("apollo_mini", 1), ("galore", 2), ("fira", 2)])
-def test_compiled_products(name, products):
-    """Per leaf a projection and, but for APOLLO, a lift: in the compiled program, outside the branches of a refresh."""
-    program = hlo(name, {})
-    entry = program[program.index("\nENTRY ") :]
-    assert entry.count(" dot(") == products * 3  # wide, square, stack
+@pytest.mark.parametrize("name", ["apollo", "apollo_mini"])
+def test_nothing_is_lifted_in_the_compiled_program(name):
+    """One product per leaf, the projection, in all of it; where there is a lift there are more."""
+    assert hlo(name, {}).count(" dot(") == 3  # wide, square, stack
+    assert hlo("frugal", {}).count(" dot(") > 3
 
 
 @pytest.mark.parametrize("name", ["grassjump", "fira", "apollo", "galore"])
