@@ -19,7 +19,6 @@ from grass_optax.grassmann import wide
 from grass_optax.precision import in_float32
 
 _HIDDEN, _EMBEDDING, _HEAD, _ADAM = "hidden", "embedding", "head", "adam"
-_MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)
 
 
 class _Rates(NamedTuple):
@@ -197,7 +196,7 @@ def _dimension_numbers(params: optax.Params, weight_dimension_numbers: layouts.D
     def completed(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> MuonDimensionNumbers | None:
         layouts.require_float(path, x)
         by_default = weight_dimension_numbers is None or layouts.is_embedding(path) or layouts.is_head(path)
-        return _MATRIX if dims is None and x.ndim == 2 and by_default else dims
+        return layouts.MATRIX if dims is None and x.ndim == 2 and by_default else dims
 
     dims = layouts.dimension_numbers(params, weight_dimension_numbers)
     return jax.tree.map_with_path(completed, params, dims)

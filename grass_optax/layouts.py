@@ -28,7 +28,7 @@ SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
 # Parts of a path that name an embedding, beside all that contain "embed", or an output head.
 _EMBEDDINGS = frozenset({"wte", "wpe"})
 _HEADS = frozenset({"head", "lm_head", "output_head", "logits", "logits_dense"})
-_MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)
+MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)  # of a leaf with two axes, (input, output)
 
 
 @jax.tree_util.register_static
@@ -84,7 +84,7 @@ def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumb
       TypeError: a leaf that is not real floating point.
     """
     if weight_dimension_numbers is None:
-        dims = jax.tree.map(lambda x: _MATRIX if x.ndim == 2 else None, params)
+        dims = jax.tree.map(lambda x: MATRIX if x.ndim == 2 else None, params)
     else:
         dims = _resolve(weight_dimension_numbers, params)
     return jax.tree.map_with_path(_layout_or_error, params, dims)
@@ -166,7 +166,7 @@ def _is_layout(x: Any) -> bool:
 
 
 def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None:
-    return _MATRIX if x.ndim == 2 and not (is_embedding(path) or is_head(path)) else None
+    return MATRIX if x.ndim == 2 and not (is_embedding(path) or is_head(path)) else None
 
 
 def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Params) -> Any:

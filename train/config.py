@@ -91,7 +91,7 @@ class OptimizerFlags:
     learning_rate: float = LEARNING_RATES[OptimizerName.GRASSJUMP]
     """At the peak (each optimizer has its own)."""
     adam_learning_rate: float | None = None
-    """The same for embeddings, head and norms, which no method splits (None: --learning-rate)."""
+    """The same for what no method splits: embeddings, head, norms; for column_sgd norms (None: --learning-rate)."""
     rank: int = CONFIGS["tiny"].hidden_size // 4
     """Dimension of the subspaces (a quarter of the hidden size)."""
     update_proj_gap: int = UPDATE_PROJ_GAPS[OptimizerName.GRASSJUMP]

@@ -44,30 +44,25 @@ def cosine_basis(G, rank):
     return D[:, np.argsort(energy)[::-1][:rank]]
 
 
-class SubTrack(GrassOracle):
+class Tracked:
+    """The bases of tracking, for the oracle that stands beside it."""
+
+    any_sign = False
+
+    def __init__(self, *, step_size, tracking_rank, **options):
+        super().__init__(**options)
+        self.step_size, self.tracking_rank = step_size, tracking_rank
+
+    def refresh(self, G):
+        return tracked(self.S, G, self.step_size, self.tracking_rank)
+
+
+class SubTrack(Tracked, GrassOracle):
     """SubTrack++: transport and recovery of the GrassWalk paper on tracked bases."""
 
-    any_sign = False
 
-    def __init__(self, *, step_size, tracking_rank, **options):
-        super().__init__(**options)
-        self.step_size, self.tracking_rank = step_size, tracking_rank
-
-    def refresh(self, G):
-        return tracked(self.S, G, self.step_size, self.tracking_rank)
-
-
-class SubTrackGrad(GaLore):
+class SubTrackGrad(Tracked, GaLore):
     """SubTrack-Grad: GaLore on tracked bases."""
-
-    any_sign = False
-
-    def __init__(self, *, step_size, tracking_rank, **options):
-        super().__init__(**options)
-        self.step_size, self.tracking_rank = step_size, tracking_rank
-
-    def refresh(self, G):
-        return tracked(self.S, G, self.step_size, self.tracking_rank)
 
 
 class CosineGaLore(GaLore):
