@@ -31,6 +31,8 @@ OTHER: dict[str, object] = {
     "scale": 0.75,
     "weight_decay": 0.125,
     "clip": 2.5,
+    "mu_dtype": "bfloat16",
+    "nu_dtype": "float8",
     "steps": 77,
     "warmup_steps": 3,
     "final_lr_fraction": 0.375,
