@@ -337,7 +337,7 @@ def test_methods_train_as_in_float32(name):
         for leaf, x in wanted.items():
             errors.append(float(jnp.linalg.norm(u[leaf] - x) / jnp.linalg.norm(x)))
     assert max(errors) < (0.3 if name == "ldadam" else 0.2)
-    assert (max(errors) > 0) == (name != "sumo")  # which has no Adam inside the subspace
+    assert (max(errors) > 0) == (name not in ("sumo", "apollo_mini"))  # no Adam in the subspace; moments of one row
 
 
 def test_every_method_takes_the_options():
