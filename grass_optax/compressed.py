@@ -25,16 +25,14 @@ from jaxtyping import Array, Float
 
 from grass_optax.layouts import leaf_path
 
-_BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
+_NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
 # The moments in Optax's states, and the fields of `CompressedState` that have their scales.
 _SCALES = {"mu": "first_scale", "ema": "first_scale", "nu": "second_scale"}
 _SECOND = "nu"
 # The smallest number beside this scale, 2^-9 of it, is the smallest normal float32.
 _SMALLEST_SCALE = 2.0**-117
-# Below this exponent the spacing of bfloat16 is no normal float32, and may be flushed to 0.
-_LOWEST_EXPONENT = -119
-# Of a second moment that overflowed: finite when rounded up, so that its block keeps a scale.
-_LARGEST_SECOND = 2.0**126
+_LOWEST_EXPONENT = -119  # below it the spacing of bfloat16 is no normal float32, and may be flushed to 0
+_LARGEST_SECOND = 2.0**126  # in place of one that overflowed: finite when rounded up
 
 
 class CompressedState(NamedTuple):
@@ -55,7 +53,7 @@ def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
     if dtype is None:
         return None
     given = jnp.dtype(dtype)
-    if given in (_BFLOAT16, _FLOAT8):
+    if given in _NARROW:
         return given
     if not jnp.issubdtype(given, jnp.floating) or given.itemsize < 4:
         raise ValueError(
@@ -82,7 +80,7 @@ def compressed(state: Any, mu_dtype: np.dtype | None, nu_dtype: np.dtype | None,
     for field in _moments(state):
         dtype = nu_dtype if field == _SECOND else mu_dtype
         narrow[field] = jax.tree.map(lambda x, to=dtype: _narrow_zeros(x, to), getattr(state, field))
-        scales[_SCALES[field]] = jax.tree.map(_first_scale, narrow[field])
+        scales[_SCALES[field]] = jax.tree.map(_scale, narrow[field], narrow[field])
     return CompressedState(seed, state._replace(**narrow), **scales)
 
 
@@ -106,17 +104,19 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
     """
     narrow, scales = {}, {}
     for field in _moments(own):
-        values = getattr(own, field)
+        values, codes = getattr(own, field), getattr(like.narrow, field)
         if field == _SECOND:
-            values = jax.tree.map(lambda x: jnp.minimum(x, _LARGEST_SECOND), values)
-        scales[_SCALES[field]] = jax.tree.map(_scale, values, getattr(like, _SCALES[field]))
+            values = jax.tree.map(
+                lambda x, c: jnp.minimum(x, _LARGEST_SECOND) if c.dtype in _NARROW else x, values, codes
+            )
+        scales[_SCALES[field]] = jax.tree.map(_scale, values, codes)
 
         def code(path: Any, x: Array, before: Array, scale: Any, field: str = field) -> Array:
             name = f"{leaf_path(path)} {field}{' moved' if moved else ''}"
             seed = _mixed(like.seed ^ np.uint32(zlib.crc32(name.encode())))
             return _code(x, scale, before.dtype, _mixed(seed + own.count.astype(jnp.uint32)), field == _SECOND)
 
-        narrow[field] = jax.tree.map_with_path(code, values, getattr(like.narrow, field), scales[_SCALES[field]])
+        narrow[field] = jax.tree.map_with_path(code, values, codes, scales[_SCALES[field]])
     return like._replace(narrow=own._replace(**narrow), **scales)
 
 
@@ -152,19 +152,12 @@ def _block_axis(x: Array) -> int | None:
     return -2 if x.shape[-2] <= x.shape[-1] else -1
 
 
-def _first_scale(code: Array) -> Any:
+def _scale(x: Array, code: Array) -> Any:
+    """The power of two that puts the largest finite entry of each block into [128, 256): rounded up it is below the
+    largest number of the type, 448, beyond which is NaN. MaskedNode where the type of `code` needs none.
+    """
     if code.dtype != _FLOAT8:
         return optax.MaskedNode()
-    shape = (*code.shape[:-2], 1, code.shape[-1]) if _block_axis(code) == -2 else (*code.shape[:-1], 1)
-    return jnp.full(shape, _SMALLEST_SCALE, jnp.float32)
-
-
-def _scale(x: Array, before: Any) -> Any:
-    """The power of two that puts the largest finite entry of each block into [128, 256): rounded up it is below the
-    largest number of the type, 448, beyond which is NaN.
-    """
-    if isinstance(before, optax.MaskedNode):
-        return before
     size = jnp.abs(x.astype(jnp.float32))
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), axis=_block_axis(x), keepdims=True)
     return jnp.maximum(_power_of_two(largest) * 2.0 ** (2 - jnp.finfo(_FLOAT8).maxexp), _SMALLEST_SCALE)
@@ -175,10 +168,10 @@ def _code(x: Array, scale: Any, dtype: np.dtype, seed: Array, second: bool) -> A
 
     A second moment above 0 is not rounded to 0: a first moment divided by that would be a leap.
     """
-    if dtype not in (_BFLOAT16, _FLOAT8):
+    if dtype not in _NARROW:
         return x.astype(dtype)
-    x = x.astype(jnp.float32) / (scale if dtype == _FLOAT8 else 1)
-    code = stochastically_rounded(x, dtype, _uniform(x.shape, seed))
+    x = x.astype(jnp.float32)
+    code = stochastically_rounded(x / scale if dtype == _FLOAT8 else x, dtype, _uniform(x.shape, seed))
     if second:
         smallest = float(jnp.finfo(dtype).smallest_subnormal) if dtype == _FLOAT8 else 2.0**-126
         code = jnp.where(x > 0, jnp.maximum(code, smallest), code)
@@ -186,15 +179,13 @@ def _code(x: Array, scale: Any, dtype: np.dtype, seed: Array, second: bool) -> A
 
 
 def _power_of_two(size: Array) -> Array:
-    """The largest power of two that is not above a number >= 0, 0 below 2^-126, inf for inf and NaN: its bits without
-    the mantissa."""
+    """The largest power of two up to a number >= 0, its bits without the mantissa: 0 below 2^-126, inf for NaN."""
     bits = lax.bitcast_convert_type(size, jnp.uint32) & np.uint32(0x7F800000)
     return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
-    """Multiples of 2^-24 in [0, 1): functions of the seed and of the index of an entry in the whole leaf, so that they
-    do not depend on its sharding."""
+    """Multiples of 2^-24 in [0, 1), of the seed and an entry's index in the whole leaf, whatever its sharding."""
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         index = index * np.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
@@ -203,7 +194,7 @@ def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
 
 def _mixed(x: Array) -> Array:
     """A bijection of 32 bits in which each bit of x changes half of the others: the finaliser of MurmurHash3 (A.
-    Appleby), with its shifts and factors. Threefry would take ten times as many operations an entry."""
+    Appleby), with its shifts and factors. Threefry takes several times as many operations an entry."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     return x ^ (x >> np.uint32(16))

@@ -148,6 +148,7 @@ MISTAKES = [
     ("--adam-learning-rate -1", "--adam-learning-rate -1.0 must be positive"),
     ("--clip -1", "--clip -1.0 must be at least 0"),
     ("--clip nan", "--clip nan must be at least 0"),
+    ("--optimizer muon --mu-dtype float8", "--mu-dtype float8 is for the methods of grass_optax, and muon is Optax's"),
     ("--seed 4294967296", "--seed 4294967296 must be below 2^32"),
     ("--data wikipedia", "--data wikipedia is no corpus: give stdlib, or files:GLOB"),
     ("--data files:", "--data files: is no corpus"),
