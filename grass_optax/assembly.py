@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from grass_optax import layouts
 from grass_optax.badam import block_labels
 from grass_optax.block_coordinate import block_coordinate
+from grass_optax.inner import adam
 from grass_optax.precision import in_float32
 from grass_optax.residual import ResidualTransformation
 from grass_optax.split import split_by_subspace
@@ -31,6 +32,7 @@ class Options(TypedDict, total=False):
     inner: optax.GradientTransformation | None  # inside the subspace, in place of the method's own (Adam)
     eps: ArrayLike  # Adam's
     mu_dtype: DTypeLike | None  # of Adam's first moments
+    nu_dtype: DTypeLike | None  # of its second moments
     basis_dtype: DTypeLike | None  # of the stored bases
     weight_dimension_numbers: layouts.DimensionNumbersOrFn
     key: jax.Array | int
@@ -43,6 +45,7 @@ _DEFAULTS = Options(
     inner=None,
     eps=1e-8,
     mu_dtype=None,
+    nu_dtype=None,
     basis_dtype=None,
     weight_dimension_numbers=None,
     key=0,
@@ -114,10 +117,10 @@ def assemble(
     True
     """
     given = _complete(options or {})
-    adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
+    plain_adam = adam(*betas, given["eps"], given["mu_dtype"], given["nu_dtype"], given["key"])
     split = split_by_subspace(
         rule,
-        given["inner"] or own_inner or adam,
+        given["inner"] or own_inner or plain_adam,
         transport,
         residual,
         rank=rank,
@@ -130,7 +133,8 @@ def assemble(
         key=given["key"],
         weight_dimension_numbers=given["weight_dimension_numbers"],
     )
-    return _with_rates(learning_rate, split, adam, layouts.split_labels(rank, given["weight_dimension_numbers"]), given)
+    labels = layouts.split_labels(rank, given["weight_dimension_numbers"])
+    return _with_rates(learning_rate, split, plain_adam, labels, given)
 
 
 def assemble_blocks(
@@ -145,10 +149,10 @@ def assemble_blocks(
 ) -> optax.GradientTransformationExtraArgs:
     """A method over whole layers in turn in place of subspaces: `block_coordinate` for the leaves that stack them."""
     given = _complete(options or {})
-    adam = optax.scale_by_adam(*betas, given["eps"], mu_dtype=given["mu_dtype"])
-    inner = optax.chain(given["inner"] or adam, optax.scale(scale))
+    plain_adam = adam(*betas, given["eps"], given["mu_dtype"], given["nu_dtype"], given["key"])
+    inner = optax.chain(given["inner"] or plain_adam, optax.scale(scale))
     blocks = block_coordinate(inner, inactive, switch_every=switch_every, active=active, key=given["key"])
-    return _with_rates(learning_rate, blocks, adam, block_labels(0, given["weight_dimension_numbers"]), given)
+    return _with_rates(learning_rate, blocks, plain_adam, block_labels(0, given["weight_dimension_numbers"]), given)
 
 
 def _complete(options: Options) -> Options:
@@ -163,15 +167,15 @@ def _complete(options: Options) -> Options:
 def _with_rates(
     learning_rate: optax.ScalarOrSchedule,
     split: optax.GradientTransformation,
-    adam: optax.GradientTransformation,
+    rest: optax.GradientTransformation,
     labels: Callable[[optax.Params], Any],
     options: Options,
 ) -> optax.GradientTransformationExtraArgs:
-    """`split` where the labels say so and Adam elsewhere, each followed by weight decay and its learning rate."""
-    adam = in_float32(adam)
+    """`split` where the labels say so and `rest` (Adam) elsewhere, each followed by weight decay and its rate."""
+    rest = in_float32(rest)
     if learning_rate is not _NO_RATE:
         decay = optax.add_decayed_weights(options["weight_decay"], options["mask"])
         adam_rate = options["adam_learning_rate"]
         split = optax.chain(split, decay, optax.scale_by_learning_rate(learning_rate))
-        adam = optax.chain(adam, decay, optax.scale_by_learning_rate(learning_rate if adam_rate is None else adam_rate))
-    return optax.partition({layouts.SPLIT: split, layouts.ADAM: adam}, labels)
+        rest = optax.chain(rest, decay, optax.scale_by_learning_rate(learning_rate if adam_rate is None else adam_rate))
+    return optax.partition({layouts.SPLIT: split, layouts.ADAM: rest}, labels)

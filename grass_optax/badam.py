@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax import layouts
 from grass_optax.block_coordinate import block_coordinate
 from grass_optax.blocks import in_block
+from grass_optax.inner import adam
 from grass_optax.precision import in_float32
 
 
@@ -33,6 +34,8 @@ def badam(
     mask: Any | Callable[[optax.Params], Any] | None = None,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """BAdam: Adam on one block at a time, begun anew for the next every `switch_every` updates.
@@ -60,6 +63,7 @@ def badam(
       weight_decay, mask: as in `optax.adamw`; of the leaves in blocks, those of the active block only.
       weight_dimension_numbers: as in `optax.contrib.muon`, see `grassjump`; only where `blocks` is an axis.
       adam_learning_rate: of the leaves outside the blocks; `learning_rate` if not given.
+      mu_dtype, nu_dtype: of Adam's moments, see `grassjump`.
       key: an int or a threefry key; the order is a function of it.
 
     Under `optax.inject_hyperparams`, `switch_every`, `blocks`, `key` and callables other than schedules go to
@@ -75,11 +79,13 @@ def badam(
     Algorithm 1.
     """
     turns: dict[str, Any] = {"switch_every": switch_every, "blocks": blocks, "order": order, "key": key}
-    adam = optax.scale_by_adam(b1, b2, eps)
+    plain = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
     rest_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    block = optax.chain(_decayed(inner or adam, weight_decay, mask, turns), optax.scale_by_learning_rate(learning_rate))
+    block = optax.chain(
+        _decayed(inner or plain, weight_decay, mask, turns), optax.scale_by_learning_rate(learning_rate)
+    )
     decay = optax.add_decayed_weights(weight_decay, mask)
-    rest = optax.chain(in_float32(adam), decay, optax.scale_by_learning_rate(rest_rate))
+    rest = optax.chain(in_float32(plain), decay, optax.scale_by_learning_rate(rest_rate))
     return _partition(block, rest, freeze_rest, block_labels(blocks, weight_dimension_numbers))
 
 
@@ -94,6 +100,8 @@ def scale_by_badam(
     freeze_rest: bool = False,
     inner: optax.GradientTransformation | None = None,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
+    mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `badam`, not negated; its arguments without decay and rates.
@@ -104,9 +112,9 @@ def scale_by_badam(
     >>> float(updates["layers"]["0"]["kernel"].max()) > 0, float(updates["layers"]["1"]["kernel"].max())
     (True, 0.0)
     """
-    adam = optax.scale_by_adam(b1, b2, eps)
-    block = block_coordinate(inner or adam, switch_every=switch_every, blocks=blocks, order=order, key=key)
-    return _partition(block, in_float32(adam), freeze_rest, block_labels(blocks, weight_dimension_numbers))
+    plain = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
+    block = block_coordinate(inner or plain, switch_every=switch_every, blocks=blocks, order=order, key=key)
+    return _partition(block, in_float32(plain), freeze_rest, block_labels(blocks, weight_dimension_numbers))
 
 
 def _partition(

@@ -15,7 +15,9 @@ from jax.typing import ArrayLike, DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax import layouts
+from grass_optax.compressed import storage_type
 from grass_optax.grassmann import wide
+from grass_optax.inner import adam, narrow_moments
 from grass_optax.precision import in_float32
 
 _HIDDEN, _EMBEDDING, _HEAD, _ADAM = "hidden", "embedding", "head", "adam"
@@ -44,6 +46,7 @@ def column_sgd(
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SCALE: SGD with normalised columns, momentum in the output head, Adam for vectors.
 
@@ -73,7 +76,8 @@ def column_sgd(
       weight_decay, mask: as in `optax.adamw`; for all leaves.
       weight_dimension_numbers: as in `optax.contrib.muon`, see `grassjump`.
       adam_learning_rate: of the leaves that get Adam; `learning_rate` if not given.
-      mu_dtype: of the head's momentum and of Adam's.
+      mu_dtype: of the head's momentum and of Adam's; see `grassjump`.
+      nu_dtype: of Adam's second moments.
 
     Under `optax.inject_hyperparams`, callables other than schedules go to `static_args`.
 
@@ -87,7 +91,7 @@ def column_sgd(
     Design), arXiv 2506.16659, Algorithm 1.
     """
     rates = _Rates(learning_rate, adam_learning_rate, weight_decay, mask)
-    return _column_sgd(rates, scale, momentum, eps, unit_rms, b1, b2, weight_dimension_numbers, mu_dtype)
+    return _column_sgd(rates, scale, momentum, eps, unit_rms, b1, b2, weight_dimension_numbers, mu_dtype, nu_dtype)
 
 
 def scale_by_column_sgd(
@@ -100,6 +104,7 @@ def scale_by_column_sgd(
     b2: ArrayLike = 0.999,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction U of `column_sgd`, not negated; its arguments without decay and rates.
 
@@ -109,7 +114,7 @@ def scale_by_column_sgd(
     >>> optax.tree_utils.tree_get(state, "ema")["lm_head"]["kernel"].shape, float(updates["lm_head"]["kernel"][0, 0])
     ((4, 8), 0.5)
     """
-    return _column_sgd(None, scale, momentum, eps, unit_rms, b1, b2, weight_dimension_numbers, mu_dtype)
+    return _column_sgd(None, scale, momentum, eps, unit_rms, b1, b2, weight_dimension_numbers, mu_dtype, nu_dtype)
 
 
 def _column_sgd(
@@ -122,6 +127,7 @@ def _column_sgd(
     b2: ArrayLike,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn,
     mu_dtype: DTypeLike | None,
+    nu_dtype: DTypeLike | None,
 ) -> optax.GradientTransformationExtraArgs:
     """One Optax transformation for each of the four kinds of leaves."""
 
@@ -131,11 +137,13 @@ def _column_sgd(
     def columns(scale: ArrayLike) -> optax.GradientTransformation:
         return normalize_columns(scale, eps, unit_rms, weight_dimension_numbers)
 
+    wide_type = None if storage_type("mu_dtype", mu_dtype) else mu_dtype
+    average = narrow_moments(optax.ema(momentum, debias=False, accumulator_dtype=wide_type), mu_dtype)
     directions: dict[Hashable, optax.GradientTransformation] = {
         _HIDDEN: columns(scale),
         _EMBEDDING: columns(1.0),
-        _HEAD: in_float32(optax.chain(optax.ema(momentum, debias=False, accumulator_dtype=mu_dtype), columns(1.0))),
-        _ADAM: in_float32(optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype)),
+        _HEAD: in_float32(optax.chain(average, columns(1.0))),
+        _ADAM: in_float32(adam(b1, b2, eps, mu_dtype, nu_dtype)),
     }
     if rates is None:
         return optax.partition(directions, kinds)

@@ -1,6 +1,6 @@
 """Inner optimizers that Optax does not have.
 
-Members: orthogonalize.
+Members: orthogonalize, adam, narrow_moments.
 """
 
 from typing import Any
@@ -8,15 +8,59 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from grass_optax import grassmann
 from grass_optax.checks import one_of
+from grass_optax.compressed import compressed, decoded, encoded, storage_type
+from grass_optax.refresh import checked_key, typed_key
 
 ORTHOGONALIZATIONS = ("exact", "newton_schulz")
 # Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and 1.2.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _QUINTIC_STEPS = 5
+
+
+def adam(
+    b1: ArrayLike,
+    b2: ArrayLike,
+    eps: ArrayLike,
+    mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
+    key: jax.Array | int = 0,
+) -> optax.GradientTransformation:
+    """`optax.scale_by_adam` whose moments may be kept in narrow types (`narrow_moments`); nothing else if both are
+    None."""
+    wide = None if storage_type("mu_dtype", mu_dtype) else mu_dtype
+    return narrow_moments(optax.scale_by_adam(b1, b2, eps, mu_dtype=wide), mu_dtype, nu_dtype, key)
+
+
+def narrow_moments(
+    tx: optax.GradientTransformation,
+    mu_dtype: DTypeLike | None,
+    nu_dtype: DTypeLike | None = None,
+    key: jax.Array | int = 0,
+) -> optax.GradientTransformation:
+    """A transformation with moments and a count, keeping these in bfloat16 or float8_e4m3fn between its updates.
+
+    None, float32 and wider types leave them as they are. Roundings are functions of (key, count, path of the leaf).
+    `compressed` says how.
+    """
+    mu_type, nu_type = storage_type("mu_dtype", mu_dtype), storage_type("nu_dtype", nu_dtype)
+    if mu_type is None and nu_type is None:
+        return tx
+    key = checked_key(key)
+
+    def init(params: optax.Params) -> Any:
+        seed = jax.random.bits(typed_key(key), (), jnp.uint32)
+        return compressed(tx.init(params), mu_type, nu_type, seed)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, Any]:
+        updates, plain = tx.update(updates, decoded(state), params)
+        return updates, encoded(plain, state)
+
+    return optax.GradientTransformation(init, update)
 
 
 def orthogonalize(method: str = "exact") -> optax.GradientTransformation:

@@ -1,7 +1,8 @@
 """What is known about the states of inner optimizers: where in them the moments are.
 
 Transports move the moments with the basis, and some rules and residual transformations read the first one. They meet
-the state of any Optax transformation; those that hold moments of the gradient's coordinates are listed here.
+the state of any Optax transformation; those that hold moments of the gradient's coordinates are listed here. Moments
+that are kept in narrow types are decoded for them.
 
 Members: map_moments, cleared, first_moment.
 """
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from optax.contrib import MuonState
+
+from grass_optax.compressed import CompressedState, decoded, encoded
 
 # The field that holds a first moment, an average of gradients or a sum of them with decaying weights.
 _FIRST_MOMENTS = {
@@ -37,6 +40,8 @@ def map_moments(
     """
 
     def moved(state: Any) -> Any:
+        if isinstance(state, CompressedState):
+            return encoded(moved(decoded(state)), state, moved=True)
         if isinstance(state, optax.ScaleByAdamState):
             return adam(state)
         if type(state) in _FIRST_MOMENTS:
@@ -55,6 +60,8 @@ def cleared(inner_state: Any) -> Any:
     """
 
     def zero(state: Any) -> Any:
+        if isinstance(state, CompressedState):
+            return encoded(zero(decoded(state)), state, moved=True)
         if isinstance(state, MuonState):  # its coefficients are no moments
             return state._replace(count=jnp.zeros_like(state.count), mu=jax.tree.map(jnp.zeros_like, state.mu))
         if type(state) in _FIRST_MOMENTS or isinstance(state, optax.FactoredState):
@@ -71,12 +78,14 @@ def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
     Raises:
       TypeError: a state without a first moment.
     """
+    if isinstance(inner_state, CompressedState):
+        return first_moment(decoded(inner_state), b1)
     if isinstance(inner_state, optax.TraceState):
         return jax.tree.map(lambda x: (1 - jnp.asarray(b1, x.dtype)) * x, inner_state.trace)
     if type(inner_state) in _FIRST_MOMENTS:
         return getattr(inner_state, _FIRST_MOMENTS[type(inner_state)])
     for state in inner_state if type(inner_state) is tuple else ():  # of optax.chain
-        if any(type(part) in _FIRST_MOMENTS for part in _parts(state)):
+        if any(type(part) in (*_FIRST_MOMENTS, CompressedState) for part in _parts(state)):
             return first_moment(state, b1)
     raise TypeError(
         f"the inner state {type(inner_state).__name__} has no first moment that is known, and this method reads one. "

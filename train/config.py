@@ -34,6 +34,7 @@ OTHER_BATCH = (32, 256)
 STDLIB_MEGABYTES = 16.0  # enough for a few epochs of tiny, prepared within seconds
 
 Precision = Literal["float32", "bfloat16"]
+MomentPrecision = Literal["float32", "bfloat16", "float8"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
 
 
@@ -102,6 +103,10 @@ class OptimizerFlags:
     """Decoupled weight decay."""
     clip: float = 1.0
     """Largest norm of the gradient of all weights together; 0 for no limit."""
+    mu_dtype: MomentPrecision = "float32"
+    """Precision in which first moments are kept (float8 with a scale for each column)."""
+    nu_dtype: MomentPrecision = "float32"
+    """The same for second moments."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

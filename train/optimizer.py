@@ -17,6 +17,7 @@ from train.config import OptimizerFlags, ScheduleFlags
 from train.methods import BASELINES, UPDATE_PROJ_GAPS, WITHOUT_KEY, WITHOUT_RANK, WITHOUT_SCALE, OptimizerName
 
 RANDOM_START = 0.8  # of the run: GoLore@20% of arXiv 2410.11289 draws random bases in the last fifth
+MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
 # Muon's update gets the root mean square of AdamW's, whatever the shape (arXiv 2502.16982), so that learning rate and
 # scale mean for it what they mean for AdamW.
 MUON_RMS = 0.2
@@ -53,6 +54,8 @@ def _method(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -> optax
         weight_decay=config.weight_decay,
         weight_dimension_numbers=stacked_kernels,
         adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
+        mu_dtype=MOMENTS[config.mu_dtype],
+        nu_dtype=MOMENTS[config.nu_dtype],
         **_options(config, schedule.steps, seed),
     )
 

@@ -14,7 +14,7 @@ from train.config import (
     UserError,
     flags,
 )
-from train.methods import SCALES, WITHOUT_RANK, WITHOUT_SCALE
+from train.methods import BASELINES, SCALES, WITHOUT_RANK, WITHOUT_SCALE
 
 # What may differ when a run goes on: none of it changes a number of the result.
 FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every")
@@ -116,6 +116,9 @@ def check(config: Pretrain) -> None:
     name, scale = config.optimizer.optimizer, config.optimizer.scale
     if name in WITHOUT_SCALE and scale != SCALES[name]:
         _refuse("scale", scale, f"means nothing to {name}, which has no such factor: leave it out")
+    for flag in ("mu_dtype", "nu_dtype"):
+        if name in BASELINES and settings[flag] != "float32":
+            _refuse(flag, settings[flag], f"is for the methods of grass_optax, and {name} is Optax's: leave it out")
     hidden = CONFIGS[config.model.model].hidden_size
     if name not in WITHOUT_RANK and config.optimizer.rank >= hidden:
         needed = f"must be below the hidden size of {config.model.model}, which is {hidden}"

@@ -132,6 +132,14 @@ def test_muon_moves_a_kernel_as_far_as_adamw() -> None:
         assert 0.65 < np.sqrt(np.mean(update**2)) / (0.2 * 0.01) < 1.25
 
 
+def test_moments_are_kept_in_the_types_of_the_flags() -> None:
+    state = jax.eval_shape(optimizer(OptimizerName.GRASSJUMP, mu_dtype="bfloat16", nu_dtype="float8").init, PARAMS)
+    (split,) = optax.tree_utils.tree_get_all_with_path(state, "SplitState")
+    kept = split[1].inner.narrow
+    assert kept.mu["layers"]["up"]["kernel"].dtype == jnp.bfloat16
+    assert kept.nu["layers"]["up"]["kernel"].dtype == jnp.float8_e4m3fn
+
+
 def test_golore_turns_random_for_the_last_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
@@ -154,4 +162,5 @@ def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(grass_optax, "badam", badam, raising=False)
     optimizer(OptimizerName.BADAM)
     assert given["switch_every"] == 3
-    assert given.keys() == {"switch_every", "weight_decay", "weight_dimension_numbers", "adam_learning_rate", "key"}
+    rest = {"weight_decay", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
+    assert given.keys() == {"switch_every"} | rest

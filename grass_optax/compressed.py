@@ -1,0 +1,200 @@
+"""How moments are kept in fewer bits: bfloat16, or 8-bit floats with a scale for each block.
+
+Arithmetic stays float32: a state is decoded, used, and encoded again, all entry by entry. Rounding is stochastic, up or
+down so that the mean is right: an average that changes by less than half a spacing in a step would never move if it
+were rounded to the nearest.
+
+A block is one column of a moment (..., r, n), r <= n, and one row where the last axis is the shorter: a token's, in an
+embedding. Its scale is a power of two, so that the numbers that can be stored stay the same while the largest entry
+moves within a factor of 2, and one that does not change is not rounded: rounded anew by a new scale at every step, a
+second moment with b2 = 0.999 would be noise.
+
+Members: CompressedState, storage_type, compressed, decoded, encoded, stochastically_rounded.
+"""
+
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from grass_optax.layouts import leaf_path
+
+_NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
+# The moments in Optax's states, and the fields of `CompressedState` that have their scales.
+_SCALES = {"mu": "first_scale", "ema": "first_scale", "nu": "second_scale"}
+_SECOND = "nu"
+# The smallest number beside this scale, 2^-9 of it, is the smallest normal float32.
+_SMALLEST_SCALE = 2.0**-117
+_LOWEST_EXPONENT = -119  # below it the spacing of bfloat16 is no normal float32, and may be flushed to 0
+_LARGEST_SECOND = 2.0**126  # in place of one that overflowed: finite when rounded up
+
+
+class CompressedState(NamedTuple):
+    """State of an Optax transformation whose moments are kept in narrow types."""
+
+    seed: jax.Array  # (), uint32: a transport rounds too, and knows nothing but the state
+    narrow: Any  # the transformation's own state; moments (..., r, n) in narrow types
+    first_scale: Any  # (..., 1, n) per leaf, float32; MaskedNode for a leaf without
+    second_scale: Any
+
+
+def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
+    """The narrow type that an argument names; None for types that leave moments as they are: float32 and wider.
+
+    Raises:
+      ValueError: another type.
+    """
+    if dtype is None:
+        return None
+    given = jnp.dtype(dtype)
+    if given in _NARROW:
+        return given
+    if not jnp.issubdtype(given, jnp.floating) or given.itemsize < 4:
+        raise ValueError(
+            f"{name} is {given.name}, a type in which moments are not kept: they cover more decades than float16 or "
+            "integers do. Give bfloat16, float8_e4m3fn (with a scale for each column), or None for float32."
+        )
+    return None
+
+
+def compressed(state: Any, mu_dtype: np.dtype | None, nu_dtype: np.dtype | None, seed: jax.Array) -> CompressedState:
+    """A transformation's first state, all zero, with its moments in narrow types.
+
+    Complex leaves stay as they are, and in 8 bits those without blocks of two numbers or more: vectors, single rows.
+
+    Raises:
+      TypeError: a state of which it is not known that it has moments and a count.
+    """
+    if not _moments(state) or "count" not in state._fields:
+        raise TypeError(
+            f"the state {type(state).__name__} is not known to hold moments and a count, so they cannot be kept in "
+            "narrow types. Give one transformation that has them, such as optax.scale_by_adam, not a chain."
+        )
+    narrow, scales = {}, {scale: optax.MaskedNode() for scale in _SCALES.values()}
+    for field in _moments(state):
+        dtype = nu_dtype if field == _SECOND else mu_dtype
+        narrow[field] = jax.tree.map(lambda x, to=dtype: _narrow_zeros(x, to), getattr(state, field))
+        scales[_SCALES[field]] = jax.tree.map(_scale, narrow[field], narrow[field])
+    return CompressedState(seed, state._replace(**narrow), **scales)
+
+
+def decoded(state: CompressedState) -> Any:
+    """The transformation's own state, moments in float32."""
+
+    def wide(code: Array, scale: Any) -> Array:
+        if code.dtype == _FLOAT8:
+            return code.astype(jnp.float32) * scale
+        return code.astype(jnp.float32) if code.dtype == _BFLOAT16 else code
+
+    own = state.narrow
+    moments = {f: jax.tree.map(wide, getattr(own, f), getattr(state, _SCALES[f])) for f in _moments(own)}
+    return own._replace(**moments)
+
+
+def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedState:
+    """What `decoded` returned, with other numbers in it, in the types of `like`.
+
+    `moved` is for a transport, which rounds at the same count as the update before it: it draws apart.
+    """
+    narrow, scales = {}, {}
+    for field in _moments(own):
+        values, codes = getattr(own, field), getattr(like.narrow, field)
+        if field == _SECOND:
+            values = jax.tree.map(
+                lambda x, c: jnp.minimum(x, _LARGEST_SECOND) if c.dtype in _NARROW else x, values, codes
+            )
+        scales[_SCALES[field]] = jax.tree.map(_scale, values, codes)
+
+        def code(path: Any, x: Array, before: Array, scale: Any, field: str = field) -> Array:
+            name = f"{leaf_path(path)} {field}{' moved' if moved else ''}"
+            seed = _mixed(like.seed ^ np.uint32(zlib.crc32(name.encode())))
+            return _code(x, scale, before.dtype, _mixed(seed + own.count.astype(jnp.uint32)), field == _SECOND)
+
+        narrow[field] = jax.tree.map_with_path(code, values, codes, scales[_SCALES[field]])
+    return like._replace(narrow=own._replace(**narrow), **scales)
+
+
+def stochastically_rounded(x: Float[Array, "*s"], dtype: DTypeLike, uniform: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """One of the two neighbours of x among the numbers of a floating type, still in float32; the mean is x.
+
+    With k the exponent of x and p mantissa bits: spacing = 2^(k - p), and x / spacing is rounded up where the fraction
+    of it is above `uniform`, from [0, 1). Above the largest number is the largest; inf and NaN are NaN.
+    """
+    info = jnp.finfo(dtype)
+    size = jnp.abs(x)
+    spacing = jnp.maximum(_power_of_two(size), 2.0 ** max(info.minexp, _LOWEST_EXPONENT)) * 2.0**-info.nmant
+    steps = size / spacing
+    below = jnp.floor(steps)
+    up = (steps - below > uniform).astype(size.dtype)
+    return jnp.copysign(jnp.minimum((below + up) * spacing, float(info.max)), x)
+
+
+def _moments(state: Any) -> list[str]:
+    """The fields of a state that are moments."""
+    return [field for field in _SCALES if field in getattr(state, "_fields", ())]
+
+
+def _narrow_zeros(x: Array, dtype: np.dtype | None) -> Array:
+    is_kept = dtype is None or not jnp.issubdtype(x.dtype, jnp.floating)
+    return x if is_kept or (dtype == _FLOAT8 and _block_axis(x) is None) else jnp.zeros(x.shape, dtype)
+
+
+def _block_axis(x: Array) -> int | None:
+    """The shorter of the last two axes; None if there are no blocks."""
+    if x.ndim < 2 or min(x.shape[-2:]) < 2:
+        return None
+    return -2 if x.shape[-2] <= x.shape[-1] else -1
+
+
+def _scale(x: Array, code: Array) -> Any:
+    """The power of two that puts the largest finite entry of each block into [128, 256): rounded up it is below the
+    largest number of the type, 448, beyond which is NaN. MaskedNode where the type of `code` needs none.
+    """
+    if code.dtype != _FLOAT8:
+        return optax.MaskedNode()
+    size = jnp.abs(x.astype(jnp.float32))
+    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), axis=_block_axis(x), keepdims=True)
+    return jnp.maximum(_power_of_two(largest) * 2.0 ** (2 - jnp.finfo(_FLOAT8).maxexp), _SMALLEST_SCALE)
+
+
+def _code(x: Array, scale: Any, dtype: np.dtype, seed: Array, second: bool) -> Array:
+    """x / scale rounded to a narrow type; x itself in the type of a leaf that is not narrow.
+
+    A second moment above 0 is not rounded to 0: a first moment divided by that would be a leap.
+    """
+    if dtype not in _NARROW:
+        return x.astype(dtype)
+    x = x.astype(jnp.float32)
+    code = stochastically_rounded(x / scale if dtype == _FLOAT8 else x, dtype, _uniform(x.shape, seed))
+    if second:
+        smallest = float(jnp.finfo(dtype).smallest_subnormal) if dtype == _FLOAT8 else 2.0**-126
+        code = jnp.where(x > 0, jnp.maximum(code, smallest), code)
+    return code.astype(dtype)
+
+
+def _power_of_two(size: Array) -> Array:
+    """The largest power of two up to a number >= 0, its bits without the mantissa: 0 below 2^-126, inf for NaN."""
+    bits = lax.bitcast_convert_type(size, jnp.uint32) & np.uint32(0x7F800000)
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
+    """Multiples of 2^-24 in [0, 1), of the seed and an entry's index in the whole leaf, whatever its sharding."""
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        index = index * np.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return (_mixed(index ^ seed) >> np.uint32(8)).astype(jnp.float32) * 2.0**-24
+
+
+def _mixed(x: Array) -> Array:
+    """A bijection of 32 bits in which each bit of x changes half of the others: the finaliser of MurmurHash3 (A.
+    Appleby), with its shifts and factors. Threefry takes several times as many operations an entry."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x ^ (x >> np.uint32(16))
