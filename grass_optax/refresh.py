@@ -146,9 +146,9 @@ def _draw(
         )
         for i, (_, grad) in enumerate(paths)
     ]
-    bases, new_rule_states = zip(*_applied(rule, refreshes), strict=True) if refreshes else ((), ())
-    bases = [new.astype(old.dtype) for new, old in zip(bases, old_bases, strict=True)]
-    return treedef.unflatten(bases), treedef.unflatten(new_rule_states)
+    applied = _applied(rule, refreshes) if refreshes else []
+    bases = [new.astype(old.dtype) for (new, _), old in zip(applied, old_bases, strict=True)]
+    return treedef.unflatten(bases), treedef.unflatten([rule_state for _, rule_state in applied])
 
 
 def _leaf_keys(key: jax.Array, paths: list[Any]) -> jax.Array:
