@@ -41,15 +41,23 @@ class Weights:
         self.grads = random_grads(problem)
 
 
-def donated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
-    """Update and apply, in the memory of the old weights and the old state."""
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # weights, state, gradients -> weights, state
+
+
+def donated_step(tx: optax.GradientTransformation) -> Any:
+    """Update and apply, in the memory of the old weights and the old state, to be lowered: a jitted `Step`."""
 
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def donated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
+    """A step as a training loop makes it."""
     held = jax.jit(tx.init)(weights.params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(weights.params, held, weights.grads).compile()
+    compiled = donated_step(tx).lower(weights.params, held, weights.grads).compile()
 
     def run() -> None:
         nonlocal held
