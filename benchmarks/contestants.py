@@ -13,7 +13,7 @@ import optax
 from optax.contrib import GaLoreDimensionNumbers
 
 import grass_optax
-from benchmarks.shapes import Problem, dimension_numbers
+from benchmarks.shapes import Problem
 from train.methods import UPDATE_PROJ_GAPS, OptimizerName
 
 Transformation = optax.GradientTransformation
@@ -28,7 +28,8 @@ def _ranked(method: Callable[..., Transformation], **options: Any) -> Maker:
     """A method of this library that takes a rank and an interval."""
 
     def make(problem: Problem) -> Transformation:
-        common = {"rank": problem.rank, "update_proj_gap": problem.gap, "weight_dimension_numbers": dimension_numbers}
+        axes = problem.dimension_numbers
+        common = {"rank": problem.rank, "update_proj_gap": problem.gap, "weight_dimension_numbers": axes}
         return method(problem.rate, **(common | options))
 
     return make
@@ -36,20 +37,20 @@ def _ranked(method: Callable[..., Transformation], **options: Any) -> Maker:
 
 def _apollo_mini(problem: Problem) -> Transformation:
     return grass_optax.apollo_mini(
-        problem.rate, update_proj_gap=problem.gap, weight_dimension_numbers=dimension_numbers
+        problem.rate, update_proj_gap=problem.gap, weight_dimension_numbers=problem.dimension_numbers
     )
 
 
 def _badam(problem: Problem) -> Transformation:
-    return grass_optax.badam(problem.rate, problem.gap, weight_dimension_numbers=dimension_numbers)
+    return grass_optax.badam(problem.rate, problem.gap, weight_dimension_numbers=problem.dimension_numbers)
 
 
 def _column_sgd(problem: Problem) -> Transformation:
-    return grass_optax.column_sgd(problem.rate, weight_dimension_numbers=dimension_numbers)
+    return grass_optax.column_sgd(problem.rate, weight_dimension_numbers=problem.dimension_numbers)
 
 
 def _muon(problem: Problem) -> Transformation:
-    return optax.contrib.muon(problem.rate, muon_weight_dimension_numbers=dimension_numbers)
+    return optax.contrib.muon(problem.rate, muon_weight_dimension_numbers=problem.dimension_numbers)
 
 
 def _optax_galore(problem: Problem) -> Transformation:

@@ -8,6 +8,7 @@ Stacked, a layer axis stands in front of each of the seven; unstacked, every mat
 import importlib.util
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +39,23 @@ CONFIGS = _configs()
 SIZES = tuple(OTHER_RANKS | RANKS)
 
 
+def every_matrix(params: Any) -> Any:
+    """The last two axes of each leaf are a matrix, (input, output)."""
+    return jax.tree.map(lambda w: MuonDimensionNumbers(w.ndim - 2, w.ndim - 1), params)
+
+
+def stacked_only(params: Any) -> Any:
+    """Leaves with three axes are stacks of matrices, and no others are split: right for `models.Llama`."""
+    return jax.tree.map(lambda w: MuonDimensionNumbers(1, 2) if w.ndim == 3 else None, params)
+
+
 class Problem(NamedTuple):
     """What every optimizer of a run is given."""
 
     shapes: dict[str, tuple[int, ...]]  # of the leaves: (input, output), or (layers, input, output)
     rank: int
     gap: int  # updates from one refresh to the next
+    dimension_numbers: Callable[[Any], Any] = every_matrix
     rate: float = RATE
 
     @property
@@ -95,11 +107,6 @@ def repeated(size: str, leaves: int, gap: int) -> Problem:
     layer = list(layer_shapes(size).items())
     named = ((*layer[i % len(layer)], i) for i in range(leaves))
     return Problem({f"{name}{i:03}": shape for name, shape, i in named}, rank_of(size), gap)
-
-
-def dimension_numbers(params: Any) -> Any:
-    """The last two axes of each leaf are a matrix, (input, output); of what has more or fewer than 2 or 3, none."""
-    return jax.tree.map(lambda w: MuonDimensionNumbers(w.ndim - 2, w.ndim - 1) if w.ndim in (2, 3) else None, params)
 
 
 def random_params(problem: Problem, seed: int = 0) -> dict[str, jax.Array]:
