@@ -33,22 +33,22 @@ def own_promotion():
 
 
 def test_step(tmp_path, capsys):
-    methods = ["adamw", "grassjump", "optax-galore", "rollfast-apollo"]
+    methods = ["adamw", "apollo", "optax-galore", "rollfast-apollo"]
     arguments = [*SMALL, "--steps", "9", "--gap", "2", "--methods", *methods]
     tables = written(tmp_path, step, *arguments, "--layouts", "stacked")
     assert [(table["layout"], table["mode"]) for table in tables] == [("stacked", "donated"), ("stacked", "undonated")]
     for table in tables:
         assert table["missing"]["optax-galore"]
         assert table["missing"]["rollfast-apollo"]
-        adamw, grassjump = table["rows"]
+        adamw, apollo = table["rows"]
         assert adamw["ratio_of_medians"] == 1
         assert adamw["mean_over_base"] == 1
         assert {adamw["ratio"][name] for name in ("min", "q1", "median", "q3", "max")} == {1.0}
         assert adamw["refresh_seconds"] is None
-        assert grassjump["refresh_seconds"]["count"] == 3  # at 4, 6 and 8: the first is kept apart
-        assert grassjump["regular_seconds"]["count"] == 3  # 3, 5, 7
-        assert grassjump["first_refresh_seconds"] > 0
-        assert min(grassjump["ratio"]["min"], grassjump["refresh_over_base"], grassjump["mean_over_base"]) > 0
+        assert apollo["refresh_seconds"]["count"] == 3  # at 4, 6 and 8: the first is kept apart
+        assert apollo["regular_seconds"]["count"] == 3  # 3, 5, 7
+        assert apollo["first_refresh_seconds"] > 0
+        assert min(apollo["ratio"]["min"], apollo["refresh_over_base"], apollo["mean_over_base"]) > 0
     assert "over adamw" in capsys.readouterr().out
 
 
