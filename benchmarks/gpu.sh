@@ -18,17 +18,17 @@ measure() {  # seconds, name, module, arguments
 }
 
 for size in 60m 350m 1b; do
-  measure 75 "step-$size" step --size $size --layouts stacked --steps 41 \
+  measure 60 "step-$size" step --size $size --layouts stacked --steps 41 \
     --methods adamw adamw-again muon grassjump grassjump-unstored grasswalk subtrack galore-randomized \
     fira-randomized apollo ldadam frugal column_sgd
 done
-measure 60 step-unstacked step --size 60m --layouts unstacked --modes donated --methods adamw grassjump grasswalk apollo
-measure 60 roofline-1b roofline --size 1b
-measure 100 peak-1b peak --size 1b --methods adamw muon grassjump grassjump-unstored grasswalk apollo column_sgd
-measure 60 compile compile_time --leaves 56 --repeats 1 --methods adamw grassjump grasswalk
+measure 50 step-unstacked step --size 60m --layouts unstacked --modes donated --methods adamw grassjump grasswalk apollo
+measure 50 roofline-1b roofline --size 1b
+measure 80 peak-1b peak --size 1b --methods adamw muon grassjump grassjump-unstored grasswalk apollo column_sgd
+measure 50 compile compile_time --leaves 56 --repeats 1 --methods adamw grassjump grasswalk
 if "$python" -c 'import flax' 2>/dev/null; then
   measure 100 train-1b train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16 \
     --methods adamw grassjump grasswalk apollo
-  measure 80 train-peak-1b train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16 --peak \
+  measure 70 train-peak-1b train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16 --peak \
     --methods adamw grassjump apollo
 fi
