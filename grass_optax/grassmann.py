@@ -158,10 +158,12 @@ def range_basis(
     *batch, m, _ = x.shape
     start_key, noise_key = jax.random.split(key)
     start, noise = (jax.random.normal(k, (*batch, m, rank), x.dtype) / m**0.5 for k in (start_key, noise_key))
-    x = scaled_to_one(x)
+    # X over its largest entry, without a copy of X: the narrow factors are scaled in its place.
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    scale = jnp.minimum(1 / largest, jnp.finfo(x.dtype).max)
 
     def step(_: Array, basis: Array) -> Array:
-        y = scaled_to_one(matmul(x, matmul(transpose(x), basis)))
+        y = scaled_to_one(matmul(x, scale * matmul(transpose(x), scale * basis)))
         norm = jnp.linalg.norm(y, axis=(-2, -1), keepdims=True)
         return orthonormalize(y * (rank**0.5 / jnp.where(norm > 0, norm, 1)) + _RANGE_NOISE * noise)
 
