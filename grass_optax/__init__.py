@@ -37,6 +37,7 @@ from grass_optax.methods import (
     subtrack_grad,
     sumo,
 )
+from grass_optax.sharding import state_shardings
 from grass_optax.split import SplitState, split_by_subspace
 
 __version__ = "0.1.0"
@@ -83,6 +84,7 @@ __all__ = [  # in reading order
     "residual",
     "layouts",
     "grassmann",
+    "state_shardings",
     "memory_report",
     "MemoryReport",
 ]

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from grass_optax.layouts import leaf_path
+from grass_optax.owners import owner
 
 
 class LeafMemory(NamedTuple):
@@ -79,27 +80,12 @@ def _attribute(state: Any, bytes_of: dict[Any, int]) -> int:
     shared = 0
     for path, x in jax.tree.leaves_with_path(state):
         size = math.prod(x.shape) * x.dtype.itemsize
-        owner = _owner(path, bytes_of)
-        if owner is None:
+        leaf = owner(path, bytes_of)
+        if leaf is None:
             shared += size
         else:
-            bytes_of[owner] += size
+            bytes_of[leaf] += size
     return shared
-
-
-def _owner(path: Any, owners: dict[Any, int]) -> Any:
-    """The parameter an array of the state belongs to: its path ends that of the array, after a field of some state.
-
-    In `SplitState.rule` the state of the rule may follow it.
-    """
-    for start in range(len(path) + 1):
-        if start and not isinstance(path[start - 1], jax.tree_util.GetAttrKey):
-            continue  # a part of a chain or of a partition
-        if path[start:] in owners:
-            return path[start:]
-        if start and path[start - 1].name == "rule":
-            return next((path[start:end] for end in range(len(path), start, -1) if path[start:end] in owners), None)
-    return None
 
 
 def _figures(state_bytes: int, adam_bytes: int) -> tuple[str, str, str]:

@@ -60,6 +60,7 @@ def test_public_names():
     assert set(grass_optax.__all__) == {
         *METHODS, *(f"scale_by_{name}" for name in METHODS), "assemble", "split_by_subspace", "SplitState",
         "block_coordinate",
-        "subspaces", "transport", "residual", "layouts", "grassmann", "memory_report", "MemoryReport",
+        "subspaces", "transport", "residual", "layouts", "grassmann", "state_shardings", "memory_report",
+        "MemoryReport",
     }  # fmt: skip
     assert all(hasattr(grass_optax, name) for name in grass_optax.__all__)

@@ -1,0 +1,203 @@
+"""Where every array of an optimizer's state lies on a mesh, given where the parameters lie.
+
+A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis lies on a and whose n axis lies on
+b:
+  basis and what a rule keeps  (..., m, r)  P(a, None)
+  moments                      (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n
+  dense residuals              (..., m, n)  P(a, b)
+  norms of matrices            (...)        replicated but for the batch axes, which everything keeps
+so that S^T G is a sum over a and scattered over n, and no (m, n) or (m, r) array is ever gathered. Which axis is m is
+read from `SplitState.layout`, since a transformation is opaque and a square leaf ambiguous. A side of several axes,
+such as heads and head size, keeps the mesh axes of the first if no other is sharded: what a reshape can keep.
+
+Members: state_shardings.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from grass_optax.block_coordinate import BlockCoordinateState
+from grass_optax.layouts import MatrixLayout, leaf_path
+from grass_optax.owners import owner
+from grass_optax.split import SplitState
+
+Names = tuple[str, ...]  # the mesh axes that shard one axis of an array, the major one first
+Path = tuple[Any, ...]
+
+
+class _Leaf(NamedTuple):
+    """A parameter on its mesh."""
+
+    shape: tuple[int, ...]
+    names: tuple[Names, ...]  # of each axis
+    sharding: NamedSharding
+
+    def placed(self, names: tuple[Names, ...]) -> NamedSharding:
+        """A sharding on the mesh of this leaf."""
+        return _sharding(self.sharding, names)
+
+
+class _Sides(NamedTuple):
+    """The mesh axes of a matrix (..., m, n)."""
+
+    batch: tuple[Names, ...]
+    m: Names
+    n: Names
+    moments: Names  # of the n axis of moments
+
+
+def state_shardings(tx: optax.GradientTransformation, params: optax.Params, param_shardings: Any) -> Any:
+    """A tree like `tx.init(params)` of the sharding of each array, for `out_shardings` and `device_put`.
+
+    For a split leaf P(a, b): the basis P(a, None), the moments P(None, b), or P(None, (b, a)) where a divides n too;
+    batch axes keep theirs; what is shaped like its parameter has its sharding, and what is not known is replicated. A
+    state that is made without this lies on one device, and one that an update has moved compiles it again.
+
+    Args:
+      tx: any Optax transformation; of this library's it knows every state.
+      params: arrays or `jax.ShapeDtypeStruct`s.
+      param_shardings: a tree like params, or a prefix of it, of `NamedSharding`s.
+
+    >>> mesh = jax.make_mesh((1,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> params = {"w": jax.ShapeDtypeStruct((8, 16), jnp.float32)}
+    >>> sharding = jax.sharding.NamedSharding(mesh, jax.P("fsdp", None))
+    >>> shardings = grass_optax.state_shardings(grass_optax.scale_by_grassjump(rank=2), params, sharding)
+    >>> optax.tree_utils.tree_get(shardings, "basis")["w"].spec
+    PartitionSpec('fsdp', None)
+
+    Raises:
+      ValueError, TypeError: shardings that are not those of the params, or not `NamedSharding`s.
+    """
+    leaves = _leaves(params, param_shardings)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    state = jax.eval_shape(tx.init, abstract)
+    whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
+    splits = {path: state for path, state in _parts_of(state, SplitState)}
+    windows = {path for path, _ in _parts_of(state, BlockCoordinateState)}
+
+    def sharding(path: Path, x: Any) -> NamedSharding:
+        start = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in splits), None)
+        if start is not None:
+            return _of_split(splits[start], path[len(start) :], x.shape, leaves) or whole
+        found = _like_its_parameter(path, x.shape, leaves)
+        if found is None and any(path[:i] in windows for i in range(len(path))):
+            found = _of_window(path, x.shape, leaves)
+        return found or whole
+
+    return jax.tree.map_with_path(sharding, state)
+
+
+def _leaves(params: optax.Params, param_shardings: Any) -> dict[Path, _Leaf]:
+    """Every parameter by its path."""
+    try:
+        shardings = jax.tree.broadcast(param_shardings, params, is_leaf=_is_sharding)
+    except ValueError as error:
+        raise ValueError(
+            f"param_shardings must be a tree like params or a prefix of it: {error}. Give one NamedSharding for every "
+            "leaf or subtree."
+        ) from error
+    leaves = {}
+    given = jax.tree.leaves(shardings, is_leaf=_is_sharding)
+    for (path, x), sharding in zip(jax.tree.leaves_with_path(params), given, strict=True):
+        if not isinstance(sharding, NamedSharding):
+            raise TypeError(
+                f"the sharding of leaf {leaf_path(path)!r} is {sharding!r}, which names no mesh axes. Give a "
+                "jax.sharding.NamedSharding, of PartitionSpec() for a leaf that is replicated."
+            )
+        leaves[path] = _Leaf(tuple(x.shape), _names(sharding, x.ndim), sharding)
+    if not leaves:
+        raise ValueError("params has no leaves, so there is no mesh to put a state on. Give params that have some.")
+    return leaves
+
+
+def _is_sharding(x: Any) -> bool:
+    return isinstance(x, jax.sharding.Sharding)
+
+
+def _names(sharding: NamedSharding, ndim: int) -> tuple[Names, ...]:
+    """The mesh axes of each axis; a spec may be shorter than the rank, and name one axis, several or none."""
+
+    def one(entry: Any) -> Names:
+        if isinstance(entry, str):
+            return (entry,)
+        return entry if isinstance(entry, tuple) else ()
+
+    entries = tuple(map(one, sharding.spec))
+    return entries + ((),) * (ndim - len(entries))
+
+
+def _sharding(like: NamedSharding, names: tuple[Names, ...]) -> NamedSharding:
+    entries = [x[0] if len(x) == 1 else x or None for x in names]
+    return NamedSharding(like.mesh, PartitionSpec(*entries), memory_kind=like.memory_kind)
+
+
+def _parts_of(state: Any, kind: type) -> Iterator[tuple[Path, Any]]:
+    """The states of one type in a state, by path."""
+    for path, x in jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, kind)):
+        if isinstance(x, kind):
+            yield path, x
+
+
+def _of_split(
+    state: SplitState, path: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]
+) -> NamedSharding | None:
+    """The sharding of an array of a `SplitState`: by the field it is in, and what its last two axes are."""
+    layouts = dict(jax.tree.leaves_with_path(state.layout, is_leaf=lambda x: isinstance(x, MatrixLayout)))
+    found = owner(path, layouts)
+    if found is None or found not in leaves:
+        return None
+    leaf, layout = leaves[found], layouts[found]
+    sides = _sides(leaf, layout)
+    field, matrix = path[0].name, shape[len(layout.batch) :]
+    if shape[: len(layout.batch)] != layout.batch:
+        return None
+    m, n = (layout.m, sides.m), (layout.n, sides.moments)
+    expected = {"basis": (m, None), "rule": (m, None), "inner": (None, n), "residual": (m, n)}[field]
+    if matrix == (layout.m, layout.n):
+        expected = (m, (layout.n, sides.n))
+    if len(matrix) == 1:
+        expected = (m if field == "rule" else n,)
+    names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))
+    return leaf.placed(sides.batch + names)
+
+
+def _sides(leaf: _Leaf, layout: MatrixLayout) -> _Sides:
+    """Which mesh axes the canonical form of a leaf has."""
+    m, n = (_merged([leaf.names[i] for i in axes]) for axes in (layout.m_axes, layout.n_axes))
+    moments = n
+    sizes = leaf.sharding.mesh.shape
+    for name in m:
+        if layout.n % math.prod(sizes[x] for x in (*moments, name)) == 0:
+            moments = (*moments, name)
+    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, moments)
+
+
+def _merged(names: list[Names]) -> Names:
+    """The mesh axes of several axes made one: those of the first, if no other has any."""
+    return () if any(names[1:]) else names[0]
+
+
+def _like_its_parameter(path: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]) -> NamedSharding | None:
+    """The parameter's sharding, along the axes that are as long as the parameter's."""
+    found = owner(path, leaves)
+    if found is None:
+        suffixes = (path[i:] for i in range(len(path)))
+        found = next((x for x in suffixes if x in leaves and leaves[x].shape == shape), None)
+    if found is None or len(shape) != len(leaves[found].shape):
+        return None
+    leaf = leaves[found]
+    return leaf.placed(tuple(x if a == b else () for x, a, b in zip(leaf.names, shape, leaf.shape, strict=True)))
+
+
+def _of_window(path: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]) -> NamedSharding | None:
+    """Leaves of blocks that are named by prefixes, stacked: as every block's, if all agree."""
+    name = leaf_path(path[-1:])
+    blocks = [x for p, x in leaves.items() if leaf_path(p).endswith(f"/{name}") and x.shape == shape[1:]]
+    if not blocks or any(x.names != blocks[0].names for x in blocks):
+        return None
+    return blocks[0].placed(((), *blocks[0].names))
