@@ -47,7 +47,8 @@ def alike(tree: Any, treedef: Any, alone: Callable[[Any], bool]) -> Groups:
 
 
 def is_mesh_free(x: jax.Array) -> bool:
-    """Whether no mesh is seen in its type. On one, two arrays of a shape may be sharded in two ways, and joining them
-    would gather one.
+    """Whether its type names no mesh of several devices. On one, two arrays of a shape may be sharded in two ways, and
+    joining them, or what is drawn for them, would gather one.
     """
-    return bool(jax.typeof(x).sharding.mesh.empty)
+    mesh = jax.typeof(x).sharding.mesh
+    return bool(mesh.empty or mesh.size == 1)

@@ -167,7 +167,7 @@ def _applied(rule: SubspaceRule, refreshes: list[Refresh]) -> list[tuple[jax.Arr
 
     def alone(read: tuple[Any, ...]) -> bool:
         grad = read[1]
-        return grad.ndim > 2 or not (rule.keyed or is_mesh_free(grad))
+        return grad.ndim > 2 or not is_mesh_free(grad)
 
     reads = [(x.key, x.grad, x.basis, x.inner_state, x.rule_state) for x in refreshes]
     groups = alike(reads, jax.tree.structure([0] * len(reads)), alone)

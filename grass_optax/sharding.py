@@ -133,6 +133,8 @@ def _names(sharding: NamedSharding, ndim: int) -> tuple[Names, ...]:
 
 def _sharding(like: NamedSharding, names: tuple[Names, ...]) -> NamedSharding:
     entries = [x[0] if len(x) == 1 else x or None for x in names]
+    while entries and entries[-1] is None:  # JAX's own outputs have none at the end, and another spelling recompiles
+        entries.pop()
     return NamedSharding(like.mesh, PartitionSpec(*entries), memory_kind=like.memory_kind)
 
 

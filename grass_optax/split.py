@@ -18,6 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from grass_optax import grassmann, layouts
+from grass_optax.auto_axes import with_auto_axes
 from grass_optax.checks import positive
 from grass_optax.grassmann import wide
 from grass_optax.per_column import column_factors, gradient_squares, lifted_squares, outside_norms
@@ -133,9 +134,13 @@ def split_by_subspace(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        directions, state = _step(parts, _with_feedback(parts, state, updates), state, extra_args)
-        back = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, directions)
-        return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), state
+
+        def step(updates: optax.Updates, state: Any, extra_args: dict[str, Any]) -> tuple[optax.Updates, Any]:
+            directions, state = _step(parts, _with_feedback(parts, state, updates), state, extra_args)
+            back = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, directions)
+            return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), state
+
+        return with_auto_axes(step, (updates, state))(updates, state, extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
