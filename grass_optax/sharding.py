@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from grass_optax.block_coordinate import BlockCoordinateState
 from grass_optax.layouts import MatrixLayout, leaf_path
@@ -68,7 +68,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
     >>> sharding = jax.sharding.NamedSharding(mesh, jax.P("fsdp", None))
     >>> shardings = grass_optax.state_shardings(grass_optax.scale_by_grassjump(rank=2), params, sharding)
     >>> optax.tree_utils.tree_get(shardings, "basis")["w"].spec
-    PartitionSpec('fsdp', None)
+    PartitionSpec('fsdp',)
 
     Raises:
       ValueError, TypeError: shardings that are not those of the params, or not `NamedSharding`s.
@@ -133,7 +133,8 @@ def _names(sharding: NamedSharding, ndim: int) -> tuple[Names, ...]:
 
 def _sharding(like: NamedSharding, names: tuple[Names, ...]) -> NamedSharding:
     entries = [x[0] if len(x) == 1 else x or None for x in names]
-    while entries and entries[-1] is None:  # JAX's own outputs have none at the end, and another spelling recompiles
+    # As JAX spells its own outputs: another spelling of the same sharding would trace an update anew.
+    while entries and entries[-1] is None and AxisType.Explicit not in like.mesh.axis_types:
         entries.pop()
     return NamedSharding(like.mesh, PartitionSpec(*entries), memory_kind=like.memory_kind)
 

@@ -29,3 +29,5 @@ PUBLISHED64 = 2e-8
 # ldadam orthonormalises P + delta S in place of P, ||P||_F = sqrt(r): the sine of the largest angle between the two
 # ranges is at most delta / (sigma_min(P) - delta), for (I - Q Q^T) (P + delta S) x = delta (I - Q Q^T) S x.
 POWER_SHIFT = 1e-4
+# float32 on eight devices against one, over five steps and two refreshes: sums over shards are added in another order.
+SHARDED32 = 2e-5

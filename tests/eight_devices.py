@@ -1,0 +1,344 @@
+"""What must hold on a mesh, over methods and meshes. `test_sharding` runs this file in a process with eight devices;
+by hand:
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/eight_devices.py
+"""
+
+import functools
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
+
+import grass_optax
+from grass_optax import state_shardings
+from tests import tolerances
+from tests.util import METHODS, grads_like, make, stacked_dimensions
+
+MESHES = {"8": ((8,), ("fsdp",)), "4x2": ((4, 2), ("fsdp", "tensor")), "2x4": ((2, 4), ("fsdp", "tensor"))}
+RANK, GAP, STEPS = 3, 2, 5
+# No m or n of one leaf, or what one, two, four or eight devices hold of it, is one of another or the rank.
+SHAPES = {"wide": (48, 80), "tall": (112, 64), "stack": (2, 72, 104), "embed": (30, 40), "bias": (104,)}
+TWINS = {"one": (48, 80), "two": (48, 80)}  # alike but for their sharding
+# Rules that are an exact SVD by definition: a factorisation of a sharded matrix gathers it.
+FACTORISE = ("galore", "golore", "fira", "coap")
+RANDOMIZED = {"svd": "randomized"}
+VARIANTS = [(name, {}) for name in METHODS if name not in FACTORISE] + [
+    *((name, RANDOMIZED) for name in ("galore", "golore", "fira")),
+    ("grassjump", {"store_basis": False}),
+    ("grassjump", {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}),
+    ("frugal", {"projection": "random"}),
+]
+# Products of the gradient with something of the n side: their sums over shards of n are (m, r).
+READ_THE_GRADIENT = {
+    "grasswalk", "subtrack", "subtrack_grad", "ldadam", "online_subspace_descent", "sumo", *FACTORISE
+}  # fmt: skip
+EVERYWHERE = ("grassjump", "grasswalk", "subtrack", "apollo")
+
+
+class Run(NamedTuple):
+    """A compiled update and what it made of some gradients."""
+
+    program: str
+    expected: Any  # shardings of the state
+    compiled: Any
+    updates: list[Any]
+    states: list[Any]
+
+
+def mesh_of(name, kind=AxisType.Auto):
+    shape, axes = MESHES[name]
+    return jax.make_mesh(shape, axes, axis_types=(kind,) * len(axes))
+
+
+def specs(mesh):
+    """Megatron's on two axes, plain FSDP on one."""
+    if mesh.axis_names == ("fsdp",):
+        return {"wide": P("fsdp"), "tall": P(None, "fsdp"), "stack": P(None, "fsdp"), "embed": P(None, "fsdp"),
+                "bias": P(), "one": P("fsdp"), "two": P(None, "fsdp")}  # fmt: skip
+    return {"wide": P("fsdp", "tensor"), "tall": P("tensor", "fsdp"), "stack": P(None, "fsdp", "tensor"),
+            "embed": P("tensor", "fsdp"), "bias": P("tensor"), "one": P("fsdp", "tensor"),
+            "two": P("tensor", "fsdp")}  # fmt: skip
+
+
+def params_like(shapes):
+    return {name: jnp.zeros(shape) for name, shape in shapes.items()}
+
+
+@functools.cache
+def transformation(name, options):
+    return make(name, RANK, GAP, **dict(options))
+
+
+def abstract(tree, shardings):
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+@functools.cache
+def on_one_device(name, options, leaves=tuple(SHAPES.items())):
+    tx, params = transformation(name, options), params_like(dict(leaves))
+    state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
+    updates, states = [], []
+    for t in range(STEPS):
+        u, state = update(grads_like(params, t), state, params)
+        updates.append(u)
+        states.append(state)
+    return updates, states
+
+
+@functools.cache
+def on_a_mesh(name, options, mesh_name, leaves=tuple(SHAPES.items()), kind=AxisType.Auto):
+    """Only the sharding of the updates is asked for: that of the state is what the compiler makes of its inputs'."""
+    tx, params, mesh = transformation(name, options), params_like(dict(leaves)), mesh_of(mesh_name, kind)
+    shardings = {leaf: NamedSharding(mesh, specs(mesh)[leaf]) for leaf in params}
+    expected = state_shardings(tx, params, shardings)
+    given, first = abstract(params, shardings), jax.jit(tx.init)(params)
+    update = jax.jit(tx.update, out_shardings=(shardings, None))
+    compiled = update.lower(given, abstract(first, expected), given).compile()
+    state, params = jax.device_put((first, params), (expected, shardings))
+    updates, states = [], []
+    for t in range(STEPS):
+        u, state = compiled(jax.device_put(grads_like(params_like(dict(leaves)), t), shardings), state, params)
+        updates.append(u)
+        states.append(state)
+    return Run(compiled.as_text(), expected, compiled, updates, states)
+
+
+def frozen(options):
+    return tuple(sorted(options.items()))
+
+
+variants = pytest.mark.parametrize(
+    ("name", "options"),
+    [pytest.param(name, frozen(options), id="-".join([name, *map(str, options.values())])) for name, options in VARIANTS],
+)  # fmt: skip
+
+
+# --- the compiled update --------------------------------------------------------------------------------------------
+
+
+def collectives(program):
+    """(kind, shape) of everything that devices send each other."""
+    kinds = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
+    for result, kind in re.findall(rf"(?m)^\s*(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\(", program):
+        for dims in re.findall(r"\w+\[([\d,]*)\]", result):
+            yield kind, tuple(int(d) for d in dims.split(",") if d not in ("", "1"))
+
+
+def shares(size):
+    return {size // k for k in (1, 2, 4, 8) if size % k == 0}
+
+
+def legal(leaves, reads_the_gradient):
+    """Shapes, without ones and in any order of axes, that may be gathered, and that may be summed."""
+    gathered, summed = {(), (RANK,), (RANK, RANK)}, set()
+    for shape in leaves.values():
+        if len(shape) < 2:
+            gathered |= {(k,) for k in shares(shape[0])}
+            continue
+        m, n = sorted(shape[-2:])
+        gathered |= {x for k in shares(n) for x in ((k,), (RANK, k))}
+        summed |= {x for k in shares(m) for x in ((k,), *([(RANK, k)] if reads_the_gradient else []))}
+    with_batch = {tuple(sorted((*x, *batch))) for x in gathered for batch in ((), (2,))}
+    return with_batch, with_batch | {tuple(sorted((*x, *batch))) for x in summed for batch in ((), (2,))}
+
+
+def assert_small_collectives(program, leaves, reads_the_gradient):
+    """No array of an m axis is gathered or exchanged: only sums of r x r, r x n and vectors, and gathers of r x n.
+
+    A rule that multiplies the gradient by something of the n side sums (m, r) over the shards of n beside.
+    """
+    gathered, summed = legal(leaves, reads_the_gradient)
+    found = set(collectives(program))
+    bad = {(kind, x) for kind, x in found if tuple(sorted(x)) not in (summed if "reduce" in kind else gathered)}
+    assert found
+    assert not bad
+
+
+def assert_laws(name, run, leaves=SHAPES):
+    assert_small_collectives(run.program, leaves, name in READ_THE_GRADIENT)
+    states = jax.tree.leaves(run.compiled.output_shardings[1])
+    assert states == jax.tree.leaves(run.expected)  # spelled alike, so that the next call finds its program
+
+
+def assert_near(actual, expected, path=""):
+    """Relative to the largest entry; codes of 8 bits may be rounded to the other neighbour."""
+    for (path, b), a in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerances.SHARDED32 * max(np.max(np.abs(b)), 1e-30), err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@variants
+def test_fsdp_and_tensor(name, options):
+    """Shardings and collectives of the compiled update, and its numbers beside those of one device."""
+    run = on_a_mesh(name, options, "4x2")
+    assert_laws(name, run)
+    updates, states = on_one_device(name, options)
+    if not any(option.startswith(("mu", "nu")) for option, _ in options):
+        assert_near(run.updates, updates)
+        assert_near(run.states[-1], states[-1])
+
+
+@pytest.mark.parametrize("mesh", ["8", "2x4"])
+@pytest.mark.parametrize("name", [
+    *EVERYWHERE, *(pytest.param(name, marks=pytest.mark.long) for name, _ in VARIANTS[:11] if name not in EVERYWHERE)
+])  # fmt: skip
+def test_other_meshes(name, mesh):
+    run = on_a_mesh(name, (), mesh)
+    assert_laws(name, run)
+    updates, states = on_one_device(name, ())
+    assert_near(run.updates, updates)
+    assert_near(run.states[-1], states[-1])
+
+
+@pytest.mark.parametrize("name", ["grassjump", "grasswalk"])
+def test_alike_leaves_that_are_sharded_apart(name):
+    """Leaves of a shape are not joined on a mesh: what is joined has one sharding, and one of the two was gathered."""
+    leaves = tuple(TWINS.items())
+    run = on_a_mesh(name, (), "4x2", leaves)
+    assert_laws(name, run, TWINS)
+    assert_near(run.updates, on_one_device(name, (), leaves)[0])
+
+
+@pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])
+def test_explicit_axes(name):
+    """The same program as with Auto axes, and no product that JAX refuses."""
+    run = on_a_mesh(name, (), "4x2", kind=AxisType.Explicit)
+    assert_laws(name, run)
+    assert_near(run.updates, on_one_device(name, ())[0])
+
+
+@pytest.mark.parametrize("name", FACTORISE)
+def test_exact_factorisations_are_exempt(name):
+    """The exact SVD of a sharded matrix gathers it, and on a CPU before jaxlib 0.11 it is an error that says so."""
+    if jax.__version_info__ < (0, 11):
+        with pytest.raises(NotImplementedError, match="on a mesh of CPU devices hangs"):
+            on_a_mesh(name, (), "4x2")
+    else:
+        tx, mesh = make(name, RANK, GAP), mesh_of("4x2")
+        params = {"wide": jnp.zeros(SHAPES["wide"])}
+        shardings = {"wide": NamedSharding(mesh, specs(mesh)["wide"])}
+        state = abstract(jax.eval_shape(tx.init, params), state_shardings(tx, params, shardings))
+        given = abstract(params, shardings)
+        program = jax.jit(tx.update).lower(given, state, given).compile().as_text()
+        with pytest.raises(AssertionError):
+            assert_small_collectives(program, SHAPES, True)
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_draws_are_those_of_one_device_to_the_bit(mesh):
+    """APOLLO's projections are a Gaussian over sqrt(r), the draw itself: of the key that a jump orthonormalises."""
+    options = frozen({"store_basis": True})
+    run, (_, states) = on_a_mesh("apollo", options, mesh), on_one_device("apollo", options)
+    for sharded, whole in zip(run.states, states, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, basis(sharded), basis(whole))
+
+
+def test_bases_of_a_jump_are_those_draws_made_orthonormal():
+    options = frozen({"store_basis": True})
+    draws, bases = (basis(on_a_mesh(name, o, "4x2").states[-1]) for name, o in (("apollo", options), ("grassjump", ())))
+    assert_near(bases, jax.tree.map(lambda x: grass_optax.grassmann.orthonormalize(jnp.asarray(np.asarray(x))), draws))
+
+
+def basis(state):
+    return optax.tree_utils.tree_get(state, "basis")
+
+
+# --- a training step ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_one_compilation_for_a_whole_training_step(kind):
+    """Loss, gradient, a chain around the method and new weights, all donated: compiled once, across refreshes."""
+    mesh = mesh_of("8", kind)
+    shardings = {"w": NamedSharding(mesh, P("fsdp")), "b": NamedSharding(mesh, P())}
+    params = jax.device_put({"w": jnp.zeros((16, 24)), "b": jnp.zeros(24)}, shardings)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(0.01, RANK, GAP, weight_decay=0.1))
+    inputs = jax.device_put(jnp.ones((32, 16)), NamedSharding(mesh, P("fsdp")))
+
+    def loss(params, inputs):
+        weights = jax.sharding.reshard(params["w"], P()) if kind == AxisType.Explicit else params["w"]
+        return jnp.mean(jnp.square(inputs @ weights + params["b"][None] - 1))
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, inputs):
+        grads = jax.grad(loss)(params, inputs)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    expected = state_shardings(tx, params, shardings)
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init, out_shardings=expected)(params)
+        before = loss(params, inputs)
+        for _ in range(2 * GAP + 1):
+            params, state = step(params, state, inputs)
+        assert step._cache_size() == 1
+        assert loss(params, inputs) < before
+    assert [x.sharding for x in jax.tree.leaves(state)] == jax.tree.leaves(expected)
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grassjump", "grasswalk", "subtrack", "apollo", "ldadam", "online_subspace_descent"])
+def test_bytes_of_a_device(name):
+    """At most 1.1 of an eighth of the state, where FSDP shards the axis that the bases are on."""
+    mesh = mesh_of("8")
+    shapes = {"q": (4, 64, 64), "gate": (4, 64, 176), "down": (4, 176, 64), "embed": (256, 64), "norm": (64,)}
+    params = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in shapes.items()}
+    by_leaf = {"q": P(None, "fsdp"), "gate": P(None, "fsdp"), "down": P(None, None, "fsdp"), "embed": P("fsdp"),
+               "norm": P()}  # fmt: skip
+    tx = make(name, 16, GAP, weight_dimension_numbers=lambda p: {
+        leaf: MuonDimensionNumbers(1, 2) if x.ndim == 3 else None for leaf, x in p.items()
+    } if jax.tree.leaves(p) else p)  # fmt: skip
+    shardings = {leaf: NamedSharding(mesh, spec) for leaf, spec in by_leaf.items()}
+    abstract_state = jax.eval_shape(tx.init, params)
+    state = jax.device_put(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_state), state_shardings(tx, params, shardings)
+    )
+    arrays = jax.tree.leaves(state)
+    held = [0] * 8
+    for x in arrays:
+        for shard in x.addressable_shards:
+            held[shard.device.id] += shard.data.nbytes
+    assert max(held) <= 1.1 * sum(x.nbytes for x in arrays) / 8
+
+
+# --- states beside the split ----------------------------------------------------------------------------------------
+
+
+def block_methods():
+    yield "badam", grass_optax.scale_by_badam(GAP, weight_dimension_numbers=stacked_dimensions)
+    yield "column_sgd", grass_optax.scale_by_column_sgd(weight_dimension_numbers=stacked_dimensions)
+    yield "adafactor", optax.adafactor(0.1)
+
+
+@pytest.mark.parametrize(("name", "tx"), list(block_methods()), ids=lambda x: x if isinstance(x, str) else "")
+def test_states_beside_the_split(name, tx):
+    mesh, params = mesh_of("4x2"), params_like(SHAPES)
+    shardings = {leaf: NamedSharding(mesh, spec) for leaf, spec in specs(mesh).items() if leaf in params}
+    expected = state_shardings(tx, params, shardings)
+    assert math.prod(jax.tree.leaves(expected)[0].mesh.shape.values()) == 8
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        state, params = jax.device_put((tx.init(params), params), (expected, shardings))
+        update = jax.jit(tx.update, out_shardings=(shardings, expected))
+        alone, whole = jax.device_get((state, params))
+        for t in range(3):
+            grads = grads_like(params_like(SHAPES), t)
+            updates, state = update(jax.device_put(grads, shardings), state, params)
+            one, alone = tx.update(grads, alone, whole)
+        assert update._cache_size() == 1
+    assert_near(updates, one)
