@@ -10,7 +10,7 @@ OPTIMIZERS ?= adamw muon galore grasswalk grassjump
 COMPARE_DIR ?= runs/compare
 PYTEST_ARGS ?= -n 2
 
-.PHONY: train compare test check format clean
+.PHONY: train compare test test-long check format clean
 
 # Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
 train: $(VENV)/.train-test
@@ -20,9 +20,13 @@ train: $(VENV)/.train-test
 compare: $(VENV)/.train-test
 	$(BIN)/python -m train compare --model tiny --optimizers $(OPTIMIZERS) --steps $(STEPS) --run-dir $(COMPARE_DIR)
 
-# All tests.
+# All tests but the long ones.
 test: $(VENV)/.train-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The tests that take minutes, which `make test` leaves out.
+test-long: $(VENV)/.train-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long
 
 # Format, lint and types: what CI and the pre-commit hooks run.
 check: $(VENV)/.train-test $(VENV)/.dev

@@ -67,8 +67,8 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
     >>> params = {"w": jax.ShapeDtypeStruct((8, 16), jnp.float32)}
     >>> sharding = jax.sharding.NamedSharding(mesh, jax.P("fsdp", None))
     >>> shardings = grass_optax.state_shardings(grass_optax.scale_by_grassjump(rank=2), params, sharding)
-    >>> optax.tree_utils.tree_get(shardings, "basis")["w"].spec
-    PartitionSpec('fsdp',)
+    >>> tuple(optax.tree_utils.tree_get(shardings, "basis")["w"].spec)
+    ('fsdp',)
 
     Raises:
       ValueError, TypeError: shardings that are not those of the params, or not `NamedSharding`s.

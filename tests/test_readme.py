@@ -18,7 +18,7 @@ from tests.util import assert_same, optimizer
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 METHODS = [name for name in grass_optax.__all__ if hasattr(grass_optax, f"scale_by_{name}")]
-MODULES_WITH_EXAMPLES = ["methods", "assembly", "diagnostics", "block_coordinate", "badam", "column_sgd"]
+MODULES_WITH_EXAMPLES = ["methods", "assembly", "diagnostics", "block_coordinate", "badam", "column_sgd", "sharding"]
 
 
 def code_blocks(text, language):

@@ -1,0 +1,142 @@
+"""What do the devices of a mesh send each other for an update?
+
+    python -m benchmarks.communication --size 60m
+
+Bytes that each device sends, by the kind of collective, read from the compiled update of sharded gradients on 1, 2, 4
+and 8 devices; nothing runs. Each collective counts as a ring: 2 (k - 1)/k of its bytes for a sum over k devices that all
+get, (k - 1)/k for a gather. "refresh" is what stands in the program beside, each instruction counted once although
+some are in loops. On CPU devices, as here, the compiler makes an all-reduce and a slice of what is a reduce-scatter, half
+of it, on an accelerator. The communication of the gradients themselves is that of any optimizer, and not in it.
+"""
+
+import argparse
+import math
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import grass_optax
+from benchmarks import measure
+from benchmarks.contestants import JAX_CONTESTANTS
+from benchmarks.shapes import SIZES, Problem, problem
+
+METHODS = ("adamw", "grassjump", "grasswalk")
+DEVICES = (1, 2, 4, 8)
+LAYOUTS = ("fsdp", "fsdp x tensor")
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_SENT = {"all-reduce": 2.0, "collective-permute": 1.0}  # of (k - 1)/k of the result; 1 for the others
+_ONE_COLLECTIVE = re.compile(rf"(?m)^\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)$")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}  # 4 for the others
+
+
+def spec(name: str, layout: str) -> PartitionSpec:
+    """Of a stack (layers, input, output): the width of the model over fsdp, the other side over tensor."""
+    width_is_last = name in ("o", "down")
+    sides = ("fsdp", "tensor" if layout == "fsdp x tensor" else None)
+    return PartitionSpec(None, *(reversed(sides) if width_is_last else sides))
+
+
+def mesh_of(devices: int, layout: str) -> jax.sharding.Mesh:
+    """All devices on fsdp, or half of them where there is a tensor axis of two."""
+    tensor = 2 if layout == "fsdp x tensor" and devices > 1 else 1
+    shape, axes = ((devices // tensor, tensor), ("fsdp", "tensor"))
+    return jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+
+
+def program(name: str, given: Problem, devices: int, layout: str) -> str:
+    """The compiled update of one contestant."""
+    mesh, tx = mesh_of(devices, layout), JAX_CONTESTANTS[name](given)
+    shardings = {leaf: NamedSharding(mesh, spec(leaf, layout)) for leaf in given.shapes}
+    states = grass_optax.state_shardings(tx, given.abstract, shardings)
+
+    def placed(tree: Any, where: Any) -> Any:
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
+
+    params, state = placed(given.abstract, shardings), placed(jax.eval_shape(tx.init, given.abstract), states)
+    update = jax.jit(tx.update, out_shardings=(shardings, states))
+    return str(update.lower(params, state, params).compile().as_text())
+
+
+def sent(text: str) -> Counter[str]:
+    """Bytes that a device sends in a piece of a program, by kind."""
+    found: Counter[str] = Counter()
+    for result, kind, rest in _ONE_COLLECTIVE.findall(text):
+        size = sum(
+            _BYTES.get(dtype, 4) * math.prod(int(d) for d in dims.split(",") if d)
+            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result)
+        )
+        k = _group_size(rest)
+        share = (k - 1) * size if kind == "reduce-scatter" else _SENT.get(kind, 1.0) * size * (k - 1) / k
+        found[kind] += round(share)
+    return found
+
+
+def _group_size(attributes: str) -> int:
+    """Devices that take part in one collective."""
+    if (listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)) is not None:
+        return listed[1].count(",") + 1
+    if (iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes)) is not None:
+        return int(iota[1])
+    return 2  # a permutation
+
+
+def row(name: str, given: Problem, devices: int, layout: str) -> dict[str, Any]:
+    """What one contestant sends: in every step, and beside that at a refresh."""
+    text = program(name, given, devices, layout)
+    start = text.index("\nENTRY ")
+    every, refresh = sent(text[start:]), sent(text[:start])
+    return {"name": name, "devices": devices, "every_step": dict(every), "refresh": dict(refresh)}
+
+
+def table(rows: list[dict[str, Any]], gradient_bytes: int) -> str:
+    """Kilobytes by kind; the total also over the bytes of one gradient."""
+    kinds = [kind for kind in KINDS if any(r["every_step"].get(kind) for r in rows)]
+    header = ["", "devices", *(f"{kind}, kB" for kind in kinds), "of a gradient", "refresh, kB"]
+    lines = []
+    for r in rows:
+        every = r["every_step"]
+        share = f"{sum(every.values()) / gradient_bytes:.4f}"
+        cells = [f"{every.get(kind, 0) / 1e3:.1f}" for kind in kinds]
+        lines.append([r["name"], str(r["devices"]), *cells, share, f"{sum(r['refresh'].values()) / 1e3:.1f}"])
+    return measure.table(header, lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.communication",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--size", choices=SIZES, default="60m")
+    result.add_argument("--layers", type=int, help="only so many layers of it")
+    result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    result.add_argument("--devices", nargs="+", type=int, choices=DEVICES, default=list(DEVICES))
+    result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
+    result.add_argument("--json", type=Path)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Compile, count, print, write, and return what was written."""
+    args = parser().parse_args(arguments)
+    jax.config.update("jax_platforms", "cpu")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(args.devices)}"
+    os.environ["XLA_FLAGS"] = flags  # read when the backend starts, below
+    given = problem(args.size, stacked=True, gap=10, layers=args.layers)
+    tables = []
+    for layout in args.layouts:
+        rows = [row(name, given, devices, layout) for name in args.methods for devices in args.devices]
+        tables.append({"size": args.size, "layout": layout, "rows": rows})
+        print(f"\n{args.size}, {layout}: sent by each device\n{table(rows, given.gradient_bytes)}", flush=True)
+    measure.write_json(args.json, args, measure.machine(), tables)
+    return tables
+
+
+if __name__ == "__main__":
+    main()

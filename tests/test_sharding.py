@@ -1,0 +1,191 @@
+"""Where `state_shardings` puts each array, and the laws of `eight_devices` in a process that has them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AbstractMesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
+
+import grass_optax
+from grass_optax import SplitState, state_shardings
+from tests.test_readme import code_blocks
+
+ROOT = Path(__file__).parent.parent
+MESH = AbstractMesh((4, 2), ("fsdp", "tensor"))
+EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+
+
+def on_eight_devices(*arguments):
+    environment = os.environ | EIGHT | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT['XLA_FLAGS']}"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+
+
+def run_laws(*arguments):
+    process = on_eight_devices("-m", "pytest", "tests/eight_devices.py", "-q", "-p", "no:cacheprovider", *arguments)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert " passed" in process.stdout
+
+
+@pytest.mark.parametrize("part", ["every_method", "not every_method"])
+def test_laws_on_eight_devices(part):
+    run_laws("-k", part)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_all_laws_on_eight_devices():
+    run_laws("-m", "long")
+
+
+def test_the_example_of_the_documentation():
+    (example,) = code_blocks((ROOT / "docs" / "sharding.md").read_text(), "python")
+    process = on_eight_devices("-c", example)
+    assert process.returncode == 0, process.stderr
+    assert "('fsdp',)" in process.stdout
+
+
+def specs(tx, shapes, param_specs, mesh=MESH, dtype=jnp.float32):
+    """The specs of a state's arrays, without mesh."""
+    params = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in param_specs.items()}
+    found = state_shardings(tx, params, shardings)
+    state = jax.eval_shape(tx.init, params)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for x, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
+        sharding.shard_shape(x.shape)  # an error where a mesh axis does not divide
+    return jax.tree.map(lambda s: s.spec, found)
+
+
+def split_of(state):
+    is_split = lambda x: isinstance(x, SplitState)  # noqa: E731
+    return next(x for x in jax.tree.leaves(state, is_leaf=is_split) if is_split(x))
+
+
+def jump(shape, spec, dims=MuonDimensionNumbers(-2, -1), rank=2, mesh=MESH):
+    """(basis, moments) of one leaf."""
+    tx = grass_optax.scale_by_grassjump(rank, weight_dimension_numbers=lambda p: jax.tree.map(lambda _: dims, p))
+    split = split_of(specs(tx, {"w": shape}, {"w": spec}, mesh))
+    assert split.inner.nu == split.inner.mu
+    return split.basis["w"], split.inner.mu["w"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "basis", "moments"),
+    [
+        ((16, 24), P("fsdp", "tensor"), P("fsdp"), P(None, ("tensor", "fsdp"))),
+        ((24, 16), P("tensor", "fsdp"), P("fsdp"), P(None, ("tensor", "fsdp"))),  # the mirror image
+        ((16, 16), P("fsdp", "tensor"), P("fsdp"), P(None, ("tensor", "fsdp"))),
+        ((16, 24), P("fsdp"), P("fsdp"), P(None, "fsdp")),  # plain FSDP; shorter than the rank
+        ((16, 24), P(None, "fsdp"), P(), P(None, "fsdp")),
+        ((16, 24), P(("fsdp", "tensor")), P(("fsdp", "tensor")), P(None, ("fsdp", "tensor"))),
+        ((16, 24), P(), P(), P()),
+        ((16, 23), P("fsdp"), P("fsdp"), P()),  # 23 columns on four devices
+        ((16, 18), P("fsdp", "tensor"), P("fsdp"), P(None, "tensor")),  # 18 on two, not on eight
+        ((16, 18), P(("fsdp", "tensor")), P(("fsdp", "tensor")), P(None, "tensor")),
+        ((4, 16, 24), P("tensor", "fsdp"), P("tensor", "fsdp"), P("tensor", None, "fsdp")),  # a batch axis keeps its
+    ],
+)
+def test_basis_and_moments(shape, spec, basis, moments):
+    assert jump(shape, spec) == (basis, moments)
+
+
+def test_orientation_is_read_from_the_state():
+    """A square leaf whose output axis is its first."""
+    assert jump((16, 16), P("fsdp"), MuonDimensionNumbers(-1, -2)) == (P(), P(None, "fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "spec", "basis", "moments"),
+    [
+        ((16, 4, 8), MuonDimensionNumbers(0, (1, 2)), P("fsdp", "tensor"), P("fsdp"), P(None, ("tensor", "fsdp"))),
+        ((16, 4, 8), MuonDimensionNumbers(0, (1, 2)), P("fsdp", None, "tensor"), P("fsdp"), P(None, "fsdp")),
+        ((4, 4, 24), MuonDimensionNumbers((0, 1), 2), P("fsdp"), P("fsdp"), P(None, "fsdp")),
+        ((4, 4, 24), MuonDimensionNumbers((0, 1), 2), P("fsdp", "tensor"), P(), P()),
+        ((4, 4, 24), MuonDimensionNumbers((0, 1), 2), P(None, "tensor", "fsdp"), P(), P(None, "fsdp")),
+    ],
+)
+def test_sides_of_several_axes(shape, dims, spec, basis, moments):
+    assert jump(shape, spec, dims) == (basis, moments)
+
+
+def test_explicit_axes_have_an_entry_for_each_axis():
+    mesh = AbstractMesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    assert jump((16, 24), P("fsdp"), mesh=mesh) == (P("fsdp", None), P(None, "fsdp"))
+
+
+SHAPES = {"w": (16, 24), "bias": (24,), "embed": (32, 16)}
+SPECS = {"w": P("fsdp", "tensor"), "bias": P("tensor"), "embed": P("tensor", "fsdp")}
+
+
+def by_path(state):
+    return {
+        jax.tree_util.keystr(path): spec
+        for path, spec in jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, P))
+    }
+
+
+def test_a_whole_chain():
+    tx = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(1e-3, rank=2)), 2)
+    state = specs(tx, SHAPES, SPECS)
+    assert state.acc_grads == SPECS
+    adam = {path: spec for path, spec in by_path(state).items() if "['adam']" in path}
+    assert {spec for path, spec in adam.items() if path.endswith("['embed']")} == {SPECS["embed"]}
+    assert {spec for path, spec in adam.items() if path.endswith("['bias']")} == {SPECS["bias"]}
+    assert {spec for path, spec in by_path(state).items() if path.endswith("count")} == {P()}
+    assert split_of(state).residual[1].norm["w"] == P()
+
+
+def test_states_of_rules_and_residuals():
+    descent = split_of(specs(grass_optax.scale_by_online_subspace_descent(rank=2), SHAPES, SPECS))
+    assert (descent.rule["w"].count, descent.rule["w"].mu, descent.rule["w"].nu) == (P(), P("fsdp"), P("fsdp"))
+    ldadam = split_of(specs(grass_optax.scale_by_ldadam(rank=2), {"w": (24, 16)}, {"w": P("tensor", "fsdp")}))
+    assert ldadam.residual.error["w"] == P("fsdp", "tensor")  # (m, n): the parameter turned
+
+
+def test_moments_in_few_bits():
+    tx = grass_optax.scale_by_grassjump(rank=2, mu_dtype="bfloat16", nu_dtype="float8_e4m3fn")
+    state = specs(tx, SHAPES, SPECS)
+    inner, columns = split_of(state).inner, P(None, ("tensor", "fsdp"))
+    assert (inner.seed, inner.narrow.mu["w"], inner.narrow.nu["w"]) == (P(), columns, columns)
+    assert inner.second_scale["w"] == columns
+    scales = [spec for path, spec in by_path(state).items() if "second_scale['embed']" in path]
+    assert scales == [P("tensor")]  # one for each row
+
+
+def test_blocks():
+    stack, along = {"w": (4, 16, 24)}, {"w": P("fsdp", None, "tensor")}
+    state = specs(grass_optax.scale_by_badam(5), stack, along)
+    assert {spec for path, spec in by_path(state).items() if "mu" in path} == {P(None, None, "tensor")}
+    blocks = {f"layers/{i}": {"w": jax.ShapeDtypeStruct((16, 24), jnp.float32)} for i in range(2)}
+    tx = grass_optax.scale_by_badam(5, blocks=["layers/0", "layers/1"])
+    sharding = NamedSharding(MESH, P("fsdp", "tensor"))  # a prefix of the tree
+    found = jax.tree.map(lambda s: s.spec, state_shardings(tx, blocks, sharding))
+    assert {spec for path, spec in by_path(found).items() if "mu" in path} == {P(None, "fsdp", "tensor")}
+
+
+def test_of_what_is_not_known():
+    factored = specs(optax.scale_by_factored_rms(min_dim_size_to_factor=8), SHAPES, SPECS)
+    assert factored.v_row["w"] == P()
+    dictionary = optax.GradientTransformation(lambda p: {"kept": (p, jnp.zeros(7))}, lambda u, s, p=None: (u, s))
+    assert specs(dictionary, SHAPES, SPECS) == {"kept": (SPECS, P())}
+
+
+def test_errors_say_what_to_do():
+    params = {"w": jnp.ones((4, 8))}
+    tx = grass_optax.grassjump(1e-3, rank=2)
+    with pytest.raises(TypeError, match="'w' is SingleDeviceSharding.*Give a"):
+        state_shardings(tx, params, SingleDeviceSharding(jax.devices()[0]))
+    with pytest.raises(TypeError, match=r"names no mesh axes"):
+        state_shardings(tx, params, {"w": P("fsdp")})
+    with pytest.raises(ValueError, match="a tree like params or a prefix"):
+        state_shardings(tx, params, {"other": NamedSharding(MESH, P())})
+    with pytest.raises(ValueError, match="no leaves"):
+        state_shardings(tx, {}, NamedSharding(MESH, P()))
