@@ -3,10 +3,10 @@
     python -m benchmarks.communication --size 60m
 
 Bytes that each device sends, by the kind of collective, read from the compiled update of sharded gradients on 1, 2, 4
-and 8 devices; nothing runs. Each collective counts as a ring: 2 (k - 1)/k of its bytes for a sum over k devices that all
-get, (k - 1)/k for a gather. "refresh" is what stands in the program beside, each instruction counted once although
-some are in loops. On CPU devices, as here, the compiler makes an all-reduce and a slice of what is a reduce-scatter, half
-of it, on an accelerator. The communication of the gradients themselves is that of any optimizer, and not in it.
+and 8 devices; nothing runs. Each collective counts as a ring: of its bytes 2 (k - 1)/k for a sum that all k devices
+get, (k - 1)/k for a gather. "refresh" is what stands in the program beside, each instruction counted once although some
+are in loops. On CPU devices, as here, the compiler makes an all-reduce and a slice of what is a reduce-scatter, half of
+it, on an accelerator. The communication of the gradients themselves is that of any optimizer, and not in it.
 """
 
 import argparse
@@ -77,12 +77,18 @@ def sent(text: str) -> Counter[str]:
 
 
 def _group_size(attributes: str) -> int:
-    """Devices that take part in one collective."""
+    """Devices that take part in one collective, in each of the forms in which XLA writes groups."""
+    if "source_target_pairs=" in attributes:
+        return 2
     if (listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)) is not None:
         return listed[1].count(",") + 1
     if (iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes)) is not None:
         return int(iota[1])
-    return 2  # a permutation
+    of_mesh = re.search(r"replica_groups=mesh\[(.*?)\].*? \{('[^}]*')\}", attributes)
+    if of_mesh is None:
+        raise ValueError(f"the groups of a collective are not understood: {attributes[:200]}")
+    sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", of_mesh[1])}
+    return math.prod(sizes[axis] for axis in re.findall(r"'(\w+)'", of_mesh[2]))
 
 
 def row(name: str, given: Problem, devices: int, layout: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     state = jax.eval_shape(tx.init, abstract)
     whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
-    splits = {path: state for path, state in _parts_of(state, SplitState)}
+    splits = dict(_parts_of(state, SplitState))
     windows = {path for path, _ in _parts_of(state, BlockCoordinateState)}
 
     def sharding(path: Path, x: Any) -> NamedSharding:
@@ -160,7 +160,7 @@ def _of_split(
     if shape[: len(layout.batch)] != layout.batch:
         return None
     m, n = (layout.m, sides.m), (layout.n, sides.moments)
-    expected = {"basis": (m, None), "rule": (m, None), "inner": (None, n), "residual": (m, n)}[field]
+    expected: tuple[Any, ...] = {"basis": (m, None), "rule": (m, None), "inner": (None, n), "residual": (m, n)}[field]
     if matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:

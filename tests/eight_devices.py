@@ -27,6 +27,7 @@ MESHES = {"8": ((8,), ("fsdp",)), "4x2": ((4, 2), ("fsdp", "tensor")), "2x4": ((
 RANK, GAP, STEPS = 3, 2, 5
 # No m or n of one leaf, or what one, two, four or eight devices hold of it, is one of another or the rank.
 SHAPES = {"wide": (48, 80), "tall": (112, 64), "stack": (2, 72, 104), "bias": (104,)}
+LEAVES = tuple(SHAPES.items())
 TWINS = {"one": (48, 80), "two": (48, 80)}  # alike but for their sharding
 # Rules that are an exact SVD by definition: a factorisation of a sharded matrix gathers it.
 FACTORISE = ("galore", "golore", "fira", "coap")
@@ -65,8 +66,8 @@ def specs(mesh):
     if mesh.axis_names == ("fsdp",):
         return {"wide": P("fsdp"), "tall": P(None, "fsdp"), "stack": P(None, "fsdp"), "bias": P(),
                 "one": P("fsdp"), "two": P(None, "fsdp")}  # fmt: skip
-    return {"wide": P("fsdp", "tensor"), "tall": P("tensor", "fsdp"), "stack": P(None, "fsdp", "tensor"), "bias": P("tensor"),
-            "one": P("fsdp", "tensor"), "two": P("tensor", "fsdp")}  # fmt: skip
+    return {"wide": P("fsdp", "tensor"), "tall": P("tensor", "fsdp"), "stack": P(None, "fsdp", "tensor"),
+            "bias": P("tensor"), "one": P("fsdp", "tensor"), "two": P("tensor", "fsdp")}  # fmt: skip
 
 
 def params_like(shapes):
@@ -83,7 +84,7 @@ def abstract(tree, shardings):
 
 
 @functools.cache
-def on_one_device(name, options, leaves=tuple(SHAPES.items())):
+def on_one_device(name, options, leaves=LEAVES):
     tx, params = transformation(name, options), params_like(dict(leaves))
     state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
     updates, states = [], []
@@ -95,7 +96,7 @@ def on_one_device(name, options, leaves=tuple(SHAPES.items())):
 
 
 @functools.cache
-def on_a_mesh(name, options, mesh_name, leaves=tuple(SHAPES.items()), kind=AxisType.Auto):
+def on_a_mesh(name, options, mesh_name, leaves=LEAVES, kind=AxisType.Auto):
     """Only the sharding of the updates is asked for: that of the state is what the compiler makes of its inputs'."""
     tx, params, mesh = transformation(name, options), params_like(dict(leaves)), mesh_of(mesh_name, kind)
     shardings = {leaf: NamedSharding(mesh, specs(mesh)[leaf]) for leaf in params}

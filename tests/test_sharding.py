@@ -1,5 +1,6 @@
 """Where `state_shardings` puts each array, and the laws of `eight_devices` in a process that has them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,25 @@ from tests.test_readme import code_blocks
 
 ROOT = Path(__file__).parent.parent
 MESH = AbstractMesh((4, 2), ("fsdp", "tensor"))
+LAST_TWO = MuonDimensionNumbers(-2, -1)
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+
+
+def test_communication_of_an_update(tmp_path):
+    """AdamW sends nothing; a split leaf sends less than its gradient, and on one device nothing."""
+    path = tmp_path / "found.json"
+    arguments = ["--size", "tiny", "--layers", "2", "--devices", "1", "8", "--methods", "adamw", "grassjump"]
+    process = on_eight_devices("-m", "benchmarks.communication", *arguments, "--layouts", "fsdp", "--json", str(path))
+    assert process.returncode == 0, process.stderr
+    (table,) = json.loads(path.read_text())["tables"]
+    sent = {(row["name"], row["devices"]): sum(row["every_step"].values()) for row in table["rows"]}
+    assert (sent["adamw", 1], sent["adamw", 8], sent["grassjump", 1]) == (0, 0, 0)
+    assert sent["grassjump", 8] > 0
+    # By hand: m is sharded for q, k, v, gate, up and down, which sum r x n and the column norms of G, and gather the
+    # direction and the factors of the columns; n is sharded for o, which needs nothing but its norm.
+    rank, columns = 32, 2 * (3 * 128 + 3 * 352)
+    ring = 4 * columns * (2 * (rank + 1) + (rank + 1)) * 7 / 8
+    assert sent["grassjump", 8] == pytest.approx(ring, rel=0.01)
 
 
 def on_eight_devices(*arguments):
@@ -69,7 +88,7 @@ def split_of(state):
     return next(x for x in jax.tree.leaves(state, is_leaf=is_split) if is_split(x))
 
 
-def jump(shape, spec, dims=MuonDimensionNumbers(-2, -1), rank=2, mesh=MESH):
+def jump(shape, spec, dims=LAST_TWO, rank=2, mesh=MESH):
     """(basis, moments) of one leaf."""
     tx = grass_optax.scale_by_grassjump(rank, weight_dimension_numbers=lambda p: jax.tree.map(lambda _: dims, p))
     split = split_of(specs(tx, {"w": shape}, {"w": spec}, mesh))
