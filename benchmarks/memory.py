@@ -14,13 +14,11 @@ import optax
 from flax import nnx
 
 import grass_optax
+from benchmarks.shapes import RANKS
 from models import CONFIGS, Llama
 from train.config import OptimizerFlags, ScheduleFlags
 from train.methods import SCALES, UPDATE_PROJ_GAPS, OptimizerName
 from train.optimizer import make_optimizer
-
-# The rank that the papers use for each size.
-RANKS = {"60m": 128, "130m": 256, "350m": 256, "1b": 512, "3b": 512, "7b": 1024}
 
 
 def abstract_params(size: str) -> Any:

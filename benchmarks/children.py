@@ -1,0 +1,39 @@
+"""A process of its own for each contestant: an allocator's peak never falls, and what one program leaves in memory
+must not be in the next one's figure.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+ROOT = Path(__file__).parent.parent
+
+
+def allocator_bytes() -> dict[str, int] | None:
+    """What the device's allocator has given out, now and at most; None where it does not tell, as on a CPU."""
+    statistics = jax.devices()[0].memory_stats()
+    if not statistics or "peak_bytes_in_use" not in statistics:
+        return None
+    return {"now": statistics["bytes_in_use"], "peak": statistics["peak_bytes_in_use"]}
+
+
+def in_a_child(module: str, arguments: list[str]) -> dict[str, Any]:
+    """Run a module of this package, and return the JSON that it prints last; the error, if it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return {"error": (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]}
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def compiled_bytes(compiled: Any) -> dict[str, int]:
+    """What the compiler says that a program takes."""
+    analysis = compiled.memory_analysis()
+    names = ("temp", "argument", "output", "alias")
+    return {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in names}

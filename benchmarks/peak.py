@@ -1,0 +1,137 @@
+"""How many bytes does an optimizer keep, and how many more does a step of it take?
+
+    python -m benchmarks.peak --size 60m
+
+Of the donated step, in one gradient's bytes: the state (from shapes, exact), what the compiler plans for temporary
+values, and on a GPU the most that the allocator gave out over a first step, a refresh and a regular one, less weights,
+gradients and state. Each contestant has a process of its own.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import grass_optax
+from benchmarks import children, measure
+from benchmarks.contestants import JAX_CONTESTANTS, CannotRun
+from benchmarks.shapes import SIZES, Problem, problem
+from benchmarks.step import LAYOUTS, Step, donated_step
+
+METHODS = (
+    "adamw", "muon", "optax-galore", "grassjump", "grassjump-unstored", "grasswalk", "subtrack", "galore-randomized",
+    "fira-randomized", "apollo", "apollo_mini", "ldadam", "frugal", "badam", "column_sgd",
+)  # fmt: skip
+STEPS, GAP = 4, 2  # first, regular, refresh, regular
+
+
+def of_one(name: str, problem: Problem) -> dict[str, Any]:
+    """All figures of one contestant, in the process that measures no other."""
+    tx = JAX_CONTESTANTS[name](problem)
+    state = jax.eval_shape(tx.init, problem.abstract)
+    step = donated_step(tx).lower(problem.abstract, state, problem.abstract).compile()
+    report = grass_optax.memory_report(tx, problem.abstract)
+    return {
+        "state_bytes": report.total_bytes,
+        "adam_bytes": report.adam_bytes,
+        "gradient_bytes": problem.gradient_bytes,
+        "compiled": children.compiled_bytes(step),
+        "allocator": _after_steps(tx, step, problem) if children.allocator_bytes() else None,
+    }
+
+
+def _after_steps(tx: Any, step: Step, problem: Problem) -> dict[str, int] | None:
+    """Nothing random here: drawing weights could need more memory than a step."""
+    params, grads = (
+        {name: jnp.full(shape, x, jnp.float32) for name, shape in problem.shapes.items()} for x in (0.02, 1e-3)
+    )
+    state = jax.jit(tx.init)(params)
+    for _ in range(STEPS):
+        params, state = step(params, state, grads)
+    jax.block_until_ready((params, state))
+    return children.allocator_bytes()
+
+
+def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The figures in one gradient's bytes."""
+    if "error" in found or "missing" in found:
+        return {"name": name} | found
+    unit, allocator = found["gradient_bytes"], found["allocator"]
+    held = 2 * unit + found["state_bytes"]
+    return {
+        "name": name,
+        "state": found["state_bytes"] / unit,
+        "state_over_adam": found["state_bytes"] / found["adam_bytes"],
+        "compiled_temporary": found["compiled"]["temp"] / unit,
+        "allocator_temporary": (allocator["peak"] - held) / unit if allocator else None,
+        "allocator_peak": allocator["peak"] / unit if allocator else None,
+    } | found
+
+
+def text(rows: list[dict[str, Any]]) -> str:
+    """The table; everything is in one gradient's bytes but for the third column."""
+    header = ["", "state", "state over Adam's", "temporary, planned", "temporary, allocated", "peak with weights"]
+    keys = ("state", "state_over_adam", "compiled_temporary", "allocator_temporary", "allocator_peak")
+    complete = [r for r in rows if "state" in r]
+    lines = [measure.table(header, [[r["name"], *(measure.number(r[k], 3) for k in keys)] for r in complete])]
+    lines += [f"{r['name']}: not run, {r.get('missing') or r['error']}" for r in rows if "state" not in r]
+    if any(r["allocator"] is None for r in complete):
+        lines.append("What the allocator gave out is not available on CPU.")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.peak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--size", choices=SIZES, default="60m")
+    result.add_argument("--layers", type=int, help="only so many layers of it")
+    result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["stacked"])
+    result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
+    result.add_argument("--json", type=Path)
+    result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
+    return result
+
+
+def child(args: argparse.Namespace) -> None:
+    """Print the figures of one contestant as JSON."""
+    given = problem(args.size, stacked=args.layouts[0] == "stacked", gap=GAP, layers=args.layers)
+    try:
+        found = of_one(args.one, given)
+    except CannotRun as reason:
+        found = {"missing": str(reason)}
+    print(json.dumps(found | {"machine": measure.machine()}))
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print, write, and return what was written. This process leaves the device alone."""
+    args = parser().parse_args(arguments)
+    if args.one:
+        child(args)
+        return []
+    where: dict[str, Any] = {}
+    tables = []
+    for layout in args.layouts:
+        given = ["--size", args.size, "--layouts", layout]
+        given += ["--layers", str(args.layers)] if args.layers else []
+        rows = []
+        for name in args.methods:
+            found = children.in_a_child("benchmarks.peak", [*given, "--one", name])
+            where = found.pop("machine", where)
+            rows.append(row(name, found))
+            print(".", end="", file=sys.stderr, flush=True)
+        tables.append({"size": args.size, "layout": layout, "rows": rows})
+        print(f"\n{args.size}, {layout}; in bytes of one gradient\n{text(rows)}", flush=True)
+    if where:
+        measure.say_where(where)
+    measure.write_json(args.json, args, where, tables)
+    return tables
+
+
+if __name__ == "__main__":
+    main()

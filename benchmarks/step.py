@@ -1,0 +1,191 @@
+"""How long is a step, and a step at which a refresh is due, beside AdamW's and those of other packages?
+
+    python -m benchmarks.step --size 60m
+    python -m benchmarks.step --size 60m --layouts stacked --steps 1000 --methods adamw grassjump grasswalk
+
+A step "donated" is what a training loop does: the update and `optax.apply_updates` in one program that may reuse the
+memory of weights and state. "Undonated" is `tx.update` alone, its results in fresh memory, as optimizers are often
+timed; there a step of AdamW pays for two and more gradients' worth of new pages, and every ratio looks better. All
+contestants of JAX step the same weights in turn, and have the same gradients.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from benchmarks import measure, torch_peers
+from benchmarks.contestants import EXACT_SVD, JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
+from benchmarks.measure import Contestant
+from benchmarks.shapes import SIZES, Problem, problem, random_grads, random_params
+
+METHODS = (
+    "adamw", "adamw-again", "muon", "optax-galore", "rollfast-galore", "rollfast-apollo", "grassjump",
+    "grassjump-unstored", "grasswalk", "subtrack", "galore", "galore-randomized", "fira", "fira-randomized", "apollo",
+    "ldadam", "frugal", "column_sgd", *torch_peers.TORCH_CONTESTANTS,
+)  # fmt: skip
+LAYOUTS = ("stacked", "unstacked")
+MODES = ("donated", "undonated")
+
+
+class Weights:
+    """The weights that all contestants of JAX step, and the gradients that all of them get."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.params = random_params(problem)
+        self.grads = random_grads(problem)
+
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # weights, state, gradients -> weights, state
+
+
+def donated_step(tx: optax.GradientTransformation) -> Any:
+    """Update and apply, in the memory of the old weights and the old state, to be lowered: a jitted `Step`."""
+
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def donated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
+    """A step as a training loop makes it."""
+    held = jax.jit(tx.init)(weights.params)
+    compiled = donated_step(tx).lower(weights.params, held, weights.grads).compile()
+
+    def run() -> None:
+        nonlocal held
+        weights.params, held = compiled(weights.params, held, weights.grads)
+        jax.block_until_ready((weights.params, held))
+
+    return run
+
+
+def undonated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
+    """The update alone, with updates and state in new memory."""
+    held = jax.jit(tx.init)(weights.params)
+    compiled = jax.jit(tx.update).lower(weights.grads, held, weights.params).compile()
+
+    def run() -> None:
+        nonlocal held
+        updates, held = compiled(weights.grads, held, weights.params)
+        jax.block_until_ready((updates, held))
+
+    return run
+
+
+def jax_contestants(
+    names: list[str], problem: Problem, mode: str
+) -> tuple[list[Contestant], dict[str, float], dict[str, str]]:
+    """Those that can run, the seconds until each was compiled, and why the others cannot."""
+    weights, found, compiling, missing = Weights(problem), [], {}, {}
+    for name in names:
+        start = time.perf_counter()
+        try:
+            tx = JAX_CONTESTANTS[name](problem)
+        except CannotRun as reason:
+            missing[name] = str(reason)
+            continue
+        step = (donated if mode == "donated" else undonated)(tx, weights)
+        compiling[name] = time.perf_counter() - start
+        found.append(Contestant(name, step, refresh_gap(name, problem)))
+    return found, compiling, missing
+
+
+def donated_only(names: list[str]) -> dict[str, str]:
+    """Why some are not timed without donation."""
+    reasons = dict.fromkeys(EXACT_SVD, "an SVD takes as long as donated")
+    reasons |= dict.fromkeys(torch_peers.TORCH_CONTESTANTS, "changes the weights in place: see donated")
+    return {name: reasons[name] for name in names if name in reasons}
+
+
+def measured(problem: Problem, mode: str, names: list[str], steps: int, warmup: int) -> dict[str, Any]:
+    """Time the contestants on one problem; the first that runs is the one the others are compared with."""
+    left_out = {} if mode == "donated" else donated_only(names)
+    jax_names = [name for name in names if name in JAX_CONTESTANTS and name not in left_out]
+    torch_names = [name for name in names if name not in JAX_CONTESTANTS and name not in left_out]
+    found, compiling, missing = jax_contestants(jax_names, problem, mode)
+    peers, absent = torch_peers.contestants(torch_names, problem)
+    found, missing = found + peers, missing | absent | left_out
+    seconds = measure.take_turns(found, steps)
+    times = {c.name: measure.sort_out(seconds[c.name], c.gap, warmup) for c in found}
+    base = times[found[0].name]
+    rows = [
+        {"name": name, "compile_seconds": compiling.get(name)} | measure.compare(t, base, own_gap(name))
+        for name, t in times.items()
+    ]
+    return {"mode": mode, "base": found[0].name, "rows": rows, "missing": missing}
+
+
+def text(result: dict[str, Any]) -> str:
+    """The table of one problem."""
+    base = result["base"]
+    header = [
+        "", "step ms [min, max]", f"over {base} [quartiles]", "refresh ms [min, max]", f"refresh over {base}",
+        f"mean over {base}", "longest / median", "first ms",
+    ]  # fmt: skip
+    rows = [
+        [
+            row["name"],
+            measure.milliseconds(row["regular_seconds"]),
+            measure.quartiles(row["ratio"]),
+            measure.milliseconds(row["refresh_seconds"]),
+            measure.number(row["refresh_over_base"]),
+            measure.number(row["mean_over_base"]),
+            f"{measure.number(row['longest_over_median'])} (step {row['longest_step']})",
+            f"{1e3 * row['first_seconds']:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    left_out = [f"{name}: not run, {reason}" for name, reason in result["missing"].items()]
+    return "\n".join([measure.table(header, rows), *left_out])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    known = ", ".join([*JAX_CONTESTANTS, *torch_peers.TORCH_CONTESTANTS])
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description=__doc__, epilog=f"Methods: {known}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    result.add_argument("--size", choices=SIZES, default="60m")
+    result.add_argument("--layers", type=int, help="only so many layers of it")
+    result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    result.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    result.add_argument("--methods", nargs="+", metavar="METHOD", default=list(METHODS))
+    result.add_argument("--steps", type=int, default=41, help="of each contestant; 1000 to see rare long steps")
+    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
+    result.add_argument("--gap", type=int, default=10, help="steps from one refresh to the next")
+    result.add_argument("--json", type=Path)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print, write, and return what was written."""
+    args = parser().parse_args(arguments)
+    unknown = set(args.methods) - set(JAX_CONTESTANTS) - set(torch_peers.TORCH_CONTESTANTS)
+    if unknown or args.methods[0] not in JAX_CONTESTANTS:
+        raise SystemExit(f"Not a method, or not one to compare the others with: {unknown or args.methods[0]}.")
+    if torch_peers.uses_cuda():
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch some memory
+    where, tables = measure.machine(), []
+    measure.say_where(where)
+    for layout in args.layouts:
+        for mode in args.modes:
+            given = problem(args.size, stacked=layout == "stacked", gap=args.gap, layers=args.layers)
+            result = measured(given, mode, args.methods, args.steps, args.warmup)
+            tables.append({"size": args.size, "layout": layout, "rank": given.rank} | result)
+            print(f"\n{args.size}, {layout} ({len(given.shapes)} leaves), rank {given.rank}, {mode}")
+            print(text(result), flush=True)
+            measure.write_json(args.json, args, where, tables)
+    return tables
+
+
+if __name__ == "__main__":
+    main()

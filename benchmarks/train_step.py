@@ -1,0 +1,217 @@
+"""What does an optimizer make of a whole training step: forward, backward, update?
+
+    python -m benchmarks.train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16
+    python -m benchmarks.train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16 --peak
+
+The trainer's own step on a LLaMA and random tokens, compiled as the trainer compiles it. The contestants take turns on
+the same weights. With --peak it is not timed: each contestant has a process of its own, which tells the most memory
+that was in use. The kernels are split at the papers' rank; embeddings, head and norms are Adam's. Needs Flax.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import children, measure
+from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
+from benchmarks.measure import Contestant
+from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
+from models import CONFIGS, LlamaConfig
+from train.step import TrainState, make_initial_state, make_train_step, structure
+
+METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "grasswalk", "apollo")
+
+
+def network(args: argparse.Namespace) -> LlamaConfig:
+    """The LLaMA that was asked for."""
+    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=args.remat)
+
+
+def tokens(config: LlamaConfig, args: argparse.Namespace) -> jax.Array:
+    """Random windows (batch, sequence + 1)."""
+    drawn = np.random.default_rng(0).integers(0, config.vocab_size, (args.batch, args.sequence + 1))
+    return jnp.asarray(drawn, jnp.int32)
+
+
+def optimizer(name: str, args: argparse.Namespace) -> optax.GradientTransformation:
+    """A contestant on the model's parameters; those with three axes are stacked kernels, and split."""
+    return JAX_CONTESTANTS[name](_problem(args))
+
+
+def _problem(args: argparse.Namespace) -> Problem:
+    return Problem({"kernel": (1, 2, 2)}, rank_of(args.model), args.gap, stacked_only)
+
+
+def compiled_step(name: str, args: argparse.Namespace) -> tuple[Any, Callable[[], TrainState]]:
+    """The trainer's step, compiled, and what draws its first state."""
+    config, tx = network(args), optimizer(name, args)
+    initial = make_initial_state(config, tx, seed=0)
+    step = jax.jit(make_train_step(structure(config), tx, optax.constant_schedule(RATE)), donate_argnums=0)
+    return step.lower(jax.eval_shape(initial), tokens(config, args)).compile(), initial
+
+
+class Run:
+    """The weights that all contestants step, and the tokens that all of them get."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        config = network(args)
+        self.args, self.tokens = args, tokens(config, args)
+        self.params = jax.jit(make_initial_state(config, optax.identity(), seed=0))().params
+
+    def contestant(self, name: str) -> Callable[[], None]:
+        """One contestant's step, with an optimizer state of its own."""
+        compiled, _ = compiled_step(name, self.args)
+        state = jax.jit(optimizer(name, self.args).init)(self.params)
+        count = jnp.zeros((), jnp.int32)
+
+        def run() -> None:
+            nonlocal state, count
+            after, report = compiled(TrainState(count, self.params, state), self.tokens)
+            count, self.params, state = after
+            jax.block_until_ready((after, report))
+
+        return run
+
+
+def timed(args: argparse.Namespace) -> dict[str, Any]:
+    """Times of all contestants."""
+    run, found, missing = Run(args), [], {}
+    for name in args.methods:
+        try:
+            found.append(Contestant(name, run.contestant(name), refresh_gap(name, _problem(args))))
+        except CannotRun as reason:
+            missing[name] = str(reason)
+    seconds = measure.take_turns(found, args.steps)
+    times = {c.name: measure.sort_out(seconds[c.name], c.gap, args.warmup) for c in found}
+    base = times[found[0].name]
+    rows = [{"name": name} | measure.compare(t, base, own_gap(name)) for name, t in times.items()]
+    return {"base": found[0].name, "rows": rows, "missing": missing}
+
+
+def timed_text(result: dict[str, Any]) -> str:
+    """The table of times."""
+    base = result["base"]
+    header = ["", "step ms [min, max]", f"over {base} [quartiles]", "refresh ms [min, max]", f"mean over {base}"]
+    rows = [
+        [
+            row["name"], measure.milliseconds(row["regular_seconds"]), measure.quartiles(row["ratio"], 3),
+            measure.milliseconds(row["refresh_seconds"]), measure.number(row["mean_over_base"], 3),
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return "\n".join([measure.table(header, rows), *(f"{n}: not run, {r}" for n, r in result["missing"].items())])
+
+
+def peak_of_one(args: argparse.Namespace) -> dict[str, Any]:
+    """Memory of one contestant: planned by the compiler, and on a GPU the most in use over a few steps."""
+    try:
+        compiled, initial = compiled_step(args.one, args)
+    except CannotRun as reason:
+        return {"missing": str(reason)}
+    allocator = children.allocator_bytes()
+    if allocator:
+        state, windows = jax.jit(initial)(), tokens(network(args), args)
+        for _ in range(2 * args.gap):
+            state, report = compiled(state, windows)
+        jax.block_until_ready((state, report))
+        allocator = children.allocator_bytes()
+    return {"compiled": children.compiled_bytes(compiled), "allocator": allocator}
+
+
+def peaks(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Memory of every contestant; this process leaves the device alone."""
+    where: dict[str, Any] = {}
+    rows = []
+    for name in args.methods:
+        found = children.in_a_child("benchmarks.train_step", [*_flags(args), "--gap", "2", "--one", name])
+        where = found.pop("machine", where)
+        rows.append({"name": name} | found)
+    for row in rows:
+        if "compiled" in row:
+            row["planned_bytes"] = planned(row["compiled"])
+            row["planned_ratio"] = row["planned_bytes"] / planned(rows[0]["compiled"])
+            row["peak_ratio"] = row["allocator"]["peak"] / rows[0]["allocator"]["peak"] if row["allocator"] else None
+    return {"base": args.methods[0], "rows": rows}, where
+
+
+def planned(found: dict[str, int]) -> int:
+    """All bytes of a program: what goes in and comes out, donated memory once, and what it needs besides."""
+    return found["argument"] + found["output"] - found["alias"] + found["temp"]
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    flags = [f"--{name}={getattr(args, name)}" for name in ("model", "batch", "sequence", "dtype")]
+    return [*flags, f"--param-dtype={args.param_dtype}", *(["--remat"] if args.remat else [])]
+
+
+def peaks_text(result: dict[str, Any]) -> str:
+    """The table of memory."""
+    base = result["base"]
+    header = ["", "planned GB", f"over {base}", "allocated GB, peak", f"over {base}"]
+    complete = [row for row in result["rows"] if "compiled" in row]
+    rows = [
+        [
+            row["name"], f"{row['planned_bytes'] / 1e9:.3f}", measure.number(row["planned_ratio"], 3),
+            f"{row['allocator']['peak'] / 1e9:.3f}" if row["allocator"] else "not available on CPU",
+            measure.number(row["peak_ratio"], 3),
+        ]
+        for row in complete
+    ]  # fmt: skip
+    others = [row for row in result["rows"] if "compiled" not in row]
+    left_out = [f"{row['name']}: not run, {row.get('missing') or row.get('error')}" for row in others]
+    return "\n".join([measure.table(header, rows), *left_out])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--model", choices=SIZES, default="tiny")
+    result.add_argument("--batch", type=int, default=8)
+    result.add_argument("--sequence", type=int, default=128)
+    result.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products")
+    result.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
+    result.add_argument("--remat", action="store_true")
+    result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
+    result.add_argument("--steps", type=int, default=33)
+    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
+    result.add_argument("--gap", type=int, default=10, help="steps from one refresh to the next")
+    result.add_argument("--peak", action="store_true", help="memory instead of time")
+    result.add_argument("--json", type=Path)
+    result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
+    return result
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print, write, and return what was written."""
+    args = parser().parse_args(arguments)
+    if args.one:
+        print(json.dumps(peak_of_one(args) | {"machine": measure.machine()}))
+        return []
+    if args.peak:
+        result, where = peaks(args)
+        lines = peaks_text(result)
+    else:
+        where, result = measure.machine(), timed(args)
+        lines = timed_text(result)
+    if where:
+        measure.say_where(where)
+    print(f"\n{args.model}, batch {args.batch} x {args.sequence}, {args.dtype}, rank {rank_of(args.model)}\n{lines}")
+    tables = [{"model": args.model, "peak": args.peak} | result]
+    measure.write_json(args.json, args, where, tables)
+    return tables
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Each command of benchmarks/ runs, on small matrices and for few rounds. No time is asserted."""
+
+import importlib.util
+import json
+import math
+
+import jax
+import pytest
+
+from benchmarks import compile_time, contestants, measure, peak, roofline, shapes, step, torch_peers, train_step
+from train.methods import BASELINES, OptimizerName
+
+SMALL = ["--size", "tiny", "--layers", "1"]
+
+
+def written(tmp_path, command, *arguments):
+    """The tables of a command, read from its JSON."""
+    path = tmp_path / "results" / "found.json"
+    returned = command.main([*arguments, "--json", str(path)])
+    found = json.loads(path.read_text())
+    assert found["tables"] == json.loads(json.dumps(returned))
+    assert {"date", "device", "processor", "cpus", "versions", "load"} <= set(found["machine"])
+    assert found["machine"]["versions"]["jax"] == jax.__version__
+    assert found["arguments"]["methods"]
+    return found["tables"]
+
+
+@pytest.fixture(autouse=True)
+def own_promotion():
+    """Peers and plain products mix types and ranks; the strict settings are for the library."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_step(tmp_path, capsys):
+    methods = ["adamw", "apollo", "optax-galore", "rollfast-apollo"]
+    arguments = [*SMALL, "--steps", "9", "--gap", "2", "--methods", *methods]
+    tables = written(tmp_path, step, *arguments, "--layouts", "stacked")
+    assert [(table["layout"], table["mode"]) for table in tables] == [("stacked", "donated"), ("stacked", "undonated")]
+    for table in tables:
+        assert table["missing"]["optax-galore"]
+        assert table["missing"]["rollfast-apollo"]
+        adamw, apollo = table["rows"]
+        assert adamw["ratio_of_medians"] == 1
+        assert adamw["mean_over_base"] == 1
+        assert {adamw["ratio"][name] for name in ("min", "q1", "median", "q3", "max")} == {1.0}
+        assert adamw["refresh_seconds"] is None
+        assert apollo["refresh_seconds"]["count"] == 3  # at 4, 6 and 8: the first is kept apart
+        assert apollo["regular_seconds"]["count"] == 3  # 3, 5, 7
+        assert apollo["first_refresh_seconds"] > 0
+        assert min(apollo["ratio"]["min"], apollo["refresh_over_base"], apollo["mean_over_base"]) > 0
+    assert "over adamw" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is a peer, and need not be there")
+def test_torch_peers_step():
+    problem = shapes.problem("tiny", stacked=True, gap=2, layers=1)
+    names = list(torch_peers.TORCH_CONTESTANTS)
+    found, missing = torch_peers.contestants(names, problem)
+    assert {peer.name for peer in found} | set(missing) == set(names)
+    seconds = measure.take_turns(found, 3)
+    assert all(len(s) == 3 for s in seconds.values())
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    problem = shapes.problem("tiny", stacked=False, gap=2, layers=1)
+    found, missing = torch_peers.contestants(["torch-adamw", "galore-torch"], problem)
+    assert found == []
+    assert set(missing) == {"torch-adamw", "galore-torch"}
+    with pytest.raises(contestants.CannotRun, match="not installed"):
+        contestants.JAX_CONTESTANTS["rollfast-galore"](problem)
+
+
+def test_peak(tmp_path):
+    (table,) = written(tmp_path, peak, *SMALL, "--methods", "adamw", "optax-galore")
+    adamw, galore = table["rows"]
+    assert adamw["state"] == pytest.approx(2, rel=1e-4)
+    assert adamw["state_over_adam"] == 1
+    assert adamw["compiled"]["alias"] >= 3 * adamw["gradient_bytes"]  # weights and moments stay where they are
+    assert galore["missing"]
+
+
+def test_compile_time(tmp_path):
+    (table,) = written(
+        tmp_path, compile_time, "--size", "tiny", "--leaves", "2", "--methods", "adamw", "apollo", "--repeats", "1"
+    )
+    adamw, apollo = table["rows"]
+    assert adamw["ratio"] == 1
+    assert apollo["instructions"] > adamw["instructions"] > 0
+    assert (adamw["conditionals"], adamw["leaves"]) == (0, 2)
+
+
+def test_instructions_are_counted():
+    program = (
+        "HloModule m\n\nENTRY %main {\n  %a.1 = f32[] parameter(0)\n  ROOT %c = f32[] conditional(%a.1), x={}\n}\n"
+    )
+    assert compile_time.size_of(program) == {"instructions": 2, "bytes": len(program), "conditionals": 1}
+
+
+def test_roofline(tmp_path):
+    arguments = [*SMALL, "--steps", "4", "--warmup", "1", "--copy-megabytes", "1", "--product-width", "64"]
+    (table,) = written(tmp_path, roofline, *arguments, "--methods", "adamw", "apollo")
+    assert [ceiling["name"] for ceiling in table["ceilings"]] == ["copy", "square product", "products of these shapes"]
+    for row in table["rows"]:
+        assert row["floor_max_seconds"] <= row["floor_sum_seconds"]
+        assert row["step_over_floor_sum"] * row["floor_sum_seconds"] == pytest.approx(row["seconds"]["median"])
+
+
+def test_least_traffic_and_arithmetic_by_hand():
+    """Two matrices, 2 x 3 and 4 x 2, at rank 1: mn is 6 and 8, mr 2 and 2, rn 3 and 4."""
+    matrices = [(2, 3), (4, 2)]
+    assert roofline.least_bytes(roofline.COSTS["adamw"], matrices, 1) == 4 * 7 * 14
+    assert roofline.least_bytes(roofline.COSTS["grassjump"], matrices, 1) == 4 * (6 * 14 + 4 + 4 * 7)
+    assert roofline.least_bytes(roofline.COSTS["apollo"], matrices, 1) == 4 * (4 * 14 + 2 * 4 + 4 * 7)
+    assert roofline.least_operations(roofline.COSTS["grassjump"], matrices, 1) == 4 * 14
+    assert roofline.least_operations(roofline.COSTS["adamw"], matrices, 1) == 0
+
+
+def test_train_step(tmp_path):
+    arguments = ["--batch", "1", "--sequence", "8", "--methods", "adamw", "column_sgd"]
+    (table,) = written(tmp_path, train_step, *arguments, "--steps", "4", "--warmup", "1")
+    assert table["rows"][0]["ratio_of_medians"] == 1
+    assert table["rows"][1]["ratio"]["count"] == 3
+
+
+def test_memory_of_a_train_step(tmp_path):
+    arguments = ["--batch", "1", "--sequence", "8", "--methods", "column_sgd", "--peak"]
+    (table,) = written(tmp_path, train_step, *arguments)
+    assert table["rows"][0]["planned_ratio"] == 1
+    assert table["rows"][0]["planned_bytes"] > 0
+
+
+def test_every_method_of_the_library_is_a_contestant():
+    """All but the baselines, which are Optax's, under the names that the trainer gives them."""
+    assert set(OptimizerName) <= set(contestants.JAX_CONTESTANTS)
+    problem = shapes.problem("tiny", stacked=True, gap=2, layers=1)
+    for name in set(OptimizerName) - BASELINES:
+        jax.eval_shape(contestants.JAX_CONTESTANTS[name](problem).init, problem.abstract)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_shapes_are_those_of_the_model(stacked):
+    problem = shapes.problem("60m", stacked=stacked, gap=1)
+    assert len(problem.shapes) == (7 if stacked else 56)
+    assert sorted(problem.matrices) == 8 * 4 * [(512, 512)] + 8 * 2 * [(512, 1376)] + 8 * [(1376, 512)]
+    assert problem.gradient_bytes == 4 * sum(math.prod(shape) for shape in problem.matrices)
+    assert problem.rank == 128
+
+
+def test_times_are_sorted_out():
+    times = measure.sort_out([9.0, 8.0, 7.0, 1.0, 5.0, 3.0, 4.0], gap=2, warmup=2)
+    assert times == measure.Times(first=9.0, first_refresh=7.0, regular={3: 1.0, 5: 3.0}, refresh={4: 5.0, 6: 4.0})
+    base = measure.sort_out([9.0, 8.0, 7.0, 2.0, 2.0, 2.0, 2.0], gap=None, warmup=2)
+    assert sorted(measure.ratios(times, base)) == [0.5, 1.5]
+    row = measure.compare(times, base, own_gap=10)
+    assert (row["refresh_over_base"], row["ratio_of_medians"]) == (2.25, 1.0)
+    assert row["mean_over_base"] == pytest.approx(1 + (4.5 - 2) / 10 / 2)
+    assert (row["longest_step"], row["longest_over_median"]) == (4, 2.5)
