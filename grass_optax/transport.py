@@ -73,17 +73,19 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
             return jax.tree.map(_rotated, rotation, moment)
 
         def adam(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
-            def second(q: Array, mu: Array, nu: Array) -> Array:
+            def second(q: Array, mu: Array, new_mu: Array, nu: Array) -> Array:
                 count = jnp.asarray(state.count, q.dtype)
                 correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** count for b in (b1, b2))
-                mu_hat, nu_hat = mu.astype(q.dtype) / correction1, nu.astype(q.dtype) / correction2
-                moved = _second_moment(q, mu_hat, nu_hat)
+                old_hat, new_hat = (x.astype(q.dtype) / correction1 for x in (mu, new_mu))
+                nu_hat = nu.astype(q.dtype) / correction2
+                moved = _second_moment(q, old_hat, new_hat, nu_hat)
                 if completion == "isotropic":
                     moved = moved + _isotropic(q, nu_hat)
                 # One that overflowed stays infinite, and what it moves stays 0: inf - inf would make it NaN.
                 return jnp.where(jnp.isnan(moved), jnp.inf, correction2 * moved).astype(nu.dtype)
 
-            return state._replace(mu=first(state.mu), nu=jax.tree.map(second, rotation, state.mu, state.nu))
+            mu = first(state.mu)
+            return state._replace(mu=mu, nu=jax.tree.map(second, rotation, state.mu, mu, state.nu))
 
         return map_moments(first, adam, inner_state)
 
@@ -95,11 +97,14 @@ def _rotated(q: Float[Array, "*b r r"], moment: Float[Array, "*b r n"]) -> Float
 
 
 def _second_moment(
-    q: Float[Array, "*b r r"], mu_hat: Float[Array, "*b r n"], nu_hat: Float[Array, "*b r n"]
+    q: Float[Array, "*b r r"],
+    mu_hat: Float[Array, "*b r n"],
+    new_mu_hat: Float[Array, "*b r n"],
+    nu_hat: Float[Array, "*b r n"],
 ) -> Float[Array, "*b r n"]:
-    """|Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|: the variance moves with the squares, the mean as a vector."""
+    """|Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|, given Q Mh: the variance moves with the squares, the mean as a vector."""
     variance = nu_hat - jnp.square(mu_hat)
-    return jnp.abs(grassmann.matmul(jnp.square(q), variance) + jnp.square(grassmann.matmul(q, mu_hat)))
+    return jnp.abs(grassmann.matmul(jnp.square(q), variance) + jnp.square(new_mu_hat))
 
 
 def _isotropic(q: Float[Array, "*b r r"], nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
