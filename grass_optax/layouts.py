@@ -69,6 +69,12 @@ class MatrixLayout:
         order = self._order()
         return x.reshape(self._sizes(order)).transpose([order.index(i) for i in range(len(order))])
 
+    def sum_over_m(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b 1 n"]:
+        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may turn a matrix only to sum it."""
+        kept = [i for i in range(len(self.shape)) if i not in self.m_axes]
+        sums = jnp.sum(x, axis=self.m_axes).transpose([kept.index(i) for i in self.batch_axes + self.n_axes])
+        return sums.reshape(*self.batch, 1, self.n)
+
     def _order(self) -> tuple[int, ...]:
         return self.batch_axes + self.m_axes + self.n_axes
 

@@ -16,6 +16,7 @@ from jax import lax
 
 from grass_optax import grassmann
 from grass_optax.grassmann import wide
+from grass_optax.groups import alike, is_mesh_free
 from grass_optax.layouts import leaf_path
 from grass_optax.subspaces import Refresh, SubspaceRule
 from grass_optax.transport import Transport
@@ -65,15 +66,26 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
     if not schedule.store_basis:
         return _move_drawn(schedule, count, index, grads, state)
 
-    def refresh() -> Moved:
+    def refresh(index: jax.Array, state: Moved) -> Moved:
         new, rule = _draw(schedule, schedule.rule, count, index, grads, state)
         return Moved(new, _transported(schedule, state.inner, new, state.basis), rule)
 
-    def initial() -> Moved:
+    def initial(index: jax.Array, state: Moved) -> Moved:
         new, rule = _draw(schedule, schedule.initial, count, index, grads, state, first=True)
         return Moved(new, state.inner, rule if schedule.initial is schedule.rule else state.rule)
 
-    return _switch(schedule, count, lambda: state, refresh, initial)
+    def drawn(index: jax.Array, state: Moved) -> Moved:
+        new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
+        inner = lax.cond(
+            count == 0, lambda inner: inner, lambda inner: _transported(schedule, inner, new, state.basis), state.inner
+        )
+        return Moved(new, inner, state.rule)
+
+    def either(index: jax.Array, state: Moved) -> Moved:
+        return lax.cond(count == 0, initial, refresh, index, state)
+
+    same = schedule.initial is schedule.rule and schedule.rule.keyed
+    return _where_due(count % schedule.update_proj_gap == 0, drawn if same else either, index, state)
 
 
 def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: Any, state: Moved) -> Moved:
@@ -81,23 +93,28 @@ def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: A
     state = state._replace(basis=zero_bases(schedule, grads))  # for its shapes: the rule reads no more
     new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
 
-    def refresh() -> Any:
+    def refresh(index: jax.Array, inner: Any) -> Any:
         old, _ = _draw(schedule, schedule.rule, count, index - 1, grads, state)
-        return _transported(schedule, state.inner, new, old)
+        return _transported(schedule, inner, new, old)
 
-    inner = _switch(schedule, count, lambda: state.inner, refresh, lambda: state.inner)
-    return Moved(new, inner, state.rule)
+    due = (count % schedule.update_proj_gap == 0) & (count > 0)
+    return Moved(new, _where_due(due, refresh, index, state.inner), state.rule)
 
 
-def _switch(
-    schedule: Schedule,
-    count: jax.Array,
-    stay: Callable[[], Any],
-    refresh: Callable[[], Any],
-    initial: Callable[[], Any],
-) -> Any:
-    due = jnp.where(count % schedule.update_proj_gap == 0, 1, 0)
-    return lax.switch(jnp.where(count == 0, 2, due), (stay, refresh, initial))
+def _where_due(due: jax.Array, f: Callable[[jax.Array, Any], Any], index: jax.Array, state: Any) -> Any:
+    """f(index, state) where due, else the state, in place: the decision that every step takes.
+
+    It is a loop of one turn or none: a branch of a conditional that returns its operand copies it (six copies for two
+    matrices on CPU), and the carry of a loop stays where it is. A compiler may take out of a loop what no turn changes,
+    and so compute it at every step; that is why the index, of which all draws are made, is carried and changed, and
+    why what reads gradients stands in a conditional within.
+    """
+
+    def turn(carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+        _, index, state = carry
+        return jnp.zeros_like(due), index + 1, f(index, state)
+
+    return lax.while_loop(lambda carry: carry[0], turn, (due, index, state))[2]
 
 
 def _transported(schedule: Schedule, inner: Any, new: Any, old: Any) -> Any:
@@ -115,15 +132,14 @@ def _draw(
     first: bool = False,
 ) -> tuple[Any, Any]:
     """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule states."""
-    key = jax.random.fold_in(typed_key(schedule.key), index)
     paths = jax.tree.leaves_with_path(grads)
+    keys = _leaf_keys(jax.random.fold_in(typed_key(schedule.key), index), [path for path, _ in paths])
     treedef: Any = jax.tree.structure(grads)
     old_bases, rule_states = (treedef.flatten_up_to(x) for x in (state.basis, state.rule))
     inner_state = _per_leaf(state.inner, treedef)
-    bases, new_rule_states = [], []
-    for i, (path, grad) in enumerate(paths):
-        refresh = Refresh(
-            key=jax.random.fold_in(key, zlib.crc32(leaf_path(path).encode())),
+    refreshes = [
+        Refresh(
+            key=keys[i],
             count=count,
             grad=grad,
             basis=_widened(old_bases[i]),
@@ -131,10 +147,39 @@ def _draw(
             rule_state=rule_states[i],
             first=first,
         )
-        basis, rule_state = rule.update(refresh)
-        bases.append(basis.astype(old_bases[i].dtype))
-        new_rule_states.append(rule_state)
-    return treedef.unflatten(bases), treedef.unflatten(new_rule_states)
+        for i, (_, grad) in enumerate(paths)
+    ]
+    applied = _applied(rule, refreshes) if refreshes else []
+    bases = [new.astype(old.dtype) for (new, _), old in zip(applied, old_bases, strict=True)]
+    return treedef.unflatten(bases), treedef.unflatten([rule_state for _, rule_state in applied])
+
+
+def _leaf_keys(key: jax.Array, paths: list[Any]) -> jax.Array:
+    """A key for each leaf, made of its path alone, in one draw."""
+    numbers = jnp.asarray([zlib.crc32(leaf_path(path).encode()) for path in paths], jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def _applied(rule: SubspaceRule, refreshes: list[Refresh]) -> list[tuple[jax.Array, Any]]:
+    """What the rule makes of each leaf: at once for the single matrices that are alike."""
+
+    def update(read: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+        key, grad, basis, inner_state, rule_state = read
+        known = refreshes[0]._replace(key=key, grad=grad, basis=basis, inner_state=inner_state, rule_state=rule_state)
+        return rule.update(known)
+
+    def alone(read: tuple[Any, ...]) -> bool:
+        grad = read[1]
+        return grad.ndim > 2 or not (rule.keyed or is_mesh_free(grad))
+
+    reads = [(x.key, x.grad, x.basis, x.inner_state, x.rule_state) for x in refreshes]
+    groups = alike(reads, jax.tree.structure([0] * len(reads)), alone)
+    made = [
+        update(read) if len(members) == 1 else jax.vmap(update)(read)
+        for members, read in zip(groups.members, groups.join(reads), strict=True)
+    ]
+    applied: list[tuple[jax.Array, Any]] = groups.part(made)
+    return applied
 
 
 def _widened(basis: jax.Array) -> jax.Array:

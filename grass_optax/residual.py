@@ -7,10 +7,10 @@ the residual.
 
 Most of them only multiply column i of R by a number. Marked `per_column`, such a transformation is never given R: it
 gets the (..., 1, n) norms of R's columns, and the ratio of what it returns to what it was given is the factor of each
-column. Fed the dense R it must do the same.
+column. Fed the dense R it must do the same. `per_column` is the module that feeds it.
 
 Members: recovery, channel_scaling, tensor_scaling, sign, error_feedback; recovery_scaling, norm_growth_limit,
-per_column; column_norms, outside_norms, column_factors.
+per_column; column_norms, finite_root.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,6 @@ from grass_optax.inner_states import first_moment
 # A column whose projected gradient is this far below the root mean square over columns has none: its ratio would be
 # noise.
 _NEGLIGIBLE = 1e-6
-# Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 % wrong at
-# ||R|| = 1e-3 ||G|| in float32.
-_CANCELLED = 8
 
 
 class ResidualTransformation(NamedTuple):
@@ -40,6 +37,9 @@ class ResidualTransformation(NamedTuple):
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     per_column: bool = False
+    per_matrix: bool = (
+        False  # and acts on each matrix by itself, of `projected` and `direction` reading column norms only
+    )
     removed: ArrayLike = 1.0  # how much of the part inside is taken out of what it is given: G - removed S S^T G
     feedback: Callable[[Any], Any] | None = None  # what its state adds to the next gradient, (..., m, n) per leaf
 
@@ -199,7 +199,12 @@ def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
 
     The squares of a float32 column overflow above 1e19.
     """
-    norms = jnp.sqrt(sum_of_squares(x))
+    return finite_root(sum_of_squares(x))
+
+
+def finite_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root, 0 where it is not finite."""
+    norms = jnp.sqrt(squares)
     return jnp.where(jnp.isfinite(norms), norms, 0)
 
 
@@ -210,37 +215,9 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
 
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
     """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the same."""
-    norm = jnp.sqrt(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
-    return jnp.where(jnp.isfinite(norm), norm, 0)
+    return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
 
 
 def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike) -> Float[Array, "*b"]:
     ceiling = jnp.asarray(growth, norm.dtype) * last
     return jnp.where((last > 0) & (norm > ceiling), ceiling / jnp.where(norm > 0, norm, 1), 1)
-
-
-def outside_norms(orthonormal: bool, removed: ArrayLike = 1.0) -> Callable[[Array, Array, Array], Array]:
-    """The column norms of R = G - c S g, c = `removed`, from those of G, without R.
-
-    ||R_i||^2 = ||G_i||^2 - 2 c ||g_i||^2 + c^2 g_i^T (S^T S) g_i, where S^T S = I if that holds to float32. What
-    cancels to a few roundings (||R_i|| < 1e-3 ||G_i|| in float32) counts as nothing: as a norm it would be noise, and
-    a norm-growth limit that took it for a first norm would hold the recovered part down for a thousand steps.
-    """
-
-    def of(norms: Array, basis: Array, projected: Array) -> Array:
-        total, inside = jnp.square(norms), sum_of_squares(projected)
-        again = inside
-        if not orthonormal or basis.dtype != wide(basis.dtype):
-            basis = basis.astype(projected.dtype)
-            both = grassmann.matmul(grassmann.rotation(basis, basis), projected)
-            again = jnp.sum(projected * both, axis=-2, keepdims=True)
-        part = jnp.asarray(removed, total.dtype)
-        outside = total - part * (2 * inside - part * again)
-        return jnp.sqrt(jnp.where(outside > _CANCELLED * jnp.finfo(total.dtype).eps * total, outside, 0))
-
-    return of
-
-
-def column_factors(output: Array, given: Array) -> Array:
-    """Output over input of a per-column transformation; 0 for an empty column."""
-    return jnp.where(given > 0, output / jnp.where(given > 0, given, 1), 0)

