@@ -137,7 +137,8 @@ def test_multi_axis_kernels_are_their_matrices(name):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_is_a_fixed_point_of_update(name, dtype):
     params = jax.tree.map(lambda x: x.astype(dtype), LEAVES)
-    for options in ({}, {"mu_dtype": "bfloat16", "basis_dtype": "bfloat16"}):
+    narrow = {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}
+    for options in ({}, {"mu_dtype": "bfloat16", "basis_dtype": "bfloat16"}, narrow):
         tx = make(name, **options)
         state = jax.eval_shape(tx.init, params)
         with jax.numpy_dtype_promotion("standard"):  # Optax's Adam mixes types under mu_dtype
