@@ -12,12 +12,11 @@ import random
 import re
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks import measure
+from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import SIZES, Problem, repeated
 from benchmarks.step import donated_step
@@ -93,16 +92,11 @@ def text(rows: list[dict[str, Any]]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.compile_time",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = flags.command("compile_time", __doc__)
     result.add_argument("--size", choices=SIZES, default="60m")
     result.add_argument("--leaves", nargs="+", type=int, default=[56, 112, 224, 500])
     result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
     result.add_argument("--repeats", type=int, default=3)
-    result.add_argument("--json", type=Path)
     return result
 
 

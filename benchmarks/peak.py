@@ -10,17 +10,16 @@ gradients and state. Each contestant has a process of its own.
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import grass_optax
-from benchmarks import children, measure
+from benchmarks import children, flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS, CannotRun
-from benchmarks.shapes import SIZES, Problem, problem
-from benchmarks.step import LAYOUTS, Step, donated_step
+from benchmarks.shapes import Problem, problem
+from benchmarks.step import Step, donated_step
 
 METHODS = (
     "adamw", "muon", "optax-galore", "grassjump", "grassjump-unstored", "grasswalk", "subtrack", "galore-randomized",
@@ -86,14 +85,9 @@ def text(rows: list[dict[str, Any]]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.peak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    result.add_argument("--size", choices=SIZES, default="60m")
-    result.add_argument("--layers", type=int, help="only so many layers of it")
-    result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["stacked"])
+    result = flags.command("peak", __doc__)
+    flags.add_matrices(result)
     result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
-    result.add_argument("--json", type=Path)
     result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
     return result
 

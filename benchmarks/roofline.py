@@ -11,17 +11,16 @@ time for the bytes and the time for the products, if they overlap perfectly, and
 import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import measure
+from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS, refresh_gap
 from benchmarks.measure import Contestant
-from benchmarks.shapes import SIZES, Problem, problem
-from benchmarks.step import LAYOUTS, Weights, donated
+from benchmarks.shapes import Problem, problem
+from benchmarks.step import Weights, donated
 
 BYTES = 4  # float32
 
@@ -179,18 +178,13 @@ def text(result: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.roofline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    result.add_argument("--size", choices=SIZES, default="60m")
-    result.add_argument("--layers", type=int, help="only so many layers of it")
-    result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["stacked"])
+    result = flags.command("roofline", __doc__)
+    flags.add_matrices(result)
     result.add_argument("--methods", nargs="+", choices=COSTS, metavar="METHOD", default=list(METHODS))
     result.add_argument("--steps", type=int, default=23)
     result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
     result.add_argument("--copy-megabytes", type=int, help="256 on a CPU, 2048 elsewhere")
     result.add_argument("--product-width", type=int, help="2048 on a CPU, 8192 elsewhere")
-    result.add_argument("--json", type=Path)
     return result
 
 

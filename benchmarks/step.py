@@ -13,23 +13,21 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 
-from benchmarks import measure, torch_peers
+from benchmarks import flags, measure, torch_peers
 from benchmarks.contestants import EXACT_SVD, JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
 from benchmarks.measure import Contestant
-from benchmarks.shapes import SIZES, Problem, problem, random_grads, random_params
+from benchmarks.shapes import Problem, problem, random_grads, random_params
 
 METHODS = (
     "adamw", "adamw-again", "muon", "optax-galore", "rollfast-galore", "rollfast-apollo", "grassjump",
     "grassjump-unstored", "grasswalk", "subtrack", "galore", "galore-randomized", "fira", "fira-randomized", "apollo",
     "ldadam", "frugal", "column_sgd", *torch_peers.TORCH_CONTESTANTS,
 )  # fmt: skip
-LAYOUTS = ("stacked", "unstacked")
 MODES = ("donated", "undonated")
 
 
@@ -150,19 +148,13 @@ def text(result: dict[str, Any]) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     known = ", ".join([*JAX_CONTESTANTS, *torch_peers.TORCH_CONTESTANTS])
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description=__doc__, epilog=f"Methods: {known}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    result.add_argument("--size", choices=SIZES, default="60m")
-    result.add_argument("--layers", type=int, help="only so many layers of it")
-    result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    result = flags.command("step", __doc__, f"Methods: {known}.")
+    flags.add_matrices(result, flags.LAYOUTS)
     result.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     result.add_argument("--methods", nargs="+", metavar="METHOD", default=list(METHODS))
     result.add_argument("--steps", type=int, default=41, help="of each contestant; 1000 to see rare long steps")
     result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
     result.add_argument("--gap", type=int, default=10, help="steps from one refresh to the next")
-    result.add_argument("--json", type=Path)
     return result
 
 

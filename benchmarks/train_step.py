@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import children, measure
+from benchmarks import children, flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
 from benchmarks.measure import Contestant
 from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
@@ -172,11 +171,7 @@ def peaks_text(result: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = flags.command("train_step", __doc__)
     result.add_argument("--model", choices=SIZES, default="tiny")
     result.add_argument("--batch", type=int, default=8)
     result.add_argument("--sequence", type=int, default=128)
@@ -188,7 +183,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
     result.add_argument("--gap", type=int, default=10, help="steps from one refresh to the next")
     result.add_argument("--peak", action="store_true", help="memory instead of time")
-    result.add_argument("--json", type=Path)
     result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
     return result
 

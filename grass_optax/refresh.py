@@ -66,26 +66,26 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
     if not schedule.store_basis:
         return _move_drawn(schedule, count, index, grads, state)
 
-    def refresh(state: Moved) -> Moved:
+    def refresh(index: jax.Array, state: Moved) -> Moved:
         new, rule = _draw(schedule, schedule.rule, count, index, grads, state)
         return Moved(new, _transported(schedule, state.inner, new, state.basis), rule)
 
-    def initial(state: Moved) -> Moved:
+    def initial(index: jax.Array, state: Moved) -> Moved:
         new, rule = _draw(schedule, schedule.initial, count, index, grads, state, first=True)
         return Moved(new, state.inner, rule if schedule.initial is schedule.rule else state.rule)
 
-    def drawn(state: Moved) -> Moved:
+    def drawn(index: jax.Array, state: Moved) -> Moved:
         new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
         inner = lax.cond(
             count == 0, lambda inner: inner, lambda inner: _transported(schedule, inner, new, state.basis), state.inner
         )
         return Moved(new, inner, state.rule)
 
-    def either(state: Moved) -> Moved:
-        return lax.cond(count == 0, initial, refresh, state)
+    def either(index: jax.Array, state: Moved) -> Moved:
+        return lax.cond(count == 0, initial, refresh, index, state)
 
     same = schedule.initial is schedule.rule and schedule.rule.keyed
-    return _where_due(count % schedule.update_proj_gap == 0, drawn if same else either, state)
+    return _where_due(count % schedule.update_proj_gap == 0, drawn if same else either, index, state)
 
 
 def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: Any, state: Moved) -> Moved:
@@ -93,25 +93,28 @@ def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: A
     state = state._replace(basis=zero_bases(schedule, grads))  # for its shapes: the rule reads no more
     new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
 
-    def refresh(inner: Any) -> Any:
+    def refresh(index: jax.Array, inner: Any) -> Any:
         old, _ = _draw(schedule, schedule.rule, count, index - 1, grads, state)
         return _transported(schedule, inner, new, old)
 
     due = (count % schedule.update_proj_gap == 0) & (count > 0)
-    return Moved(new, _where_due(due, refresh, state.inner), state.rule)
+    return Moved(new, _where_due(due, refresh, index, state.inner), state.rule)
 
 
-def _where_due(due: jax.Array, f: Callable[[Any], Any], state: Any) -> Any:
-    """f(state) where due, else the state, in place: the conditional around a refresh.
+def _where_due(due: jax.Array, f: Callable[[jax.Array, Any], Any], index: jax.Array, state: Any) -> Any:
+    """f(index, state) where due, else the state, in place: the decision that every step takes.
 
-    It is a loop of one turn or none. A branch of a `lax.cond` that returns its operand copies it (measured on CPU: 14
-    of the 105 ms of a step), and the carry of a loop stays where it is.
+    It is a loop of one turn or none: a branch of a conditional that returns its operand copies it (six copies for two
+    matrices on CPU), and the carry of a loop stays where it is. A compiler may take out of a loop what no turn changes,
+    and so compute it at every step; that is why the index, of which all draws are made, is carried and changed, and
+    why what reads gradients stands in a conditional within.
     """
 
-    def turn(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        return jnp.zeros_like(due), f(carry[1])
+    def turn(carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+        _, index, state = carry
+        return jnp.zeros_like(due), index + 1, f(index, state)
 
-    return lax.while_loop(lambda carry: carry[0], turn, (due, state))[1]
+    return lax.while_loop(lambda carry: carry[0], turn, (due, index, state))[2]
 
 
 def _transported(schedule: Schedule, inner: Any, new: Any, old: Any) -> Any:

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 
-from grass_optax import grassmann, layouts
+from grass_optax import layouts, products
 from grass_optax.auto_axes import with_auto_axes
 from grass_optax.checks import positive
 from grass_optax.grassmann import wide
@@ -187,7 +186,7 @@ def _step(
     grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
     before = Moved(state.basis, state.inner, state.rule)
     moved = move(parts.schedule, state.count, grads, before)
-    projected = jax.tree.map(_project, moved.basis, grads)
+    projected = jax.tree.map(products.project, moved.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner = parts.inner.update(projected, moved.inner, shapes, **extra_args)
     context = extra_args | {

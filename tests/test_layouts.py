@@ -37,6 +37,7 @@ def test_round_trip(leaf):
     assert matrix.shape == (*layout.batch, layout.m, layout.n)
     assert layout.m <= layout.n
     np.testing.assert_array_equal(layout.from_matrix(matrix), x)
+    np.testing.assert_array_equal(layout.sum_over_m(x), jnp.sum(matrix, axis=-2, keepdims=True))
     assert layout == layouts.matrix_layouts(jax.ShapeDtypeStruct(shape, jnp.float32), dims)
     assert hash(layout) == hash(layouts.matrix_layouts(x, dims))
     assert jax.tree.leaves(layout) == []
