@@ -14,14 +14,13 @@ import math
 import os
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import grass_optax
-from benchmarks import measure
+from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import SIZES, Problem, problem
 
@@ -114,17 +113,12 @@ def table(rows: list[dict[str, Any]], gradient_bytes: int) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.communication",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = flags.command("communication", __doc__)
     result.add_argument("--size", choices=SIZES, default="60m")
     result.add_argument("--layers", type=int, help="only so many layers of it")
     result.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     result.add_argument("--devices", nargs="+", type=int, choices=DEVICES, default=list(DEVICES))
     result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
-    result.add_argument("--json", type=Path)
     return result
 
 
@@ -132,8 +126,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Compile, count, print, write, and return what was written."""
     args = parser().parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(args.devices)}"
-    os.environ["XLA_FLAGS"] = flags  # read when the backend starts, below
+    options = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(args.devices)}"
+    os.environ["XLA_FLAGS"] = options  # read when the backend starts, below
     given = problem(args.size, stacked=True, gap=10, layers=args.layers)
     tables = []
     for layout in args.layouts:

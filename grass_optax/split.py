@@ -237,42 +237,6 @@ def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, sta
     return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), residual_state
 
 
-def _project(basis: jax.Array, grad: jax.Array) -> jax.Array:
-    """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
-    dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
-    left, right = _transposed(basis).astype(dtype), grad.astype(dtype)
-    return jnp.matmul(left, right, preferred_element_type=wide(dtype))
-
-
-def _transposed(basis: jax.Array) -> jax.Array:
-    """S^T, on a CPU as an array of its own: its products with a transposed factor are slower by more than that costs.
-
-    Measured at LLaMA-60M's matrices, r = 128, two cores: 92 ms a step in place of 108.
-    """
-
-    def turned(x: jax.Array) -> jax.Array:
-        return jnp.asarray(lax.optimization_barrier(grassmann.transpose(x)))
-
-    return lax.platform_dependent(basis, cpu=turned, default=grassmann.transpose)
-
-
-def _lift(basis: jax.Array, direction: jax.Array) -> jax.Array:
-    """S D in the type of the basis, accumulated in float32 at least."""
-    return jnp.matmul(basis, direction.astype(basis.dtype), preferred_element_type=wide(basis.dtype))
-
-
-def _lift_scaled(
-    factors: jax.Array, basis: jax.Array, scaled: jax.Array, removed: jax.Array, grad: jax.Array
-) -> jax.Array:
-    """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
-    return _lift(basis, scaled - factors * removed) + factors * grad.astype(factors.dtype)
-
-
-def _outside(basis: jax.Array, removed: jax.Array, grad: jax.Array) -> jax.Array:
-    """The dense residual R = G - S g."""
-    return grad.astype(removed.dtype) - _lift(basis, removed)
-
-
 def _residual_transformation(
     residual: ResidualTransformation | optax.GradientTransformation | None,
 ) -> ResidualTransformation | None:
