@@ -215,13 +215,13 @@ def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, sta
     residual, lift = parts.residual, parts.lift
     scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, direction)
     if residual is None:
-        return jax.tree.map(_lift, basis, scaled), state.residual
+        return jax.tree.map(products.lift, basis, scaled), state.residual
     removed = jax.tree.map(lambda g: jnp.asarray(residual.removed, g.dtype) * g, projected)
     if not residual.per_column:
-        outside = jax.tree.map(_outside, basis, removed, grads) if lift else grads
+        outside = jax.tree.map(products.outside, basis, removed, grads) if lift else grads
         outside, residual_state = residual.update(outside, state.residual, None, **context)
         if lift:
-            outside = jax.tree.map(lambda s, d, x: _lift(s, d) + x, basis, scaled, outside)
+            outside = jax.tree.map(lambda s, d, x: products.lift(s, d) + x, basis, scaled, outside)
         return outside, residual_state
     norms = layouts.map_layouts(gradient_squares, state.layout, updates)
     if lift:
@@ -233,7 +233,7 @@ def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, sta
     outputs, residual_state = residual.update(norms, state.residual, None, **context)
     factors = jax.tree.map(column_factors, outputs, norms)
     if lift:
-        return jax.tree.map(_lift_scaled, factors, basis, scaled, removed, grads), residual_state
+        return jax.tree.map(products.lift_scaled, factors, basis, scaled, removed, grads), residual_state
     return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), residual_state
 
 
