@@ -7,7 +7,6 @@ Saving waits for the disk: when `save` returns, the state is safe.
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-import jax
 import orbax.checkpoint as ocp
 
 State = TypeVar("State")
@@ -41,8 +40,8 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, step: int, abstract: State) -> State:
-        """Return the state after `step` updates; `abstract` has its structure and shapes."""
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        """Return the state after `step` updates; `abstract` has its structure, shapes and shardings, whatever those of
+        the run that saved it were.
+        """
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return cast(State, state)

@@ -140,6 +140,14 @@ class ReportFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceFlags:
+    """The devices."""
+
+    mesh: str = ""
+    """As data=2,fsdp=4,tensor=1: copies, shards of everything, shards of heads; -1 is what is left (one device)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
     """Train a language model from scratch, or go on with such a run.
 
@@ -156,6 +164,7 @@ class Pretrain:
     optimizer: OptimizerFlags = OptimizerFlags()
     schedule: ScheduleFlags = ScheduleFlags()
     report: ReportFlags = ReportFlags()
+    devices: DeviceFlags = DeviceFlags()
 
 
 GROUPS = {
@@ -164,6 +173,7 @@ GROUPS = {
     "optimizer": OptimizerFlags,
     "schedule": ScheduleFlags,
     "report": ReportFlags,
+    "devices": DeviceFlags,
 }
 
 

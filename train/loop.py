@@ -15,6 +15,7 @@ import grain
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from models import count_parameters
 from train import run_dir
@@ -28,9 +29,11 @@ from train.metrics import Metrics, plot
 from train.optimizer import make_optimizer, make_schedule, state_bytes
 from train.progress import Display
 from train.sample import write_sample
+from train.sharding import batch_sharding, make_mesh, param_shardings, placed, replicated
 from train.signals import Stopped, StopSignals
 from train.step import (
     Report,
+    abstract_params,
     all_finite,
     make_initial_state,
     make_train_step,
@@ -67,6 +70,8 @@ class Tools(NamedTuple):
 def pretrain(config: Pretrain) -> None:
     """Train as configured; return when finished, or when stopped by a signal and saved."""
     check(config)
+    mesh = make_mesh(config.devices.mesh, config.data.batch_size)
+    param_shardings(mesh, abstract_params(config.model.build()))  # for its errors, before anything is written
     folder = config.run_dir
     if config.resume and run_dir.is_finished(folder):
         print(f"the run in {folder} is finished: see {folder / run_dir.SUMMARY}")
@@ -80,7 +85,7 @@ def pretrain(config: Pretrain) -> None:
         else:
             run_dir.refuse_used(folder)
             run_dir.store(config, data.tokens.fingerprint)
-        _train(config, data)
+        _train(config, mesh, data)
 
 
 def _load(config: Pretrain, fingerprint: str | None) -> Data:
@@ -89,14 +94,14 @@ def _load(config: Pretrain, fingerprint: str | None) -> Data:
     return Data(tokens, training_batches(tokens.train, config.data), held_out)
 
 
-def _train(config: Pretrain, data: Data) -> None:
+def _train(config: Pretrain, mesh: Mesh, data: Data) -> None:
     with (
         StopSignals() as signals,
         Display(config.schedule.steps, config.report.log_every) as display,
         Checkpoints(config.run_dir / run_dir.CHECKPOINTS) as checkpoints,
         Metrics(config.run_dir / run_dir.METRICS, checkpoints.latest or 0) as metrics,
     ):
-        trainer = Trainer(config, data, Tools(display, metrics, checkpoints, signals.poll))
+        trainer = Trainer(config, mesh, data, Tools(display, metrics, checkpoints, signals.poll))
         try:
             trainer.train()
         except Stopped as signal:
@@ -110,13 +115,14 @@ def _train(config: Pretrain, data: Data) -> None:
 class Trainer:
     """A run under way: the state after `step` updates, the last of which may still be computed."""
 
-    def __init__(self, config: Pretrain, data: Data, tools: Tools) -> None:
+    def __init__(self, config: Pretrain, mesh: Mesh, data: Data, tools: Tools) -> None:
         """Compile, and restore the newest checkpoint or draw the first state."""
         self.config, self.data, self.tools = config, data, tools
         model, seed = config.model.build(), config.data.seed
         tx = make_optimizer(config.optimizer, config.schedule, seed)
         initial_state = make_initial_state(model, tx, seed)
-        abstract = jax.eval_shape(initial_state)
+        abstract = placed(mesh, tx, jax.eval_shape(initial_state))
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
         self.sizes = {
             "parameters": count_parameters(model),
             "optimizer_bytes": state_bytes(tx, abstract.params),
@@ -129,13 +135,17 @@ class Trainer:
         self.losses = jax.jit(functools.partial(token_losses, self.graphdef))
         self.all_finite = jax.jit(all_finite)
         schedule = make_schedule(config.optimizer.learning_rate, config.schedule)
-        windows = jax.ShapeDtypeStruct((config.data.batch_size, config.data.seq_len + 1), np.int32)
+        shape = config.data.batch_size, config.data.seq_len + 1
+        self.windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=batch_sharding(mesh))
         # Compiled here, so that no row of metrics.jsonl has the compilation in its speed.
-        step = jax.jit(make_train_step(self.graphdef, tx, schedule), donate_argnums=0)
-        self.train_step = step.lower(abstract, windows).compile()
+        train_step = make_train_step(self.graphdef, tx, schedule)
+        step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+        self.train_step = step.lower(abstract, self.windows).compile()
         latest = tools.checkpoints.latest
         self.step = latest or 0
-        self.state = jax.jit(initial_state)() if latest is None else tools.checkpoints.restore(latest, abstract)
+        # Drawn under jit, where each device makes its own part: none ever holds the whole.
+        initial_state = jax.jit(initial_state, out_shardings=shardings)
+        self.state = initial_state() if latest is None else tools.checkpoints.restore(latest, abstract)
         self.in_flight: Report | None = None
         self.clock = time.perf_counter()
 
@@ -153,7 +163,7 @@ class Trainer:
 
     def update(self) -> None:
         """Start the next update, and write down the one before while it runs."""
-        windows = self.data.training[self.step]
+        windows = jax.device_put(self.data.training[self.step], self.windows.sharding)
         self.state, report = self.train_step(self.state, windows)
         self.write_down()
         self.step, self.in_flight = self.step + 1, report

@@ -44,6 +44,11 @@ def make_optimizer(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -
     return optax.chain(clip, _method(config, schedule, seed))
 
 
+def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
+    """Return the sharding of every array of the optimizer's state, given those of the parameters."""
+    return grass_optax.state_shardings(tx, params, shardings)
+
+
 def _method(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -> optax.GradientTransformation:
     if config.optimizer in BASELINES:
         return _baseline(config, schedule)

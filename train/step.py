@@ -37,6 +37,11 @@ def structure(config: LlamaConfig) -> nnx.GraphDef[Llama]:
     return nnx.graphdef(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
 
 
+def abstract_params(config: LlamaConfig) -> Params:
+    """Return the shapes of the parameters."""
+    return jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(0)), nnx.Param)))
+
+
 def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
     """Return the function that draws the state of step 0."""
 

@@ -16,8 +16,8 @@ from train.config import (
 )
 from train.methods import BASELINES, SCALES, WITHOUT_RANK, WITHOUT_SCALE
 
-# What may differ when a run goes on: none of it changes a number of the result.
-FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every")
+# What may differ when a run goes on: none of it changes a number of the result, but a mesh how its sums are rounded.
+FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every", "mesh")
 
 # How the lists of a comparison are given.
 EXAMPLES = {

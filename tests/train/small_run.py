@@ -47,19 +47,20 @@ class Launcher:
         gap = pretrain.index("--update-proj-gap")  # which is each optimizer's own
         return ["compare", *pretrain[1:gap], *pretrain[gap + 2 :], *words]
 
-    def start(self, arguments: list[str], **options: object) -> subprocess.Popen[str]:
-        """Start a process, and share what it compiles with the others."""
+    def start(self, arguments: list[str], devices: int = 1, **options: object) -> subprocess.Popen[str]:
+        """Start a process of so many devices, and share what it compiles with the others."""
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(self.caches / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
         command = [sys.executable, "-m", "train", *arguments]
         return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
 
-    def finish(self, arguments: list[str]) -> str:
+    def finish(self, arguments: list[str], devices: int = 1) -> str:
         """Run a process to its end, which has to be a good one, and return what it printed."""
-        process = self.start(arguments)
+        process = self.start(arguments, devices)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
         return output

@@ -42,6 +42,7 @@ OTHER: dict[str, object] = {
     "save_every": 8,
     "sample_tokens": 21,
     "sample_prompt": "import ",
+    "mesh": "fsdp=1",
 }
 
 

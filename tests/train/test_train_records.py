@@ -18,7 +18,7 @@ from train.files import locked, write_whole
 from train.metrics import Metrics, plot
 
 STATE = {"w": jnp.arange(6.0).reshape(2, 3), "count": jnp.asarray(3), "b": (jnp.ones(2),)}
-ABSTRACT = jax.eval_shape(lambda: STATE)
+ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)
 
 
 def record(path: Path, step: int = 0) -> Metrics:

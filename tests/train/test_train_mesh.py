@@ -1,0 +1,92 @@
+"""A run on a mesh: what --mesh may say, where parameters lie, and that eight devices train as one does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from small_run import Launcher
+
+from models import CONFIGS
+from train import sharding
+from train.config import UserError
+from train.run_dir import CHECKPOINTS, METRICS, SUMMARY
+from train.sharding import AXES, make_mesh, param_shardings
+from train.step import abstract_params
+
+TINY = CONFIGS["tiny"]
+STEPS = 20
+
+
+@pytest.mark.parametrize(
+    ("given", "batch_size", "message"),
+    [
+        ("rows=2", 16, "has the part 'rows=2'"),
+        ("data=two", 16, "has the part 'data=two'"),
+        ("data=0", 16, "has the part 'data=0'"),
+        ("data=-2", 16, "has the part 'data=-2'"),
+        ("data", 16, "has the part 'data'"),
+        ("data=2,data=4", 16, "has the part 'data=4'"),
+        ("data=-1,fsdp=-1", 16, "give -1 once"),
+        ("fsdp=4", 16, "is for 4 devices or a multiple, and there are 8"),
+        ("fsdp=-1,tensor=3", 16, "is for 3 devices or a multiple, and there are 8"),
+        ("fsdp=-1,tensor=16", 16, "is for 16 devices or a multiple, and there are 8"),
+        ("data=2,fsdp=4", 12, "over data x fsdp = 8 devices, and --batch-size is 12"),
+    ],
+)
+def test_mistakes(monkeypatch: pytest.MonkeyPatch, given: str, batch_size: int, message: str) -> None:
+    monkeypatch.setattr(sharding.jax, "devices", lambda: [None] * 8)
+    with pytest.raises(UserError, match=message):
+        make_mesh(given, batch_size)
+
+
+def test_one_device_is_a_mesh_of_one() -> None:
+    for given in ("", "fsdp=-1", "data=1,tensor=1"):
+        assert make_mesh(given, 3).shape == dict.fromkeys(AXES, 1)
+
+
+def test_where_parameters_lie() -> None:
+    mesh = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
+    specs = jax.tree.map(lambda s: tuple(s.spec), param_shardings(mesh, abstract_params(TINY)))
+    inwards, outwards = (None, "fsdp", "tensor"), (None, "tensor", "fsdp")
+    assert specs["embed"]["embedding"] == ("tensor", "fsdp")
+    assert specs["lm_head"]["kernel"] == ("fsdp", "tensor")
+    assert specs["layers"]["attention"]["o"]["kernel"] == specs["layers"]["mlp"]["down"]["kernel"] == outwards
+    assert {specs["layers"]["attention"][name]["kernel"] for name in "qkv"} == {inwards}
+    assert {specs["layers"]["mlp"][name]["kernel"] for name in ("gate", "up")} == {inwards}
+    norms = specs["norm"], specs["layers"]["attention_norm"], specs["layers"]["mlp_norm"]
+    assert norms == ({"scale": ()},) * 3
+
+
+def test_a_mesh_that_does_not_divide_the_model() -> None:
+    mesh = AbstractMesh((1, 3, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    with pytest.raises(UserError, match=r"the hidden axis of embed/embedding, 128 long, over fsdp=3"):
+        param_shardings(mesh, abstract_params(TINY))
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["grassjump", "grasswalk", "adamw"])
+def test_eight_devices_train_as_one(launcher: Launcher, tmp_path: Path, optimizer: str) -> None:
+    """The losses of 20 steps over five subspaces; and again from the middle, on another mesh of other devices."""
+    flags = {"steps": STEPS, "save_every": 10, "batch_size": 8, "eval_every": 0, "optimizer": optimizer}
+    one, eight = tmp_path / "one", tmp_path / "eight"
+    launcher.finish(launcher.arguments(one, **flags))
+    launcher.finish(launcher.arguments(eight, mesh="data=2,fsdp=2,tensor=-1", **flags), devices=8)
+    expected = losses(one)
+    assert list(expected) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(losses(eight).values()), list(expected.values()), rtol=1e-4)
+
+    (eight / SUMMARY).unlink()
+    shutil.rmtree(eight / CHECKPOINTS / str(STEPS))
+    launcher.finish(["pretrain", "--run-dir", str(eight), "--resume", "--mesh", "fsdp=4"], devices=4)
+    again = losses(eight)
+    assert list(again) == list(expected)
+    np.testing.assert_allclose(list(again.values()), list(expected.values()), rtol=1e-4)

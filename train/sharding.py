@@ -1,0 +1,108 @@
+"""Where the arrays of a run lie: the only file that knows the axes of a mesh.
+
+A mesh has three axes. `data` holds copies of everything and shards the batch; `fsdp` shards the batch too, and every
+matrix along the hidden dimension; `tensor` shards heads, intermediate features and the vocabulary. What each axis of a
+parameter means is said by `LOGICAL`, where it lies by `RULES`; the optimizer's state follows from that.
+"""
+
+import math
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from train.config import UserError
+from train.optimizer import opt_state_shardings
+from train.step import Params, TrainState
+
+AXES = DATA, FSDP, TENSOR = ("data", "fsdp", "tensor")
+RULES = {"hidden": FSDP, "heads": TENSOR, "intermediate": TENSOR, "vocabulary": TENSOR, "layer": None}
+# The axes of a parameter by the end of its path. Norms are small, and whole everywhere.
+LOGICAL = {
+    "embed/embedding": ("vocabulary", "hidden"),
+    "q/kernel": ("layer", "hidden", "heads"),
+    "k/kernel": ("layer", "hidden", "heads"),
+    "v/kernel": ("layer", "hidden", "heads"),
+    "o/kernel": ("layer", "heads", "hidden"),
+    "gate/kernel": ("layer", "hidden", "intermediate"),
+    "up/kernel": ("layer", "hidden", "intermediate"),
+    "down/kernel": ("layer", "intermediate", "hidden"),
+    "lm_head/kernel": ("hidden", "vocabulary"),
+}
+
+
+def make_mesh(given: str, batch_size: int) -> Mesh:
+    """Return the mesh that --mesh asks for, over all devices; of one device if it is not given.
+
+    All axes are Auto: JAX decides what is sent where, from where parameters and batches lie.
+    """
+    sizes = dict.fromkeys(AXES, 1) | _parsed(given)
+    count = len(jax.devices()) if given else 1
+    known = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(sizes.values()) != count:
+        raise UserError(
+            f"--mesh {given} is for {known} devices or a multiple, and there are {count}: give sizes whose product is "
+            "that, or -1 for one of them."
+        )
+    shards = sizes[DATA] * sizes[FSDP]
+    if batch_size % shards:
+        raise UserError(
+            f"--mesh {given} shards a batch over data x fsdp = {shards} devices, and --batch-size is {batch_size}: "
+            "give a multiple."
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count])
+
+
+def _parsed(given: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for part in given.split(",") if given else ():
+        axis, _, size = part.strip().partition("=")
+        if axis not in AXES or axis in sizes or not (size == "-1" or (size.isdecimal() and int(size) > 0)):
+            raise UserError(
+                f"--mesh {given} has the part {part.strip()!r}: give sizes for some of {', '.join(AXES)}, each once, "
+                "as in data=2,fsdp=4; -1 for what is left."
+            )
+        sizes[axis] = int(size)
+    if list(sizes.values()).count(-1) > 1:
+        raise UserError(f"--mesh {given} leaves more than one size open: give -1 once.")
+    return sizes
+
+
+def placed(mesh: Mesh, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+    """Return the shapes of a state with the sharding of each array."""
+    params = param_shardings(mesh, abstract.params)
+    shardings: Any = TrainState(replicated(mesh), params, opt_state_shardings(tx, abstract.params, params))  # type: ignore[arg-type]
+    state: TrainState = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    return state
+
+
+def param_shardings(mesh: Mesh, params: Params) -> Any:
+    """Return where each parameter lies."""
+    return jax.tree.map_with_path(lambda path, x: _param_sharding(mesh, path, x), params)
+
+
+def _param_sharding(mesh: Mesh, path: Any, x: Any) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    logical = next((axes for end, axes in LOGICAL.items() if name.endswith(end)), ())
+    axes = [RULES[axis] for axis in logical]
+    for meaning, axis, size in zip(logical, axes, x.shape, strict=False):
+        if axis is not None and size % mesh.shape[axis]:
+            raise UserError(
+                f"--mesh shards the {meaning} axis of {name}, {size} long, over {axis}={mesh.shape[axis]}: give a "
+                "divisor."
+            )
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return where a batch (B, T + 1) lies."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
