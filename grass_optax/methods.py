@@ -104,9 +104,9 @@ def grasswalk(
 ) -> optax.GradientTransformationExtraArgs:
     """GrassWalk: Adam in a subspace of each matrix that takes a random step every `update_proj_gap` updates.
 
-    The first basis is near the leading left singular vectors of the first gradient (`subspaces.range_finder`, in one
-    power step, so that no step is much longer than a refresh); at t = 1 + j T, j > 0, it moves along a random geodesic
-    (eq. 4) that turns `walk_rank` of its r directions. The rest of the step is that of `grassjump`.
+    The first basis is near the leading left singular vectors of the first gradient (`subspaces.range_finder`); at t =
+    1 + j T, j > 0, it moves along a random geodesic (eq. 4) that turns `walk_rank` of its r directions. The rest of
+    the step is that of `grassjump`.
     State per matrix: mr + 2nr + 1 numbers, against AdamW's 2mn.
 
     Args:
@@ -127,7 +127,7 @@ def grasswalk(
     return assemble(
         learning_rate, subspaces.random_walk(step_size, walk_rank), (b1, b2), transport.rotate(b1, b2, completion),
         recovery(max_norm_growth),
-        rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(1), options=options,
+        rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(), options=options,
     )  # fmt: skip
 
 
