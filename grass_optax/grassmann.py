@@ -5,9 +5,9 @@ Bases are orthonormalised by their polar factor, computed by Newton-Schulz, and 
 k angles; nothing but `leading_left_singular_vectors` factorises a matrix. Everything runs at full matrix precision,
 because the errors of a basis outlive the step that made them.
 
-Members: wide, project, lift, to_tangent, exp, orthonormalize, orthonormality_error, random_basis,
-random_tangent_frames, range_basis, leading_left_singular_vectors, leading_singular_triplets, orthonormal_frame,
-rotation, principal_cosines.
+Members: wide, matmul, scaled_to_one, transpose, project, lift, to_tangent, exp, orthonormalize, orthonormality_error,
+random_basis, random_tangent_frames, range_basis, leading_left_singular_vectors, leading_singular_triplets,
+orthonormal_frame, rotation, principal_cosines.
 """
 
 import functools
@@ -22,10 +22,10 @@ from jaxtyping import Array, Float, Key
 
 # Scales of the cubic Newton-Schulz steps on one Gram matrix. A step at scale s takes a singular value x to
 # (3 s x - (s x)^3) / 2, at most 1 for s x < sqrt(3): the first scales raise small ones by more than the plain step's
-# 1.5 and take large ones down among them, the last let all reach 1. Chosen for singular values in [0.25, 0.75], those
-# of a Gaussian of r = m/4 under the bound below: six plain steps bring 0.25 to 0.98, these to 1 - 1e-7. Together they
-# raise a small one 40-fold at most, and so the rounding errors of a float32 Gram matrix (1e-7) to 2e-4, far from the
-# region where they would diverge.
+# 1.5 and take large ones down among them, the last let all reach 1. Chosen for singular values in [0.25, 1], which a
+# Gaussian of r = m/4 has under the bound below: six plain steps bring 0.25 to 1 - 5e-4, these to 1 - 3e-8. Together
+# they raise a small one 40-fold at most, as nine plain ones do, and so the rounding errors of a float32 Gram matrix
+# (1e-7) to 2e-4, far from the region where they would diverge.
 _SCALES = (1.6, 1.5, 1.3, 1.1, 1.01, 1.0)
 # A pass raises a small singular value 40-fold: six reach 1e-8 of the largest.
 _MAX_PASSES = 6
@@ -109,7 +109,7 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         passes, _, gram = carry
-        return (passes < _MAX_PASSES) & (jnp.max(_distance_to_identity(gram)) > tolerance)
+        return (passes < _MAX_PASSES) & (jnp.nanmax(_distance_to_identity(gram)) > tolerance)
 
     def one_pass(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         passes, x, gram = carry
@@ -153,7 +153,8 @@ def range_basis(
     """An orthonormal basis near the leading left singular vectors of X, by subspace iteration.
 
     Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-4 Z/sqrt(m)), `power_steps` times from a Gaussian S. The noise Z
-    keeps S orthonormal when rank(X) < r. A matrix that is zero or not finite gets the basis of Z alone.
+    keeps S orthonormal when rank(X) < r. A matrix that is zero or not finite gets the basis of Z alone, and so does one
+    whose largest entry is below 1e-35 or above 1e36 in float32.
     """
     *batch, m, _ = x.shape
     start_key, noise_key = jax.random.split(key)

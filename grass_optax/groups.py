@@ -1,6 +1,6 @@
 """Leaves that are alike, side by side: one operation for all matrices of a shape in place of one for each.
 
-A model of two hundred unstacked matrices takes a minute and more to compile if the basis of each is drawn and
+A model of a hundred unstacked matrices takes a minute and more to compile if the basis of each is drawn and
 orthonormalised on its own. A stack of layers is a group already.
 
 Members: Groups, alike, is_mesh_free.

@@ -56,11 +56,13 @@ def narrow_moments(
         seed = jax.random.bits(typed_key(key), (), jnp.uint32)
         return compressed(tx.init(params), mu_type, nu_type, seed)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, Any]:
-        updates, plain = tx.update(updates, decoded(state), params)
+    with_extra = optax.with_extra_args_support(tx)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra: Any) -> tuple[optax.Updates, Any]:
+        updates, plain = with_extra.update(updates, decoded(state), params, **extra)
         return updates, encoded(plain, state)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def orthogonalize(method: str = "exact") -> optax.GradientTransformation:

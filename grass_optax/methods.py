@@ -64,7 +64,8 @@ def grassjump(
       adam_learning_rate: of the leaves that are not split; `learning_rate` if not given.
       mu_dtype, nu_dtype: the types in which Adam's first and second moments are kept, in the subspace and elsewhere:
         None for float32, "bfloat16", or "float8_e4m3fn" (8 bits, with a float32 scale for each column), both rounded
-        stochastically (`compressed`). In 8 bits the two take 2nr bytes and 8n for scales, in place of 8nr; vectors and
+        stochastically (`compressed`). In 8 bits the two take 2nr bytes and 8n for scales, in place of 8nr, and an
+        entry whose gradients are 2.5 decades below the largest of its column moves less than it would; vectors and
         moments of one row stay float32. An `inner` that is given keeps its own types.
       basis_dtype: of the stored bases.
       key: an int or a threefry key; the run is a function of it.

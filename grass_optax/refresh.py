@@ -1,9 +1,12 @@
-"""When and how the bases move: the one conditional of an update, and the keys behind every random draw.
+"""When and how the bases move: the one decision of an update, and the keys behind every random draw.
 
 A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of what its rule reads, so nothing random is
 stored, and adding a leaf changes no other leaf's basis.
+
+Members: Schedule, Moved, move, zero_bases, without_bases, checked_key, typed_key.
 """
 
+import functools
 import operator
 import zlib
 from collections.abc import Callable
@@ -89,7 +92,7 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
 
 
 def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: Any, state: Moved) -> Moved:
-    """The same for bases that are functions of their key alone: only the inner state passes through the conditional."""
+    """The same for bases that are functions of their key alone: only the inner state passes through the loop."""
     state = state._replace(basis=zero_bases(schedule, grads))  # for its shapes: the rule reads no more
     new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
 
@@ -107,14 +110,28 @@ def _where_due(due: jax.Array, f: Callable[[jax.Array, Any], Any], index: jax.Ar
     It is a loop of one turn or none: a branch of a conditional that returns its operand copies it (six copies for two
     matrices on CPU), and the carry of a loop stays where it is. A compiler may take out of a loop what no turn changes,
     and so compute it at every step; that is why the index, of which all draws are made, is carried and changed, and
-    why what reads gradients stands in a conditional within.
+    why what reads gradients stands in a conditional within. A derivative, of a loss after some updates with respect to
+    what came before them, is taken through a conditional: JAX has none backwards through a loop.
     """
+    converted, consts = jax.closure_convert(f, index, state)
+    return _in_place(converted, due, index, state, consts)
 
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_place(f: Callable[..., Any], due: jax.Array, index: jax.Array, state: Any, consts: Any) -> Any:
     def turn(carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
         _, index, state = carry
-        return jnp.zeros_like(due), index + 1, f(index, state)
+        return jnp.zeros_like(due), index + 1, f(index, state, *consts)
 
     return lax.while_loop(lambda carry: carry[0], turn, (due, index, state))[2]
+
+
+@_in_place.defjvp
+def _in_place_jvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
+    def conditional(due: jax.Array, index: jax.Array, state: Any, consts: Any) -> Any:
+        return lax.cond(due, lambda: f(index, state, *consts), lambda: state)
+
+    return jax.jvp(conditional, primals, tangents)
 
 
 def _transported(schedule: Schedule, inner: Any, new: Any, old: Any) -> Any:

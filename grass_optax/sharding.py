@@ -161,7 +161,7 @@ def _of_split(
         return None
     m, n = (layout.m, sides.m), (layout.n, sides.moments)
     expected: tuple[Any, ...] = {"basis": (m, None), "rule": (m, None), "inner": (None, n), "residual": (m, n)}[field]
-    if matrix == (layout.m, layout.n):
+    if field in ("residual", "rule") and matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
         expected = (m if field == "rule" else n,)

@@ -141,3 +141,23 @@ def test_a_first_moment_is_found_in_chains_of_chains(name):
     tx = optimizer(name, inner=inner)
     updates, _ = jax.eval_shape(tx.update, PARAMS, tx.init(PARAMS), PARAMS)
     assert updates["w"].shape == WIDE
+
+
+@pytest.mark.parametrize("name", ["grassjump", "galore"])
+def test_hyper_gradients(name):
+    """The derivative of what four updates lead to, over a refresh, backwards as forwards and by differences."""
+
+    def loss(scale):
+        tx = optimizer(name, scale=scale)
+        params, state = PARAMS, tx.init(PARAMS)
+        for t in range(4):
+            grads = jax.tree.map(lambda p, g: 0.1 * p + g, params, grads_like(PARAMS, t))
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return optax.tree.norm(params, squared=True)
+
+    backwards = jax.jit(jax.grad(loss))(0.5)
+    forwards = jax.jit(lambda x: jax.jvp(loss, (x,), (1.0,))[1])(0.5)
+    np.testing.assert_allclose(backwards, forwards, rtol=1e-4)
+    value = jax.jit(loss)
+    np.testing.assert_allclose(backwards, (value(0.51) - value(0.49)) / 0.02, rtol=2e-2)
