@@ -15,7 +15,7 @@ import grass_optax
 from grass_optax import grassmann, inner_states, transport
 from grass_optax.compressed import CompressedState, decoded, encoded, stochastically_rounded
 from grass_optax.inner import adam, narrow_moments
-from tests.util import METHODS, every_method, grads_like, is_finite, make, run
+from tests.util import METHODS, grads_like, is_finite, make, run
 
 BF16, FP8 = "bfloat16", "float8_e4m3fn"
 both = pytest.mark.parametrize("dtype", [BF16, FP8])
@@ -303,7 +303,13 @@ def test_transports_see_float32(dtype):
 PARAMS = {"stack": jnp.ones((2, 16, 48))}
 
 
-@every_method
+# One of each kind: a stored basis, moments moved at every step, an exact SVD, none stored, a state of the rule.
+OF_EACH_KIND = ("grassjump", "ldadam", "galore", "apollo", "online_subspace_descent")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
+)
 def test_methods_train_as_in_float32(name):
     """Over two refreshes, from the same gradients, updates are finite and within a fifth of those in float32, by norm;
     ldadam, whose moments are rounded for a new basis at every step, within three tenths. One jitted program with a
