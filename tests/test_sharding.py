@@ -19,7 +19,7 @@ from grass_optax import SplitState, state_shardings
 from tests.test_readme import code_blocks
 
 ROOT = Path(__file__).parent.parent
-MESH = AbstractMesh((4, 2), ("fsdp", "tensor"))
+MESH = AbstractMesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 LAST_TWO = MuonDimensionNumbers(-2, -1)
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
 
