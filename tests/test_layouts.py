@@ -27,11 +27,15 @@ def leaves(draw):
     return shape, MuonDimensionNumbers(tuple(axes[:reduction]), tuple(axes[reduction : reduction + output]))
 
 
+def numbered(shape):
+    return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+
+
 @settings(max_examples=60, deadline=None)
 @given(leaves())
 def test_round_trip(leaf):
     shape, dims = leaf
-    x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+    x = numbered(shape)
     layout = layouts.matrix_layouts(x, dims)
     matrix = layout.to_matrix(x)
     assert matrix.shape == (*layout.batch, layout.m, layout.n)
@@ -45,9 +49,8 @@ def test_round_trip(leaf):
 @settings(max_examples=15, deadline=None)
 @given(leaves())
 def test_column_sums_are_taken_in_the_leaf(leaf):
-    shape, dims = leaf
-    x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
-    layout = layouts.matrix_layouts(x, dims)
+    x = numbered(leaf[0])
+    layout = layouts.matrix_layouts(x, leaf[1])
     np.testing.assert_array_equal(layout.sum_over_m(x), np.sum(layout.to_matrix(x), axis=-2, keepdims=True))
 
 
