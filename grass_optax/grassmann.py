@@ -277,7 +277,7 @@ def _inverse_sqrt(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
     """Gram^(-1/2) by coupled cubic Newton-Schulz steps, each at its own scale; eigenvalues in (0, 1]."""
     identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
 
-    def factor(scale: Array, product: Array) -> Array:
+    def factor(scale: Array | float, product: Array) -> Array:
         return scale * (1.5 * identity - 0.5 * scale**2 * product)
 
     def step(carry: tuple[Array, Array], scale: Array) -> tuple[tuple[Array, Array], None]:
@@ -285,9 +285,8 @@ def _inverse_sqrt(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
         t = factor(scale, matmul(z, y))
         return (matmul(y, t), matmul(t, z)), None
 
-    first, *scales = jnp.asarray(_SCALES, gram.dtype)
-    z = factor(first, gram)
-    return lax.scan(step, (matmul(gram, z), z), jnp.stack(scales))[0][1]
+    z = factor(_SCALES[0], gram)
+    return lax.scan(step, (matmul(gram, z), z), jnp.asarray(_SCALES[1:], gram.dtype))[0][1]
 
 
 def _scaled_below_one(x: Float[Array, "*b m r"]) -> tuple[Float[Array, "*b m r"], Float[Array, "*b r r"]]:

@@ -1,7 +1,8 @@
 """When and how the bases move: the one decision of an update, and the keys behind every random draw.
 
 A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of what its rule reads, so nothing random is
-stored, and adding a leaf changes no other leaf's basis.
+stored, and adding a leaf changes no other leaf's basis, but for the rounding of what is computed side by
+side (`groups`).
 
 Members: Schedule, Moved, move, zero_bases, without_bases, checked_key, typed_key.
 """

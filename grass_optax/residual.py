@@ -37,9 +37,6 @@ class ResidualTransformation(NamedTuple):
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     per_column: bool = False
-    per_matrix: bool = (
-        False  # and acts on each matrix by itself, of `projected` and `direction` reading column norms only
-    )
     removed: ArrayLike = 1.0  # how much of the part inside is taken out of what it is given: G - removed S S^T G
     feedback: Callable[[Any], Any] | None = None  # what its state adds to the next gradient, (..., m, n) per leaf
 

@@ -213,13 +213,13 @@ def flags(config: Pretrain) -> dict[str, Any]:
 
 
 def from_flags(settings: dict[str, Any], run_dir: Path) -> Pretrain:
-    """Rebuild a configuration from what `flags` returned."""
+    """Rebuild a configuration from what `flags` returned; a flag that did not exist then has its default."""
     settings = settings | {
         "cache_dir": Path(settings["cache_dir"]),
         "optimizer": OptimizerName(settings["optimizer"]),
     }
     groups = {
-        name: group(**{field.name: settings[field.name] for field in dataclasses.fields(group)})
+        name: group(**{f.name: settings[f.name] for f in dataclasses.fields(group) if f.name in settings})
         for name, group in GROUPS.items()
     }
     return Pretrain(run_dir=run_dir, **groups)

@@ -201,3 +201,10 @@ def test_a_folder_that_cannot_be_is_told(name: str, tmp_path: Path, capsys: pyte
 def test_the_groups_are_the_fields_of_a_configuration() -> None:
     fields = [field.name for field in dataclasses.fields(Pretrain)]
     assert fields == ["run_dir", "resume", *GROUPS]
+
+
+def test_a_run_from_before_a_flag_existed() -> None:
+    settings = flags(parse(command("--seed", 3)))
+    del settings["mesh"]
+    rebuilt = from_flags(settings, Path("runs/x"))
+    assert (rebuilt.devices.mesh, rebuilt.data.seed) == ("", 3)
