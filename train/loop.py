@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import grain
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -26,20 +25,13 @@ from train.device import device_summary
 from train.evaluate import evaluate
 from train.files import locked, write_whole
 from train.metrics import Metrics, plot
-from train.optimizer import make_optimizer, make_schedule, state_bytes
+from train.optimizer import state_bytes
+from train.program import make_program
 from train.progress import Display
 from train.sample import write_sample
-from train.sharding import batch_sharding, make_mesh, param_shardings, placed, replicated
+from train.sharding import make_mesh, param_shardings
 from train.signals import Stopped, StopSignals
-from train.step import (
-    Report,
-    abstract_params,
-    all_finite,
-    make_initial_state,
-    make_train_step,
-    structure,
-    token_losses,
-)
+from train.step import Report, abstract_params, all_finite, token_losses
 from train.tokenizer import token_bytes
 from train.validate import check
 
@@ -118,34 +110,22 @@ class Trainer:
     def __init__(self, config: Pretrain, mesh: Mesh, data: Data, tools: Tools) -> None:
         """Compile, and restore the newest checkpoint or draw the first state."""
         self.config, self.data, self.tools = config, data, tools
-        model, seed = config.model.build(), config.data.seed
-        tx = make_optimizer(config.optimizer, config.schedule, seed)
-        initial_state = make_initial_state(model, tx, seed)
-        abstract = placed(mesh, tx, jax.eval_shape(initial_state))
-        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        self.program = program = make_program(config, mesh)
         self.sizes = {
-            "parameters": count_parameters(model),
-            "optimizer_bytes": state_bytes(tx, abstract.params),
+            "parameters": count_parameters(config.model.build()),
+            "optimizer_bytes": state_bytes(program.tx, program.state.params),
         }
         tools.display.say(
             f"{config.model.model} with {config.optimizer.optimizer}: {self.sizes['parameters']:,} "
             f"parameters, {self.sizes['optimizer_bytes']:,} bytes of optimizer state"
         )
-        self.graphdef = structure(model)
-        self.losses = jax.jit(functools.partial(token_losses, self.graphdef))
+        self.losses = jax.jit(functools.partial(token_losses, program.graphdef))
         self.all_finite = jax.jit(all_finite)
-        schedule = make_schedule(config.optimizer.learning_rate, config.schedule)
-        shape = config.data.batch_size, config.data.seq_len + 1
-        self.windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=batch_sharding(mesh))
         # Compiled here, so that no row of metrics.jsonl has the compilation in its speed.
-        train_step = make_train_step(self.graphdef, tx, schedule)
-        step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-        self.train_step = step.lower(abstract, self.windows).compile()
+        self.train_step = program.train_step.lower(program.state, program.windows).compile()
         latest = tools.checkpoints.latest
         self.step = latest or 0
-        # Drawn under jit, where each device makes its own part: none ever holds the whole.
-        initial_state = jax.jit(initial_state, out_shardings=shardings)
-        self.state = initial_state() if latest is None else tools.checkpoints.restore(latest, abstract)
+        self.state = program.draw_state() if latest is None else tools.checkpoints.restore(latest, program.state)
         self.in_flight: Report | None = None
         self.clock = time.perf_counter()
 
@@ -163,7 +143,7 @@ class Trainer:
 
     def update(self) -> None:
         """Start the next update, and write down the one before while it runs."""
-        windows = jax.device_put(self.data.training[self.step], self.windows.sharding)
+        windows = jax.device_put(self.data.training[self.step], self.program.windows.sharding)
         self.state, report = self.train_step(self.state, windows)
         self.write_down()
         self.step, self.in_flight = self.step + 1, report
@@ -222,7 +202,9 @@ class Trainer:
         folder, summary = self.config.run_dir, self.tools.metrics.summary() | self.sizes | device_summary()
         plot(self.tools.metrics, folder / run_dir.LOSS_CURVE)
         self.tools.poll()
-        text = write_sample(nnx.merge(self.graphdef, self.state.params), self.data.tokens.tokenizer, self.config)
+        text = write_sample(
+            nnx.merge(self.program.graphdef, self.state.params), self.data.tokens.tokenizer, self.config
+        )
         write_whole(folder / run_dir.SAMPLE, text + "\n")
         write_whole(folder / run_dir.SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.tools.display.say(f"--- sample\n{text}\n---")

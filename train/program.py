@@ -1,0 +1,54 @@
+"""What a run computes with: its programs, and where each of their arrays lies, from the configuration alone.
+
+Nothing here holds a number: whoever wants to know what a run takes can compile its programs without weights.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from models import Llama
+from train.config import Pretrain
+from train.optimizer import make_optimizer, make_schedule
+from train.sharding import batch_sharding, placed, replicated
+from train.step import TrainState, make_initial_state, make_train_step, structure
+
+
+class Program(NamedTuple):
+    """The programs of a run on a mesh."""
+
+    mesh: Mesh
+    graphdef: nnx.GraphDef[Llama]
+    tx: optax.GradientTransformation
+    state: TrainState  # shapes, dtypes and shardings
+    windows: jax.ShapeDtypeStruct  # of a batch
+    draw_state: Callable[[], TrainState]
+    train_step: jax.stages.Wrapped
+
+
+def make_program(config: Pretrain, mesh: Mesh) -> Program:
+    """Return the programs of a run, not yet compiled."""
+    model, seed = config.model.build(), config.data.seed
+    tx = make_optimizer(config.optimizer, config.schedule, seed)
+    initial_state = make_initial_state(model, tx, seed)
+    state = placed(mesh, tx, jax.eval_shape(initial_state))
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    graphdef = structure(model)
+    train_step = make_train_step(graphdef, tx, make_schedule(config.optimizer.learning_rate, config.schedule))
+    return Program(
+        mesh=mesh,
+        graphdef=graphdef,
+        tx=tx,
+        state=state,
+        windows=jax.ShapeDtypeStruct(
+            (config.data.batch_size, config.data.seq_len + 1), np.int32, sharding=batch_sharding(mesh)
+        ),
+        # Drawn under jit, where each device makes its own part: none ever holds the whole.
+        draw_state=jax.jit(initial_state, out_shardings=shardings),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+    )
