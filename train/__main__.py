@@ -50,8 +50,14 @@ def run(config: Pretrain | Compare) -> None:
         compare(config)
     else:
         from train.loop import pretrain
+        from train.processes import joined
 
-        pretrain(config)
+        go_on = (
+            "Checkpoints are whole: to go on, start the same command with --resume in every process, on as many as you "
+            "like."
+        )
+        with joined(config.processes, go_on):
+            pretrain(config)
 
 
 def main(arguments: Sequence[str]) -> int:

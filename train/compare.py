@@ -29,7 +29,7 @@ from train.compare_record import (
 )
 from train.compare_report import best_of_each, write_report
 from train.config import DIVERGED, UserError
-from train.data import held_out_batches, load_tokens, training_batches
+from train.data import held_out_batches, load_tokens, training_windows
 from train.files import locked
 from train.run_dir import CHECKPOINTS, CONFIG, is_finished, stored
 from train.signals import Stopped, StopSignals
@@ -75,7 +75,7 @@ def _refuse_conflicts(config: Compare, record: Record | None) -> None:
 def _prepare(config: Compare) -> str:
     """Turn the text into tokens, once for all runs, and return their fingerprint."""
     tokens = load_tokens(config.data, config.model.vocab_size)
-    training_batches(tokens.train, config.data)  # an error if there is too little text
+    training_windows(tokens.train, config.data)  # an error if there is too little text
     held_out_batches(tokens.held_out, config.data, 1)
     return tokens.fingerprint
 

@@ -148,6 +148,22 @@ class DeviceFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessFlags:
+    """The processes of a run over several machines. Not remembered: a run may go on with others."""
+
+    distributed: bool = False
+    """This is one of them. SLURM, Open MPI, Kubernetes and TPU pods say which; elsewhere the next three do."""
+    coordinator_address: str | None = None
+    """HOST:PORT of process 0, the same for all."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    heartbeat_timeout: int = 100
+    """Seconds without a sign of one of them until the others give up."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
     """Train a language model from scratch, or go on with such a run.
 
@@ -159,6 +175,7 @@ class Pretrain:
     """Folder for the metrics, the checkpoints and the results. Must not hold another run."""
     resume: bool = False
     """Go on with the run in --run-dir as if it had never stopped. Its flags are remembered."""
+    processes: ProcessFlags = ProcessFlags()
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
     optimizer: OptimizerFlags = OptimizerFlags()
@@ -204,7 +221,7 @@ def defaults(given: Pretrain) -> Pretrain:
 
 
 def flags(config: Pretrain) -> dict[str, Any]:
-    """Return every setting but run_dir and resume, by the name of its flag, as JSON has it."""
+    """Return every setting but run_dir, resume and the processes, by the name of its flag, as JSON has it."""
     merged = {key: value for group in GROUPS for key, value in vars(getattr(config, group)).items()}
     return merged | {
         "cache_dir": str(config.data.cache_dir.absolute()),

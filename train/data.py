@@ -2,8 +2,9 @@
 
 `load_tokens` turns a corpus into two arrays of tokens on disk, once. Their folder is named after a
 hash of the documents and the tokenizer's settings, appears in one rename, and is verified when it
-is opened. `training_batches` and `held_out_batches` are Grain datasets over contiguous windows of
-such an array; as they are indexed by step, resuming a run needs no state of theirs.
+is opened. `training_windows` and `held_out_batches` are Grain datasets over contiguous windows of
+such an array; as a step knows the indices of its windows, resuming a run needs no state of theirs, and
+any process can read those of its own devices.
 """
 
 import hashlib
@@ -141,13 +142,22 @@ class Windows:
         return np.asarray(self.tokens[start : start + self.seq_len + 1], dtype=np.int32)
 
 
-def training_batches(tokens: np.ndarray, config: DataFlags) -> grain.MapDataset:
-    """Return the endless dataset of training batches (B, T + 1), indexed by the step.
+def training_windows(tokens: np.ndarray, config: DataFlags) -> grain.MapDataset:
+    """Return the endless dataset of training windows (T + 1,): update t + 1 sees those from t B to (t + 1) B.
 
     Every window comes once per epoch, in an order that is drawn anew for each epoch.
     """
     windows = grain.MapDataset.source(_windows(tokens, config, "training"))
-    return windows.seed(config.seed).shuffle().repeat().batch(config.batch_size)
+    return windows.seed(config.seed).shuffle().repeat()
+
+
+def training_rows(windows: grain.MapDataset, step: int, batch_size: int) -> Callable[[int, int], np.ndarray]:
+    """Return the function that reads rows [start, stop) of the batch (B, T + 1) of update `step` + 1."""
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return np.stack([np.asarray(windows[step * batch_size + row]) for row in range(start, stop)])
+
+    return rows
 
 
 def held_out_batches(tokens: np.ndarray, config: DataFlags, count: int) -> grain.MapDataset:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jax import Array
+from jax.typing import ArrayLike
 
 from train.step import Params
 
@@ -18,7 +18,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    losses: Callable[[Params, np.ndarray], Array],
+    losses: Callable[[Params, np.ndarray], ArrayLike],
     params: Params,
     batches: Iterable[np.ndarray],
     token_bytes: np.ndarray,

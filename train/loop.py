@@ -4,15 +4,17 @@ Before update t + 1 the state has seen t updates. What is due there (evaluate, s
 alone, so a run that is resumed at t does from then on what an uninterrupted one does.
 """
 
+import contextlib
 import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import grain
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -20,18 +22,19 @@ from models import count_parameters
 from train import run_dir
 from train.checkpoint import Checkpoints
 from train.config import DIVERGED, Pretrain, UserError
-from train.data import Tokens, held_out_batches, load_tokens, training_batches
+from train.data import Tokens, held_out_batches, load_tokens, training_rows, training_windows
 from train.device import device_summary
 from train.evaluate import evaluate
 from train.files import locked, write_whole
 from train.metrics import Metrics, plot
 from train.optimizer import state_bytes
+from train.processes import SharedStopSignals, everywhere, is_first, on_first
 from train.program import make_program
 from train.progress import Display
 from train.sample import write_sample
-from train.sharding import make_mesh, param_shardings
+from train.sharding import make_mesh, param_shardings, place_batch, replicated
 from train.signals import Stopped, StopSignals
-from train.step import Report, abstract_params, all_finite, token_losses
+from train.step import Params, Report, abstract_params, all_finite, token_losses
 from train.tokenizer import token_bytes
 from train.validate import check
 
@@ -46,7 +49,7 @@ class Data(NamedTuple):
     """The text of a run."""
 
     tokens: Tokens
-    training: grain.MapDataset  # item t is the batch of update t + 1
+    training: grain.MapDataset  # windows, in the order in which they are seen
     held_out: grain.MapDataset
 
 
@@ -56,7 +59,7 @@ class Tools(NamedTuple):
     display: Display
     metrics: Metrics
     checkpoints: Checkpoints
-    poll: Callable[[], None]  # raises Stopped after a signal
+    poll: Callable[[int], None]  # raises Stopped after a signal, in all processes at the same step
 
 
 def pretrain(config: Pretrain) -> None:
@@ -65,35 +68,63 @@ def pretrain(config: Pretrain) -> None:
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     param_shardings(mesh, abstract_params(config.model.build()))  # for its errors, before anything is written
     folder = config.run_dir
-    if config.resume and run_dir.is_finished(folder):
-        print(f"the run in {folder} is finished: see {folder / run_dir.SUMMARY}")
+    if config.resume and on_first(lambda: run_dir.is_finished(folder)):
+        if is_first():
+            print(f"the run in {folder} is finished: see {folder / run_dir.SUMMARY}")
         return
     if not config.resume:
-        run_dir.refuse_used(folder)
+        on_first(lambda: run_dir.refuse_used(folder))
     data = _load(config, run_dir.stored(folder).fingerprint if config.resume else None)
-    with locked(folder, f"another process is training in --run-dir {folder}: wait for its end."):
-        if config.resume:
-            run_dir.tell_new_versions(folder)
-        else:
-            run_dir.refuse_used(folder)
-            run_dir.store(config, data.tokens.fingerprint)
+    with contextlib.ExitStack() as held:
+        on_first(lambda: _open(config, data.tokens.fingerprint, held))
         _train(config, mesh, data)
 
 
+def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> None:
+    """Hold the folder of the run, and write or check what it is."""
+    folder = config.run_dir
+    held.enter_context(locked(folder, f"another process is training in --run-dir {folder}: wait for its end."))
+    if config.resume:
+        run_dir.tell_new_versions(folder)
+    else:
+        run_dir.refuse_used(folder)
+        run_dir.store(config, fingerprint)
+
+
 def _load(config: Pretrain, fingerprint: str | None) -> Data:
-    tokens = load_tokens(config.data, config.model.vocab_size, fingerprint)
+    load = functools.partial(load_tokens, config.data, config.model.vocab_size)
+    if jax.process_count() > 1:
+        # Process 0 prepares the text; on machines that share no cache the others do too, and have to find the same.
+        wanted = fingerprint
+        fingerprint = on_first(lambda: load(wanted).fingerprint)
+    return everywhere(lambda: _datasets(config, load(fingerprint)))
+
+
+def _datasets(config: Pretrain, tokens: Tokens) -> Data:
     held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
-    return Data(tokens, training_batches(tokens.train, config.data), held_out)
+    return Data(tokens, training_windows(tokens.train, config.data), held_out)
+
+
+@contextlib.contextmanager
+def _polling() -> Iterator[Callable[[int], None]]:
+    """While entered, signals are left to the function that this gives."""
+    if jax.process_count() > 1:
+        with SharedStopSignals() as shared:
+            yield shared.poll
+    else:
+        with StopSignals() as signals:
+            yield lambda _: signals.poll()
 
 
 def _train(config: Pretrain, mesh: Mesh, data: Data) -> None:
+    metrics_file = config.run_dir / run_dir.METRICS if is_first() else None
     with (
-        StopSignals() as signals,
-        Display(config.schedule.steps, config.report.log_every) as display,
+        _polling() as poll,
+        Display(config.schedule.steps, config.report.log_every, quiet=not is_first()) as display,
         Checkpoints(config.run_dir / run_dir.CHECKPOINTS) as checkpoints,
-        Metrics(config.run_dir / run_dir.METRICS, checkpoints.latest or 0) as metrics,
+        Metrics(metrics_file, checkpoints.latest or 0) as metrics,
     ):
-        trainer = Trainer(config, mesh, data, Tools(display, metrics, checkpoints, signals.poll))
+        trainer = Trainer(config, mesh, data, Tools(display, metrics, checkpoints, poll))
         try:
             trainer.train()
         except Stopped as signal:
@@ -119,7 +150,8 @@ class Trainer:
             f"{config.model.model} with {config.optimizer.optimizer}: {self.sizes['parameters']:,} "
             f"parameters, {self.sizes['optimizer_bytes']:,} bytes of optimizer state"
         )
-        self.losses = jax.jit(functools.partial(token_losses, program.graphdef))
+        losses = functools.partial(token_losses, program.graphdef)
+        self.token_losses = jax.jit(losses, out_shardings=replicated(mesh))
         self.all_finite = jax.jit(all_finite)
         # Compiled here, so that no row of metrics.jsonl has the compilation in its speed.
         self.train_step = program.train_step.lower(program.state, program.windows).compile()
@@ -132,7 +164,7 @@ class Trainer:
     def train(self) -> None:
         """Go on until the last step, then leave the results."""
         while self.step < self.config.schedule.steps:
-            self.tools.poll()
+            self.tools.poll(self.step)
             self.evaluate_if_due()
             self.update()
             if self.step % self.config.report.save_every == 0:
@@ -143,8 +175,8 @@ class Trainer:
 
     def update(self) -> None:
         """Start the next update, and write down the one before while it runs."""
-        windows = jax.device_put(self.data.training[self.step], self.program.windows.sharding)
-        self.state, report = self.train_step(self.state, windows)
+        rows = training_rows(self.data.training, self.step, self.config.data.batch_size)
+        self.state, report = self.train_step(self.state, place_batch(self.program.windows, rows))
         self.write_down()
         self.step, self.in_flight = self.step + 1, report
 
@@ -166,16 +198,23 @@ class Trainer:
         """Evaluate at the first step, at the last, and as asked between, unless that is done."""
         every, last = self.config.report.eval_every, self.config.schedule.steps
         is_due = self.step in (0, last) or (every and self.step % every == 0)
-        if not is_due or self.tools.metrics.is_evaluated(self.step):
+        if not is_due or on_first(lambda: self.tools.metrics.is_evaluated(self.step)):
             return
         self.write_down()
         size = token_bytes(self.data.tokens.tokenizer)
-        evaluation = evaluate(self.losses, self.state.params, self.data.held_out, size, self.tools.poll)
+        poll = functools.partial(self.tools.poll, self.step)
+        evaluation = evaluate(self.losses, self.state.params, self.data.held_out, size, poll)
         self.tools.metrics.add_evaluation(self.step, evaluation)
         self.tools.display.say(
             f"step {self.step}: held-out loss {evaluation.eval_loss:.4f}, {evaluation.bits_per_byte:.4f} bits per byte"
         )
         self.clock = time.perf_counter()
+
+    def losses(self, params: Params, windows: np.ndarray) -> np.ndarray:
+        """Return the losses of the tokens of at most a batch of windows, which is filled up with some of them."""
+        whole = np.resize(windows, self.program.windows.shape)
+        losses = self.token_losses(params, place_batch(self.program.windows, lambda start, stop: whole[start:stop]))
+        return np.asarray(losses)[: len(windows)]
 
     def save(self) -> None:
         """Keep the state, unless it is kept already or is not worth keeping."""
@@ -199,12 +238,15 @@ class Trainer:
 
     def finish(self) -> None:
         """Leave the loss curve, a sample, and last of all the summary, which marks the end."""
+        self.tools.poll(self.step)
+        model = nnx.merge(self.program.graphdef, self.state.params)
+        text = write_sample(model, self.data.tokens.tokenizer, self.config)
+        on_first(lambda: self.write_results(text))
+
+    def write_results(self, text: str) -> None:
+        """Write the files of a finished run, and show them."""
         folder, summary = self.config.run_dir, self.tools.metrics.summary() | self.sizes | device_summary()
         plot(self.tools.metrics, folder / run_dir.LOSS_CURVE)
-        self.tools.poll()
-        text = write_sample(
-            nnx.merge(self.program.graphdef, self.state.params), self.data.tokens.tokenizer, self.config
-        )
         write_whole(folder / run_dir.SAMPLE, text + "\n")
         write_whole(folder / run_dir.SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.tools.display.say(f"--- sample\n{text}\n---")

@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from matplotlib.figure import Figure
 
@@ -16,17 +16,21 @@ Row = dict[str, Any]
 class Metrics:
     """The rows of metrics.jsonl, in memory and on disk, where each arrives as it is added."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Open the file, and forget what comes after `step`, from which the run goes on."""
-        self.rows = [row for row in read_rows(path) if row["step"] <= step]
-        write_whole(path, "".join(map(_line, self.rows)))
-        self._file = path.open("a")
+    def __init__(self, path: Path | None, step: int) -> None:
+        """Open the file, and forget what comes after `step`, from which the run goes on; with None nothing is kept."""
+        self.rows: list[Row] = []
+        self._file: TextIO | None = None
+        if path is not None:
+            self.rows = [row for row in read_rows(path) if row["step"] <= step]
+            write_whole(path, "".join(map(_line, self.rows)))
+            self._file = path.open("a")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def add_update(self, step: int, loss: float, lr: float, tokens_per_second: float) -> None:
         """Add the row of the update that led to `step`."""
@@ -37,13 +41,15 @@ class Metrics:
         self._add({"step": step, **evaluation._asdict()})
 
     def _add(self, row: Row) -> None:
-        self.rows.append(row)
-        self._file.write(_line(row))
-        self._file.flush()
+        if self._file:
+            self.rows.append(row)
+            self._file.write(_line(row))
+            self._file.flush()
 
     def make_durable(self) -> None:
         """Wait until all rows are on the disk: a checkpoint must not get there before them."""
-        make_durable(self._file.fileno())
+        if self._file:
+            make_durable(self._file.fileno())
 
     def is_evaluated(self, step: int) -> bool:
         """Whether there is an evaluation at `step`."""

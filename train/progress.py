@@ -11,12 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 class Display:
     """Shows updates, and messages among them."""
 
-    def __init__(self, steps: int, every: int) -> None:
-        """Expect `steps` updates; where there is no terminal, show each `every`-th."""
+    def __init__(self, steps: int, every: int, quiet: bool = False) -> None:
+        """Expect `steps` updates; where there is no terminal, show each `every`-th; where `quiet`, nothing."""
         self.steps, self.every = steps, every
-        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
         self.live: Progress | None = None
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
+        if not quiet and self.console.is_terminal and not self.console.is_dumb_terminal:
             line = TextColumn("{task.description}", markup=False)
             self.live = Progress(BarColumn(bar_width=20), line, console=self.console)
             self.task = self.live.add_task("compiling", total=steps)

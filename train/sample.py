@@ -1,7 +1,8 @@
 """A sample of what a model writes."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from tokenizers import Tokenizer
 
 from models import Llama
@@ -13,7 +14,7 @@ TEMPERATURE, TOP_K = 0.8, 50  # a little sharper than the model, and without its
 
 
 def write_sample(model: Llama, tokenizer: Tokenizer, config: Pretrain) -> str:
-    """Return the prompt and what the model goes on with."""
+    """Return the prompt and what the model goes on with; all processes have to ask."""
     prompt, length = config.report.sample_prompt, config.report.sample_tokens
     if not length:
         return prompt
@@ -21,12 +22,13 @@ def write_sample(model: Llama, tokenizer: Tokenizer, config: Pretrain) -> str:
     begun = [tokenizer.token_to_id(END_OF_TEXT), *tokenizer.encode(prompt).ids]
     tokens = generate(
         model,
-        jnp.asarray([begun], jnp.int32),
+        np.asarray([begun], np.int32),
         length,
         jax.random.key(config.data.seed),
         window=config.data.seq_len,
         temperature=TEMPERATURE,
         top_k=TOP_K,
     )
-    text: str = tokenizer.decode(tokens[0, 1:].tolist(), skip_special_tokens=False)
+    (row,) = multihost_utils.process_allgather(tokens, tiled=True)
+    text: str = tokenizer.decode(row[1:].tolist(), skip_special_tokens=False)
     return text

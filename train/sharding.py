@@ -5,10 +5,13 @@ matrix along the hidden dimension; `tensor` shards heads, intermediate features 
 parameter means is said by `LOGICAL`, where it lies by `RULES`; the optimizer's state follows from that.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -37,6 +40,11 @@ def make_mesh(given: str, batch_size: int) -> Mesh:
 
     All axes are Auto: JAX decides what is sent where, from where parameters and batches lie.
     """
+    if not given and jax.process_count() > 1:
+        raise UserError(
+            f"--distributed has {jax.device_count()} devices in {jax.process_count()} processes, and --mesh does not "
+            "say what they are for: give it, as fsdp=-1."
+        )
     sizes = dict.fromkeys(AXES, 1) | _parsed(given)
     count = len(jax.devices()) if given else 1
     known = math.prod(size for size in sizes.values() if size != -1)
@@ -101,6 +109,17 @@ def _param_sharding(mesh: Mesh, path: Any, x: Any) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return where a batch (B, T + 1) lies."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.ndarray]) -> jax.Array:
+    """Return the batch of which each device asks for its `rows` [start, stop): a process reads those of its own."""
+    read = functools.cache(rows)  # devices that differ in `tensor` alone ask for the same
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(windows.shape[0])
+        return read(start, stop)
+
+    return jax.make_array_from_callback(windows.shape, windows.sharding, part)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
