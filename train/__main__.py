@@ -49,7 +49,7 @@ def run(config: Pretrain | Compare) -> None:
 
         compare(config)
     else:
-        from train.loop import pretrain
+        from train.pretrain import pretrain
         from train.processes import joined
 
         go_on = (

@@ -1,15 +1,14 @@
-"""The training loop: from a configuration to a finished run, through any number of interruptions.
+"""The training loop, from a state to a finished run.
 
 Before update t + 1 the state has seen t updates. What is due there (evaluate, save) follows from t
 alone, so a run that is resumed at t does from then on what an uninterrupted one does.
 """
 
-import contextlib
 import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grain
@@ -22,21 +21,19 @@ from models import count_parameters
 from train import run_dir
 from train.checkpoint import Checkpoints
 from train.config import DIVERGED, Pretrain, UserError
-from train.data import Tokens, held_out_batches, load_tokens, training_rows, training_windows
+from train.data import Tokens, training_rows
 from train.device import device_summary
 from train.evaluate import evaluate
-from train.files import locked, write_whole
+from train.files import write_whole
 from train.metrics import Metrics, plot
 from train.optimizer import state_bytes
-from train.processes import SharedStopSignals, everywhere, is_first, on_first
+from train.processes import on_first
 from train.program import make_program
 from train.progress import Display
 from train.sample import write_sample
-from train.sharding import make_mesh, param_shardings, place_batch, replicated
-from train.signals import Stopped, StopSignals
-from train.step import Params, Report, abstract_params, all_finite, token_losses
+from train.sharding import place_batch, replicated
+from train.step import Params, Report, all_finite, token_losses
 from train.tokenizer import token_bytes
-from train.validate import check
 
 
 class Diverged(UserError):
@@ -60,79 +57,6 @@ class Tools(NamedTuple):
     metrics: Metrics
     checkpoints: Checkpoints
     poll: Callable[[int], None]  # raises Stopped after a signal, in all processes at the same step
-
-
-def pretrain(config: Pretrain) -> None:
-    """Train as configured; return when finished, or when stopped by a signal and saved."""
-    check(config)
-    mesh = make_mesh(config.devices.mesh, config.data.batch_size)
-    param_shardings(mesh, abstract_params(config.model.build()))  # for its errors, before anything is written
-    folder = config.run_dir
-    if config.resume and on_first(lambda: run_dir.is_finished(folder)):
-        if is_first():
-            print(f"the run in {folder} is finished: see {folder / run_dir.SUMMARY}")
-        return
-    if not config.resume:
-        on_first(lambda: run_dir.refuse_used(folder))
-    data = _load(config, run_dir.stored(folder).fingerprint if config.resume else None)
-    with contextlib.ExitStack() as held:
-        on_first(lambda: _open(config, data.tokens.fingerprint, held))
-        _train(config, mesh, data)
-
-
-def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> None:
-    """Hold the folder of the run, and write or check what it is."""
-    folder = config.run_dir
-    held.enter_context(locked(folder, f"another process is training in --run-dir {folder}: wait for its end."))
-    if config.resume:
-        run_dir.tell_new_versions(folder)
-    else:
-        run_dir.refuse_used(folder)
-        run_dir.store(config, fingerprint)
-
-
-def _load(config: Pretrain, fingerprint: str | None) -> Data:
-    load = functools.partial(load_tokens, config.data, config.model.vocab_size)
-    if jax.process_count() > 1:
-        # Process 0 prepares the text; on machines that share no cache the others do too, and have to find the same.
-        wanted = fingerprint
-        fingerprint = on_first(lambda: load(wanted).fingerprint)
-    return everywhere(lambda: _datasets(config, load(fingerprint)))
-
-
-def _datasets(config: Pretrain, tokens: Tokens) -> Data:
-    held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
-    return Data(tokens, training_windows(tokens.train, config.data), held_out)
-
-
-@contextlib.contextmanager
-def _polling() -> Iterator[Callable[[int], None]]:
-    """While entered, signals are left to the function that this gives."""
-    if jax.process_count() > 1:
-        with SharedStopSignals() as shared:
-            yield shared.poll
-    else:
-        with StopSignals() as signals:
-            yield lambda _: signals.poll()
-
-
-def _train(config: Pretrain, mesh: Mesh, data: Data) -> None:
-    metrics_file = config.run_dir / run_dir.METRICS if is_first() else None
-    with (
-        _polling() as poll,
-        Display(config.schedule.steps, config.report.log_every, quiet=not is_first()) as display,
-        Checkpoints(config.run_dir / run_dir.CHECKPOINTS) as checkpoints,
-        Metrics(metrics_file, checkpoints.latest or 0) as metrics,
-    ):
-        trainer = Trainer(config, mesh, data, Tools(display, metrics, checkpoints, poll))
-        try:
-            trainer.train()
-        except Stopped as signal:
-            trainer.save()
-            display.say(
-                f"{signal}: saved after step {trainer.step}; to go on: "
-                f"python -m train pretrain --run-dir {config.run_dir} --resume"
-            )
 
 
 class Trainer:

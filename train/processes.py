@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -65,6 +65,8 @@ def _refuse_alone(config: ProcessFlags) -> None:
 
 
 def _initialize(config: ProcessFlags) -> None:
+    if config.heartbeat_timeout < 1:
+        raise UserError(f"--heartbeat-timeout {config.heartbeat_timeout} must be at least 1.")
     try:
         jax.distributed.initialize(
             config.coordinator_address,
@@ -152,6 +154,18 @@ def everywhere(work: Callable[[], Result]) -> Result:
         if told:
             raise UserError(f"process {process} of {jax.process_count()}: {told}")
     return results[0]
+
+
+def refuse_different(settings: dict[str, Any]) -> None:
+    """Refuse processes that were not started alike."""
+    first, *others = map(json.loads, told_by_all(json.dumps(settings))) if jax.process_count() > 1 else (settings,)
+    for process, theirs in enumerate(others, 1):
+        for name in first:
+            if theirs[name] != first[name]:
+                raise UserError(
+                    f"process {process} was given --{name.replace('_', '-')} {theirs[name]}, and process 0 "
+                    f"{first[name]}: give all processes the same flags but --process-id."
+                )
 
 
 def told_by_all(text: str) -> list[str]:

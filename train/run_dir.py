@@ -9,6 +9,7 @@ loss.png, sample.txt, summary.json    the results; the summary comes last, so it
 import importlib.metadata
 import json
 import platform
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from train.files import write_whole
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 LOSS_CURVE, SAMPLE, SUMMARY = "loss.png", "sample.txt", "summary.json"
+SHARED_AFTER = 90  # seconds; network file systems keep what they have seen of a folder for up to a minute
 PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 
 
@@ -51,6 +53,18 @@ def stored(run_dir: Path) -> Stored:
             f"--run-dir {run_dir} holds no run to resume: check the folder, or leave --resume out to start one."
         ) from None
     return Stored(from_flags(content["config"], run_dir), content["data_fingerprint"], content["versions"])
+
+
+def wait_for(config: Pretrain) -> None:
+    """Wait until config.json, which another process has written, is seen here too."""
+    for _ in range(SHARED_AFTER):
+        if (config.run_dir / CONFIG).exists():
+            return
+        time.sleep(1)
+    raise UserError(
+        f"--run-dir {config.run_dir} is not the folder of that name that process 0 has written to: give one on a file "
+        "system that all processes share."
+    )
 
 
 def versions() -> dict[str, str]:

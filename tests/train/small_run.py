@@ -1,8 +1,10 @@
 """A run that takes seconds, and how the tests start it."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +66,41 @@ class Launcher:
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
         return output
+
+    def job(self, arguments: list[str], processes: int, devices: int, logs: Path) -> "Job":
+        """Start several processes as one run, each with so many devices and a log of its own."""
+        where = ["--distributed", "--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", processes]
+        started = []
+        for number in range(processes):
+            words = [*arguments, *map(str, where), "--process-id", str(number)]
+            with open(logs / f"{number}.log", "w") as log:
+                started.append(self.start(words, devices, stdout=log))
+        return Job(started, [logs / f"{number}.log" for number in range(processes)])
+
+
+class Job:
+    """The processes of a run under way."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[str]], logs: Sequence[Path]) -> None:
+        self.processes, self.logs = processes, logs
+
+    def wait(self, timeout: float) -> list[int]:
+        """Return how the processes ended, which they have to in so many seconds."""
+        try:
+            return [process.wait(timeout) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    @property
+    def output(self) -> list[str]:
+        """What each has said."""
+        return [log.read_text() for log in self.logs]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

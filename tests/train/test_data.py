@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 from train import data
 from train.config import DataFlags, UserError
 from train.corpus import documents, split
-from train.data import Windows, held_out_batches, load_tokens, training_batches
+from train.data import Windows, held_out_batches, load_tokens, training_rows, training_windows
 from train.tokenizer import END_OF_TEXT
 
 VOCABULARY = 300
@@ -37,31 +38,44 @@ def write(folder: Path, **texts: str) -> str:
     return f"files:{folder}/*.txt"
 
 
+def training_batches(config: DataFlags) -> Callable[[int], np.ndarray]:
+    """The batch of each step."""
+    windows = training_windows(TOKENS, config)
+    return lambda step: training_rows(windows, step, config.batch_size)(0, config.batch_size)
+
+
 # Batches
 
 
 def test_a_batch_follows_from_the_seed_and_the_step() -> None:
     steps = list(range(70))  # more than two epochs
-    in_order = [training_batches(TOKENS, FLAGS)[step] for step in steps]
-    one_dataset = training_batches(TOKENS, FLAGS)
+    in_order = [training_batches(FLAGS)(step) for step in steps]
+    batch = training_batches(FLAGS)
     random.Random(0).shuffle(steps)
     for step in [*steps, *steps]:
-        np.testing.assert_array_equal(one_dataset[step], in_order[step])
+        np.testing.assert_array_equal(batch(step), in_order[step])
     assert in_order[0].shape == (3, 11)
     assert in_order[0].dtype == np.int32
 
 
 def test_seeds_and_steps_give_other_batches() -> None:
-    batches = [training_batches(TOKENS, changed(seed=seed))[step].tobytes() for seed in (0, 1, 2) for step in range(50)]
+    batches = [training_batches(changed(seed=seed))(step).tobytes() for seed in (0, 1, 2) for step in range(50)]
     assert len(set(batches)) == len(batches)
+
+
+def test_rows_of_a_batch_are_those_of_the_whole() -> None:
+    windows = training_windows(TOKENS, FLAGS)
+    rows = training_rows(windows, 40, 3)
+    assert windows.batch(3)[40].tobytes() == rows(0, 3).tobytes()
+    assert rows(0, 3).tobytes() == rows(0, 1).tobytes() + rows(1, 3).tobytes()
 
 
 def test_every_window_comes_once_per_epoch_in_a_new_order() -> None:
     windows = (len(TOKENS) - 1) // 10
     assert windows % 3 == 0
-    dataset = training_batches(TOKENS, FLAGS)
+    batch = training_batches(FLAGS)
     epochs = [
-        np.concatenate([dataset[epoch * windows // 3 + step] for step in range(windows // 3)]) for epoch in range(3)
+        np.concatenate([batch(epoch * windows // 3 + step) for step in range(windows // 3)]) for epoch in range(3)
     ]
     firsts = [epoch[:, 0].tolist() for epoch in epochs]
     for first in firsts:
@@ -88,10 +102,10 @@ def test_held_out_batches_are_the_same_for_every_seed_and_never_repeat() -> None
 
 
 def test_too_little_text_for_a_window_is_an_error() -> None:
-    for make in (training_batches, lambda *given: held_out_batches(*given, 1)):
+    for make in (training_windows, lambda *given: held_out_batches(*given, 1)):
         with pytest.raises(UserError, match=r"has 10 tokens, and a window takes 11.*--seq-len"):
             make(TOKENS[:10], FLAGS)
-        assert make(TOKENS[:11], FLAGS)[0].shape[1] == 11
+        assert make(TOKENS[:11], FLAGS)[0].shape[-1] == 11
 
 
 # Documents

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.config import GROUPS, Pretrain, UserError, flags, from_flags
+from train.config import GROUPS, Pretrain, ProcessFlags, UserError, flags, from_flags
 from train.methods import OptimizerName
 from train.validate import refuse_conflicts
 
@@ -127,7 +127,7 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         main(["pretrain", "--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    for name in (*OTHER, "run_dir", "resume"):
+    for name in (*OTHER, "run_dir", "resume", *vars(ProcessFlags())):
         assert flag(name) in shown
     assert all(name.value in shown for name in OptimizerName)
     assert "--data." not in shown
@@ -156,6 +156,7 @@ MISTAKES = [
     ("--data files:/nonexistent/*.txt", "--data files:/nonexistent/*.txt matches no file"),
     ("--data-megabytes 0.000001", "gives no text within --data-megabytes 1e-06"),
     ("--data-megabytes 0.05 --seq-len 99999", "give more text or a smaller --seq-len"),
+    ("--num-processes 2", "--num-processes is for one process of several: add --distributed, or leave it out"),
     ("--resume", "holds no run to resume: check the folder, or leave --resume out"),
 ]
 
@@ -200,7 +201,16 @@ def test_a_folder_that_cannot_be_is_told(name: str, tmp_path: Path, capsys: pyte
 
 def test_the_groups_are_the_fields_of_a_configuration() -> None:
     fields = [field.name for field in dataclasses.fields(Pretrain)]
-    assert fields == ["run_dir", "resume", *GROUPS]
+    assert fields == ["run_dir", "resume", "processes", *GROUPS]
+
+
+def test_the_processes_are_not_remembered() -> None:
+    words = "--distributed --coordinator-address node1:1234 --num-processes 8 --process-id 3 --heartbeat-timeout 9"
+    config = parse(command(*words.split()))
+    assert config.processes == ProcessFlags(
+        distributed=True, coordinator_address="node1:1234", num_processes=8, process_id=3, heartbeat_timeout=9
+    )
+    assert not set(vars(config.processes)) & set(flags(config))
 
 
 def test_a_run_from_before_a_flag_existed() -> None:

@@ -1,0 +1,175 @@
+"""Several processes on one machine as one run: they meet, agree, lose one, stop together, and go on as others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from small_run import ROOT, Job, Launcher, free_port
+
+from train import sharding
+from train.config import ProcessFlags, UserError
+from train.processes import joined
+
+LOST_AFTER = 10  # seconds without a sign of life
+MISSED = "did not come to its end: it failed, was killed, or missed another process"
+BATCH = {"batch_size": 8, "steps": 20}
+
+
+class Shape(NamedTuple):
+    """The processes of a run."""
+
+    processes: int
+    devices: int  # of each
+    mesh: str
+
+
+# (what is begun, the process that is killed, what goes on)
+SHORT = (Shape(2, 1, "fsdp=2"), 1, Shape(1, 2, "data=2"))
+LONG = [
+    (Shape(2, 2, "data=2,fsdp=2"), 1, Shape(4, 1, "fsdp=2,tensor=2")),
+    (Shape(4, 2, "data=2,fsdp=2,tensor=2"), 0, Shape(2, 2, "fsdp=4")),
+    (Shape(4, 1, "fsdp=4"), 3, Shape(2, 4, "data=4,fsdp=2")),
+]
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
+
+
+def wait_for_step(job: Job, run_dir: Path, step: int) -> None:
+    """Return when a checkpoint of `step` is there and the run is beyond it."""
+    while not ((run_dir / "checkpoints" / str(step)).exists() and max(losses(run_dir), default=0) > step):
+        assert all(process.poll() is None for process in job.processes), job.output
+        time.sleep(2e-3)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("begun", "victim", "goes_on"),
+    [
+        pytest.param(*SHORT, id="short"),
+        *(pytest.param(*case, id=f"long{i}", marks=pytest.mark.long) for i, case in enumerate(LONG)),
+    ],
+)
+def test_a_lost_process_ends_the_job_and_others_go_on(
+    begun: Shape, victim: int, goes_on: Shape, launcher: Launcher, tmp_path: Path
+) -> None:
+    """One is killed, and the others end; another number of processes on another mesh goes on until one of them gets
+    SIGTERM, which stops all at one step; one process alone comes to the end. The losses are those of one device.
+    """
+    one, run_dir = tmp_path / "one", tmp_path / "run"
+    launcher.finish(launcher.arguments(one, **BATCH))
+    expected = losses(one)
+    assert list(expected) == list(range(1, 21))
+
+    fresh = launcher.arguments(run_dir, **BATCH, mesh=begun.mesh)
+    lost = ["--heartbeat-timeout", str(LOST_AFTER)]
+    job = launcher.job([*fresh, *lost], begun.processes, begun.devices, tmp_path)
+    wait_for_step(job, run_dir, 5)
+    job.processes[victim].kill()
+    killed = time.monotonic()
+    statuses = job.wait(4 * LOST_AFTER)
+    assert time.monotonic() - killed < 3 * LOST_AFTER
+    assert statuses.pop(victim) == -signal.SIGKILL
+    assert 0 not in statuses
+    while not all(MISSED in output and "with --resume" in output for output in job.output):
+        assert time.monotonic() - killed < 4 * LOST_AFTER, job.output  # the last words come after the end
+        time.sleep(0.1)
+    assert not (run_dir / "summary.json").exists()
+
+    resume = ["pretrain", "--run-dir", str(run_dir), "--resume"]
+    job = launcher.job([*resume, "--mesh", goes_on.mesh], goes_on.processes, goes_on.devices, tmp_path)
+    wait_for_step(job, run_dir, 10)
+    job.processes[-1].send_signal(signal.SIGTERM)
+    assert job.wait(120) == [0] * goes_on.processes, job.output
+    assert "saved after step" in job.output[0]
+    assert "saved after step" not in "".join(job.output[1:])
+    stopped_at = max(losses(run_dir))
+    assert (run_dir / "checkpoints" / str(stopped_at)).exists()
+    assert 10 < stopped_at < 20
+    launcher.finish([*resume, "--mesh", ""])
+    found = losses(run_dir)
+    assert list(found) == list(expected)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+# --- how they agree ---------------------------------------------------------------------------------------------------
+
+
+def slurm(number: int, port: int) -> dict[str, str]:
+    """What SLURM tells one of two processes on this machine; the port would be made of the number of the job."""
+    names = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID", "STEP_NUM_NODES")
+    values = (17, "localhost", 2, number, number, 1)
+    told = {f"SLURM_{name}": str(value) for name, value in zip(names, values, strict=True)}
+    return told | {"JAX_COORDINATOR_PORT": str(port)}
+
+
+def test_two_processes_agree() -> None:
+    """The script beside this file, in two processes that find each other as under SLURM."""
+    port = free_port()
+    script = str(Path(__file__).parent / "two_processes.py")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script],
+            env=environment | slurm(number, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert "all agreed" in output
+        assert MISSED not in output
+
+
+def test_an_error_in_one_process_is_told_by_all(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    job = launcher.job(launcher.arguments(tmp_path / "run", mesh="data=2"), 2, 1, tmp_path)
+    assert job.wait(120) == [2, 2], job.output
+    for output in job.output:
+        assert "error: process 0 of 2: --run-dir" in output
+        assert "already holds a run" in output
+        assert MISSED not in output
+
+
+def test_nobody_to_join(launcher: Launcher, tmp_path: Path) -> None:
+    process = launcher.start(["pretrain", "--run-dir", str(tmp_path / "run"), "--distributed"])
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "--distributed found no other processes" in output
+    assert "--coordinator-address HOST:PORT" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (ProcessFlags(num_processes=2), "--num-processes is for one process of several: add --distributed"),
+        (ProcessFlags(process_id=0), "--process-id is for one process of several: add --distributed"),
+        (ProcessFlags(distributed=True, heartbeat_timeout=0), "--heartbeat-timeout 0 must be at least 1"),
+    ],
+)
+def test_mistakes(flags: ProcessFlags, told: str) -> None:
+    with pytest.raises(UserError, match=told), joined(flags, ""):
+        raise AssertionError
+
+
+def test_several_processes_need_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding.jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=f"--distributed has {jax.device_count()} devices in 2 processes, and --mesh"):
+        sharding.make_mesh("", 8)

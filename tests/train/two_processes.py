@@ -1,0 +1,68 @@
+"""One of two processes with four devices each: what they must agree on. `test_processes` starts both."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from train.config import DataFlags, ProcessFlags, UserError
+from train.data import training_rows, training_windows
+from train.processes import everywhere, is_first, joined, on_first, refuse_different, told_by_all
+from train.sharding import AXES, batch_sharding, place_batch
+
+TOKENS = np.arange(1000, dtype=np.uint16)
+CONFIG = DataFlags(batch_size=8, seq_len=4, seed=3)
+
+
+def fail(where: int) -> None:
+    if jax.process_index() == where:
+        raise UserError(f"no text here, in {where}")
+
+
+def what_is_said() -> None:
+    """Texts of any length arrive as they were said, and errors everywhere."""
+    here = jax.process_index()
+    assert told_by_all("é" * (1 + 2 * here)) == ["é", "ééé"]
+    assert told_by_all("") == ["", ""]
+    assert on_first(lambda: {"from": jax.process_index()}) == {"from": 0}
+    assert everywhere(lambda: here) == here
+    assert is_first() == (here == 0)
+    for where in range(2):
+        with pytest.raises(UserError, match=f"process {where} of 2: no text here, in {where}"):
+            everywhere(lambda where=where: fail(where))
+    with pytest.raises(UserError, match="process 0 of 2: no text here, in 0"):
+        on_first(lambda: fail(0))
+    refuse_different({"seed": 1})
+    with pytest.raises(UserError, match="process 1 was given --log-every 4, and process 0 3: give all"):
+        refuse_different({"seed": 1, "log_every": 3 + here})
+
+
+def what_is_read(shape: tuple[int, int, int]) -> None:
+    """Each process reads just the rows of its devices, each row once, and together they have the whole batch."""
+    mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    like = jax.ShapeDtypeStruct((8, 5), np.int32, sharding=batch_sharding(mesh))
+    windows, step = training_windows(TOKENS, CONFIG), 11
+    read = list[int]()
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        read.extend(range(start, stop))
+        return training_rows(windows, step, 8)(start, stop)
+
+    batch = place_batch(like, rows)
+    whole = windows.batch(8)[step]
+    own = {row for shard in batch.addressable_shards for row in range(*shard.index[0].indices(8))}
+    assert sorted(read) == sorted(own)
+    assert len(own) == (8 if shape[2] == 8 else 4)
+    for shard in batch.addressable_shards:
+        np.testing.assert_array_equal(shard.data, whole[shard.index])
+    gathered = jax.jit(lambda x: x, out_shardings=jax.sharding.NamedSharding(mesh, jax.P()))(batch)
+    np.testing.assert_array_equal(gathered, whole)
+
+
+if __name__ == "__main__":
+    with joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Go on."):
+        assert (jax.process_count(), jax.device_count()) == (2, 8)
+        what_is_said()
+        for mesh_shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)):
+            what_is_read(mesh_shape)
+        print("all agreed")

@@ -1,0 +1,97 @@
+"""A run from its configuration to its end, through any number of interruptions, in one process or several."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from train import run_dir
+from train.checkpoint import Checkpoints
+from train.config import Pretrain, flags
+from train.data import Tokens, held_out_batches, load_tokens, training_windows
+from train.files import locked
+from train.loop import Data, Tools, Trainer
+from train.metrics import Metrics
+from train.processes import SharedStopSignals, everywhere, is_first, on_first, refuse_different
+from train.progress import Display
+from train.sharding import make_mesh, param_shardings
+from train.signals import Stopped, StopSignals
+from train.step import abstract_params
+from train.validate import check
+
+
+def pretrain(config: Pretrain) -> None:
+    """Train as configured; return when finished, or when stopped by a signal and saved."""
+    check(config)
+    refuse_different(flags(config) | {"resume": config.resume, "cache_dir": None})  # a cache may be a machine's own
+    mesh = make_mesh(config.devices.mesh, config.data.batch_size)
+    param_shardings(mesh, abstract_params(config.model.build()))  # for its errors, before anything is written
+    folder = config.run_dir
+    if config.resume and on_first(lambda: run_dir.is_finished(folder)):
+        if is_first():
+            print(f"the run in {folder} is finished: see {folder / run_dir.SUMMARY}")
+        return
+    if not config.resume:
+        on_first(lambda: run_dir.refuse_used(folder))
+    data = _load(config, run_dir.stored(folder).fingerprint if config.resume else None)
+    with contextlib.ExitStack() as held:
+        on_first(lambda: _open(config, data.tokens.fingerprint, held))
+        everywhere(lambda: run_dir.wait_for(config))
+        _train(config, mesh, data)
+
+
+def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> None:
+    """Hold the folder of the run, and write or check what it is."""
+    folder = config.run_dir
+    held.enter_context(locked(folder, f"another process is training in --run-dir {folder}: wait for its end."))
+    if config.resume:
+        run_dir.tell_new_versions(folder)
+    else:
+        run_dir.refuse_used(folder)
+        run_dir.store(config, fingerprint)
+
+
+def _load(config: Pretrain, fingerprint: str | None) -> Data:
+    load = functools.partial(load_tokens, config.data, config.model.vocab_size)
+    if jax.process_count() == 1:
+        return _datasets(config, load(fingerprint))
+    # Process 0 prepares the text; on machines that share no cache the others do too, and have to find the same.
+    found = on_first(lambda: load(fingerprint).fingerprint)
+    return everywhere(lambda: _datasets(config, load(found)))
+
+
+def _datasets(config: Pretrain, tokens: Tokens) -> Data:
+    held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
+    return Data(tokens, training_windows(tokens.train, config.data), held_out)
+
+
+@contextlib.contextmanager
+def _polling() -> Iterator[Callable[[int], None]]:
+    """While entered, signals are left to the function that this gives."""
+    if jax.process_count() > 1:
+        with SharedStopSignals() as shared:
+            yield shared.poll
+    else:
+        with StopSignals() as signals:
+            yield lambda _: signals.poll()
+
+
+def _train(config: Pretrain, mesh: Mesh, data: Data) -> None:
+    metrics_file = config.run_dir / run_dir.METRICS if is_first() else None
+    with (
+        _polling() as poll,
+        Display(config.schedule.steps, config.report.log_every, quiet=not is_first()) as display,
+        Checkpoints(config.run_dir / run_dir.CHECKPOINTS) as checkpoints,
+        Metrics(metrics_file, checkpoints.latest or 0) as metrics,
+    ):
+        trainer = Trainer(config, mesh, data, Tools(display, metrics, checkpoints, poll))
+        try:
+            trainer.train()
+        except Stopped as signal:
+            trainer.save()
+            display.say(
+                f"{signal}: saved after step {trainer.step}; to go on: "
+                f"python -m train pretrain --run-dir {config.run_dir} --resume"
+            )
