@@ -1,6 +1,5 @@
 """Several processes on one machine as one run: they meet, agree, lose one, stop together, and go on as others."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from small_run import ROOT, Job, Launcher, free_port
+from small_run import ROOT, SAME_LOSS, STEADY, Job, Launcher, free_port, losses
 
 from train import sharding
 from train.config import ProcessFlags, UserError
@@ -20,7 +19,6 @@ from train.processes import joined
 
 LOST_AFTER = 10  # seconds without a sign of life
 MISSED = "did not come to its end: it failed, was killed, or missed another process"
-BATCH = {"batch_size": 8, "steps": 20}
 
 
 class Shape(NamedTuple):
@@ -38,12 +36,6 @@ LONG = [
     (Shape(4, 2, "data=2,fsdp=2,tensor=2"), 0, Shape(2, 2, "fsdp=4")),
     (Shape(4, 1, "fsdp=4"), 3, Shape(2, 4, "data=4,fsdp=2")),
 ]
-
-
-def losses(run_dir: Path) -> dict[int, float]:
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
 
 
 def wait_for_step(job: Job, run_dir: Path, step: int) -> None:
@@ -68,11 +60,11 @@ def test_a_lost_process_ends_the_job_and_others_go_on(
     SIGTERM, which stops all at one step; one process alone comes to the end. The losses are those of one device.
     """
     one, run_dir = tmp_path / "one", tmp_path / "run"
-    launcher.finish(launcher.arguments(one, **BATCH))
+    launcher.finish(launcher.arguments(one, **STEADY))
     expected = losses(one)
     assert list(expected) == list(range(1, 21))
 
-    fresh = launcher.arguments(run_dir, **BATCH, mesh=begun.mesh)
+    fresh = launcher.arguments(run_dir, **STEADY, mesh=begun.mesh)
     lost = ["--heartbeat-timeout", str(LOST_AFTER)]
     job = launcher.job([*fresh, *lost], begun.processes, begun.devices, tmp_path)
     wait_for_step(job, run_dir, 5)
@@ -100,7 +92,7 @@ def test_a_lost_process_ends_the_job_and_others_go_on(
     launcher.finish([*resume, "--mesh", ""])
     found = losses(run_dir)
     assert list(found) == list(expected)
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=SAME_LOSS)
 
 
 # --- how they agree ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """A run on a mesh: what --mesh may say, where parameters lie, and that eight devices train as one does."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,17 +7,17 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
-from small_run import Launcher
+from small_run import SAME_LOSS, STEADY, Launcher, losses
 
 from models import CONFIGS
 from train import sharding
 from train.config import UserError
-from train.run_dir import CHECKPOINTS, METRICS, SUMMARY
+from train.run_dir import CHECKPOINTS, SUMMARY
 from train.sharding import AXES, make_mesh, param_shardings
 from train.step import abstract_params
 
 TINY = CONFIGS["tiny"]
-STEPS = 20
+STEPS = STEADY["steps"]
 
 
 @pytest.mark.parametrize(
@@ -67,26 +66,21 @@ def test_a_mesh_that_does_not_divide_the_model() -> None:
         param_shardings(mesh, abstract_params(TINY))
 
 
-def losses(run_dir: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["grassjump", "grasswalk", "adamw"])
 def test_eight_devices_train_as_one(launcher: Launcher, tmp_path: Path, optimizer: str) -> None:
     """The losses of 20 steps over five subspaces; and again from the middle, on another mesh of other devices."""
-    flags = {"steps": STEPS, "save_every": 10, "batch_size": 8, "eval_every": 0, "optimizer": optimizer}
+    flags = STEADY | {"save_every": 10, "eval_every": 0, "optimizer": optimizer}
     one, eight = tmp_path / "one", tmp_path / "eight"
     launcher.finish(launcher.arguments(one, **flags))
     launcher.finish(launcher.arguments(eight, mesh="data=2,fsdp=2,tensor=-1", **flags), devices=8)
     expected = losses(one)
     assert list(expected) == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(list(losses(eight).values()), list(expected.values()), rtol=1e-4)
+    np.testing.assert_allclose(list(losses(eight).values()), list(expected.values()), rtol=SAME_LOSS)
 
     (eight / SUMMARY).unlink()
     shutil.rmtree(eight / CHECKPOINTS / str(STEPS))
     launcher.finish(["pretrain", "--run-dir", str(eight), "--resume", "--mesh", "fsdp=4"], devices=4)
     again = losses(eight)
     assert list(again) == list(expected)
-    np.testing.assert_allclose(list(again.values()), list(expected.values()), rtol=1e-4)
+    np.testing.assert_allclose(list(again.values()), list(expected.values()), rtol=SAME_LOSS)
