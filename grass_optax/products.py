@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from grass_optax.auto_axes import whole_along
 from grass_optax.grassmann import transpose, wide
 
 
 def project(basis: jax.Array, grad: jax.Array) -> jax.Array:
     """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
     dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
-    left, right = _transposed(basis).astype(dtype), grad.astype(dtype)
+    left, right = whole_along(_transposed(basis).astype(dtype), (-2,), grad), grad.astype(dtype)
     return jnp.matmul(left, right, preferred_element_type=wide(dtype))
 
 
