@@ -55,15 +55,21 @@ def run_laws(*arguments):
     assert " passed" in process.stdout
 
 
-@pytest.mark.parametrize("part", ["every_method", "not every_method"])
+# Apart, also because a process may have 65530 memory mappings, and each program that is compiled takes some hundreds.
+PARTS = {"default": ("every_method", "not every_method"),
+         "long": ("every_method", "along_the_rank", "not every_method and not along_the_rank")}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS["default"])
 def test_laws_on_eight_devices(part):
     run_laws("-k", part)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_all_laws_on_eight_devices():
-    run_laws("-m", "long")
+@pytest.mark.parametrize("part", PARTS["long"])
+def test_all_laws_on_eight_devices(part):
+    run_laws("-m", "long", "-k", part)
 
 
 def test_the_example_of_the_documentation():
