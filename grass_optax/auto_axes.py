@@ -26,8 +26,8 @@ def with_auto_axes(f: Callable[..., Any], like: Any) -> Callable[..., Any]:
 def whole_along(x: jax.Array, axes: tuple[int, ...], like: Any) -> jax.Array:
     """x, which on the mesh of `like` is not sharded along some axes (-1 is the last); of others the compiler decides.
 
-    Where moments are sharded along r, the compiler would like to shard what they meet along r as well: a basis that is
-    drawn in the step, which no input fixes, and with it all of the gradient gathered. Without a mesh it is x itself.
+    Where moments are sharded along r, the compiler shards along r what is multiplied for them: a basis that is drawn in
+    the step, whose sharding no input fixes, and gathers the gradient for it. Without a mesh of Auto axes it is x.
     """
     mesh = jax.typeof(like).sharding.mesh
     if mesh.empty or mesh.size == 1 or set(mesh.axis_types) != {AxisType.Auto}:

@@ -17,8 +17,8 @@ from grass_optax.grassmann import transpose, wide
 def project(basis: jax.Array, grad: jax.Array) -> jax.Array:
     """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
     dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
-    left, right = whole_along(_transposed(basis).astype(dtype), (-2,), grad), grad.astype(dtype)
-    return jnp.matmul(left, right, preferred_element_type=wide(dtype))
+    left, right = _transposed(basis).astype(dtype), grad.astype(dtype)
+    return whole_along(jnp.matmul(left, right, preferred_element_type=wide(dtype)), (-2,), grad)
 
 
 def _transposed(basis: jax.Array) -> jax.Array:

@@ -221,6 +221,23 @@ def test_moments_that_are_sharded_along_the_rank(name, options, mesh):
         assert_near(run.states[-1], states[-1])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("apollo", {}), *(pytest.param(*x, marks=pytest.mark.long) for x in (
+        ("frugal", {}), ("grassjump", {"store_basis": False}), ("grassjump", {})))],
+)  # fmt: skip
+def test_moments_along_the_rank_at_the_size_of_a_model(name, options):
+    """What the compiler gathers depends on shapes: compiled alone, n of the 1b LLaMA and an m near its, a stack of one,
+    for which it gathered the gradient when it was told about S^T in place of S^T G."""
+    shape, rank, mesh = (1, 1944, 5461), 512, mesh_of("8")
+    tx, params = transformation(name, frozen(options), rank), {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    shardings = {"w": NamedSharding(mesh, P(None, "fsdp"))}
+    given, state = (abstract(x, s) for x, s in (
+        (params, shardings), (jax.eval_shape(tx.init, params), state_shardings(tx, params, shardings))))  # fmt: skip
+    update = jax.jit(tx.update, out_shardings=(shardings, None)).lower(given, state, given)
+    assert_small_collectives(update.compile().as_text(), {"w": shape}, name in READ_THE_GRADIENT, rank)
+
+
 @pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])
 def test_alike_leaves_that_are_sharded_apart(name):
     """Leaves of a shape are not joined on a mesh: what is joined has one sharding, and one of the two was gathered."""
