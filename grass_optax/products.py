@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from grass_optax.auto_axes import whole_along
 from grass_optax.grassmann import transpose, wide
 
 
@@ -17,7 +18,7 @@ def project(basis: jax.Array, grad: jax.Array) -> jax.Array:
     """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
     dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
     left, right = _transposed(basis).astype(dtype), grad.astype(dtype)
-    return jnp.matmul(left, right, preferred_element_type=wide(dtype))
+    return whole_along(jnp.matmul(left, right, preferred_element_type=wide(dtype)), (-2,), grad)
 
 
 def _transposed(basis: jax.Array) -> jax.Array:

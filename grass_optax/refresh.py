@@ -19,6 +19,7 @@ import optax
 from jax import lax
 
 from grass_optax import grassmann
+from grass_optax.auto_axes import whole_along
 from grass_optax.grassmann import wide
 from grass_optax.groups import alike, is_mesh_free
 from grass_optax.layouts import leaf_path
@@ -72,7 +73,7 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
 
     def refresh(index: jax.Array, state: Moved) -> Moved:
         new, rule = _draw(schedule, schedule.rule, count, index, grads, state)
-        return Moved(new, _transported(schedule, state.inner, new, state.basis), rule)
+        return Moved(new, _transported(schedule, grads, state.inner, new, state.basis), rule)
 
     def initial(index: jax.Array, state: Moved) -> Moved:
         new, rule = _draw(schedule, schedule.initial, count, index, grads, state, first=True)
@@ -80,10 +81,8 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
 
     def drawn(index: jax.Array, state: Moved) -> Moved:
         new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
-        inner = lax.cond(
-            count == 0, lambda inner: inner, lambda inner: _transported(schedule, inner, new, state.basis), state.inner
-        )
-        return Moved(new, inner, state.rule)
+        moved = functools.partial(_transported, schedule, grads, new=new, old=state.basis)
+        return Moved(new, lax.cond(count == 0, lambda inner: inner, moved, state.inner), state.rule)
 
     def either(index: jax.Array, state: Moved) -> Moved:
         return lax.cond(count == 0, initial, refresh, index, state)
@@ -99,7 +98,7 @@ def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: A
 
     def refresh(index: jax.Array, inner: Any) -> Any:
         old, _ = _draw(schedule, schedule.rule, count, index - 1, grads, state)
-        return _transported(schedule, inner, new, old)
+        return _transported(schedule, grads, inner, new, old)
 
     due = (count % schedule.update_proj_gap == 0) & (count > 0)
     return Moved(new, _where_due(due, refresh, index, state.inner), state.rule)
@@ -135,9 +134,11 @@ def _in_place_jvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     return jax.jvp(conditional, primals, tangents)
 
 
-def _transported(schedule: Schedule, inner: Any, new: Any, old: Any) -> Any:
-    rotation = jax.tree.map(lambda a, b: grassmann.rotation(_widened(a), _widened(b)), new, old)
-    return schedule.transport(inner, rotation)
+def _transported(schedule: Schedule, grads: Any, inner: Any, new: Any, old: Any) -> Any:
+    def rotation(grad: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        return whole_along(grassmann.rotation(_widened(a), _widened(b)), (-2, -1), grad)
+
+    return schedule.transport(inner, jax.tree.map(rotation, grads, new, old))
 
 
 def _draw(

@@ -3,11 +3,12 @@
 A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis lies on a and whose n axis lies on
 b:
   basis and what a rule keeps  (..., m, r)  P(a, None)
-  moments                      (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n
+  moments                      (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n; of the others
+                                            those that divide r shard that, P(a, b)
   dense residuals              (..., m, n)  P(a, b)
   norms of matrices            (...)        replicated but for the batch axes, which everything keeps
-so that S^T G is a sum over a and scattered over n, and no (m, n) or (m, r) array is ever gathered. Which axis is m is
-read from `SplitState.layout`, since a transformation is opaque and a square leaf ambiguous. A side of several axes,
+so that S^T G is a sum over a and scattered over n or r, and no (m, n) or (m, r) array is ever gathered. Which axis is m
+is read from `SplitState.layout`, since a transformation is opaque and a square leaf ambiguous. A side of several axes,
 such as heads and head size, keeps the mesh axes of the first if no other is sharded: what a reshape can keep.
 
 Members: state_shardings.
@@ -49,14 +50,16 @@ class _Sides(NamedTuple):
     m: Names
     n: Names
     moments: Names  # of the n axis of moments
+    rest: Names  # what does not divide that: axes of m, for the r axis
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params, param_shardings: Any) -> Any:
     """A tree like `tx.init(params)` of the sharding of each array, for `out_shardings` and `device_put`.
 
-    For a split leaf P(a, b): the basis P(a, None), the moments P(None, b), or P(None, (b, a)) where a divides n too;
-    batch axes keep theirs; what is shaped like its parameter has its sharding, and what is not known is replicated. A
-    state that is made without this lies on one device, and one that an update has moved compiles it again.
+    For a split leaf P(a, b): the basis P(a, None), the moments P(None, (b, a)), or P(a, b) where a divides r and not n,
+    or P(None, b) where it divides neither; batch axes keep theirs; what is shaped like its parameter has its sharding,
+    and what is not known is replicated. A state that is made without this lies on one device, and one that an update
+    has moved compiles it again.
 
     Args:
       tx: any Optax transformation; of this library's it knows every state.
@@ -159,8 +162,10 @@ def _of_split(
     field, matrix = path[0].name, shape[len(layout.batch) :]
     if shape[: len(layout.batch)] != layout.batch:
         return None
-    m, n = (layout.m, sides.m), (layout.n, sides.moments)
-    expected: tuple[Any, ...] = {"basis": (m, None), "rule": (m, None), "inner": (None, n), "residual": (m, n)}[field]
+    m, n, r = (layout.m, sides.m), (layout.n, sides.moments), None
+    if field == "inner" and matrix[1:] == (layout.n,):  # r is 1 in the scales of 8-bit moments, which nothing divides
+        r = (matrix[0], _dividing(matrix[0], (), sides.rest, leaf.sharding.mesh.shape))
+    expected: tuple[Any, ...] = {"basis": (m, None), "rule": (m, None), "inner": (r, n), "residual": (m, n)}[field]
     if field in ("residual", "rule") and matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
@@ -172,12 +177,17 @@ def _of_split(
 def _sides(leaf: _Leaf, layout: MatrixLayout) -> _Sides:
     """Which mesh axes the canonical form of a leaf has."""
     m, n = (_merged([leaf.names[i] for i in axes]) for axes in (layout.m_axes, layout.n_axes))
-    moments = n
-    sizes = leaf.sharding.mesh.shape
-    for name in m:
-        if layout.n % math.prod(sizes[x] for x in (*moments, name)) == 0:
-            moments = (*moments, name)
-    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, moments)
+    moments = _dividing(layout.n, n, m, leaf.sharding.mesh.shape)
+    rest = tuple(name for name in m if name not in moments)
+    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, moments, rest)
+
+
+def _dividing(size: int, names: Names, more: Names, mesh: Mapping[str, int]) -> Names:
+    """The mesh axes `names` of an axis of this length, and those of `more` that divide it beside them."""
+    for name in more:
+        if size % math.prod(mesh[x] for x in (*names, name)) == 0:
+            names = (*names, name)
+    return names
 
 
 def _merged(names: list[Names]) -> Names:

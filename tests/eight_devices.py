@@ -29,6 +29,9 @@ RANK, GAP, STEPS = 3, 2, 5
 SHAPES = {"wide": (48, 80), "tall": (112, 64), "stack": (2, 72, 104), "bias": (104,)}
 LEAVES = tuple(SHAPES.items())
 TWINS = {"one": (48, 80), "two": (48, 80)}  # alike but for their sharding
+# n is a multiple of four and not of eight, so that some axes of m shard the r axis of moments: all eight devices on one
+# mesh, four beside two on n, two beside four on n. Batches of three, for two and four are shares of this rank.
+ODD_LEAVES, ODD_RANK = (("tall", (172, 48)), ("stack", (3, 56, 268))), 8
 # Rules that are an exact SVD by definition: a factorisation of a sharded matrix gathers it.
 FACTORISE = ("galore", "golore", "fira", "coap")
 RANDOMIZED = {"svd": "randomized"}
@@ -44,6 +47,7 @@ READ_THE_GRADIENT = {
 }  # fmt: skip
 # What the default suite compiles; the rest is marked long.
 SHORT = {"4x2": ("grassjump", "grasswalk", "apollo"), "8": ("grassjump",), "2x4": ("grassjump",)}
+SHORT_ODD = {"4x2": ("grassjump", "apollo"), "8": ("apollo",), "2x4": ()}
 
 
 class Run(NamedTuple):
@@ -75,10 +79,10 @@ def params_like(shapes):
 
 
 @functools.cache
-def transformation(name, options):
+def transformation(name, options, rank):
     # Its interval is the inverse of a step size, and a large step magnifies the rounding of sums.
     gap = 200 if name == "online_subspace_descent" else GAP
-    return make(name, RANK, gap, **dict(options))
+    return make(name, rank, gap, **dict(options))
 
 
 def abstract(tree, shardings):
@@ -86,8 +90,8 @@ def abstract(tree, shardings):
 
 
 @functools.cache
-def on_one_device(name, options, leaves=LEAVES):
-    tx, params = transformation(name, options), params_like(dict(leaves))
+def on_one_device(name, options, leaves=LEAVES, rank=RANK):
+    tx, params = transformation(name, options, rank), params_like(dict(leaves))
     state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
     updates, states = [], []
     for t in range(STEPS):
@@ -98,9 +102,9 @@ def on_one_device(name, options, leaves=LEAVES):
 
 
 @functools.cache
-def on_a_mesh(name, options, mesh_name, leaves=LEAVES, kind=AxisType.Auto):
+def on_a_mesh(name, options, mesh_name, leaves=LEAVES, kind=AxisType.Auto, rank=RANK):
     """Only the sharding of the updates is asked for: that of the state is what the compiler makes of its inputs'."""
-    tx, params, mesh = transformation(name, options), params_like(dict(leaves)), mesh_of(mesh_name, kind)
+    tx, params, mesh = transformation(name, options, rank), params_like(dict(leaves)), mesh_of(mesh_name, kind)
     shardings = {leaf: NamedSharding(mesh, specs(mesh)[leaf]) for leaf in params}
     expected = state_shardings(tx, params, shardings)
     given, first = abstract(params, shardings), jax.jit(tx.init)(params)
@@ -119,8 +123,8 @@ def frozen(options):
     return tuple(sorted(options.items()))
 
 
-def case(name, options, mesh):
-    options, is_long = frozen(options), bool(options) or name not in SHORT[mesh]
+def case(name, options, mesh, short=SHORT):
+    options, is_long = frozen(options), bool(options) or name not in short[mesh]
     label = "-".join([name, *(str(value) for _, value in options), mesh])
     return pytest.param(name, options, mesh, id=label, marks=[pytest.mark.long] if is_long else [])
 
@@ -140,34 +144,39 @@ def shares(size):
     return {size // k for k in (1, 2, 4, 8) if size % k == 0}
 
 
-def legal(leaves, reads_the_gradient):
+def legal(leaves, reads_the_gradient, rank):
     """Shapes, without ones and in any order of axes, that may be gathered, and that may be summed."""
-    gathered, summed = {(), (RANK,), (RANK, RANK)}, set()
+    ranks = shares(rank)
+    gathered, summed = {(), *((i,) for i in ranks), *((i, j) for i in ranks for j in ranks)}, set()
     for shape in leaves.values():
         if len(shape) < 2:
             gathered |= {(k,) for k in shares(shape[0])}
             continue
         m, n = sorted(shape[-2:])
-        gathered |= {x for k in shares(n) for x in ((k,), (RANK, k))}
-        summed |= {x for k in shares(m) for x in ((k,), *([(RANK, k)] if reads_the_gradient else []))}
-    with_batch = {tuple(sorted((*x, *batch))) for x in gathered for batch in ((), (2,))}
-    return with_batch, with_batch | {tuple(sorted((*x, *batch))) for x in summed for batch in ((), (2,))}
+        gathered |= {x for k in shares(n) for x in ((k,), *((i, k) for i in ranks))}
+        summed |= {x for k in shares(m) for x in ((k,), *([(rank, k)] if reads_the_gradient else []))}
+    batches = {shape[:-2] for shape in leaves.values()} | {()}
+
+    def with_batches(shapes):
+        return {tuple(sorted(k for k in (*x, *batch) if k > 1)) for x in shapes for batch in batches}
+
+    return with_batches(gathered), with_batches(gathered | summed)
 
 
-def assert_small_collectives(program, leaves, reads_the_gradient):
+def assert_small_collectives(program, leaves, reads_the_gradient, rank=RANK):
     """No array of an m axis is gathered or exchanged: only sums of r x r, r x n and vectors, and gathers of r x n.
 
     A rule that multiplies the gradient by something of the n side sums (m, r) over the shards of n beside.
     """
-    gathered, summed = legal(leaves, reads_the_gradient)
+    gathered, summed = legal(leaves, reads_the_gradient, rank)
     found = set(collectives(program))
     bad = {(kind, x) for kind, x in found if tuple(sorted(x)) not in (summed if "reduce" in kind else gathered)}
     assert found
     assert not bad
 
 
-def assert_laws(name, run, leaves=SHAPES):
-    assert_small_collectives(run.program, leaves, name in READ_THE_GRADIENT)
+def assert_laws(name, run, leaves=SHAPES, rank=RANK):
+    assert_small_collectives(run.program, leaves, name in READ_THE_GRADIENT, rank)
     states = jax.tree.leaves(run.compiled.output_shardings[1])
     assert states == jax.tree.leaves(run.expected)  # spelled alike, so that the next call finds its program
 
@@ -194,6 +203,41 @@ def test_every_method_on_every_mesh(name, options, mesh):
         assert_near(run.states[-1], states[-1])
 
 
+def odd_cases():
+    return [case(name, options, mesh, SHORT_ODD) for name, options in VARIANTS for mesh in MESHES
+            if METHODS[name].has_rank]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "mesh"), odd_cases())
+def test_moments_that_are_sharded_along_the_rank(name, options, mesh):
+    """The same laws where an axis of m does not divide n."""
+    run = on_a_mesh(name, options, mesh, ODD_LEAVES, rank=ODD_RANK)
+    arrays = zip(jax.tree.leaves(run.states[-1]), jax.tree.leaves(run.expected), strict=True)
+    assert {sharding.spec[0] for x, sharding in arrays if x.shape == (ODD_RANK, 172)} == {"fsdp"}
+    assert_laws(name, run, dict(ODD_LEAVES), ODD_RANK)
+    updates, states = on_one_device(name, options, ODD_LEAVES, ODD_RANK)
+    if "nu_dtype" not in dict(options):
+        assert_near(run.updates, updates)
+        assert_near(run.states[-1], states[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("apollo", {}), *(pytest.param(*x, marks=pytest.mark.long) for x in (
+        ("frugal", {}), ("grassjump", {"store_basis": False}), ("grassjump", {})))],
+)  # fmt: skip
+def test_moments_along_the_rank_at_the_size_of_a_model(name, options):
+    """What the compiler gathers depends on shapes: compiled alone, n of the 1b LLaMA and an m near its, a stack of one,
+    for which it gathered the gradient when it was told about S^T in place of S^T G."""
+    shape, rank, mesh = (1, 1944, 5461), 512, mesh_of("8")
+    tx, params = transformation(name, frozen(options), rank), {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    shardings = {"w": NamedSharding(mesh, P(None, "fsdp"))}
+    given, state = (abstract(x, s) for x, s in (
+        (params, shardings), (jax.eval_shape(tx.init, params), state_shardings(tx, params, shardings))))  # fmt: skip
+    update = jax.jit(tx.update, out_shardings=(shardings, None)).lower(given, state, given)
+    assert_small_collectives(update.compile().as_text(), {"w": shape}, name in READ_THE_GRADIENT, rank)
+
+
 @pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])
 def test_alike_leaves_that_are_sharded_apart(name):
     """Leaves of a shape are not joined on a mesh: what is joined has one sharding, and one of the two was gathered."""
@@ -203,12 +247,20 @@ def test_alike_leaves_that_are_sharded_apart(name):
     assert_near(run.updates, on_one_device(name, (), leaves)[0])
 
 
-@pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])
-def test_explicit_axes(name):
+@pytest.mark.parametrize(
+    ("name", "leaves", "rank"),
+    [
+        ("grassjump", LEAVES, RANK),
+        pytest.param("grasswalk", LEAVES, RANK, marks=pytest.mark.long),
+        pytest.param("grassjump", ODD_LEAVES, ODD_RANK, marks=pytest.mark.long),
+        ("apollo", ODD_LEAVES, ODD_RANK),
+    ],
+)
+def test_explicit_axes(name, leaves, rank):
     """The same program as with Auto axes, and no product that JAX refuses."""
-    run = on_a_mesh(name, (), "4x2", kind=AxisType.Explicit)
-    assert_laws(name, run)
-    assert_near(run.updates, on_one_device(name, ())[0])
+    run = on_a_mesh(name, (), "4x2", leaves, AxisType.Explicit, rank)
+    assert_laws(name, run, dict(leaves), rank)
+    assert_near(run.updates, on_one_device(name, (), leaves, rank)[0])
 
 
 @pytest.mark.parametrize("name", FACTORISE)
@@ -231,11 +283,18 @@ def test_exact_factorisations_are_exempt(name):
 # --- draws ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_draws_are_those_of_one_device_to_the_bit(mesh):
+@pytest.mark.parametrize(
+    ("mesh", "leaves", "rank"),
+    [*((mesh, LEAVES, RANK) for mesh in MESHES),
+     *(pytest.param(mesh, ODD_LEAVES, ODD_RANK, marks=pytest.mark.long) for mesh in MESHES)],
+)  # fmt: skip
+def test_draws_are_those_of_one_device_to_the_bit(mesh, leaves, rank):
     """APOLLO's projections are a Gaussian over sqrt(r), the draw itself: of the key that a jump orthonormalises."""
     options = frozen({"store_basis": True})
-    run, (_, states) = on_a_mesh("apollo", options, mesh), on_one_device("apollo", options)
+    run, (_, states) = (
+        on_a_mesh("apollo", options, mesh, leaves, rank=rank),
+        on_one_device("apollo", options, leaves, rank),
+    )
     for sharded, whole in zip(run.states, states, strict=True):
         jax.tree.map(np.testing.assert_array_equal, basis(sharded), basis(whole))
 
@@ -253,15 +312,16 @@ def basis(state):
 # --- a training step ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("n", "rank"), [(24, RANK), (20, 8)])  # moments sharded along n, and along r
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_one_compilation_for_a_whole_training_step(kind):
+def test_one_compilation_for_a_whole_training_step(kind, n, rank):
     """Loss, gradient, a chain around the method and new weights, all donated: compiled once, across refreshes."""
     mesh = mesh_of("8", kind)
     # Spelled as JAX spells its outputs: shorter on Auto axes, one entry for each axis on Explicit ones.
     w, b = (P("fsdp"), P()) if kind == AxisType.Auto else (P("fsdp", None), P(None))
     shardings = {"w": NamedSharding(mesh, w), "b": NamedSharding(mesh, b)}
-    params = jax.device_put({"w": jnp.zeros((16, 24)), "b": jnp.zeros(24)}, shardings)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(0.01, RANK, GAP, weight_decay=0.1))
+    params = jax.device_put({"w": jnp.zeros((16, n)), "b": jnp.zeros(n)}, shardings)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(0.01, rank, GAP, weight_decay=0.1))
     inputs = jax.device_put(jnp.ones((32, 16)), NamedSharding(mesh, P("fsdp")))
 
     def loss(params, inputs):

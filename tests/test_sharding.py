@@ -1,6 +1,7 @@
 """Where `state_shardings` puts each array, and the laws of `eight_devices` in a process that has them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from optax.contrib import MuonDimensionNumbers
 import grass_optax
 from grass_optax import SplitState, state_shardings
 from tests.test_readme import code_blocks
+from tests.util import METHODS
 
 ROOT = Path(__file__).parent.parent
 MESH = AbstractMesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -53,15 +55,21 @@ def run_laws(*arguments):
     assert " passed" in process.stdout
 
 
-@pytest.mark.parametrize("part", ["every_method", "not every_method"])
+# Apart, also because a process may have 65530 memory mappings, and each program that is compiled takes some hundreds.
+PARTS = {"default": ("every_method", "not every_method"),
+         "long": ("every_method", "along_the_rank", "not every_method and not along_the_rank")}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS["default"])
 def test_laws_on_eight_devices(part):
     run_laws("-k", part)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_all_laws_on_eight_devices():
-    run_laws("-m", "long")
+@pytest.mark.parametrize("part", PARTS["long"])
+def test_all_laws_on_eight_devices(part):
+    run_laws("-m", "long", "-k", part)
 
 
 def test_the_example_of_the_documentation():
@@ -106,14 +114,33 @@ def jump(shape, spec, dims=LAST_TWO, rank=2, mesh=MESH):
         ((16, 24), P(None, "fsdp"), P(), P(None, "fsdp")),
         ((16, 24), P(("fsdp", "tensor")), P(("fsdp", "tensor")), P(None, ("fsdp", "tensor"))),
         ((16, 24), P(), P(), P()),
-        ((16, 23), P("fsdp"), P("fsdp"), P()),  # 23 columns on four devices
+        ((16, 23), P("fsdp"), P("fsdp"), P()),  # neither 23 columns nor a rank of 2 on four devices
+        ((16, 23), P("tensor"), P("tensor"), P("tensor")),  # the rank on two
+        ((16, 23), P(("fsdp", "tensor")), P(("fsdp", "tensor")), P("tensor")),
         ((16, 18), P("fsdp", "tensor"), P("fsdp"), P(None, "tensor")),  # 18 on two, not on eight
         ((16, 18), P(("fsdp", "tensor")), P(("fsdp", "tensor")), P(None, "tensor")),
+        ((16, 20), P("tensor", "fsdp"), P("tensor"), P("tensor", "fsdp")),  # one axis along r, one along n
+        ((4, 16, 23), P("fsdp", "tensor"), P("fsdp", "tensor"), P("fsdp", "tensor")),  # (batch, m), (batch, r)
         ((4, 16, 24), P("tensor", "fsdp"), P("tensor", "fsdp"), P("tensor", None, "fsdp")),  # a batch axis keeps its
     ],
 )
 def test_basis_and_moments(shape, spec, basis, moments):
     assert jump(shape, spec) == (basis, moments)
+
+
+@pytest.mark.parametrize(
+    ("rank", "n", "moments"),
+    [
+        (8, 23, P(("fsdp", "tensor"))),
+        (8, 20, P("tensor", "fsdp")),
+        (4, 23, P("fsdp")),
+        (3, 23, P()),
+        (8, 24, P(None, ("fsdp", "tensor"))),
+    ],
+)
+def test_axes_that_do_not_divide_n_shard_the_rank(rank, n, moments):
+    """All axes of m along r, some of them along n, those that divide r, none, and none where all divide n."""
+    assert jump((16, n), P(("fsdp", "tensor")), rank=rank)[1] == moments
 
 
 def test_orientation_is_read_from_the_state():
@@ -177,6 +204,47 @@ def test_moments_in_few_bits():
     assert inner.second_scale["w"] == columns
     scales = [spec for path, spec in by_path(state).items() if "second_scale['embed']" in path]
     assert scales == [P("tensor")]  # one for each row
+
+
+def test_scales_have_no_rank():
+    """(1, n): one for each column, whole on the devices that share the rank."""
+    tx = grass_optax.scale_by_grassjump(rank=4, mu_dtype="float8_e4m3fn", nu_dtype="float8_e4m3fn")
+    inner = split_of(specs(tx, {"w": (16, 18)}, {"w": P("fsdp", "tensor")})).inner
+    assert (inner.narrow.mu["w"], inner.narrow.nu["w"]) == (P("fsdp", "tensor"), P("fsdp", "tensor"))
+    assert (inner.first_scale["w"], inner.second_scale["w"]) == (P(None, "tensor"), P(None, "tensor"))
+
+
+def llama(hidden, intermediate, layers, vocabulary=32000):
+    """The parameters of a LLaMA, sharded along the hidden axis, and the axes of its matrices."""
+    wide, out = (layers, hidden, intermediate), (layers, hidden, hidden)
+    shapes = dict.fromkeys(("q", "k", "v", "o"), out) | {
+        "gate": wide,
+        "up": wide,
+        "down": (layers, intermediate, hidden),
+    }
+    input_side, output_side = P(None, "fsdp"), P(None, None, "fsdp")
+    by_leaf = {name: output_side if name in ("o", "down") else input_side for name in shapes}
+    # A square matrix has its basis on the first of the axes that are named: for o that is its output, too.
+    dims = {name: MuonDimensionNumbers(2, 1) if name == "o" else MuonDimensionNumbers(1, 2) for name in shapes}
+    others = {"embed": (vocabulary, hidden), "lm_head": (hidden, vocabulary), "norms": (2 * layers + 1, hidden)}
+    shapes, dims = shapes | others, dims | dict.fromkeys(others)
+    return shapes, by_leaf | {"embed": P(None, "fsdp"), "lm_head": P("fsdp"), "norms": P()}, dims
+
+
+@pytest.mark.parametrize("name", ["grassjump", "grasswalk", "apollo", "online_subspace_descent"])
+@pytest.mark.parametrize(("sizes", "rank", "devices"), [((2048, 5461, 24), 512, 8), ((4096, 11008, 32), 1024, 512)])
+def test_bytes_of_a_device_for_the_models_of_the_papers(name, sizes, rank, devices):
+    """1b, whose 5461 = 43 * 127 no axis divides, and 7b, whose 11008 = 43 * 2^8 does not go on 512 devices."""
+    mesh = AbstractMesh((devices,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    shapes, by_leaf, dims = llama(*sizes)
+    params = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in shapes.items()}
+    tx = METHODS[name].scale_by(rank, weight_dimension_numbers=dims)
+    shardings = state_shardings(tx, params, {leaf: NamedSharding(mesh, spec) for leaf, spec in by_leaf.items()})
+    held = total = 0
+    for x, sharding in zip(jax.tree.leaves(jax.eval_shape(tx.init, params)), jax.tree.leaves(shardings), strict=True):
+        held += math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        total += math.prod(x.shape) * x.dtype.itemsize
+    assert held <= 1.1 * total / devices
 
 
 def test_blocks():
