@@ -103,6 +103,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
+def activation_sharding(mesh: Mesh) -> NamedSharding:
+    """Return where the residual stream (B, T, D) and the logits (B, T, V) lie.
+
+    Each device has its own windows, and weights are gathered for them layer by layer. Left to itself, the compiler
+    shards the hidden dimension of both: every device then works on the whole batch, and all of them sum the results of
+    nearly every product, which grow with the batch.
+    """
+    free = PartitionSpec.UNCONSTRAINED
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP), free, free))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of what every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
