@@ -67,10 +67,7 @@ def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:
     try:
         devices: Sequence[jax.Device] = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            f"--topology {topology} is none that libtpu knows ({error}): give a generation and its chips, as in "
-            "v5e:8x8 or v5p:4x4x4."
-        ) from None
+        raise UserError(f"--topology {topology} does not work, {_mended(str(error))}") from None
     except RuntimeError:  # of JAX itself, before there is a backend
         raise UserError(
             f"--topology {topology} needs the compiler of TPUs, the package libtpu, and JAX does not find it: "
@@ -81,6 +78,15 @@ def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:
             f"--topology {topology} has {len(devices)} devices, and --mesh is for {count}: make them the same."
         )
     return devices
+
+
+def _mended(error: str) -> str:
+    if error.startswith("INVALID_ARGUMENT"):
+        return f"libtpu does not know it ({error}): give a generation and its chips, as in v5e:8x8 or v5p:4x4x4."
+    return (
+        f"libtpu does not start ({error}): it serves one process of a machine at a time, so wait for the other, or set "
+        "ALLOW_MULTIPLE_LIBTPU_LOAD=true, which does no harm where nothing runs."
+    )
 
 
 def planned_step(run: Pretrain, mesh: Mesh) -> dict[str, Any]:
@@ -113,7 +119,8 @@ def compiled_step(program: Program) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         if NO_MEMORY not in str(error):
             raise
-        return {"does_not_fit": str(error).split("\n\n")[0], "compiled": None, "sent": None}
+        reason = str(error).split("\n\n")[0].removeprefix(f"{NO_MEMORY}: ")
+        return {"does_not_fit": reason, "compiled": None, "sent": None}
     analysis = compiled.memory_analysis()
     names = ("argument", "output", "alias", "temp", "generated_code")
     memory = {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in names}
