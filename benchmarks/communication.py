@@ -3,16 +3,13 @@
     python -m benchmarks.communication --size 60m
 
 Bytes that each device sends, by the kind of collective, read from the compiled update of sharded gradients on 1, 2, 4
-and 8 devices; nothing runs. Each collective counts as a ring: of its bytes 2 (k - 1)/k for a sum that all k devices
-get, (k - 1)/k for a gather. "refresh" is what stands in the program beside, each instruction counted once although some
-are in loops. On CPU devices, as here, the compiler makes an all-reduce and a slice of what is a reduce-scatter, half of
-it, on an accelerator. The communication of the gradients themselves is that of any optimizer, and not in it.
+and 8 devices; nothing runs. `train.collectives` counts them, and says how. "refresh" is what a step sends besides when
+the bases move. On CPU devices, as here, the compiler makes an all-reduce and a slice of what is a reduce-scatter, half
+of it, on an accelerator. The communication of the gradients themselves is that of any optimizer, and not in it.
 """
 
 import argparse
-import math
 import os
-import re
 from collections import Counter
 from typing import Any
 
@@ -23,14 +20,11 @@ import grass_optax
 from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import SIZES, Problem, problem
+from train.collectives import KINDS, collectives
 
 METHODS = ("adamw", "grassjump", "grasswalk")
 DEVICES = (1, 2, 4, 8)
 LAYOUTS = ("fsdp", "fsdp x tensor")
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_SENT = {"all-reduce": 2.0, "collective-permute": 1.0}  # of (k - 1)/k of the result; 1 for the others
-_ONE_COLLECTIVE = re.compile(rf"(?m)^\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)$")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}  # 4 for the others
 
 
 def spec(name: str, layout: str) -> PartitionSpec:
@@ -61,40 +55,11 @@ def program(name: str, given: Problem, devices: int, layout: str) -> str:
     return str(update.lower(params, state, params).compile().as_text())
 
 
-def sent(text: str) -> Counter[str]:
-    """Bytes that a device sends in a piece of a program, by kind."""
-    found: Counter[str] = Counter()
-    for result, kind, rest in _ONE_COLLECTIVE.findall(text):
-        size = sum(
-            _BYTES.get(dtype, 4) * math.prod(int(d) for d in dims.split(",") if d)
-            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result)
-        )
-        k = _group_size(rest)
-        share = (k - 1) * size if kind == "reduce-scatter" else _SENT.get(kind, 1.0) * size * (k - 1) / k
-        found[kind] += round(share)
-    return found
-
-
-def _group_size(attributes: str) -> int:
-    """Devices that take part in one collective, in each of the forms in which XLA writes groups."""
-    if "source_target_pairs=" in attributes:
-        return 2
-    if (listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)) is not None:
-        return listed[1].count(",") + 1
-    if (iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes)) is not None:
-        return int(iota[1])
-    of_mesh = re.search(r"replica_groups=mesh\[(.*?)\].*? \{('[^}]*')\}", attributes)
-    if of_mesh is None:
-        raise ValueError(f"the groups of a collective are not understood: {attributes[:200]}")
-    sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", of_mesh[1])}
-    return math.prod(sizes[axis] for axis in re.findall(r"'(\w+)'", of_mesh[2]))
-
-
 def row(name: str, given: Problem, devices: int, layout: str) -> dict[str, Any]:
     """What one contestant sends: in every step, and beside that at a refresh."""
-    text = program(name, given, devices, layout)
-    start = text.index("\nENTRY ")
-    every, refresh = sent(text[start:]), sent(text[:start])
+    every, refresh = Counter[str](), Counter[str]()
+    for one in collectives(program(name, given, devices, layout)):
+        (refresh if one.at_refresh else every)[one.kind] += one.bytes
     return {"name": name, "devices": devices, "every_step": dict(every), "refresh": dict(refresh)}
 
 

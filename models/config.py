@@ -76,18 +76,22 @@ def count_parameters(config: LlamaConfig) -> int:
     return 2 * config.vocab_size * hidden + hidden + config.num_layers * (attention + mlp + norms)
 
 
-def _config(hidden: int, intermediate: int, heads: int, layers: int, vocab: int = 32_000) -> LlamaConfig:
+def _config(
+    hidden: int, intermediate: int, heads: int, layers: int, vocab: int = 32_000, kv_heads: int | None = None
+) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_heads=heads,
         num_layers=layers,
+        num_kv_heads=kv_heads,
     )
 
 
 # 9m to 7b: the configs released with GaLore (Zhao et al. 2024); tables in papers swap the heads and
-# the layers of 1b. tiny: 9m for two CPU cores and a minute, with a vocabulary to match.
+# the layers of 1b. tiny: 9m for two CPU cores and a minute, with a vocabulary to match. 70b: LLaMA 2's (Touvron et al.
+# 2023), to plan for.
 CONFIGS: dict[str, LlamaConfig] = {
     "tiny": _config(128, 352, heads=4, layers=4, vocab=2048),
     "9m": _config(128, 352, heads=4, layers=4),
@@ -99,4 +103,5 @@ CONFIGS: dict[str, LlamaConfig] = {
     "1b": _config(2048, 5461, heads=32, layers=24),
     "3b": _config(2560, 6848, heads=32, layers=32),
     "7b": _config(4096, 11008, heads=32, layers=32),
+    "70b": _config(8192, 28672, heads=64, layers=80, kv_heads=8),
 }

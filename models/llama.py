@@ -9,6 +9,8 @@ all products and of the residual stream; norms, rotations, the softmax and the l
 are float32.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,11 @@ from flax import nnx
 from jax import Array
 
 from models.config import LlamaConfig
+
+
+def anywhere(x: Array) -> Array:
+    """Leave it to JAX where an array lies."""
+    return x
 
 
 def rope_tables(positions_T: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
@@ -124,18 +131,21 @@ class Llama(nnx.Module):
         self.norm = _norm(config, rngs)
         self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
 
-    def __call__(self, tokens_BT: Array) -> Array:
-        """Return the logits (B, T, V), float32, of the token after each position."""
+    def __call__(self, tokens_BT: Array, place: Callable[[Array], Array] = anywhere) -> Array:
+        """Return the logits (B, T, V), float32, of the token after each position.
+
+        `place` is put on the residual stream between blocks and on the logits: on a mesh it says where they lie.
+        """
         config = self.config
         sin_TC, cos_TC = rope_tables(jnp.arange(tokens_BT.shape[1]), config.head_dim, config.rope_theta)
 
         def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
-            return block(x_BTD, sin_TC, cos_TC), None
+            return place(block(x_BTD, sin_TC, cos_TC)), None
 
         if config.remat:
             # A scan keeps the two passes apart, so the barrier against merging them is not needed.
             step = jax.checkpoint(step, prevent_cse=False)
         # Cast after the look-up: gradients of repeated tokens then add up in the parameters' dtype.
-        x_BTD = self.embed(tokens_BT).astype(config.dtype)
+        x_BTD = place(self.embed(tokens_BT).astype(config.dtype))
         x_BTD, _ = jax.lax.scan(step, x_BTD, self.layers)
-        return self.lm_head(self.norm(x_BTD)).astype(jnp.float32)
+        return place(self.lm_head(self.norm(x_BTD)).astype(jnp.float32))

@@ -3,11 +3,26 @@
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 
 import jax
 import pytest
 
-from benchmarks import compile_time, contestants, measure, peak, roofline, shapes, step, torch_peers, train_step
+from benchmarks import (
+    children,
+    compile_time,
+    contestants,
+    measure,
+    peak,
+    plan_check,
+    plans,
+    roofline,
+    shapes,
+    step,
+    torch_peers,
+    train_step,
+)
 from train.methods import BASELINES, OptimizerName
 
 SMALL = ["--size", "tiny", "--layers", "1"]
@@ -129,6 +144,42 @@ def test_memory_of_a_train_step(tmp_path):
     (table,) = written(tmp_path, train_step, *arguments)
     assert table["rows"][0]["planned_ratio"] == 1
     assert table["rows"][0]["planned_bytes"] > 0
+
+
+def test_weak_scaling(tmp_path):
+    """What a method sends beyond AdamW is what `test_communication_of_an_update` counts by hand, on two devices."""
+    path = tmp_path / "found.json"
+    arguments = ["--model", "tiny", "--batch", "1", "--sequence", "8", "--devices", "2", "--json", str(path)]
+    command = [sys.executable, "-m", "benchmarks.weak_scaling", *arguments, "--methods", "adamw", "grassjump"]
+    done = subprocess.run(command, cwd=children.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (table,) = json.loads(path.read_text())["tables"]
+    rows = {(row["name"], row["devices"]): row for row in table["rows"]}
+    assert (rows["adamw", 2]["over_adamw"], rows["adamw", 2]["refresh"]) == (0, 0)
+    assert rows["adamw", 2]["every_step"] > 0
+    rank, columns = 32, 4 * (3 * 128 + 3 * 352)
+    assert rows["grassjump", 2]["over_adamw"] == pytest.approx(4 * columns * 3 * (rank + 1) / 2, rel=0.01)
+    assert rows["grassjump", 2]["refresh"] > 0
+
+
+def test_plans(tmp_path, capsys):
+    small = ["--models", "tiny", "--meshes", "fsdp=2", "--sequence", "8", "--dtype", "float32"]
+    (table,) = written(tmp_path, plans, *small, "--methods", "adamw")
+    (found,) = table["rows"]
+    assert (found["flags"]["remat"], found["devices"]) == (True, 2)
+    shown = capsys.readouterr().out
+    assert f"| tiny | fsdp=2 | 2 | adamw | {found['bytes']['parameters'] / 1e9:.3f} |" in shown
+    does_not_fit = plans.row("tiny", "fsdp=2", "adamw", found | {"compiled": None, "sent": None})
+    assert does_not_fit[-5:-1] == ["-"] * 4
+
+
+@pytest.mark.skipif(not plan_check.CLEAR.exists(), reason="only Linux tells a process's memory there")
+def test_plan_check(tmp_path):
+    (table,) = written(tmp_path, plan_check, "--model", "tiny", "--sequence", "8", "--methods", "adamw")
+    (row,) = table["rows"]
+    assert row["planned"] > row["held"] > 0
+    # Below what is held a step cannot be; how far above, is what the command is for.
+    assert row["measured"] > 0.5 * row["held"]
 
 
 def test_every_method_of_the_library_is_a_contestant():

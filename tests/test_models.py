@@ -97,7 +97,10 @@ def test_parameter_count_is_exact(config):
     assert sum(leaf.size for leaf in flat_state(shapes).values()) == count_parameters(config)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("60m", 58.07), ("130m", 134.11), ("1b", 1339.08), ("7b", 6738.42)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("60m", 58.07), ("130m", 134.11), ("1b", 1339.08), ("7b", 6738.42), ("70b", 68976.65)],
+)
 def test_sizes_are_the_published_ones(name, millions):
     assert count_parameters(CONFIGS[name]) / 1e6 == pytest.approx(millions, abs=0.01)
 

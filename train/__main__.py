@@ -8,13 +8,14 @@ import tyro
 
 from train.compare_config import Compare, compare_defaults
 from train.config import Pretrain, UserError, defaults
+from train.plan_config import Plan, plan_defaults
 from train.run_dir import stored
 from train.validate import refuse_conflicts
 
-PLAIN_FLAGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+Command = Pretrain | Compare | Plan
 
 
-def parse(arguments: Sequence[str]) -> Pretrain | Compare:
+def parse(arguments: Sequence[str]) -> Command:
     """Return the whole configuration of a command.
 
     The arguments are read twice: once for the flags that the defaults of others depend on, and once
@@ -23,6 +24,8 @@ def parse(arguments: Sequence[str]) -> Pretrain | Compare:
     given = _read(arguments, None)
     if isinstance(given, Compare):
         return _read(arguments, compare_defaults(given))
+    if isinstance(given, Plan):
+        return _read(arguments, plan_defaults(given))
     if not given.resume:
         return _read(arguments, defaults(given))
     kept = stored(given.run_dir).config
@@ -32,22 +35,28 @@ def parse(arguments: Sequence[str]) -> Pretrain | Compare:
     return resumed
 
 
-def _read(arguments: Sequence[str], default: Pretrain | Compare | None) -> Pretrain | Compare:
+def _read(arguments: Sequence[str], default: Command | None) -> Command:
     def command(kind: type) -> Any:
         known = default if isinstance(default, kind) else tyro.MISSING_NONPROP
         return tyro.conf.subcommand(kind.__name__.lower(), default=known)
 
-    commands = Annotated[Pretrain, command(Pretrain)] | Annotated[Compare, command(Compare)]
-    config: Pretrain | Compare = tyro.cli(commands, args=arguments, prog="python -m train", config=PLAIN_FLAGS)
+    commands = (
+        Annotated[Pretrain, command(Pretrain)] | Annotated[Compare, command(Compare)] | Annotated[Plan, command(Plan)]
+    )
+    config: Command = tyro.cli(commands, args=arguments, prog="python -m train", config=(tyro.conf.OmitArgPrefixes,))
     return config
 
 
-def run(config: Pretrain | Compare) -> None:
+def run(config: Command) -> None:
     """Do what a command asks; these imports take seconds, which --help and mistakes need not wait for."""
     if isinstance(config, Compare):
         from train.compare import compare
 
         compare(config)
+    elif isinstance(config, Plan):
+        from train.plan import plan
+
+        plan(config)
     else:
         from train.pretrain import pretrain
         from train.processes import joined

@@ -134,10 +134,18 @@ def run_of(config: Compare, cell: Cell) -> Pretrain:
     )
 
 
+def spelt(name: str, value: object) -> str:
+    """Return a flag with its value; one that is on or off has its negation in place of a value."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag}={value}"
+
+
 def arguments(run: Pretrain) -> list[str]:
     """Return the command line of a run, every flag spelt out."""
     settings = {"run_dir": run.run_dir, **flags(run)}
-    return ["pretrain", *(f"--{name.replace('_', '-')}={value}" for name, value in settings.items())]
+    return ["pretrain", *(spelt(name, value) for name, value in settings.items())]
 
 
 def common_flags(config: Compare) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class ModelFlags:
     """Precision of the matrix products."""
     param_dtype: Precision = "float32"
     """Precision in which the parameters are kept."""
+    remat: bool = False
+    """Compute each block again in the backward pass, in place of keeping what it computed: memory for time."""
 
     def build(self) -> LlamaConfig:
         """Return the configuration of the network."""
@@ -62,6 +64,7 @@ class ModelFlags:
             vocab_size=self.vocab_size,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            remat=self.remat,
         )
 
 
@@ -173,7 +176,7 @@ class Pretrain:
 
     run_dir: Path
     """Folder for the metrics, the checkpoints and the results. Must not hold another run."""
-    resume: bool = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in --run-dir as if it had never stopped. Its flags are remembered."""
     processes: ProcessFlags = ProcessFlags()
     model: ModelFlags = ModelFlags()

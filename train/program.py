@@ -3,6 +3,7 @@
 Nothing here holds a number: whoever wants to know what a run takes can compile its programs without weights.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from models import Llama
 from train.config import Pretrain
 from train.optimizer import make_optimizer, make_schedule
-from train.sharding import batch_sharding, placed, replicated
+from train.sharding import activation_sharding, batch_sharding, placed, replicated
 from train.step import TrainState, make_initial_state, make_train_step, structure
 
 
@@ -39,7 +40,9 @@ def make_program(config: Pretrain, mesh: Mesh) -> Program:
     state = placed(mesh, tx, jax.eval_shape(initial_state))
     shardings = jax.tree.map(lambda x: x.sharding, state)
     graphdef = structure(model)
-    train_step = make_train_step(graphdef, tx, make_schedule(config.optimizer.learning_rate, config.schedule))
+    schedule = make_schedule(config.optimizer.learning_rate, config.schedule)
+    place = functools.partial(jax.lax.with_sharding_constraint, shardings=activation_sharding(mesh))
+    train_step = make_train_step(graphdef, tx, schedule, place)
     return Program(
         mesh=mesh,
         graphdef=graphdef,

@@ -7,7 +7,7 @@ parameter means is said by `LOGICAL`, where it lies by `RULES`; the optimizer's 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ LOGICAL = {
 }
 
 
-def make_mesh(given: str, batch_size: int) -> Mesh:
+def make_mesh(given: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return the mesh that --mesh asks for, over all devices; of one device if it is not given.
 
     All axes are Auto: JAX decides what is sent where, from where parameters and batches lie.
@@ -45,8 +45,9 @@ def make_mesh(given: str, batch_size: int) -> Mesh:
             f"--distributed has {jax.device_count()} devices in {jax.process_count()} processes, and --mesh does not "
             "say what they are for: give it, as fsdp=-1."
         )
+    devices = jax.devices() if devices is None else devices
     sizes = dict.fromkeys(AXES, 1) | _parsed(given)
-    count = len(jax.devices()) if given else 1
+    count = len(devices) if given else 1
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != count:
@@ -60,7 +61,18 @@ def make_mesh(given: str, batch_size: int) -> Mesh:
             f"--mesh {given} shards a batch over data x fsdp = {shards} devices, and --batch-size is {batch_size}: "
             "give a multiple."
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count])
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+
+
+def mesh_sizes(given: str) -> dict[str, int]:
+    """Return the size of every axis of a mesh whose devices need not be here, so that -1 would say nothing."""
+    sizes = _parsed(given)
+    if not sizes or -1 in sizes.values():
+        raise UserError(
+            f"--mesh {given!r} does not say for how many devices to plan: give all sizes, as in fsdp=64 or "
+            "data=8,fsdp=64; data=1 for one device."
+        )
+    return dict.fromkeys(AXES, 1) | sizes
 
 
 def _parsed(given: str) -> dict[str, int]:
@@ -120,6 +132,17 @@ def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.nda
         return read(start, stop)
 
     return jax.make_array_from_callback(windows.shape, windows.sharding, part)
+
+
+def activation_sharding(mesh: Mesh) -> NamedSharding:
+    """Return where the residual stream (B, T, D) and the logits (B, T, V) lie.
+
+    Each device has its own windows, and weights are gathered for them layer by layer. Left to itself, the compiler
+    shards the hidden dimension of both: every device then works on the whole batch, and all of them sum the results of
+    nearly every product, which grow with the batch.
+    """
+    free = PartitionSpec.UNCONSTRAINED
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP), free, free))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 from models import Llama, LlamaConfig
+from models.llama import anywhere
 
 Params = Any  # nested dicts of arrays
 
@@ -52,19 +53,24 @@ def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, se
     return initial_state
 
 
-def token_losses(graphdef: nnx.GraphDef[Llama], params: Params, windows: Array) -> Array:
+def token_losses(
+    graphdef: nnx.GraphDef[Llama], params: Params, windows: Array, place: Callable[[Array], Array] = anywhere
+) -> Array:
     """Return the cross-entropy (B, T), float32 nats, of each token given those before it."""
-    logits = nnx.merge(graphdef, params)(windows[:, :-1])
+    logits = nnx.merge(graphdef, params)(windows[:, :-1], place)
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), windows[:, 1:])
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef[Llama], tx: optax.GradientTransformation, schedule: optax.Schedule
+    graphdef: nnx.GraphDef[Llama],
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    place: Callable[[Array], Array] = anywhere,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
-    """Return the update; `schedule` is only reported, as the optimizer has it built in."""
+    """Return the update; `schedule` is only reported, as the optimizer has it built in. `place` is the model's."""
 
     def mean_loss(params: Params, windows: Array) -> Array:
-        return token_losses(graphdef, params, windows).mean()
+        return token_losses(graphdef, params, windows, place).mean()
 
     def train_step(state: TrainState, windows: Array) -> tuple[TrainState, Report]:
         loss, grads = jax.value_and_grad(mean_loss)(state.params, windows)

@@ -17,6 +17,7 @@ OTHER: dict[str, object] = {
     "vocab_size": 999,
     "dtype": "bfloat16",
     "param_dtype": "bfloat16",
+    "remat": True,
     "data": "files:texts/*.txt",
     "data_megabytes": 3.5,
     "cache_dir": "/somewhere/else",
@@ -54,6 +55,11 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def words(name: str, value: object) -> list[object]:
+    """A flag and its value; one that is on or off has none."""
+    return [flag(name)] if value is True else [flag(name), value]
+
+
 def test_other_covers_every_flag() -> None:
     assert list(OTHER) == list(flags(parse(command())))
 
@@ -62,12 +68,11 @@ def test_other_covers_every_flag() -> None:
 def test_every_flag_arrives_alone(name: str) -> None:
     value = OTHER[name]
     assert flags(parse(command()))[name] != value
-    assert flags(parse(command(flag(name), value)))[name] == value
+    assert flags(parse(command(*words(name, value))))[name] == value
 
 
 def test_all_flags_arrive_together() -> None:
-    words = [word for name, value in OTHER.items() for word in (flag(name), value)]
-    config = parse(command(*words))
+    config = parse(command(*(word for name, value in OTHER.items() for word in words(name, value))))
     assert flags(config) == OTHER
     assert config.run_dir == Path("runs/x")
     assert not config.resume
@@ -82,8 +87,8 @@ def test_the_requirement_line_parses() -> None:
 
 
 def test_defaults_follow_model_optimizer_corpus_and_steps() -> None:
-    words = ("--model", "60m", "--optimizer", "adamw", "--data", "files:x", "--steps", 50)
-    settings = flags(parse(command(*words)))
+    given = ("--model", "60m", "--optimizer", "adamw", "--data", "files:x", "--steps", 50)
+    settings = flags(parse(command(*given)))
     assert settings["vocab_size"] == 32000
     assert settings["rank"] == 128
     assert settings["learning_rate"] == 3e-3
@@ -100,8 +105,8 @@ def test_the_cache_goes_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_configuration_is_frozen_and_survives_json() -> None:
-    words = [word for name, value in OTHER.items() for word in (flag(name), value)]
-    for config in (parse(command()), parse(command(*words))):
+    others = [word for name, value in OTHER.items() for word in words(name, value)]
+    for config in (parse(command()), parse(command(*others))):
         assert from_flags(json.loads(json.dumps(flags(config))), config.run_dir) == config
         for part in (config, *(getattr(config, group) for group in GROUPS)):
             with pytest.raises(dataclasses.FrozenInstanceError):
@@ -215,6 +220,15 @@ def test_the_processes_are_not_remembered() -> None:
 
 def test_a_run_from_before_a_flag_existed() -> None:
     settings = flags(parse(command("--seed", 3)))
-    del settings["mesh"]
+    del settings["mesh"], settings["remat"]
     rebuilt = from_flags(settings, Path("runs/x"))
-    assert (rebuilt.devices.mesh, rebuilt.data.seed) == ("", 3)
+    assert (rebuilt.devices.mesh, rebuilt.model.remat, rebuilt.data.seed) == ("", False, 3)
+
+
+def test_what_is_recomputed_is_said_again_or_not() -> None:
+    """Of a run that was started with --remat: given again it changes nothing, and its negation is a conflict."""
+    kept = parse(command("--remat"))
+    assert kept.model.build().remat
+    assert not parse(command()).model.build().remat
+    with pytest.raises(UserError, match=r"--remat False \(the run has True\)"):
+        refuse_conflicts(parse(command("--no-remat")), kept)

@@ -1,0 +1,80 @@
+"""A plan beside the step that runs. `test_plan` runs this file in a process with eight devices; by hand:
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/train/plans_of_eight.py
+"""
+
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import Mesh
+
+from train.__main__ import parse
+from train.collectives import Sent, collectives
+from train.config import Pretrain
+from train.plan import planned_step
+from train.plan_config import Plan, run_of_plan
+from train.program import make_program
+from train.sharding import DATA, FSDP, make_mesh, mesh_sizes
+
+LAYERS, VOCABULARY = 4, 2048  # of tiny
+BATCH, SEQUENCE = 16, 24
+
+
+def planned(*words: str, mesh: str) -> tuple[Pretrain, Mesh]:
+    given = ("--model", "tiny", "--batch-size", str(BATCH), "--seq-len", str(SEQUENCE), "--mesh", mesh)
+    config = parse(["plan", *given, *words])
+    assert isinstance(config, Plan)
+    sizes = mesh_sizes(mesh)
+    run = run_of_plan(config, sizes[DATA] * sizes[FSDP])
+    return run, make_mesh(mesh, run.data.batch_size)
+
+
+def held(tree: Any) -> list[int]:
+    """Bytes of each device."""
+    bytes_of: Counter[int] = Counter()
+    for x in jax.tree.leaves(tree):
+        for shard in x.addressable_shards:
+            bytes_of[shard.device.id] += shard.data.nbytes
+    return list(bytes_of.values())
+
+
+@pytest.mark.parametrize(
+    ("mesh", "words"),
+    [
+        ("data=2,fsdp=2,tensor=2", ("--optimizer", "grassjump", "--remat")),
+        pytest.param("fsdp=8", ("--optimizer", "adamw"), marks=pytest.mark.long),
+        pytest.param("fsdp=8", ("--optimizer", "grasswalk", "--mu-dtype", "float8"), marks=pytest.mark.long),
+    ],
+)
+def test_what_is_planned_is_what_a_step_holds_and_sends(mesh: str, words: tuple[str, ...]) -> None:
+    run, devices = planned(*words, mesh=mesh)
+    found, program = planned_step(run, devices), make_program(run, devices)
+    windows = jax.device_put(jnp.zeros(program.windows.shape, jnp.int32), program.windows.sharding)
+    state = program.draw_state()
+    step = program.train_step.lower(state, windows).compile()
+    for _ in range(2):
+        state, report = step(state, windows)
+    assert jnp.isfinite(report.loss)
+    assert held(state.params) == [found["bytes"]["parameters"]] * 8
+    assert held((state.opt_state, state.step)) == [found["bytes"]["optimizer_state"]] * 8
+    assert held(windows) == [found["bytes"]["batch"]] * 8
+    assert [one._asdict() for one in collectives(step.as_text())] == found["sent"]
+    # What goes into the program is what was counted from shapes and shardings.
+    counted = sum(found["bytes"][name] for name in ("parameters", "optimizer_state", "batch"))
+    assert found["compiled"]["argument"] == counted
+
+
+def test_weights_are_gathered_and_activations_are_not_summed() -> None:
+    """Of each of four layers: seven kernels, for the forward pass and again for the backward pass.
+
+    Of the (B, T) windows, of all devices or of one, only tokens and their embeddings change places.
+    """
+    run, devices = planned("--optimizer", "adamw", mesh="fsdp=8")
+    sent = [Sent(**one) for one in planned_step(run, devices)["sent"]]
+    gathers = [one for one in sent if one.kind == "all-gather" and len(one.shape) == 2 and max(one.shape) < VOCABULARY]
+    assert sum(one.times for one in gathers) == 2 * 7 * LAYERS
+    windows = {(BATCH, SEQUENCE), (BATCH // 8, SEQUENCE)}
+    assert {one.kind for one in sent if one.shape[:2] in windows and one.shape[2:] != (1,)} == {"all-to-all"}

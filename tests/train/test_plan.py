@@ -1,0 +1,172 @@
+"""`train plan`: beside the step that runs, and every mistake in a line."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+from jax.experimental import topologies
+
+from train import plan, plan_report
+from train.__main__ import main, parse
+from train.config import UserError
+from train.plan_config import Plan, run_of_plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, settings = [sys.executable, "-m", *words], os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=280, check=False)
+
+
+def beside_a_real_step(caches: Path, *words: str) -> None:
+    done = run(
+        "pytest", "tests/train/plans_of_eight.py", "-q", "-p", "no:cacheprovider", *words,
+        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu",
+        JAX_COMPILATION_CACHE_DIR=str(caches), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_what_is_planned_is_what_a_step_takes(tmp_path: Path) -> None:
+    beside_a_real_step(tmp_path)
+
+
+@pytest.mark.long
+def test_what_is_planned_is_what_a_step_takes_of_other_optimizers(tmp_path: Path) -> None:
+    beside_a_real_step(tmp_path, "-m", "long")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """On as many CPU devices as the mesh has, with a window for each, and with what AdamW's state would take."""
+    path = tmp_path / "folder" / "plan.json"
+    words = ("--model", "tiny", "--optimizer", "column_sgd", "--mesh", "data=2,fsdp=4", "--seq-len", "8")
+    done = run("train", "plan", *words, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert (found["devices"], found["device"], found["flags"]["batch_size"]) == (8, "cpu", 8)
+    assert found["bytes"]["optimizer_state"] < found["bytes"]["adamw_state"]
+    assert found["compiled"]["total"] > found["bytes"]["parameters"] + found["bytes"]["optimizer_state"]
+    assert {one["group_size"] for one in found["sent"]} >= {2, 4}
+    assert plan_report.text(found) == done.stdout.rstrip("\n")
+    for told in ("a batch of 8 windows of 8 tokens, 1 for each device", "exact; adamw's would be", "CPU devices stand"):
+        assert told in done.stdout
+
+
+MISTAKES = [
+    ("", "--mesh '' does not say for how many devices to plan: give all sizes"),
+    ("--mesh fsdp=-1", "--mesh 'fsdp=-1' does not say for how many devices"),
+    ("--mesh rows=2", "has the part 'rows=2'"),
+    ("--mesh fsdp=8 --rank 128", "--rank 128 must be below the hidden size of tiny"),
+    ("--mesh fsdp=8 --batch-size 0", "--batch-size 0 must be at least 1"),
+    ("--mesh fsdp=8 --model huge", "--model huge is unknown"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES)
+def test_a_mistake_is_told(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words.split()]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--mesh fsdp=3", "over fsdp=3: give a divisor"),
+        ("--mesh fsdp=2 --batch-size 3", "over data x fsdp = 2 devices, and --batch-size is 3"),
+    ],
+)
+def test_a_mesh_that_fits_neither_model_nor_batch(words: str, told: str) -> None:
+    done = run("train", "plan", *words.split())
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def fake_topologies(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    def description(platform: str, topology_name: str) -> Any:
+        assert platform == "tpu"
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(devices=[None] * answer)
+
+    monkeypatch.setattr(topologies, "get_topology_desc", description)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (4, "--topology v5e:2x4 has 4 devices, and --mesh is for 8: make them the same"),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no such"), "libtpu does not know it .* give a generation"),
+        (jax.errors.JaxRuntimeError("ABORTED: a lock"), "serves one process of a machine at a time"),
+        (RuntimeError("not installed"), "pip install 'jax\\[tpu\\]'"),
+    ],
+)
+def test_a_topology_that_cannot_be(monkeypatch: pytest.MonkeyPatch, answer: Any, told: str) -> None:
+    fake_topologies(monkeypatch, answer)
+    with pytest.raises(UserError, match=told):
+        plan.tpu_devices("v5e:2x4", 8)
+
+
+@pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is there")
+def test_without_libtpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--mesh", "fsdp=4", "--topology", "v5e:2x2"]) == 2
+    assert "needs the compiler of TPUs, the package libtpu" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="the compiler of TPUs is not installed: pip install 'jax[tpu]'")
+def test_a_tpu_that_is_not_here(tmp_path: Path) -> None:
+    """Its compiler has reduce-scatters, and layers are counted although it does not say how often loops turn."""
+    path = tmp_path / "plan.json"
+    done = run("train", "plan", "--mesh", "fsdp=8", "--topology", "v5e:2x4", "--json", str(path), XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert found["device"] == "TPU v5 lite"
+    kinds = {(one["kind"], one["at_refresh"]) for one in found["sent"]}
+    assert {("reduce-scatter", False), ("all-gather", False), ("all-reduce", True)} <= kinds
+    assert max(one["times"] for one in found["sent"] if one["kind"] == "all-gather") >= 4
+
+
+def test_a_program_that_does_not_fit_is_a_line_of_the_plan() -> None:
+    class Step:
+        def lower(self, *given: object) -> Any:
+            raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {reason}\n\nLargest allocations: ...")
+
+    reason = "Ran out of memory on HBM, the total memory required (23.88G) exceeds available HBM (15.75G)."
+    found = plan.compiled_step(SimpleNamespace(train_step=Step(), state=None, windows=None))  # type: ignore[arg-type]
+    assert found == {"does_not_fit": reason, "compiled": None, "sent": None}
+    held = dict.fromkeys(("parameters", "optimizer_state", "batch", "gradients", "adamw_state"), 10**6)
+    flags = dict.fromkeys(("dtype", "param_dtype", "remat", "seq_len", "rank", "model", "optimizer"), "x")
+    mesh = {"data": 1, "fsdp": 2, "tensor": 1}
+    shown = plan_report.text({
+        "bytes": held, "flags": flags | {"batch_size": 2}, "mesh": mesh, "parameters": 9, "devices": 2,
+        "topology": "v5e:1x2", "device": "TPU", "compile_seconds": 1.0, **found,
+    })  # fmt: skip
+    assert shown.endswith(f"Does not fit. {reason}")
+
+
+def test_other_errors_of_the_compiler_are_not_hidden() -> None:
+    class Step:
+        def lower(self, *given: object) -> Any:
+            raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        plan.compiled_step(SimpleNamespace(train_step=Step(), state=None, windows=None))  # type: ignore[arg-type]
+
+
+def test_defaults_follow_model_optimizer_and_mesh() -> None:
+    config = parse(["plan", "--model", "7b", "--optimizer", "adamw", "--mesh", "data=2,fsdp=4", "--remat"])
+    assert isinstance(config, Plan)
+    assert (config.batch.batch_size, config.batch.seq_len, config.optimizer.rank) == (None, 256, 1024)
+    planned = run_of_plan(config, 8)
+    assert (planned.data.batch_size, planned.model.vocab_size, planned.model.remat) == (8, 32000, True)
+    given = parse(["plan", "--mesh", "fsdp=4", "--batch-size", "12"])
+    assert isinstance(given, Plan)
+    assert run_of_plan(given, 4).data.batch_size == 12
