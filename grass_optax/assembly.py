@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     mu_dtype: DTypeLike | None  # of Adam's first moments
     nu_dtype: DTypeLike | None  # of its second moments
     basis_dtype: DTypeLike | None  # of the stored bases
+    map_stacks: bool  # multiply the matrices of a stack one after the other
     weight_dimension_numbers: layouts.DimensionNumbersOrFn
     key: jax.Array | int
     weight_decay: optax.ScalarOrSchedule
@@ -47,6 +48,7 @@ _DEFAULTS = Options(
     mu_dtype=None,
     nu_dtype=None,
     basis_dtype=None,
+    map_stacks=False,
     weight_dimension_numbers=None,
     key=0,
     weight_decay=0.0,
@@ -130,6 +132,7 @@ def assemble(
         lift=lift,
         store_basis=store_basis,
         basis_dtype=given["basis_dtype"],
+        map_stacks=given["map_stacks"],
         key=given["key"],
         weight_dimension_numbers=given["weight_dimension_numbers"],
     )

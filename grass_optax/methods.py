@@ -68,6 +68,8 @@ def grassjump(
         entry whose gradients are 2.5 decades below the largest of its column moves less than it would; vectors and
         moments of one row stay float32. An `inner` that is given keeps its own types.
       basis_dtype: of the stored bases.
+      map_stacks: True multiplies the matrices of a stack one after the other: less memory on a mesh
+        (`split_by_subspace`).
       key: an int or a threefry key; the run is a function of it.
 
     Under `optax.inject_hyperparams`, integers that shape the computation (here `rank` and `update_proj_gap`), `key` and

@@ -46,6 +46,7 @@ class _Parts(NamedTuple):
     residual: ResidualTransformation | None
     scale: ArrayLike
     lift: bool
+    map_stacks: bool
     orthonormal: bool  # every basis, the first included
 
 
@@ -63,6 +64,7 @@ def split_by_subspace(
     key: jax.Array | int = 0,
     basis_dtype: jax.typing.DTypeLike | None = None,
     store_basis: bool = True,
+    map_stacks: bool = False,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Optimize each matrix's projection by `inner`, treat the rest by `residual`, and add the two.
@@ -93,6 +95,8 @@ def split_by_subspace(
         outside the subspace are corrected for S^T S != I.
       store_basis: False draws the basis again from its key each step instead of storing it; for rules that read only
         the key.
+      map_stacks: multiply the matrices of a stack one after the other, in a loop over its first batch axis, which must
+        not be sharded: on a mesh that shards m, only one S^T G at a time is whole on every device (`products`).
       weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D, (input, output).
 
     Raises:
@@ -125,6 +129,7 @@ def split_by_subspace(
         residual=_residual_transformation(residual),
         scale=scale,
         lift=lift,
+        map_stacks=map_stacks,
         orthonormal=rule.orthonormal and schedule.initial.orthonormal,
     )
 
@@ -186,7 +191,8 @@ def _step(
     grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
     before = Moved(state.basis, state.inner, state.rule)
     moved = move(parts.schedule, state.count, grads, before)
-    projected = jax.tree.map(products.project, moved.basis, grads)
+    project = functools.partial(products.project, map_stacks=parts.map_stacks)
+    projected = jax.tree.map(project, moved.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner = parts.inner.update(projected, moved.inner, shapes, **extra_args)
     context = extra_args | {
@@ -212,19 +218,23 @@ def _step(
 def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, state: SplitState) -> tuple[Any, Any]:
     """U = S (scale D) + L, and the residual's new state."""
     grads, basis, projected, direction = (context[name] for name in ("grad", "basis", "projected", "direction"))
-    residual, lift = parts.residual, parts.lift
+    residual = parts.residual
+    lift, lift_scaled, outside_of = (
+        functools.partial(f, map_stacks=parts.map_stacks)
+        for f in (products.lift, products.lift_scaled, products.outside)
+    )
     scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, direction)
     if residual is None:
-        return jax.tree.map(products.lift, basis, scaled), state.residual
+        return jax.tree.map(lift, basis, scaled), state.residual
     removed = jax.tree.map(lambda g: jnp.asarray(residual.removed, g.dtype) * g, projected)
     if not residual.per_column:
-        outside = jax.tree.map(products.outside, basis, removed, grads) if lift else grads
+        outside = jax.tree.map(outside_of, basis, removed, grads) if parts.lift else grads
         outside, residual_state = residual.update(outside, state.residual, None, **context)
-        if lift:
-            outside = jax.tree.map(lambda s, d, x: products.lift(s, d) + x, basis, scaled, outside)
+        if parts.lift:
+            outside = jax.tree.map(lambda s, d, x: lift(s, d) + x, basis, scaled, outside)
         return outside, residual_state
     norms = layouts.map_layouts(gradient_squares, state.layout, updates)
-    if lift:
+    if parts.lift:
         inside = jax.tree.map(sum_of_squares, projected)
         lifted = jax.tree.map(functools.partial(lifted_squares, orthonormal=parts.orthonormal), basis, projected)
         norms = jax.tree.map(functools.partial(outside_norms, removed=residual.removed), norms, inside, lifted)
@@ -232,8 +242,8 @@ def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, sta
         norms = jax.tree.map(finite_root, norms)
     outputs, residual_state = residual.update(norms, state.residual, None, **context)
     factors = jax.tree.map(column_factors, outputs, norms)
-    if lift:
-        return jax.tree.map(products.lift_scaled, factors, basis, scaled, removed, grads), residual_state
+    if parts.lift:
+        return jax.tree.map(lift_scaled, factors, basis, scaled, removed, grads), residual_state
     return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), residual_state
 
 

@@ -40,6 +40,7 @@ VARIANTS = [(name, {}) for name in METHODS if name not in FACTORISE] + [
     ("grassjump", {"store_basis": False}),
     ("grassjump", {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}),
     ("frugal", {"projection": "random"}),
+    *((name, {"map_stacks": True}) for name in ("grassjump", "ldadam", "apollo")),
 ]
 # Products of the gradient with something of the n side: their sums over shards of n are (m, r).
 READ_THE_GRADIENT = {
@@ -228,6 +229,21 @@ def test_moments_along_the_rank_at_the_size_of_a_model(name, options):
         (params, shardings), (jax.eval_shape(tx.init, params), state_shardings(tx, params, shardings))))  # fmt: skip
     update = jax.jit(tx.update, out_shardings=(shardings, None)).lower(given, state, given)
     assert_small_collectives(update.compile().as_text(), {"w": shape}, name in READ_THE_GRADIENT, rank)
+
+
+def test_stacks_one_matrix_after_the_other():
+    """What each device has whole for a moment, S^T G and D, is that of one matrix of the stack and not of both."""
+    leaves = (("stack", SHAPES["stack"]),)
+    _, _, n = SHAPES["stack"]
+
+    def sent(options):
+        """What has the size of an S^T G and more, at every step."""
+        program = on_a_mesh("grassjump", frozen(options), "8", leaves).program
+        found = [one for one in collectives(program) if not one.at_refresh and math.prod(one.shape) >= RANK * n]
+        return {(one.kind, math.prod(one.shape), one.times) for one in found}
+
+    assert sent({}) == {("all-reduce", 2 * RANK * n, 1), ("all-gather", 2 * RANK * n, 1)}
+    assert sent({"map_stacks": True}) == {("all-reduce", RANK * n, 2), ("all-gather", RANK * n, 2)}
 
 
 @pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])

@@ -8,7 +8,7 @@ import pytest
 
 from grass_optax import grassmann, residual, split_by_subspace, subspaces, transport
 from tests import tolerances
-from tests.util import STACK, TALL, WIDE, assert_same, grads_like, injected, run, stacked_dimensions
+from tests.util import STACK, TALL, WIDE, assert_same, grads_like, injected, make, run, stacked_dimensions
 
 PARAMS = {"wide": jnp.ones(WIDE), "tall": jnp.ones(TALL), "stack": jnp.ones(STACK)}
 # Those whose bases are orthonormal, by how they are built.
@@ -196,3 +196,12 @@ def test_stacking():
         for t in range(8):
             u, state = update(grads_like(params, t)[i], state)
             assert_same(u, updates[t][i])
+
+
+@pytest.mark.parametrize("name", ["grassjump", "subtrack_grad", "ldadam", "apollo"])
+def test_stacks_one_matrix_after_the_other(name):
+    """Recovered, dropped, dense and unlifted residuals, of one batch axis and of two: the loop changes no number."""
+    params = {"wide": jnp.ones((6, 16)), "stack": jnp.ones((3, 6, 16)), "deep": jnp.ones((2, 3, 16, 6))}
+    (together, _), (one_by_one, _) = (run(make(name, map_stacks=given), params, 6) for given in (False, True))
+    for expected, updates in zip(together, one_by_one, strict=True):
+        assert_same(updates, expected)

@@ -31,8 +31,8 @@ from train.processes import on_first
 from train.program import make_program
 from train.progress import Display
 from train.sample import write_sample
-from train.sharding import place_batch, replicated
-from train.step import Params, Report, all_finite, token_losses
+from train.sharding import place_batch
+from train.step import Params, Report, all_finite
 from train.tokenizer import token_bytes
 
 
@@ -74,8 +74,6 @@ class Trainer:
             f"{config.model.model} with {config.optimizer.optimizer}: {self.sizes['parameters']:,} "
             f"parameters, {self.sizes['optimizer_bytes']:,} bytes of optimizer state"
         )
-        losses = functools.partial(token_losses, program.graphdef)
-        self.token_losses = jax.jit(losses, out_shardings=replicated(mesh))
         self.all_finite = jax.jit(all_finite)
         # Compiled here, so that no row of metrics.jsonl has the compilation in its speed.
         self.train_step = program.train_step.lower(program.state, program.windows).compile()
@@ -137,8 +135,8 @@ class Trainer:
     def losses(self, params: Params, windows: np.ndarray) -> np.ndarray:
         """Return the losses of the tokens of at most a batch of windows, which is filled up with some of them."""
         whole = np.resize(windows, self.program.windows.shape)
-        losses = self.token_losses(params, place_batch(self.program.windows, lambda start, stop: whole[start:stop]))
-        return np.asarray(losses)[: len(windows)]
+        batch = place_batch(self.program.windows, lambda start, stop: whole[start:stop])
+        return np.asarray(self.program.token_losses(params, batch))[: len(windows)]
 
     def save(self) -> None:
         """Keep the state, unless it is kept already or is not worth keeping."""

@@ -31,7 +31,8 @@ class OptimizerName(enum.StrEnum):
 
 
 BASELINES = frozenset({OptimizerName.ADAMW, OptimizerName.MUON})  # of Optax
-WITHOUT_RANK = BASELINES | {OptimizerName.APOLLO_MINI, OptimizerName.BADAM, OptimizerName.COLUMN_SGD}
+BESIDE_THE_SPLIT = frozenset({OptimizerName.BADAM, OptimizerName.COLUMN_SGD})  # of grass_optax, and no subspaces
+WITHOUT_RANK = BASELINES | BESIDE_THE_SPLIT | {OptimizerName.APOLLO_MINI}
 WITHOUT_SCALE = frozenset({OptimizerName.BADAM})  # it updates a block of weights at a time, all at one rate
 WITHOUT_KEY = frozenset({OptimizerName.COLUMN_SGD})
 

@@ -14,7 +14,15 @@ import grass_optax
 from grass_optax import layouts
 from grass_optax.precision import in_float32
 from train.config import OptimizerFlags, ScheduleFlags
-from train.methods import BASELINES, UPDATE_PROJ_GAPS, WITHOUT_KEY, WITHOUT_RANK, WITHOUT_SCALE, OptimizerName
+from train.methods import (
+    BASELINES,
+    BESIDE_THE_SPLIT,
+    UPDATE_PROJ_GAPS,
+    WITHOUT_KEY,
+    WITHOUT_RANK,
+    WITHOUT_SCALE,
+    OptimizerName,
+)
 
 RANDOM_START = 0.8  # of the run: GoLore@20% of arXiv 2410.11289 draws random bases in the last fifth
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
@@ -38,10 +46,12 @@ def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -> optax.GradientTransformation:
-    """Return the gradient clip followed by the optimizer."""
+def make_optimizer(
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False
+) -> optax.GradientTransformation:
+    """Return the gradient clip followed by the optimizer, which may multiply one layer after the other."""
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    return optax.chain(clip, _method(config, schedule, seed))
+    return optax.chain(clip, _method(config, schedule, seed, map_stacks))
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
@@ -49,7 +59,9 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings
     return grass_optax.state_shardings(tx, params, shardings)
 
 
-def _method(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -> optax.GradientTransformation:
+def _method(
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool
+) -> optax.GradientTransformation:
     if config.optimizer in BASELINES:
         return _baseline(config, schedule)
     method: Callable[..., optax.GradientTransformation] = getattr(grass_optax, config.optimizer)
@@ -61,15 +73,17 @@ def _method(config: OptimizerFlags, schedule: ScheduleFlags, seed: int) -> optax
         adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
         mu_dtype=MOMENTS[config.mu_dtype],
         nu_dtype=MOMENTS[config.nu_dtype],
-        **_options(config, schedule.steps, seed),
+        **_options(config, schedule.steps, seed, map_stacks),
     )
 
 
-def _options(config: OptimizerFlags, steps: int, seed: int) -> dict[str, Any]:
+def _options(config: OptimizerFlags, steps: int, seed: int, map_stacks: bool) -> dict[str, Any]:
     """Return the arguments that not every method takes."""
     name, options = config.optimizer, dict[str, Any]()
     if name not in WITHOUT_KEY:
         options["key"] = seed
+    if name not in BESIDE_THE_SPLIT:
+        options["map_stacks"] = map_stacks
     if name not in WITHOUT_SCALE:
         options["scale"] = config.scale
     if name not in WITHOUT_RANK:

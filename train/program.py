@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
+from jax import Array
 from jax.sharding import Mesh
 
 from models import Llama
 from train.config import Pretrain
 from train.optimizer import make_optimizer, make_schedule
-from train.sharding import activation_sharding, batch_sharding, placed, replicated
-from train.step import TrainState, make_initial_state, make_train_step, structure
+from train.sharding import activation_sharding, batch_sharding, placed, replicated, shards_weights
+from train.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
 
 
 class Program(NamedTuple):
@@ -30,12 +31,13 @@ class Program(NamedTuple):
     windows: jax.ShapeDtypeStruct  # of a batch
     draw_state: Callable[[], TrainState]
     train_step: jax.stages.Wrapped
+    token_losses: Callable[[Params, Array], Array]  # of a batch (B, T), whole on each device
 
 
 def make_program(config: Pretrain, mesh: Mesh) -> Program:
     """Return the programs of a run, not yet compiled."""
     model, seed = config.model.build(), config.data.seed
-    tx = make_optimizer(config.optimizer, config.schedule, seed)
+    tx = make_optimizer(config.optimizer, config.schedule, seed, map_stacks=shards_weights(mesh))
     initial_state = make_initial_state(model, tx, seed)
     state = placed(mesh, tx, jax.eval_shape(initial_state))
     shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -54,4 +56,5 @@ def make_program(config: Pretrain, mesh: Mesh) -> Program:
         # Drawn under jit, where each device makes its own part: none ever holds the whole.
         draw_state=jax.jit(initial_state, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+        token_losses=jax.jit(functools.partial(token_losses, graphdef, place=place), out_shardings=replicated(mesh)),
     )

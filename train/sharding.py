@@ -1,8 +1,8 @@
 """Where the arrays of a run lie: the only file that knows the axes of a mesh.
 
 A mesh has three axes. `data` holds copies of everything and shards the batch; `fsdp` shards the batch too, and every
-matrix along the hidden dimension; `tensor` shards heads, intermediate features and the vocabulary. What each axis of a
-parameter means is said by `LOGICAL`, where it lies by `RULES`; the optimizer's state follows from that.
+matrix; `tensor` shards heads, intermediate features and the vocabulary. What each axis of a parameter means is said by
+`LOGICAL`, where it lies by `TENSOR_SHARDS` and `_axes`; the optimizer's state follows from that.
 """
 
 import functools
@@ -20,7 +20,7 @@ from train.optimizer import opt_state_shardings
 from train.step import Params, TrainState
 
 AXES = DATA, FSDP, TENSOR = ("data", "fsdp", "tensor")
-RULES = {"hidden": FSDP, "heads": TENSOR, "intermediate": TENSOR, "vocabulary": TENSOR, "layer": None}
+TENSOR_SHARDS = ("heads", "intermediate", "vocabulary")
 # The axes of a parameter by the end of its path. Norms are small, and whole everywhere.
 LOGICAL = {
     "embed/embedding": ("vocabulary", "hidden"),
@@ -108,14 +108,32 @@ def param_shardings(mesh: Mesh, params: Params) -> Any:
 def _param_sharding(mesh: Mesh, path: Any, x: Any) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     logical = next((axes for end, axes in LOGICAL.items() if name.endswith(end)), ())
-    axes = [RULES[axis] for axis in logical]
-    for meaning, axis, size in zip(logical, axes, x.shape, strict=False):
-        if axis is not None and size % mesh.shape[axis]:
+    axes = _axes(logical, x.shape)
+    for meaning, names, size in zip(logical, axes, x.shape, strict=False):
+        if size % math.prod(mesh.shape[axis] for axis in names):
+            over = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in names)
             raise UserError(
-                f"--mesh shards the {meaning} axis of {name}, {size} long, over {axis}={mesh.shape[axis]}: give a "
-                "divisor."
+                f"--mesh shards the {meaning} axis of {name}, {size} long, over {over}: give sizes that divide it."
             )
-    return NamedSharding(mesh, PartitionSpec(*axes))
+    return NamedSharding(mesh, PartitionSpec(*(names[0] if len(names) == 1 else names or None for names in axes)))
+
+
+def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Return the mesh axes of each axis of a parameter.
+
+    `fsdp` lies on the side of a kernel where the basis of its subspace is, the smaller one and the input of a square
+    one, or the basis would be whole on every device (docs/sharding.md); of embeddings and head on the hidden dimension.
+    """
+    if not logical:
+        return []
+    sides = (len(shape) - 2, len(shape) - 1)
+    side = min(sides, key=lambda i: shape[i]) if logical[0] == "layer" else logical.index("hidden")
+    return [(TENSOR,) * (meaning in TENSOR_SHARDS) + (FSDP,) * (axis == side) for axis, meaning in enumerate(logical)]
+
+
+def shards_weights(mesh: Mesh) -> bool:
+    """Whether a device holds a part of each matrix."""
+    return mesh.shape[FSDP] * mesh.shape[TENSOR] > 1
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

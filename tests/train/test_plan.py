@@ -80,7 +80,7 @@ def test_a_mistake_is_told(words: str, told: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--mesh fsdp=3", "over fsdp=3: give a divisor"),
+        ("--mesh fsdp=3", "over fsdp=3: give sizes that divide it"),
         ("--mesh fsdp=2 --batch-size 3", "over data x fsdp = 2 devices, and --batch-size is 3"),
     ],
 )

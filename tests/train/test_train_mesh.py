@@ -53,7 +53,8 @@ def test_where_parameters_lie() -> None:
     inwards, outwards = (None, "fsdp", "tensor"), (None, "tensor", "fsdp")
     assert specs["embed"]["embedding"] == ("tensor", "fsdp")
     assert specs["lm_head"]["kernel"] == ("fsdp", "tensor")
-    assert specs["layers"]["attention"]["o"]["kernel"] == specs["layers"]["mlp"]["down"]["kernel"] == outwards
+    assert specs["layers"]["mlp"]["down"]["kernel"] == outwards
+    assert specs["layers"]["attention"]["o"]["kernel"] == (None, ("tensor", "fsdp"), None)  # square: the input side
     assert {specs["layers"]["attention"][name]["kernel"] for name in "qkv"} == {inwards}
     assert {specs["layers"]["mlp"][name]["kernel"] for name in ("gate", "up")} == {inwards}
     norms = specs["norm"], specs["layers"]["attention_norm"], specs["layers"]["mlp_norm"]
