@@ -170,7 +170,7 @@ def test_plans(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"| tiny | fsdp=2 | 2 | adamw | {found['bytes']['parameters'] / 1e9:.3f} |" in shown
     does_not_fit = plans.row("tiny", "fsdp=2", "adamw", found | {"compiled": None, "sent": None})
-    assert does_not_fit[-5:-1] == ["-"] * 4
+    assert does_not_fit[-6:-1] == ["-"] * 5
 
 
 @pytest.mark.skipif(not plan_check.CLEAR.exists(), reason="only Linux tells a process's memory there")

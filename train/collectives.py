@@ -122,24 +122,32 @@ def _sides(loop: _Instruction) -> tuple[str, str]:
 def _turns(program: _Program, name: str, loop: _Instruction) -> int | None:
     """Return how often a loop turns; None if that is not known when compiling.
 
-    Most compilers say so. A TPU's does not: there a counter of the carry, which starts at a constant, is compared with
-    another. Counters of scans and `fori_loop` go up by one.
+    Most compilers say so. A TPU's does not: there a counter of the carry, which starts at a constant and grows by one,
+    is compared with a third.
     """
     if (known := _KNOWN_TURNS.search(loop.rest)) is not None:
         return int(known[1])
-    condition = {one.name: one for one in program.computations[_sides(loop)[0]]}
-    root = next(one for one in condition.values() if one.is_root)
-    if root.opcode != "compare" or "direction=LT" not in root.rest:
+    around, condition, body = ({one.name: one for one in program.computations[side]} for side in (name, *_sides(loop)))
+    compared = _root(condition)
+    if compared.opcode != "compare" or "direction=LT" not in compared.rest:
         return None
-    counter, end = (condition[operand] for operand in _operands(root)[:2])
-    index = re.search(r"\bindex=(\d+)", counter.rest)
-    if counter.opcode != "get-tuple-element" or index is None:
+    counter, end = _operands(compared)[:2]
+    index = re.search(r"\bindex=(\d+)", condition[counter].rest)
+    carry, carried = around[_operands(loop)[0]], _root(body)
+    if condition[counter].opcode != "get-tuple-element" or not carry.opcode == carried.opcode == "tuple" or not index:
         return None
-    around = {one.name: one for one in program.computations[name]}
-    carry = around[_operands(loop)[0]]
-    start = _constant(around, _operands(carry)[int(index[1])]) if carry.opcode == "tuple" else None
-    last = _constant(condition, end.name)
-    return None if start is None or last is None else max(last - start, 0)
+    grown = body[_operands(carried)[int(index[1])]]
+    if grown.opcode != "add":
+        return None
+    start, last = _constant(around, _operands(carry)[int(index[1])]), _constant(condition, end)
+    steps = [step for operand in _operands(grown) if (step := _constant(body, operand))]
+    if start is None or last is None or len(steps) != 1:
+        return None
+    return max(math.ceil((last - start) / steps[0]), 0)
+
+
+def _root(computation: dict[str, _Instruction]) -> _Instruction:
+    return next(one for one in computation.values() if one.is_root)
 
 
 def _operands(one: _Instruction) -> list[str]:

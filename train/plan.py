@@ -126,6 +126,7 @@ def compiled_step(program: Program) -> dict[str, Any]:
     memory = {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in names}
     # What is donated is both argument and output.
     memory["total"] = sum(memory.values()) - 2 * memory["alias"]
+    memory["peak"] = int(getattr(analysis, "peak_memory_in_bytes", 0))
     sent = [one._asdict() for one in collectives(str(compiled.as_text()))]
     return {"does_not_fit": None, "compiled": memory, "sent": sent}
 

@@ -48,6 +48,8 @@ def _memory(found: dict[str, Any]) -> str:
     if compiled["generated_code"]:
         rows.append(("program", compiled["generated_code"], ""))
     rows.append(("total", compiled["total"], "arguments, results that are not in their place, temporaries, program"))
+    if found["topology"]:  # a CPU's compiler does not count its temporaries there
+        rows.append(("at most at one time", compiled["peak"], "as the compiler plans it, without the program"))
     return _table("each device holds, MB", rows)
 
 

@@ -126,12 +126,16 @@ def test_a_gather_that_is_spread_over_fusions_counts_once() -> None:
     assert collectives(text) == [Sent("all-gather", "f32", (8, 8), 8, False, 1, 7 * 32)]
 
 
-def looped(start: str, compared: str) -> str:
+def looped(start: str, compared: str, grown: str) -> str:
     """A loop as a TPU's compiler writes it, which does not say how often it turns."""
     sides = f"""\
 %body (c: (s32[], f32[8])) -> (s32[], f32[8]) {{
   %c = (s32[]{{:T(128)}}, f32[8]{{0:T(128)}}) parameter(0)
   %x = f32[8]{{0:T(128)}} get-tuple-element(%c), index=1
+  %k = s32[]{{:T(128)}} get-tuple-element(%c), index=0
+  %one = s32[]{{:T(128)}} constant(1)
+  %two = s32[]{{:T(128)}} constant(2)
+  %j = s32[]{{:T(128)}} {grown}
   %r = f32[8]{{0:T(128)}} all-reduce(%x), channel_id=1, replica_groups=[1,8]<=[8]
   ROOT %t = (s32[], f32[8]) tuple(%j, %r)
 }}
@@ -153,21 +157,25 @@ def looped(start: str, compared: str) -> str:
     )
 
 
-LESS = "compare(%i, %end), direction=LT"
+LESS, BY_ONE = "compare(%i, %end), direction=LT", "add(%k, %one)"
 
 
 @pytest.mark.parametrize(
-    ("start", "compared", "times", "at_refresh"),
+    ("start", "compared", "grown", "times", "at_refresh"),
     [
-        ("constant(0)", LESS, 32, False),
-        ("constant(2)", LESS, 30, False),
-        ("add(%n, %n)", LESS, 1, True),  # starts somewhere
-        ("constant(0)", "compare(%i, %end), direction=NE", 1, True),
-        ("constant(0)", "compare(%i, %d), direction=LT", 1, True),  # ends somewhere
+        ("constant(0)", LESS, BY_ONE, 32, False),
+        ("constant(2)", LESS, BY_ONE, 30, False),
+        ("constant(0)", LESS, "add(%k, %two)", 16, False),
+        ("constant(1)", LESS, "add(%two, %k)", 16, False),
+        ("constant(0)", LESS, "add(%k, %k)", 1, True),  # grows by something
+        ("constant(0)", LESS, "multiply(%k, %two)", 1, True),
+        ("parameter(1)", LESS, BY_ONE, 1, True),  # starts somewhere
+        ("constant(0)", "compare(%i, %end), direction=NE", BY_ONE, 1, True),
+        ("constant(0)", "compare(%i, %d), direction=LT", BY_ONE, 1, True),  # ends somewhere
     ],
 )
 def test_turns_are_read_where_the_compiler_does_not_say_them(
-    start: str, compared: str, times: int, at_refresh: bool
+    start: str, compared: str, grown: str, times: int, at_refresh: bool
 ) -> None:
-    (one,) = collectives(looped(start, compared))
+    (one,) = collectives(looped(start, compared, grown))
     assert (one.times, one.at_refresh) == (times, at_refresh)
