@@ -10,6 +10,7 @@ are float32.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,18 @@ from jax import Array
 from models.config import LlamaConfig
 
 
-def anywhere(x: Array) -> Array:
-    """Leave it to JAX where an array lies."""
+def _anywhere(x: Array) -> Array:
     return x
+
+
+class Placement(NamedTuple):
+    """Where activations lie on a mesh: functions that say it of an array, and by default leave it to JAX."""
+
+    embedded: Callable[[Array], Array] = _anywhere  # the embeddings (B, T, D) as they are looked up
+    stream: Callable[[Array], Array] = _anywhere  # the residual stream (B, T, D) between blocks, and the logits
+
+
+ANYWHERE = Placement()
 
 
 def rope_tables(positions_T: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
@@ -131,21 +141,18 @@ class Llama(nnx.Module):
         self.norm = _norm(config, rngs)
         self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
 
-    def __call__(self, tokens_BT: Array, place: Callable[[Array], Array] = anywhere) -> Array:
-        """Return the logits (B, T, V), float32, of the token after each position.
-
-        `place` is put on the residual stream between blocks and on the logits: on a mesh it says where they lie.
-        """
+    def __call__(self, tokens_BT: Array, place: Placement = ANYWHERE) -> Array:
+        """Return the logits (B, T, V), float32, of the token after each position."""
         config = self.config
         sin_TC, cos_TC = rope_tables(jnp.arange(tokens_BT.shape[1]), config.head_dim, config.rope_theta)
 
         def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
-            return place(block(x_BTD, sin_TC, cos_TC)), None
+            return place.stream(block(x_BTD, sin_TC, cos_TC)), None
 
         if config.remat:
             # A scan keeps the two passes apart, so the barrier against merging them is not needed.
             step = jax.checkpoint(step, prevent_cse=False)
         # Cast after the look-up: gradients of repeated tokens then add up in the parameters' dtype.
-        x_BTD = place(self.embed(tokens_BT).astype(config.dtype))
+        x_BTD = place.stream(place.embedded(self.embed(tokens_BT).astype(config.dtype)))
         x_BTD, _ = jax.lax.scan(step, x_BTD, self.layers)
-        return place(self.lm_head(self.norm(x_BTD)).astype(jnp.float32))
+        return place.stream(self.lm_head(self.norm(x_BTD)).astype(jnp.float32))

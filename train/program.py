@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from models import Llama
 from train.config import Pretrain
 from train.optimizer import make_optimizer, make_schedule
-from train.sharding import activation_sharding, batch_sharding, placed, replicated, shards_weights
+from train.sharding import batch_sharding, placed, placement, replicated, shards_weights
 from train.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
 
 
@@ -43,7 +43,7 @@ def make_program(config: Pretrain, mesh: Mesh) -> Program:
     shardings = jax.tree.map(lambda x: x.sharding, state)
     graphdef = structure(model)
     schedule = make_schedule(config.optimizer.learning_rate, config.schedule)
-    place = functools.partial(jax.lax.with_sharding_constraint, shardings=activation_sharding(mesh))
+    place = placement(mesh)
     train_step = make_train_step(graphdef, tx, schedule, place)
     return Program(
         mesh=mesh,

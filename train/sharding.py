@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from models.llama import Placement
 from train.config import UserError
 from train.optimizer import opt_state_shardings
 from train.step import Params, TrainState
@@ -152,15 +153,21 @@ def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.nda
     return jax.make_array_from_callback(windows.shape, windows.sharding, part)
 
 
-def activation_sharding(mesh: Mesh) -> NamedSharding:
-    """Return where the residual stream (B, T, D) and the logits (B, T, V) lie.
+def placement(mesh: Mesh) -> Placement:
+    """Return where activations lie.
 
-    Each device has its own windows, and weights are gathered for them layer by layer. Left to itself, the compiler
-    shards the hidden dimension of both: every device then works on the whole batch, and all of them sum the results of
-    nearly every product, which grow with the batch.
+    Each device has the residual stream (B, T, D) and the logits (B, T, V) of its own windows, and weights are gathered
+    for them layer by layer. Left to itself, the compiler shards the hidden dimension: every device then works on the
+    whole batch, and all of them sum the results of nearly every product, which grow with the batch. Embeddings are
+    looked up where their columns are, and then change places over `fsdp`; the compiler alone would gather those of the
+    whole batch, if it is sharded over `data` too.
     """
+
+    def at(*axes: Any) -> Callable[[jax.Array], jax.Array]:
+        return functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec(*axes)))
+
     free = PartitionSpec.UNCONSTRAINED
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP), free, free))
+    return Placement(embedded=at(DATA, None, FSDP), stream=at((DATA, FSDP), free, free))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

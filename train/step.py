@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from models import Llama, LlamaConfig
-from models.llama import anywhere
+from models.llama import ANYWHERE, Placement
 
 Params = Any  # nested dicts of arrays
 
@@ -53,9 +53,7 @@ def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, se
     return initial_state
 
 
-def token_losses(
-    graphdef: nnx.GraphDef[Llama], params: Params, windows: Array, place: Callable[[Array], Array] = anywhere
-) -> Array:
+def token_losses(graphdef: nnx.GraphDef[Llama], params: Params, windows: Array, place: Placement = ANYWHERE) -> Array:
     """Return the cross-entropy (B, T), float32 nats, of each token given those before it."""
     logits = nnx.merge(graphdef, params)(windows[:, :-1], place)
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), windows[:, 1:])
@@ -65,7 +63,7 @@ def make_train_step(
     graphdef: nnx.GraphDef[Llama],
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
-    place: Callable[[Array], Array] = anywhere,
+    place: Placement = ANYWHERE,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
     """Return the update; `schedule` is only reported, as the optimizer has it built in. `place` is the model's."""
 
