@@ -136,7 +136,7 @@ def _turns(program: _Program, name: str, loop: _Instruction) -> int | None:
     carry, carried = around[_operands(loop)[0]], _root(body)
     if condition[counter].opcode != "get-tuple-element" or not carry.opcode == carried.opcode == "tuple" or not index:
         return None
-    grown = body[_operands(carried)[int(index[1])]]
+    grown = _source(body, _operands(carried)[int(index[1])])
     if grown.opcode != "add":
         return None
     start, last = _constant(around, _operands(carry)[int(index[1])]), _constant(condition, end)
@@ -155,11 +155,17 @@ def _operands(one: _Instruction) -> list[str]:
 
 
 def _constant(computation: dict[str, _Instruction], name: str) -> int | None:
+    one = _source(computation, name)
+    value = re.match(r"(-?\d+)\)", one.rest)
+    return int(value[1]) if one.opcode == "constant" and value else None
+
+
+def _source(computation: dict[str, _Instruction], name: str) -> _Instruction:
+    """Return what an instruction is a copy of, or itself."""
     one = computation[name]
     while one.opcode in ("copy", "bitcast", "convert"):
         one = computation[_operands(one)[0]]
-    value = re.match(r"(-?\d+)\)", one.rest)
-    return int(value[1]) if one.opcode == "constant" and value else None
+    return one
 
 
 def _arrays(program: _Program, name: str, one: _Instruction) -> list[tuple[str, str, tuple[int, ...]]]:

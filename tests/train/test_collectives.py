@@ -135,7 +135,8 @@ def looped(start: str, compared: str, grown: str) -> str:
   %k = s32[]{{:T(128)}} get-tuple-element(%c), index=0
   %one = s32[]{{:T(128)}} constant(1)
   %two = s32[]{{:T(128)}} constant(2)
-  %j = s32[]{{:T(128)}} {grown}
+  %next = s32[]{{:T(128)}} {grown}
+  %j = s32[]{{:T(128)}} copy(%next)
   %r = f32[8]{{0:T(128)}} all-reduce(%x), channel_id=1, replica_groups=[1,8]<=[8]
   ROOT %t = (s32[], f32[8]) tuple(%j, %r)
 }}
