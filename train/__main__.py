@@ -62,8 +62,8 @@ def run(config: Command) -> None:
         from train.processes import joined
 
         go_on = (
-            "Checkpoints are whole: to go on, start the same command with --resume in every process, on as many as you "
-            "like."
+            "Checkpoints are whole: to go on, start the same command in every process, on as many as you like, with "
+            "--resume if --run-dir holds a config.json."
         )
         with joined(config.processes, go_on):
             pretrain(config)

@@ -9,6 +9,8 @@ from typing import Any, Self, TypeVar, cast
 
 import orbax.checkpoint as ocp
 
+from train.processes import on_first
+
 State = TypeVar("State")
 
 
@@ -22,6 +24,8 @@ class Checkpoints:
             enable_async_checkpointing=False,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        # The step of the newest checkpoint, if there is one: the same for all processes, whatever each sees already.
+        self.latest: int | None = on_first(self._manager.latest_step)
 
     def __enter__(self) -> Self:
         return self
@@ -29,15 +33,10 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        step: int | None = self._manager.latest_step()
-        return step
-
     def save(self, step: int, state: Any) -> None:
         """Write the state after `step` updates."""
         self._manager.save(step, args=ocp.args.StandardSave(state))
+        self.latest = step
 
     def restore(self, step: int, abstract: State) -> State:
         """Return the state after `step` updates; `abstract` has its structure, shapes and shardings, whatever those of

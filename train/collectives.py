@@ -85,7 +85,9 @@ def _parsed(text: str) -> _Program:
             computations[current].append(_Instruction(name, result, opcode, rest, line.lstrip().startswith("ROOT ")))
     if not entry:
         raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
-    counts = [int(n) for n in re.findall(r"num_partitions=(\d+)|replica_count=(\d+)", text[:2000]) for n in n if n]
+    counts = [
+        int(n) for n in re.findall(r"num_partitions=(\d+)|replica_count=(\d+)", text.split("\n", 1)[0]) for n in n if n
+    ]
     return _Program(computations, entry, math.prod(counts))
 
 
@@ -151,7 +153,9 @@ def _root(computation: dict[str, _Instruction]) -> _Instruction:
 
 
 def _operands(one: _Instruction) -> list[str]:
-    return re.findall(r"%([^\s,()]+)", one.rest.split(")", 1)[0])
+    """Names: each stands last in its operand, behind its type or alone, with a % or without."""
+    operands = one.rest.split(")", 1)[0]
+    return re.findall(r"%([^\s,()]+)", operands) or [word.split()[-1] for word in operands.split(",") if word.strip()]
 
 
 def _constant(computation: dict[str, _Instruction], name: str) -> int | None:

@@ -91,7 +91,7 @@ def _mended(error: str) -> str:
 
 def planned_step(run: Pretrain, mesh: Mesh) -> dict[str, Any]:
     """Return what a step of `run` takes of each device of `mesh`, as JSON has it."""
-    program = make_program(run, mesh)
+    program = make_program(run, mesh, planned=True)
     held = {
         "parameters": device_bytes(program.state.params),
         "optimizer_state": device_bytes((program.state.opt_state, program.state.step)),

@@ -1,7 +1,6 @@
 """A run from its configuration to its end, through any number of interruptions, in one process or several."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -24,8 +23,8 @@ from train.validate import check
 
 def pretrain(config: Pretrain) -> None:
     """Train as configured; return when finished, or when stopped by a signal and saved."""
-    check(config)
     refuse_different(flags(config) | {"resume": config.resume, "cache_dir": None})  # a cache may be a machine's own
+    check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     param_shardings(mesh, abstract_params(config.model.build()))  # for its errors, before anything is written
     folder = config.run_dir
@@ -35,15 +34,15 @@ def pretrain(config: Pretrain) -> None:
         return
     if not config.resume:
         on_first(lambda: run_dir.refuse_used(folder))
-    data = _load(config, run_dir.stored(folder).fingerprint if config.resume else None)
+    data = _load(config, on_first(lambda: run_dir.stored(folder).fingerprint) if config.resume else None)
     with contextlib.ExitStack() as held:
-        on_first(lambda: _open(config, data.tokens.fingerprint, held))
-        everywhere(lambda: run_dir.wait_for(config))
+        token = on_first(lambda: _open(config, data.tokens.fingerprint, held))
+        everywhere(lambda: run_dir.wait_for_token(folder, token))
         _train(config, mesh, data)
 
 
-def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> None:
-    """Hold the folder of the run, and write or check what it is."""
+def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> str:
+    """Hold the folder of the run, write or check what it is, and return the token that others find there."""
     folder = config.run_dir
     held.enter_context(locked(folder, f"another process is training in --run-dir {folder}: wait for its end."))
     if config.resume:
@@ -51,15 +50,19 @@ def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> Non
     else:
         run_dir.refuse_used(folder)
         run_dir.store(config, fingerprint)
+    return run_dir.leave_token(folder)
 
 
 def _load(config: Pretrain, fingerprint: str | None) -> Data:
-    load = functools.partial(load_tokens, config.data, config.model.vocab_size)
+    def load(wanted: str | None) -> Data:
+        say = print if is_first() else lambda _: None
+        return _datasets(config, load_tokens(config.data, config.model.vocab_size, wanted, say))
+
     if jax.process_count() == 1:
-        return _datasets(config, load(fingerprint))
+        return load(fingerprint)
     # Process 0 prepares the text; on machines that share no cache the others do too, and have to find the same.
-    found = on_first(lambda: load(fingerprint).fingerprint)
-    return everywhere(lambda: _datasets(config, load(found)))
+    found = on_first(lambda: load(fingerprint).tokens.fingerprint)
+    return everywhere(lambda: load(found))
 
 
 def _datasets(config: Pretrain, tokens: Tokens) -> Data:

@@ -77,9 +77,9 @@ def _initialize(config: ProcessFlags) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed found no other processes ({str(error).rstrip('.')}): start all of them under SLURM, Open "
-            "MPI, Kubernetes or on a TPU pod, or give each --coordinator-address HOST:PORT of process 0, "
-            "--num-processes and its own --process-id from 0."
+            f"--distributed could not join the other processes ({str(error).rstrip('.')}): start all of them under "
+            "SLURM, Open MPI, Kubernetes or on a TPU pod, or give each --coordinator-address HOST:PORT of process 0, "
+            "its port free, --num-processes, and its own --process-id from 0."
         ) from error
 
 
@@ -101,12 +101,13 @@ class LastWords:
 class SharedStopSignals:
     """While entered, SIGTERM or SIGINT in one process makes `poll` raise `Stopped` in all, at the same step.
 
-    JAX's preemption service watches SIGTERM and finds the step; SIGINT is handed on to it, and a second one ends the
-    process.
+    JAX's preemption service watches SIGTERM, and has the processes stop at the step after the last that any of them has
+    asked about. SIGINT is handed on to it, and a second one ends the process.
     """
 
     def __init__(self) -> None:
         self._interrupted = False
+        self._asked = 0
 
     def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGINT, self._receive)
@@ -122,8 +123,13 @@ class SharedStopSignals:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def poll(self, step: int) -> None:
-        """Raise `Stopped` if this is the step agreed on; to be called before each, with the same step in all."""
-        if multihost_utils.reached_preemption_sync_point(step):
+        """Raise `Stopped` if this is the step agreed on; to be called before each, with the same step in all.
+
+        Of a run that goes on at step t, no step before t was asked about: a signal by then has it stop at one of them.
+        """
+        steps = range(self._asked + 1, step + 1) or (step,)
+        self._asked = step
+        if any(multihost_utils.reached_preemption_sync_point(t) for t in steps):
             raise Stopped("stopped by a signal to one of the processes")
 
 

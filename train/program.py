@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from models import Llama
 from train.config import Pretrain
 from train.optimizer import make_optimizer, make_schedule
-from train.sharding import batch_sharding, placed, placement, replicated, shards_weights
+from train.sharding import batch_sharding, maps_stacks, placed, placement, replicated
 from train.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
 
 
@@ -34,10 +34,10 @@ class Program(NamedTuple):
     token_losses: Callable[[Params, Array], Array]  # of a batch (B, T), whole on each device
 
 
-def make_program(config: Pretrain, mesh: Mesh) -> Program:
-    """Return the programs of a run, not yet compiled."""
+def make_program(config: Pretrain, mesh: Mesh, planned: bool = False) -> Program:
+    """Return the programs of a run, not yet compiled; `planned` are those of other devices if these are of a CPU."""
     model, seed = config.model.build(), config.data.seed
-    tx = make_optimizer(config.optimizer, config.schedule, seed, map_stacks=shards_weights(mesh))
+    tx = make_optimizer(config.optimizer, config.schedule, seed, map_stacks=maps_stacks(mesh, planned))
     initial_state = make_initial_state(model, tx, seed)
     state = placed(mesh, tx, jax.eval_shape(initial_state))
     shardings = jax.tree.map(lambda x: x.sharding, state)

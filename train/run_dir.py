@@ -9,6 +9,7 @@ loss.png, sample.txt, summary.json    the results; the summary comes last, so it
 import importlib.metadata
 import json
 import platform
+import secrets
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from train.files import write_whole
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 LOSS_CURVE, SAMPLE, SUMMARY = "loss.png", "sample.txt", "summary.json"
-SHARED_AFTER = 90  # seconds; network file systems keep what they have seen of a folder for up to a minute
+TOKEN = ".token"  # of the processes that train now
+SHARED_AFTER = 90.0  # seconds; network file systems keep what they have seen of a folder for up to a minute
 PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 
 
@@ -55,16 +57,23 @@ def stored(run_dir: Path) -> Stored:
     return Stored(from_flags(content["config"], run_dir), content["data_fingerprint"], content["versions"])
 
 
-def wait_for(config: Pretrain) -> None:
-    """Wait until config.json, which another process has written, is seen here too."""
-    for _ in range(SHARED_AFTER):
-        if (config.run_dir / CONFIG).exists():
-            return
-        time.sleep(1)
-    raise UserError(
-        f"--run-dir {config.run_dir} is not the folder of that name that process 0 has written to: give one on a file "
-        "system that all processes share."
-    )
+def leave_token(run_dir: Path) -> str:
+    """Write down something that no other folder holds, and return it."""
+    token = secrets.token_hex()
+    write_whole(run_dir / TOKEN, token)
+    return token
+
+
+def wait_for_token(run_dir: Path, token: str, patience: float = SHARED_AFTER) -> None:
+    """Wait until what another process has left is seen here too: the folder is the same."""
+    deadline = time.monotonic() + patience
+    while not ((path := run_dir / TOKEN).exists() and path.read_text() == token):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--run-dir {run_dir} is not the folder of that name that process 0 writes to: give one on a file "
+                "system that all processes share."
+            )
+        time.sleep(min(1, patience / 10))
 
 
 def versions() -> dict[str, str]:

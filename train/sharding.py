@@ -132,9 +132,14 @@ def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, .
     return [(TENSOR,) * (meaning in TENSOR_SHARDS) + (FSDP,) * (axis == side) for axis, meaning in enumerate(logical)]
 
 
-def shards_weights(mesh: Mesh) -> bool:
-    """Whether a device holds a part of each matrix."""
-    return mesh.shape[FSDP] * mesh.shape[TENSOR] > 1
+def maps_stacks(mesh: Mesh, planned: bool) -> bool:
+    """Whether the optimizer multiplies one layer after the other: where a device holds a part of each matrix.
+
+    Not in what runs on CPU devices: they begin the sums of independent loops each in an order of its own, and then wait
+    for each other for ever (docs/sharding.md).
+    """
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    return mesh.shape[FSDP] * mesh.shape[TENSOR] > 1 and (planned or not is_cpu)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -34,7 +34,8 @@ GROUPS = [
 
 def program(*lines: str, before: str = "") -> str:
     body = "\n".join(f"  {line}" for line in lines)
-    head = "HloModule m, is_scheduled=true, num_partitions=8"
+    layout = ", ".join(["f32[8]{0}"] * 300)  # which stands before the counts and may be long
+    head = f"HloModule m, is_scheduled=true, entry_computation_layout={{({layout})->f32[8]{{0}}}}, num_partitions=8"
     return f"{head}\n\n{before}ENTRY %main (p: f32[8]) -> f32[8] {{\n{body}\n}}\n"
 
 

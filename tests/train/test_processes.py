@@ -143,7 +143,7 @@ def test_nobody_to_join(launcher: Launcher, tmp_path: Path) -> None:
     process = launcher.start(["pretrain", "--run-dir", str(tmp_path / "run"), "--distributed"])
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "--distributed found no other processes" in output
+    assert "--distributed could not join the other processes" in output
     assert "--coordinator-address HOST:PORT" in output
     assert not (tmp_path / "run").exists()
 
