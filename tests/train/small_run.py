@@ -81,12 +81,13 @@ class Launcher:
         assert process.returncode == 0, output
         return output
 
-    def job(self, arguments: list[str], processes: int, devices: int, logs: Path) -> "Job":
-        """Start several processes as one run, each with so many devices and a log of its own."""
+    def job(self, arguments: list[str], processes: int, devices: int, logs: Path, last: Sequence[str] = ()) -> "Job":
+        """Start several processes as one run, each with so many devices and a log of its own; the last is told more."""
         where = ["--distributed", "--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", processes]
         started = []
         for number in range(processes):
-            words = [*arguments, *map(str, where), "--process-id", str(number)]
+            more = last if number == processes - 1 else ()
+            words = [*arguments, *map(str, where), "--process-id", str(number), *more]
             with open(logs / f"{number}.log", "w") as log:
                 started.append(self.start(words, devices, stdout=log))
         return Job(started, [logs / f"{number}.log" for number in range(processes)])

@@ -1,5 +1,6 @@
 """Several processes on one machine as one run: they meet, agree, lose one, stop together, and go on as others."""
 
+import json
 import os
 import signal
 import subprocess
@@ -29,12 +30,12 @@ class Shape(NamedTuple):
     mesh: str
 
 
-# (what is begun, the process that is killed, what goes on)
-SHORT = (Shape(2, 1, "fsdp=2"), 1, Shape(1, 2, "data=2"))
+# (what is begun, the process that is killed, what goes on, what comes to the end)
+SHORT = (Shape(2, 1, "fsdp=2"), 1, Shape(1, 2, "data=2"), Shape(2, 1, "tensor=2"))
 LONG = [
-    (Shape(2, 2, "data=2,fsdp=2"), 1, Shape(4, 1, "fsdp=2,tensor=2")),
-    (Shape(4, 2, "data=2,fsdp=2,tensor=2"), 0, Shape(2, 2, "fsdp=4")),
-    (Shape(4, 1, "fsdp=4"), 3, Shape(2, 4, "data=4,fsdp=2")),
+    (Shape(2, 2, "data=2,fsdp=2"), 1, Shape(4, 1, "fsdp=2,tensor=2"), Shape(2, 1, "fsdp=2")),
+    (Shape(4, 2, "data=2,fsdp=2,tensor=2"), 0, Shape(2, 2, "fsdp=4"), Shape(1, 8, "data=2,fsdp=4")),
+    (Shape(4, 1, "fsdp=4"), 3, Shape(2, 4, "data=4,fsdp=2"), Shape(4, 1, "data=2,tensor=2")),
 ]
 
 
@@ -47,17 +48,17 @@ def wait_for_step(job: Job, run_dir: Path, step: int) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("begun", "victim", "goes_on"),
+    ("begun", "victim", "goes_on", "ends"),
     [
         pytest.param(*SHORT, id="short"),
         *(pytest.param(*case, id=f"long{i}", marks=pytest.mark.long) for i, case in enumerate(LONG)),
     ],
 )
 def test_a_lost_process_ends_the_job_and_others_go_on(
-    begun: Shape, victim: int, goes_on: Shape, launcher: Launcher, tmp_path: Path
+    begun: Shape, victim: int, goes_on: Shape, ends: Shape, launcher: Launcher, tmp_path: Path
 ) -> None:
     """One is killed, and the others end; another number of processes on another mesh goes on until one of them gets
-    SIGTERM, which stops all at one step; one process alone comes to the end. The losses are those of one device.
+    SIGTERM, which stops all at one step; a third one comes to the end. The losses are those of one device.
     """
     one, run_dir = tmp_path / "one", tmp_path / "run"
     launcher.finish(launcher.arguments(one, **STEADY))
@@ -89,7 +90,14 @@ def test_a_lost_process_ends_the_job_and_others_go_on(
     stopped_at = max(losses(run_dir))
     assert (run_dir / "checkpoints" / str(stopped_at)).exists()
     assert 10 < stopped_at < 20
-    launcher.finish([*resume, "--mesh", ""])
+
+    for said in ("bits_per_byte", "is finished"):  # the second time there is nothing to do
+        job = launcher.job([*resume, "--mesh", ends.mesh], ends.processes, ends.devices, tmp_path)
+        assert job.wait(200) == [0] * ends.processes, job.output
+        assert said in job.output[0]
+        assert said not in "".join(job.output[1:])
+    assert (run_dir / "sample.txt").read_text().startswith("def ")
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 20
     found = losses(run_dir)
     assert list(found) == list(expected)
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=SAME_LOSS)
@@ -137,6 +145,15 @@ def test_an_error_in_one_process_is_told_by_all(launcher: Launcher, tmp_path: Pa
         assert "error: process 0 of 2: --run-dir" in output
         assert "already holds a run" in output
         assert MISSED not in output
+
+
+def test_a_mistake_in_one_process_is_told_by_all(launcher: Launcher, tmp_path: Path) -> None:
+    arguments = launcher.arguments(tmp_path / "run", mesh="data=2")
+    job = launcher.job(arguments, 2, 1, tmp_path, last=["--seq-len", "999999", "--steps", "-3"])
+    assert job.wait(120) == [2, 2], job.output
+    for output in job.output:
+        assert "process 1 was given --seq-len 999999, and process 0 16: give all" in output
+    assert not (tmp_path / "run").exists()
 
 
 def test_nobody_to_join(launcher: Launcher, tmp_path: Path) -> None:

@@ -1,5 +1,12 @@
 """One of two processes with four devices each: what they must agree on. `test_processes` starts both."""
 
+import functools
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +14,10 @@ from jax.sharding import AxisType
 
 from train.config import DataFlags, ProcessFlags, UserError
 from train.data import training_rows, training_windows
-from train.processes import everywhere, is_first, joined, on_first, refuse_different, told_by_all
+from train.processes import SharedStopSignals, everywhere, is_first, joined, on_first, refuse_different, told_by_all
+from train.run_dir import leave_token, wait_for_token
 from train.sharding import AXES, batch_sharding, place_batch
+from train.signals import Stopped
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 CONFIG = DataFlags(batch_size=8, seq_len=4, seed=3)
@@ -59,10 +68,44 @@ def what_is_read(shape: tuple[int, int, int]) -> None:
     np.testing.assert_array_equal(gathered, whole)
 
 
+def what_is_shared() -> None:
+    """A folder is shared if it holds what process 0 has left there, and not because it holds a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        shared, own = Path(on_first(lambda: folder)), Path(folder)
+        token = on_first(lambda: leave_token(shared))
+        everywhere(lambda: wait_for_token(shared, token))
+        leave_token(own)
+        token = on_first(lambda: leave_token(own))
+        with pytest.raises(UserError, match="process 1 of 2: --run-dir .* is not the folder of that name"):
+            everywhere(lambda: wait_for_token(own, token, patience=0.5))
+        told_by_all("")  # the folder of process 0 has to be there so long
+
+
+def a_signal_before_the_first_step() -> None:
+    """It stops a run that goes on at step 10 all the same, and both processes at one step."""
+    with SharedStopSignals() as signals:
+        if jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # JAX looks for signals once a second, and has agreed on a step by then
+        stopped_at = next(filter(functools.partial(is_stopped, signals), range(10, 100)), None)
+    assert told_by_all(str(stopped_at)) == ["10", "10"]
+
+
+def is_stopped(signals: SharedStopSignals, step: int) -> bool:
+    told_by_all("")  # an update: neither is ahead
+    try:
+        signals.poll(step)
+    except Stopped:
+        return True
+    return False
+
+
 if __name__ == "__main__":
     with joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Go on."):
         assert (jax.process_count(), jax.device_count()) == (2, 8)
         what_is_said()
         for mesh_shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)):
             what_is_read(mesh_shape)
+        what_is_shared()
+        a_signal_before_the_first_step()
         print("all agreed")
