@@ -30,6 +30,7 @@ class Placement(NamedTuple):
 
     embedded: Callable[[Array], Array] = _anywhere  # the embeddings (B, T, D) as they are looked up
     stream: Callable[[Array], Array] = _anywhere  # the residual stream (B, T, D) between blocks, and the logits
+    heads: Callable[[Array], Array] = _anywhere  # what heads give (B, T, N H), and its gradient
 
 
 ANYWHERE = Placement()
@@ -84,14 +85,14 @@ class Attention(nnx.Module):
         self.v = _linear(config, width, kv_width, rngs)
         self.o = _linear(config, width, width, rngs)
 
-    def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array) -> Array:
+    def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array, place: Placement = ANYWHERE) -> Array:
         """Mix positions: (B, T, D) -> (B, T, D)."""
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         v_BTKH = self.v(x_BTD).reshape(heads)
         q_BTNH = rotate(self.q(x_BTD).reshape(heads), sin_TC, cos_TC).astype(v_BTKH.dtype)
         k_BTKH = rotate(self.k(x_BTD).reshape(heads), sin_TC, cos_TC).astype(v_BTKH.dtype)
         out_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True)
-        return self.o(out_BTNH.reshape(x_BTD.shape))
+        return self.o(place.heads(out_BTNH.reshape(x_BTD.shape)))
 
 
 class SwiGLU(nnx.Module):
@@ -117,9 +118,9 @@ class Block(nnx.Module):
         self.mlp_norm = _norm(config, rngs)
         self.mlp = SwiGLU(config, rngs=rngs)
 
-    def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array) -> Array:
+    def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array, place: Placement = ANYWHERE) -> Array:
         """Advance the residual stream: (B, T, D) -> (B, T, D)."""
-        x_BTD += self.attention(self.attention_norm(x_BTD), sin_TC, cos_TC)
+        x_BTD += self.attention(self.attention_norm(x_BTD), sin_TC, cos_TC, place)
         x_BTD += self.mlp(self.mlp_norm(x_BTD))
         return x_BTD
 
@@ -147,7 +148,7 @@ class Llama(nnx.Module):
         sin_TC, cos_TC = rope_tables(jnp.arange(tokens_BT.shape[1]), config.head_dim, config.rope_theta)
 
         def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
-            return place.stream(block(x_BTD, sin_TC, cos_TC)), None
+            return place.stream(block(x_BTD, sin_TC, cos_TC, place)), None
 
         if config.remat:
             # A scan keeps the two passes apart, so the barrier against merging them is not needed.

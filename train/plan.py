@@ -7,6 +7,7 @@ the devices need not be here. Host (CPU) devices stand for them, or the compiler
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from train.files import write_whole
 from train.methods import SCALES, OptimizerName
 from train.plan_config import Plan, run_of_plan
 from train.plan_report import text
-from train.program import Program, make_program
+from train.program import Program, make_program, refuse_untraceable
 from train.run_dir import versions
 from train.sharding import DATA, FSDP, make_mesh, mesh_sizes
 from train.validate import check
@@ -36,20 +37,23 @@ NO_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins what it says of a program tha
 
 def plan(config: Plan) -> None:
     """Compile, print, and write if asked to."""
+    path = config.plan.json
+    if path is not None and not os.access(path.parent, os.W_OK):  # said before minutes of compilation
+        raise UserError(
+            f"--json {path} cannot be written: choose a file in a folder that exists and may be written to."
+        )
     sizes = mesh_sizes(config.devices.mesh)
     run = run_of_plan(config, sizes[DATA] * sizes[FSDP])
     check(run)
     count = math.prod(sizes.values())
     devices = tpu_devices(config.plan.topology, count) if config.plan.topology else host_devices(count)
-    found = planned_step(run, make_mesh(run.devices.mesh, run.data.batch_size, devices))
+    mesh = make_mesh(run.devices.mesh, run.data.batch_size, devices)
+    refuse_untraceable(run, mesh)
+    found = planned_step(run, mesh)
     found |= {"topology": config.plan.topology, "versions": versions()}
     print(text(found))
-    if (path := config.plan.json) is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(found, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--json {path} cannot be written ({error.strerror}): choose another.") from None
+    if path is not None:
+        write_whole(path, json.dumps(found, indent=1) + "\n")
 
 
 def host_devices(count: int) -> Sequence[jax.Device]:

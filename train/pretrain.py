@@ -14,6 +14,7 @@ from train.files import locked
 from train.loop import Data, Tools, Trainer
 from train.metrics import Metrics
 from train.processes import SharedStopSignals, everywhere, is_first, on_first, refuse_different
+from train.program import refuse_untraceable
 from train.progress import Display
 from train.sharding import make_mesh, param_shardings
 from train.signals import Stopped, StopSignals
@@ -27,6 +28,8 @@ def pretrain(config: Pretrain) -> None:
     check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     param_shardings(mesh, abstract_params(config.model.build()))  # for its errors, before anything is written
+    if mesh.size > 1:
+        refuse_untraceable(config, mesh)
     folder = config.run_dir
     if config.resume and on_first(lambda: run_dir.is_finished(folder)):
         if is_first():

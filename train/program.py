@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from models import Llama
-from train.config import Pretrain
+from train.config import Pretrain, UserError
 from train.optimizer import make_optimizer, make_schedule
 from train.sharding import batch_sharding, maps_stacks, placed, placement, replicated
 from train.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
@@ -58,3 +58,14 @@ def make_program(config: Pretrain, mesh: Mesh, planned: bool = False) -> Program
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
         token_losses=jax.jit(functools.partial(token_losses, graphdef, place=place), out_shardings=replicated(mesh)),
     )
+
+
+def refuse_untraceable(config: Pretrain, mesh: Mesh) -> None:
+    """Refuse what no program can be made of: an exact SVD on a mesh of CPU devices."""
+    program = make_program(config, mesh)
+    try:
+        jax.eval_shape(program.train_step, program.state, program.windows)
+    except NotImplementedError as error:
+        raise UserError(
+            f"--optimizer {config.optimizer.optimizer} does not work on --mesh {config.devices.mesh}: {error}"
+        ) from error

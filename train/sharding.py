@@ -165,14 +165,15 @@ def placement(mesh: Mesh) -> Placement:
     for them layer by layer. Left to itself, the compiler shards the hidden dimension: every device then works on the
     whole batch, and all of them sum the results of nearly every product, which grow with the batch. Embeddings are
     looked up where their columns are, and then change places over `fsdp`; the compiler alone would gather those of the
-    whole batch, if it is sharded over `data` too.
+    whole batch, if it is sharded over `data` too. Heads lie on `tensor` alone, and not as the rows of `o` do.
     """
 
     def at(*axes: Any) -> Callable[[jax.Array], jax.Array]:
         return functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec(*axes)))
 
     free = PartitionSpec.UNCONSTRAINED
-    return Placement(embedded=at(DATA, None, FSDP), stream=at((DATA, FSDP), free, free))
+    batch = (DATA, FSDP)
+    return Placement(embedded=at(DATA, None, FSDP), stream=at(batch, free, free), heads=at(batch, free, TENSOR))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

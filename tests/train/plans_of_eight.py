@@ -24,8 +24,8 @@ KERNELS = 4 * LAYERS * (4 * 128 * 128 + 3 * 128 * 352)  # bytes
 BATCH, SEQUENCE = 16, 24
 
 
-def planned(*words: str, mesh: str) -> tuple[Pretrain, Mesh]:
-    given = ("--model", "tiny", "--batch-size", str(BATCH), "--seq-len", str(SEQUENCE), "--mesh", mesh)
+def planned(*words: str, mesh: str, batch: int = BATCH) -> tuple[Pretrain, Mesh]:
+    given = ("--model", "tiny", "--batch-size", str(batch), "--seq-len", str(SEQUENCE), "--mesh", mesh)
     config = parse(["plan", *given, *words])
     assert isinstance(config, Plan)
     sizes = mesh_sizes(mesh)
@@ -83,3 +83,14 @@ def test_weights_are_gathered_and_activations_are_not_summed() -> None:
     assert {(one.kind, one.dtype) for one in sent if one.shape[:2] in windows and one.bytes > 1000} == {
         ("all-gather", "s32"), ("all-to-all", "f32")
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mesh", ["data=2,fsdp=2,tensor=2", pytest.param("fsdp=4,tensor=2", marks=pytest.mark.long)])
+def test_no_activation_is_gathered_beside_tensor_parallelism(mesh: str) -> None:
+    """With one window for each device of data x fsdp, where a compiler left alone gathers embeddings and heads of all
+    windows. Over `tensor` a device may gather those of its own."""
+    run, devices = planned("--optimizer", "adamw", "--remat", mesh=mesh, batch=4)
+    sent = [Sent(**one) for one in planned_step(run, devices)["sent"]]
+    gathers = [one.shape for one in sent if one.kind == "all-gather" and one.dtype == "f32" and SEQUENCE in one.shape]
+    assert {shape[0] for shape in gathers} <= {1}
+    assert [one for one in sent if one.kind == "all-reduce" and one.shape[:2] == (1, SEQUENCE)]  # of heads and features

@@ -11,10 +11,12 @@ from small_run import SAME_LOSS, STEADY, Launcher, losses
 
 from models import CONFIGS
 from train import sharding
-from train.config import UserError
+from train.config import OptimizerFlags, ScheduleFlags, UserError
+from train.optimizer import make_optimizer, state_bytes
+from train.plan import device_bytes
 from train.run_dir import CHECKPOINTS, SUMMARY
-from train.sharding import AXES, make_mesh, param_shardings
-from train.step import abstract_params
+from train.sharding import AXES, make_mesh, param_shardings, placed
+from train.step import abstract_params, make_initial_state
 
 TINY = CONFIGS["tiny"]
 STEPS = STEADY["steps"]
@@ -59,6 +61,17 @@ def test_where_parameters_lie() -> None:
     assert {specs["layers"]["mlp"][name]["kernel"] for name in ("gate", "up")} == {inwards}
     norms = specs["norm"], specs["layers"]["attention_norm"], specs["layers"]["mlp_norm"]
     assert norms == ({"scale": ()},) * 3
+
+
+@pytest.mark.parametrize(("model", "devices"), [("60m", 8), ("1b", 8), ("7b", 8), ("7b", 64)])
+def test_a_device_holds_its_part_of_the_state(model: str, devices: int) -> None:
+    """At most 1.1 of what it would be if everything could be divided: 5461 of the 1b, and every basis."""
+    mesh = AbstractMesh((1, devices, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    flags = OptimizerFlags(rank=CONFIGS[model].hidden_size // 4)
+    tx = make_optimizer(flags, ScheduleFlags(), seed=0)
+    state = placed(mesh, tx, jax.eval_shape(make_initial_state(CONFIGS[model], tx, seed=0)))  # type: ignore[arg-type]
+    total = state_bytes(tx, state.params)
+    assert total / devices <= device_bytes(state.opt_state) <= 1.1 * total / devices
 
 
 def test_a_mesh_that_does_not_divide_the_model() -> None:
