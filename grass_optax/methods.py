@@ -69,7 +69,7 @@ def grassjump(
         moments of one row stay float32. An `inner` that is given keeps its own types.
       basis_dtype: of the stored bases.
       map_stacks: True multiplies the matrices of a stack one after the other: less memory on a mesh
-        (`split_by_subspace`).
+        (`products.Products`), where the first axis of stacks is not sharded and devices are not a CPU's.
       key: an int or a threefry key; the run is a function of it.
 
     Under `optax.inject_hyperparams`, integers that shape the computation (here `rank` and `update_proj_gap`), `key` and

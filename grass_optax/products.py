@@ -1,14 +1,13 @@
 """The two large products of a step, S^T G and S D, and what is fused with them.
 
 They run at JAX's default matmul precision and accumulate in float32 at least; those of the geometry (`grassmann`) run
-at the highest. With `map_stacks` the matrices of a stack are multiplied one after the other, in a loop over its first
-axis. On a mesh that shards m, S^T G is a sum of which every device has the whole until it is scattered, and D is
-gathered: both of one matrix at a time then. The axis must not be sharded itself.
+at the highest.
 
-Members: project, lift, lift_scaled, outside.
+Members: Products.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +17,38 @@ from grass_optax.auto_axes import whole_along
 from grass_optax.grassmann import transpose, wide
 
 
-def _product(f: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array, b: jax.Array, map_stacks: bool) -> jax.Array:
-    """f(a, b), of stacks one matrix after the other if asked to."""
-    if map_stacks and a.ndim > 2:
-        mapped: jax.Array = lax.map(lambda matrices: f(*matrices), (a, b))
-        return mapped
-    return f(a, b)
+class Products(NamedTuple):
+    """The products, of all matrices of a stack at once or of one after the other, in a loop over its first axis.
 
+    On a mesh that shards m, S^T G is a sum of which every device has the whole until it is scattered, and D is gathered;
+    in a loop both are of one matrix at a time. The first axis must not be sharded itself, nor the devices be a CPU's
+    (docs/sharding.md, "Stacks").
+    """
 
-def project(basis: jax.Array, grad: jax.Array, map_stacks: bool = False) -> jax.Array:
-    """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
-    return _product(_project, basis, grad, map_stacks)
+    map_stacks: bool
+
+    def project(self, basis: jax.Array, grad: jax.Array) -> jax.Array:
+        """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
+        return self._of(_project, basis, grad)
+
+    def lift(self, basis: jax.Array, direction: jax.Array) -> jax.Array:
+        """S D in the type of the basis, accumulated in float32 at least."""
+        return self._of(_lift, basis, direction)
+
+    def lift_scaled(
+        self, factors: jax.Array, basis: jax.Array, scaled: jax.Array, removed: jax.Array, grad: jax.Array
+    ) -> jax.Array:
+        """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
+        return self.lift(basis, scaled - factors * removed) + factors * grad.astype(factors.dtype)
+
+    def outside(self, basis: jax.Array, removed: jax.Array, grad: jax.Array) -> jax.Array:
+        """The dense residual R = G - S g."""
+        return grad.astype(removed.dtype) - self.lift(basis, removed)
+
+    def _of(self, f: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+        if self.map_stacks and a.ndim > 2:
+            return jnp.asarray(lax.map(lambda matrices: f(*matrices), (a, b)))
+        return f(a, b)
 
 
 def _project(basis: jax.Array, grad: jax.Array) -> jax.Array:
@@ -49,27 +69,5 @@ def _transposed(basis: jax.Array) -> jax.Array:
     return lax.platform_dependent(basis, cpu=turned, default=transpose)
 
 
-def lift(basis: jax.Array, direction: jax.Array, map_stacks: bool = False) -> jax.Array:
-    """S D in the type of the basis, accumulated in float32 at least."""
-    return _product(_lift, basis, direction, map_stacks)
-
-
 def _lift(basis: jax.Array, direction: jax.Array) -> jax.Array:
     return jnp.matmul(basis, direction.astype(basis.dtype), preferred_element_type=wide(basis.dtype))
-
-
-def lift_scaled(
-    factors: jax.Array,
-    basis: jax.Array,
-    scaled: jax.Array,
-    removed: jax.Array,
-    grad: jax.Array,
-    map_stacks: bool = False,
-) -> jax.Array:
-    """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
-    return lift(basis, scaled - factors * removed, map_stacks) + factors * grad.astype(factors.dtype)
-
-
-def outside(basis: jax.Array, removed: jax.Array, grad: jax.Array, map_stacks: bool = False) -> jax.Array:
-    """The dense residual R = G - S g."""
-    return grad.astype(removed.dtype) - lift(basis, removed, map_stacks)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from grass_optax import layouts, products
+from grass_optax import layouts
 from grass_optax.auto_axes import with_auto_axes
 from grass_optax.checks import positive
 from grass_optax.grassmann import wide
 from grass_optax.per_column import column_factors, gradient_squares, lifted_squares, outside_norms
+from grass_optax.products import Products
 from grass_optax.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
 from grass_optax.residual import ResidualTransformation, finite_root, sum_of_squares
 from grass_optax.subspaces import SubspaceRule
@@ -46,7 +47,7 @@ class _Parts(NamedTuple):
     residual: ResidualTransformation | None
     scale: ArrayLike
     lift: bool
-    map_stacks: bool
+    products: Products
     orthonormal: bool  # every basis, the first included
 
 
@@ -95,8 +96,7 @@ def split_by_subspace(
         outside the subspace are corrected for S^T S != I.
       store_basis: False draws the basis again from its key each step instead of storing it; for rules that read only
         the key.
-      map_stacks: multiply the matrices of a stack one after the other, in a loop over its first batch axis, which must
-        not be sharded: on a mesh that shards m, only one S^T G at a time is whole on every device (`products`).
+      map_stacks: multiply the matrices of a stack one after the other: less memory on a mesh (`products.Products`).
       weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D, (input, output).
 
     Raises:
@@ -129,7 +129,7 @@ def split_by_subspace(
         residual=_residual_transformation(residual),
         scale=scale,
         lift=lift,
-        map_stacks=map_stacks,
+        products=Products(map_stacks),
         orthonormal=rule.orthonormal and schedule.initial.orthonormal,
     )
 
@@ -191,8 +191,7 @@ def _step(
     grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
     before = Moved(state.basis, state.inner, state.rule)
     moved = move(parts.schedule, state.count, grads, before)
-    project = functools.partial(products.project, map_stacks=parts.map_stacks)
-    projected = jax.tree.map(project, moved.basis, grads)
+    projected = jax.tree.map(parts.products.project, moved.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner = parts.inner.update(projected, moved.inner, shapes, **extra_args)
     context = extra_args | {
@@ -218,20 +217,16 @@ def _step(
 def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, state: SplitState) -> tuple[Any, Any]:
     """U = S (scale D) + L, and the residual's new state."""
     grads, basis, projected, direction = (context[name] for name in ("grad", "basis", "projected", "direction"))
-    residual = parts.residual
-    lift, lift_scaled, outside_of = (
-        functools.partial(f, map_stacks=parts.map_stacks)
-        for f in (products.lift, products.lift_scaled, products.outside)
-    )
+    residual, products = parts.residual, parts.products
     scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, direction)
     if residual is None:
-        return jax.tree.map(lift, basis, scaled), state.residual
+        return jax.tree.map(products.lift, basis, scaled), state.residual
     removed = jax.tree.map(lambda g: jnp.asarray(residual.removed, g.dtype) * g, projected)
     if not residual.per_column:
-        outside = jax.tree.map(outside_of, basis, removed, grads) if parts.lift else grads
+        outside = jax.tree.map(products.outside, basis, removed, grads) if parts.lift else grads
         outside, residual_state = residual.update(outside, state.residual, None, **context)
         if parts.lift:
-            outside = jax.tree.map(lambda s, d, x: lift(s, d) + x, basis, scaled, outside)
+            outside = jax.tree.map(lambda s, d, x: products.lift(s, d) + x, basis, scaled, outside)
         return outside, residual_state
     norms = layouts.map_layouts(gradient_squares, state.layout, updates)
     if parts.lift:
@@ -243,7 +238,7 @@ def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, sta
     outputs, residual_state = residual.update(norms, state.residual, None, **context)
     factors = jax.tree.map(column_factors, outputs, norms)
     if parts.lift:
-        return jax.tree.map(lift_scaled, factors, basis, scaled, removed, grads), residual_state
+        return jax.tree.map(products.lift_scaled, factors, basis, scaled, removed, grads), residual_state
     return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), residual_state
 
 
