@@ -20,7 +20,7 @@ from grass_optax.grassmann import transpose, wide
 class Products(NamedTuple):
     """The products, of all matrices of a stack at once or of one after the other, in a loop over its first axis.
 
-    On a mesh that shards m, S^T G is a sum of which every device has the whole until it is scattered, and D is gathered;
+    On a mesh that shards m, S^T G is a sum that every device has whole until it is scattered, and D is gathered;
     in a loop both are of one matrix at a time. The first axis must not be sharded itself, nor the devices be a CPU's
     (docs/sharding.md, "Stacks").
     """
