@@ -9,7 +9,6 @@ of it, on an accelerator. The communication of the gradients themselves is that 
 """
 
 import argparse
-import os
 from collections import Counter
 from typing import Any
 
@@ -21,6 +20,7 @@ from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import SIZES, Problem, problem
 from train.collectives import KINDS, collectives
+from train.device import host_devices
 
 METHODS = ("adamw", "grassjump", "grasswalk")
 DEVICES = (1, 2, 4, 8)
@@ -90,9 +90,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Compile, count, print, write, and return what was written."""
     args = parser().parse_args(arguments)
-    jax.config.update("jax_platforms", "cpu")
-    options = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(args.devices)}"
-    os.environ["XLA_FLAGS"] = options  # read when the backend starts, below
+    host_devices(max(args.devices))
     given = problem(args.size, stacked=True, gap=10, layers=args.layers)
     tables = []
     for layout in args.layouts:

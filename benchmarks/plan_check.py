@@ -9,7 +9,6 @@ process of its own. Linux only; on an accelerator, `benchmarks.train_step --peak
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from benchmarks import children, flags, measure
 from models import CONFIGS
 from train.__main__ import parse
+from train.device import host_devices
 from train.methods import OptimizerName
 from train.plan import compiled_step, device_bytes
 from train.plan_config import Plan, run_of_plan
@@ -87,9 +87,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Measure, print, write, and return what was written."""
     args = parser().parse_args(arguments)
     if args.one:
-        jax.config.update("jax_platforms", "cpu")
-        options = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
-        os.environ["XLA_FLAGS"] = options  # read when the backend starts
+        host_devices(DEVICES)
         print(json.dumps(of_one(args) | {"machine": measure.machine()}))
         return []
     where: dict[str, Any] = {}

@@ -9,7 +9,6 @@ all-reduce and slice stand for a reduce-scatter, half of it.
 """
 
 import argparse
-import os
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from benchmarks import flags, measure
 from models import CONFIGS
 from train.__main__ import parse
 from train.collectives import Sent, total_bytes
+from train.device import host_devices
 from train.methods import OptimizerName
 from train.plan import planned_step
 from train.plan_config import Plan, run_of_plan
@@ -78,9 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Compile, count, print, write, and return what was written."""
     args = parser().parse_args(arguments)
-    jax.config.update("jax_platforms", "cpu")
-    options = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(args.devices)}"
-    os.environ["XLA_FLAGS"] = options  # read when the backend starts, below
+    host_devices(max(args.devices))
     rows = over_adamw([row(name, devices, args) for name in args.methods for devices in args.devices])
     tables = [{"model": args.model, "batch_of_a_device": args.batch, "sequence": args.sequence, "rows": rows}]
     print(f"{args.model}, {args.batch} x {args.sequence} tokens a device: sent by each device\n{table(rows)}")

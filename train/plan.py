@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from models import count_parameters
 from train.collectives import collectives
 from train.config import Pretrain, UserError, flags
+from train.device import host_devices
 from train.files import write_whole
 from train.methods import SCALES, OptimizerName
 from train.plan_config import Plan, run_of_plan
@@ -54,13 +55,6 @@ def plan(config: Plan) -> None:
     print(text(found))
     if path is not None:
         write_whole(path, json.dumps(found, indent=1) + "\n")
-
-
-def host_devices(count: int) -> Sequence[jax.Device]:
-    """Return so many CPU devices of this process, in which no backend may have been started."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
-    return jax.devices()
 
 
 def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:
