@@ -11,10 +11,7 @@ from jaxtyping import install_import_hook
 
 # Most of the time of a test goes into compiling a program that then runs for milliseconds: unoptimized machine code
 # takes less than half of it. Read when a backend starts, here and in the processes that tests start.
-FLAGS = "--xla_backend_optimization_level=0"
-# Eight devices of a busy machine with two cores may come to a sum further apart than the 40 s after which XLA gives up.
-FLAGS += " --xla_cpu_collective_call_terminate_timeout_seconds=200"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

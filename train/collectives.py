@@ -153,9 +153,7 @@ def _root(computation: dict[str, _Instruction]) -> _Instruction:
 
 
 def _operands(one: _Instruction) -> list[str]:
-    """Names: each stands last in its operand, behind its type or alone, with a % or without."""
-    operands = one.rest.split(")", 1)[0]
-    return re.findall(r"%([^\s,()]+)", operands) or [word.split()[-1] for word in operands.split(",") if word.strip()]
+    return re.findall(r"%([^\s,()]+)", one.rest.split(")", 1)[0])
 
 
 def _constant(computation: dict[str, _Instruction], name: str) -> int | None:

@@ -19,7 +19,7 @@ from train.files import write_whole
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 LOSS_CURVE, SAMPLE, SUMMARY = "loss.png", "sample.txt", "summary.json"
-TOKEN = ".token"  # of the processes that train now
+TOKEN = ".token"  # by which the processes of a run know that they share the folder
 SHARED_AFTER = 90.0  # seconds; network file systems keep what they have seen of a folder for up to a minute
 PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 

@@ -28,7 +28,7 @@ SMALL = {
 }
 # For losses on other devices: a fifth of the usual rate. Adam makes a whole step of a gradient that is nothing but the
 # rounding of a sum, so that at 5e-3 the losses of one device and of two came to differ by 1.4e-4 in 20 steps; at 1e-3
-# they stay within 5e-7 (jax 0.10 and 0.12). From one batch to another they differ by 1e-2.
+# they stay within 5e-7 (jax 0.10 and 0.12). From one batch to the next they differ by 2e-3 to 5e-2 of themselves.
 STEADY = {"batch_size": 8, "steps": 20, "learning_rate": 1e-3}
 SAME_LOSS = 1e-5
 
