@@ -19,8 +19,8 @@ import grass_optax
 from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import SIZES, Problem, problem
-from train.collectives import KINDS, collectives
-from train.device import host_devices
+from hlo.traffic import KINDS, collectives
+from train.system.devices import host_devices
 
 METHODS = ("adamw", "grassjump", "grasswalk")
 DEVICES = (1, 2, 4, 8)

@@ -14,7 +14,7 @@ from optax.contrib import GaLoreDimensionNumbers
 
 import grass_optax
 from benchmarks.shapes import Problem
-from train.methods import UPDATE_PROJ_GAPS, OptimizerName
+from train.config.optimizers import UPDATE_PROJ_GAPS, OptimizerName
 
 Transformation = optax.GradientTransformation
 Maker = Callable[[Problem], Transformation]

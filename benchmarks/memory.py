@@ -16,9 +16,9 @@ from flax import nnx
 import grass_optax
 from benchmarks.shapes import RANKS
 from models import CONFIGS, Llama
-from train.config import OptimizerFlags, ScheduleFlags
-from train.methods import SCALES, UPDATE_PROJ_GAPS, OptimizerName
-from train.optimizer import make_optimizer
+from train.config.optimizers import SCALES, UPDATE_PROJ_GAPS, OptimizerName
+from train.config.run import OptimizerFlags, ScheduleFlags
+from train.program.optimizer import make_optimizer
 
 
 def abstract_params(size: str) -> Any:

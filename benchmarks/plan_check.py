@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from benchmarks import children, flags, measure
 from models import CONFIGS
 from train.__main__ import parse
-from train.device import host_devices
-from train.methods import OptimizerName
-from train.plan import compiled_step, device_bytes
-from train.plan_config import Plan, run_of_plan
-from train.program import Program, make_program
-from train.sharding import make_mesh
+from train.config.optimizers import OptimizerName
+from train.plan.command import compiled_step, device_bytes
+from train.plan.config import Plan, run_of_plan
+from train.program.program import Program, make_program
+from train.program.sharding import make_mesh
+from train.system.devices import host_devices
 
 METHODS = ("adamw", "grassjump")
 DEVICES, STEPS = 8, 3

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import flags, measure
 from benchmarks.children import ROOT
 from models import CONFIGS
-from train.methods import OptimizerName
+from train.config.optimizers import OptimizerName
 
 MODELS = ("7b", "70b")
 MESHES = ("fsdp=8", "fsdp=64", "data=8,fsdp=64")

@@ -24,7 +24,7 @@ from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, own_gap, refresh_
 from benchmarks.measure import Contestant
 from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
 from models import CONFIGS, LlamaConfig
-from train.step import TrainState, make_initial_state, make_train_step, structure
+from train.program.step import TrainState, make_initial_state, make_train_step, structure
 
 METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "grasswalk", "apollo")
 

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 
 from benchmarks import flags, measure
+from hlo.traffic import Sent, total_bytes
 from models import CONFIGS
 from train.__main__ import parse
-from train.collectives import Sent, total_bytes
-from train.device import host_devices
-from train.methods import OptimizerName
-from train.plan import planned_step
-from train.plan_config import Plan, run_of_plan
-from train.sharding import make_mesh
+from train.config.optimizers import OptimizerName
+from train.plan.command import planned_step
+from train.plan.config import Plan, run_of_plan
+from train.program.sharding import make_mesh
+from train.system.devices import host_devices
 
 METHODS = ("adamw", "grassjump", "grasswalk")
 DEVICES = (1, 2, 4, 8)

@@ -1,13 +1,15 @@
 """Gradient-subspace optimizers for JAX: published methods as Optax transformations, and the combinator they are
 written in."""
 
-from grass_optax import grassmann, layouts, residual, subspaces, transport
-from grass_optax.assembly import assemble
-from grass_optax.badam import badam, scale_by_badam
-from grass_optax.block_coordinate import block_coordinate
-from grass_optax.column_sgd import column_sgd, scale_by_column_sgd
-from grass_optax.diagnostics import MemoryReport, memory_report
-from grass_optax.methods import (
+from grass_optax import residual, subspaces, transport
+from grass_optax._blocks.turns import block_coordinate
+from grass_optax._linalg import grassmann
+from grass_optax._split.split import SplitState, split_by_subspace
+from grass_optax._trees import layouts
+from grass_optax.methods._assembly import assemble
+from grass_optax.methods._badam import badam, scale_by_badam
+from grass_optax.methods._column_sgd import column_sgd, scale_by_column_sgd
+from grass_optax.methods._grass import (
     apollo,
     apollo_mini,
     coap,
@@ -37,8 +39,8 @@ from grass_optax.methods import (
     subtrack_grad,
     sumo,
 )
-from grass_optax.sharding import state_shardings
-from grass_optax.split import SplitState, split_by_subspace
+from grass_optax.state.memory import MemoryReport, memory_report
+from grass_optax.state.shardings import state_shardings
 
 __version__ = "0.1.0"
 

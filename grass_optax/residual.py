@@ -22,9 +22,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.grassmann import wide
-from grass_optax.inner_states import first_moment
+from grass_optax._inner.states import first_moment
+from grass_optax._linalg import grassmann
+from grass_optax._linalg.grassmann import wide
 
 # A column whose projected gradient is this far below the root mean square over columns has none: its ratio would be
 # noise.

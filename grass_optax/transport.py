@@ -17,9 +17,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.checks import one_of
-from grass_optax.inner_states import cleared, map_moments
+from grass_optax._checks import one_of
+from grass_optax._inner.states import cleared, map_moments
+from grass_optax._linalg import grassmann
 
 Transport = Callable[[Any, Any], Any]
 

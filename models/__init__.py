@@ -5,5 +5,5 @@ from models.config import LlamaConfig as LlamaConfig
 from models.config import count_parameters as count_parameters
 from models.convert import from_hf_state_dict as from_hf_state_dict
 from models.convert import to_hf_state_dict as to_hf_state_dict
-from models.generate import generate as generate
+from models.generation import generate as generate
 from models.llama import Llama as Llama

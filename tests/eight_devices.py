@@ -19,9 +19,9 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import state_shardings
+from hlo.traffic import collectives
 from tests import tolerances
 from tests.util import METHODS, grads_like, make, stacked_dimensions
-from train.collectives import collectives
 
 MESHES = {"8": ((8,), ("fsdp",)), "4x2": ((4, 2), ("fsdp", "tensor")), "2x4": ((2, 4), ("fsdp", "tensor"))}
 RANK, GAP, STEPS = 3, 2, 5

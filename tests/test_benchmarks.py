@@ -23,7 +23,7 @@ from benchmarks import (
     torch_peers,
     train_step,
 )
-from train.methods import BASELINES, OptimizerName
+from train.config.optimizers import BASELINES, OptimizerName
 
 SMALL = ["--size", "tiny", "--layers", "1"]
 

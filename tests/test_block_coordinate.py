@@ -9,8 +9,8 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax import memory_report
-from grass_optax.badam import badam, scale_by_badam
-from grass_optax.block_coordinate import block_coordinate
+from grass_optax._blocks.turns import block_coordinate
+from grass_optax.methods._badam import badam, scale_by_badam
 from tests import tolerances
 from tests.oracles.block_coordinate import BlockOracle
 

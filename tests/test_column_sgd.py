@@ -10,12 +10,12 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax import memory_report
-from grass_optax.column_sgd import column_sgd, normalize_columns, scale_by_column_sgd
+from grass_optax.methods._column_sgd import column_sgd, normalize_columns, scale_by_column_sgd
 from models import CONFIGS, Llama
 from tests import tolerances
 from tests.oracles.block_coordinate import BlockOracle
 from tests.oracles.column_sgd import ColumnOracle
-from train.optimizer import stacked_kernels
+from train.program.optimizer import stacked_kernels
 
 ADAM = dict(b1=0.8, b2=0.95, eps=1e-6)
 SHAPES = {

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grass_optax
-from grass_optax import grassmann, inner_states, transport
-from grass_optax.compressed import CompressedState, decoded, encoded, stochastically_rounded
-from grass_optax.inner import adam, narrow_moments
+from grass_optax import grassmann, transport
+from grass_optax._inner import states as inner_states
+from grass_optax._inner.narrow import CompressedState, decoded, encoded, stochastically_rounded
+from grass_optax._inner.transforms import adam, narrow_moments
 from tests.util import METHODS, grads_like, is_finite, make, run
 
 BF16, FP8 = "bfloat16", "float8_e4m3fn"

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax import grassmann, inner_states, transport
+from grass_optax import grassmann, transport
+from grass_optax._inner import states as inner_states
 from tests import tolerances
 from tests.util import WIDE, grads_like, run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
-from train.methods import OptimizerName
+from train.config.optimizers import OptimizerName
 
 DOCS = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
 

@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import (
-    CONFIGS,
-    Llama,
-    LlamaConfig,
-    count_parameters,
-    from_hf_state_dict,
-    generate,
-    to_hf_state_dict,
-)
-from models.generate import sample
+from models import CONFIGS, Llama, LlamaConfig, count_parameters, from_hf_state_dict, to_hf_state_dict
+from models import generation as generate
+from models.generation import sample
 from models.llama import rope_tables, rotate
 
 SMALL = LlamaConfig(

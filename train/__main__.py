@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from train.compare_config import Compare, compare_defaults
-from train.config import Pretrain, UserError, defaults
-from train.plan_config import Plan, plan_defaults
-from train.run_dir import stored
-from train.validate import refuse_conflicts
+from train.compare.config import Compare, compare_defaults
+from train.config.run import Pretrain, UserError, defaults
+from train.config.validate import refuse_conflicts
+from train.plan.config import Plan, plan_defaults
+from train.pretrain.folder import stored
 
 Command = Pretrain | Compare | Plan
 
@@ -50,16 +50,16 @@ def _read(arguments: Sequence[str], default: Command | None) -> Command:
 def run(config: Command) -> None:
     """Do what a command asks; these imports take seconds, which --help and mistakes need not wait for."""
     if isinstance(config, Compare):
-        from train.compare import compare
+        from train.compare.command import compare
 
         compare(config)
     elif isinstance(config, Plan):
-        from train.plan import plan
+        from train.plan.command import plan
 
         plan(config)
     else:
-        from train.pretrain import pretrain
-        from train.processes import joined
+        from train.pretrain.command import pretrain
+        from train.system.processes import joined
 
         go_on = (
             "Checkpoints are whole: to go on, start the same command in every process, on as many as you like, with "

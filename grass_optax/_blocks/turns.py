@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from grass_optax.blocks import cut_into
-from grass_optax.checks import one_of, positive
-from grass_optax.precision import widened
-from grass_optax.refresh import checked_key, typed_key
+from grass_optax._blocks.cuts import cut_into
+from grass_optax._checks import one_of, positive
+from grass_optax._linalg.dtypes import widened
+from grass_optax._split.refresh import checked_key, typed_key
 
 _ORDERS = ("ascending", "descending", "random")
 

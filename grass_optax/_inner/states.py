@@ -16,7 +16,7 @@ import optax
 from jax.typing import ArrayLike
 from optax.contrib import MuonState
 
-from grass_optax.compressed import CompressedState, decoded, encoded
+from grass_optax._inner.narrow import CompressedState, decoded, encoded
 
 # The field that holds a first moment, an average of gradients or a sum of them with decaying weights.
 _FIRST_MOMENTS = {

@@ -11,10 +11,10 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.checks import one_of
-from grass_optax.compressed import compressed, decoded, encoded, storage_type
-from grass_optax.refresh import checked_key, typed_key
+from grass_optax._checks import one_of
+from grass_optax._inner.narrow import compressed, decoded, encoded, storage_type
+from grass_optax._linalg import grassmann
+from grass_optax._split.refresh import checked_key, typed_key
 
 ORTHOGONALIZATIONS = ("exact", "newton_schulz")
 # Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and 1.2.

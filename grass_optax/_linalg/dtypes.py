@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from grass_optax import grassmann
+from grass_optax._linalg import grassmann
 
 
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

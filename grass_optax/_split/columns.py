@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.grassmann import wide
-from grass_optax.layouts import MatrixLayout
+from grass_optax._linalg import grassmann
+from grass_optax._linalg.grassmann import wide
+from grass_optax._trees.layouts import MatrixLayout
 from grass_optax.residual import sum_of_squares
 
 # Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 % wrong at

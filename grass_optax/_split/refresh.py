@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from grass_optax import grassmann
-from grass_optax.auto_axes import whole_along
-from grass_optax.grassmann import wide
-from grass_optax.groups import alike, is_mesh_free
-from grass_optax.layouts import leaf_path
+from grass_optax._linalg import grassmann
+from grass_optax._linalg.grassmann import wide
+from grass_optax._split.groups import alike, is_mesh_free
+from grass_optax._trees.layouts import leaf_path
+from grass_optax._trees.mesh import whole_along
 from grass_optax.subspaces import Refresh, SubspaceRule
 from grass_optax.transport import Transport
 

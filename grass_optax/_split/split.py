@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from grass_optax import layouts
-from grass_optax.auto_axes import with_auto_axes
-from grass_optax.checks import positive
-from grass_optax.grassmann import wide
-from grass_optax.per_column import column_factors, gradient_squares, lifted_squares, outside_norms
-from grass_optax.products import Products
-from grass_optax.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
+from grass_optax._checks import positive
+from grass_optax._linalg.grassmann import wide
+from grass_optax._split.columns import column_factors, gradient_squares, lifted_squares, outside_norms
+from grass_optax._split.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
+from grass_optax._trees import layouts
+from grass_optax._trees.mesh import with_auto_axes
+from grass_optax.bases.dense import Products
 from grass_optax.residual import ResidualTransformation, finite_root, sum_of_squares
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport

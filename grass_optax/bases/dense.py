@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grass_optax.auto_axes import whole_along
-from grass_optax.grassmann import transpose, wide
+from grass_optax._linalg.grassmann import transpose, wide
+from grass_optax._trees.mesh import whole_along
 
 
 class Products(NamedTuple):

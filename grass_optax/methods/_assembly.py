@@ -11,13 +11,13 @@ import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from grass_optax import layouts
-from grass_optax.badam import block_labels
-from grass_optax.block_coordinate import block_coordinate
-from grass_optax.inner import adam
-from grass_optax.precision import in_float32
+from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.transforms import adam
+from grass_optax._linalg.dtypes import in_float32
+from grass_optax._split.split import split_by_subspace
+from grass_optax._trees import layouts
+from grass_optax.methods._badam import block_labels
 from grass_optax.residual import ResidualTransformation
-from grass_optax.split import split_by_subspace
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
 

@@ -12,11 +12,11 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
-from grass_optax import layouts
-from grass_optax.block_coordinate import block_coordinate
-from grass_optax.blocks import in_block
-from grass_optax.inner import adam
-from grass_optax.precision import in_float32
+from grass_optax._blocks.cuts import in_block
+from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.transforms import adam
+from grass_optax._linalg.dtypes import in_float32
+from grass_optax._trees import layouts
 
 
 def badam(

@@ -14,11 +14,11 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
-from grass_optax import layouts
-from grass_optax.compressed import storage_type
-from grass_optax.grassmann import wide
-from grass_optax.inner import adam, narrow_moments
-from grass_optax.precision import in_float32
+from grass_optax._inner.narrow import storage_type
+from grass_optax._inner.transforms import adam, narrow_moments
+from grass_optax._linalg.dtypes import in_float32
+from grass_optax._linalg.grassmann import wide
+from grass_optax._trees import layouts
 
 _HIDDEN, _EMBEDDING, _HEAD, _ADAM = "hidden", "embedding", "head", "adam"
 

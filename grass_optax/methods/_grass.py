@@ -11,9 +11,9 @@ import optax
 from jax.typing import ArrayLike
 
 from grass_optax import subspaces, transport
-from grass_optax.assembly import Options, assemble, assemble_blocks, direction_of, with_options
-from grass_optax.checks import one_of, positive
-from grass_optax.inner import orthogonalize
+from grass_optax._checks import one_of, positive
+from grass_optax._inner.transforms import orthogonalize
+from grass_optax.methods._assembly import Options, assemble, assemble_blocks, direction_of, with_options
 from grass_optax.residual import channel_scaling, error_feedback, recovery, sign, tensor_scaling
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from grass_optax.layouts import leaf_path
-from grass_optax.owners import owner
+from grass_optax._trees.layouts import leaf_path
+from grass_optax.state.owners import owner
 
 
 class LeafMemory(NamedTuple):

@@ -22,10 +22,10 @@ import jax
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from grass_optax.block_coordinate import BlockCoordinateState
-from grass_optax.layouts import MatrixLayout, leaf_path
-from grass_optax.owners import owner
-from grass_optax.split import SplitState
+from grass_optax._blocks.turns import BlockCoordinateState
+from grass_optax._split.split import SplitState
+from grass_optax._trees.layouts import MatrixLayout, leaf_path
+from grass_optax.state.owners import owner
 
 Names = tuple[str, ...]  # the mesh axes that shard one axis of an array, the major one first
 Path = tuple[Any, ...]

@@ -8,8 +8,9 @@ same type says how the first basis is made. A rule must return a finite basis wh
 that take gradient steps of their own.
 """
 
-from grass_optax.subspaces.blind import columns, frozen, random_jump, random_projection, random_walk
+from grass_optax.subspaces.gradient import dct, power_iteration, range_finder, svd, switch, tracking
 from grass_optax.subspaces.learned import coap, online_descent
+from grass_optax.subspaces.random import columns, frozen, random_jump, random_projection, random_walk
 from grass_optax.subspaces.rule import (
     Refresh,
     SubspaceRule,
@@ -18,7 +19,6 @@ from grass_optax.subspaces.rule import (
     no_state,
     stateless_rule,
 )
-from grass_optax.subspaces.seeing import dct, power_iteration, range_finder, svd, switch, tracking
 
 __all__ = [
     "random_jump",

@@ -13,9 +13,9 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.checks import one_of, positive
-from grass_optax.inner_states import first_moment
+from grass_optax._checks import one_of, positive
+from grass_optax._inner.states import first_moment
+from grass_optax._linalg import grassmann
 from grass_optax.subspaces.rule import (
     Refresh,
     SubspaceRule,

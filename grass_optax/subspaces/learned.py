@@ -12,8 +12,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.inner_states import first_moment
+from grass_optax._inner.states import first_moment
+from grass_optax._linalg import grassmann
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, finite_or_noise, kept_unless_finite, no_state
 
 # The released codes' constants: AdamW's of PyTorch for online descent, plain SGD's for COAP.

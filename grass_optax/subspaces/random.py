@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grass_optax import grassmann
-from grass_optax.checks import positive
+from grass_optax._checks import positive
+from grass_optax._linalg import grassmann
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, turning
 
 

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from train.collectives import Sent, collectives, total_bytes
+from hlo.traffic import Sent, collectives, total_bytes
 
 X = jax.ShapeDtypeStruct((8, 16), jnp.float32)
 ROWS = P("x", "y")

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh
 
+from hlo.traffic import Sent
 from train.__main__ import parse
-from train.collectives import Sent
-from train.config import Pretrain
-from train.plan import planned_step
-from train.plan_config import Plan, run_of_plan
-from train.program import make_program
-from train.sharding import DATA, FSDP, make_mesh, mesh_sizes
+from train.config.run import Pretrain
+from train.plan.command import planned_step
+from train.plan.config import Plan, run_of_plan
+from train.program.program import make_program
+from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
 
 LAYERS, VOCABULARY = 4, 2048  # of tiny
 KERNELS = 4 * LAYERS * (4 * 128 * 128 + 3 * 128 * 352)  # bytes

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.metrics import read_rows
-from train.run_dir import METRICS
+from train.pretrain.folder import METRICS
+from train.pretrain.metrics import read_rows
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.collectives import Sent, collectives
+from hlo.traffic import Sent, collectives
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.compare_config import Cell, Compare, arguments, cells, common_flags, run_of
-from train.config import Pretrain, flags
-from train.files import locked
-from train.methods import LEARNING_RATES, SCALES, UPDATE_PROJ_GAPS, OptimizerName
+from train.compare.config import Cell, Compare, arguments, cells, common_flags, run_of
+from train.config.optimizers import LEARNING_RATES, SCALES, UPDATE_PROJ_GAPS, OptimizerName
+from train.config.run import Pretrain, flags
+from train.system.files import locked
 
 
 def comparison(words: str) -> Compare:

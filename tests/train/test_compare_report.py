@@ -9,11 +9,11 @@ import jax
 import pytest
 
 from train.__main__ import parse
-from train.compare import remove_checkpoints
-from train.compare_config import Compare
-from train.compare_record import Record, Result, mark_diverged, median_speed, results
-from train.compare_report import best_of_each, curves, edges, summary_line, write_report
-from train.device import device_summary
+from train.compare.command import remove_checkpoints
+from train.compare.config import Compare
+from train.compare.record import Record, Result, mark_diverged, median_speed, results
+from train.compare.report import best_of_each, curves, edges, summary_line, write_report
+from train.system.devices import device_summary
 
 RECORD = Record({"steps": 30}, "a text")
 

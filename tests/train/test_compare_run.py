@@ -14,7 +14,7 @@ import pytest
 from small_run import STEPS, Launcher
 
 from train.__main__ import main
-from train.methods import UPDATE_PROJ_GAPS, OptimizerName
+from train.config.optimizers import UPDATE_PROJ_GAPS, OptimizerName
 
 SWEEP = ("--optimizers", "adamw", "--sweep-lr", "1e37", "1e-3")
 WORDS = ("--optimizers", "adamw", "grassjump", "--sweep-lr", "1e-3")

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import data
-from train.config import DataFlags, UserError
-from train.corpus import documents, split
-from train.data import Windows, held_out_batches, load_tokens, training_rows, training_windows
-from train.tokenizer import END_OF_TEXT
+from train.config.run import DataFlags, UserError
+from train.data import windows as data
+from train.data.corpus import documents, split
+from train.data.tokenizer import END_OF_TEXT
+from train.data.windows import Windows, held_out_batches, load_tokens, training_rows, training_windows
 
 VOCABULARY = 300
 TOKENS = np.arange(1000, dtype=np.uint16)  # a window shows where it begins
@@ -285,7 +285,8 @@ def test_simultaneous_runs_make_the_tokens_once(cached: DataFlags) -> None:
 def test_a_killed_preparation_leaves_nothing_to_trust(cached: DataFlags) -> None:
     script = f"""
 import pathlib, time
-from train import config, data
+from train.config import run as config
+from train.data import windows as data
 data._sha256 = lambda path: time.sleep(100)  # the tokens are written, the manifest is not
 cache = pathlib.Path({str(cached.cache_dir)!r})
 data.load_tokens(config.DataFlags(data={cached.data!r}, cache_dir=cache), {VOCABULARY})

@@ -13,10 +13,11 @@ import jax
 import pytest
 from jax.experimental import topologies
 
-from train import plan, plan_report
 from train.__main__ import main, parse
-from train.config import UserError
-from train.plan_config import Plan, run_of_plan
+from train.config.run import UserError
+from train.plan import command as plan
+from train.plan import report as plan_report
+from train.plan.config import Plan, run_of_plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from small_run import ROOT, SAME_LOSS, STEADY, Job, Launcher, free_port, losses
 
-from train import sharding
-from train.config import ProcessFlags, UserError
-from train.processes import joined
+from train.config.run import ProcessFlags, UserError
+from train.program import sharding
+from train.system.processes import joined
 
 LOST_AFTER = 10  # seconds without a sign of life
 MISSED = "did not come to its end: it failed, was killed, or missed another process"

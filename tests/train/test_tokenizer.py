@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.tokenizer import (
+from train.data.tokenizer import (
     END_OF_TEXT,
     encode_documents,
     load_tokenizer,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.config import GROUPS, Pretrain, ProcessFlags, UserError, flags, from_flags
-from train.methods import OptimizerName
-from train.validate import refuse_conflicts
+from train.config.optimizers import OptimizerName
+from train.config.run import GROUPS, Pretrain, ProcessFlags, UserError, flags, from_flags
+from train.config.validate import refuse_conflicts
 
 # A value for every flag that is nobody's default.
 OTHER: dict[str, object] = {

@@ -10,13 +10,13 @@ from jax.sharding import AbstractMesh, AxisType
 from small_run import SAME_LOSS, STEADY, Launcher, losses
 
 from models import CONFIGS
-from train import sharding
-from train.config import OptimizerFlags, ScheduleFlags, UserError
-from train.optimizer import make_optimizer, state_bytes
-from train.plan import device_bytes
-from train.run_dir import CHECKPOINTS, SUMMARY
-from train.sharding import AXES, make_mesh, param_shardings, placed
-from train.step import abstract_params, make_initial_state
+from train.config.run import OptimizerFlags, ScheduleFlags, UserError
+from train.plan.command import device_bytes
+from train.pretrain.folder import CHECKPOINTS, SUMMARY
+from train.program import sharding
+from train.program.optimizer import make_optimizer, state_bytes
+from train.program.sharding import AXES, make_mesh, param_shardings, placed
+from train.program.step import abstract_params, make_initial_state
 
 TINY = CONFIGS["tiny"]
 STEPS = STEADY["steps"]

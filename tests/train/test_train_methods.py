@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import grass_optax
-from train import methods
-from train.config import OptimizerFlags, ScheduleFlags
-from train.methods import BASELINES, SCALES, UPDATE_PROJ_GAPS, WITHOUT_RANK, WITHOUT_SCALE, OptimizerName
-from train.optimizer import RANDOM_START, make_optimizer, state_bytes
+from train.config import optimizers as methods
+from train.config.optimizers import BASELINES, SCALES, UPDATE_PROJ_GAPS, WITHOUT_RANK, WITHOUT_SCALE, OptimizerName
+from train.config.run import OptimizerFlags, ScheduleFlags
+from train.program.optimizer import RANDOM_START, make_optimizer, state_bytes
 
 SCHEDULE = ScheduleFlags(steps=20, warmup_steps=0)
 METHODS = [name for name in OptimizerName if name not in BASELINES]

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.checkpoint import Checkpoints
-from train.config import UserError
-from train.evaluate import Evaluation
-from train.files import locked, write_whole
-from train.metrics import Metrics, plot
+from train.config.run import UserError
+from train.pretrain.checkpoint import Checkpoints
+from train.pretrain.evaluation import Evaluation
+from train.pretrain.metrics import Metrics, plot
+from train.system.files import locked, write_whole
 
 STATE = {"w": jnp.arange(6.0).reshape(2, 3), "count": jnp.asarray(3), "b": (jnp.ones(2),)}
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)

@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 from small_run import ROOT, STEPS, Launcher
 
-from train import loop
 from train.__main__ import main
-from train.checkpoint import Checkpoints
-from train.config import Pretrain
-from train.data import held_out_batches, load_tokens
-from train.files import locked
-from train.methods import OptimizerName
-from train.optimizer import make_optimizer
-from train.run_dir import stored
-from train.step import TrainState, make_initial_state
-from train.tokenizer import END_OF_TEXT
+from train.config.optimizers import OptimizerName
+from train.config.run import Pretrain
+from train.data.tokenizer import END_OF_TEXT
+from train.data.windows import held_out_batches, load_tokens
+from train.pretrain import loop
+from train.pretrain.checkpoint import Checkpoints
+from train.pretrain.folder import stored
+from train.program.optimizer import make_optimizer
+from train.program.step import TrainState, make_initial_state
+from train.system.files import locked
 
 Row = dict[str, Any]
 RESULTS = ("loss.png", "sample.txt", "summary.json")

@@ -10,11 +10,11 @@ import optax
 import pytest
 
 from models import LlamaConfig
-from train.config import OptimizerFlags, ScheduleFlags
-from train.evaluate import evaluate
-from train.methods import OptimizerName
-from train.optimizer import make_optimizer, make_schedule, stacked_kernels
-from train.step import (
+from train.config.optimizers import OptimizerName
+from train.config.run import OptimizerFlags, ScheduleFlags
+from train.pretrain.evaluation import evaluate
+from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
+from train.program.step import (
     all_finite,
     make_initial_state,
     make_train_step,

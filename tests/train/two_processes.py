@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from train.config import DataFlags, ProcessFlags, UserError
-from train.data import training_rows, training_windows
-from train.processes import SharedStopSignals, everywhere, is_first, joined, on_first, refuse_different, told_by_all
-from train.run_dir import leave_token, wait_for_token
-from train.sharding import AXES, batch_sharding, place_batch
-from train.signals import Stopped
+from train.config.run import DataFlags, ProcessFlags, UserError
+from train.data.windows import training_rows, training_windows
+from train.pretrain.folder import leave_token, wait_for_token
+from train.program.sharding import AXES, batch_sharding, place_batch
+from train.system.processes import (
+    SharedStopSignals,
+    everywhere,
+    is_first,
+    joined,
+    on_first,
+    refuse_different,
+    told_by_all,
+)
+from train.system.signals import Stopped
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 CONFIG = DataFlags(batch_size=8, seq_len=4, seed=3)

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from train.compare_config import Cell, Compare, arguments, cells, common_flags, run_of
-from train.compare_record import (
+from train.compare.config import Cell, Compare, arguments, cells, common_flags, run_of
+from train.compare.record import (
     COMPARISON,
     CURVES,
     LOG,
@@ -27,13 +27,13 @@ from train.compare_record import (
     result_of,
     results,
 )
-from train.compare_report import best_of_each, write_report
-from train.config import DIVERGED, UserError
-from train.data import held_out_batches, load_tokens, training_windows
-from train.files import locked
-from train.run_dir import CHECKPOINTS, CONFIG, is_finished, stored
-from train.signals import Stopped, StopSignals
-from train.validate import check_comparison, refuse_conflicts, refuse_other_flags
+from train.compare.report import best_of_each, write_report
+from train.config.run import DIVERGED, UserError
+from train.config.validate import check_comparison, refuse_conflicts, refuse_other_flags
+from train.data.windows import held_out_batches, load_tokens, training_windows
+from train.pretrain.folder import CHECKPOINTS, CONFIG, is_finished, stored
+from train.system.files import locked
+from train.system.signals import Stopped, StopSignals
 
 PAUSE = 0.05  # seconds between two looks at a run
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from train.config import (
+from train.config.optimizers import LEARNING_RATES, NO_GAP, SCALES, UPDATE_PROJ_GAPS, WITHOUT_SCALE, OptimizerName
+from train.config.run import (
     DataFlags,
     ModelFlags,
     OptimizerFlags,
@@ -16,7 +17,6 @@ from train.config import (
     defaults,
     flags,
 )
-from train.methods import LEARNING_RATES, NO_GAP, SCALES, UPDATE_PROJ_GAPS, WITHOUT_SCALE, OptimizerName
 
 # What belongs to a cell, or follows from its optimizer. All other flags are common to the comparison.
 OF_A_CELL = ("optimizer", "learning_rate", "adam_learning_rate", "update_proj_gap", "scale")

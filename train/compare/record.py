@@ -11,11 +11,11 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.compare_config import Cell, Compare, cells
-from train.config import UserError
-from train.files import write_whole
-from train.metrics import Row, read_rows
-from train.run_dir import METRICS, SUMMARY
+from train.compare.config import Cell, Compare, cells
+from train.config.run import UserError
+from train.pretrain.folder import METRICS, SUMMARY
+from train.pretrain.metrics import Row, read_rows
+from train.system.files import write_whole
 
 COMPARISON, TABLE, CURVES = "compare.json", "compare.md", "compare.png"
 LOG, DIVERGED = "log.txt", "diverged.txt"

@@ -6,12 +6,12 @@ import math
 import matplotlib
 from matplotlib.figure import Figure
 
-from train.compare_config import Compare, cells, scales, short
-from train.compare_record import COMPARISON, CURVES, TABLE, Record, Result, results
-from train.files import write_whole
-from train.methods import OptimizerName
-from train.metrics import read_rows, save_figure
-from train.run_dir import METRICS
+from train.compare.config import Compare, cells, scales, short
+from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
+from train.config.optimizers import OptimizerName
+from train.pretrain.folder import METRICS
+from train.pretrain.metrics import read_rows, save_figure
+from train.system.files import write_whole
 
 HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes", "peak memory bytes")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from models import CONFIGS, LlamaConfig
-from train.methods import LEARNING_RATES, NO_GAP, SCALES, UPDATE_PROJ_GAPS, OptimizerName
+from train.config.optimizers import LEARNING_RATES, NO_GAP, SCALES, UPDATE_PROJ_GAPS, OptimizerName
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
 STDLIB = "stdlib"

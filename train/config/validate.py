@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from models import CONFIGS
-from train.compare_config import Compare, cells, run_of
-from train.config import (
+from train.compare.config import Compare, cells, run_of
+from train.config.optimizers import BASELINES, SCALES, WITHOUT_RANK, WITHOUT_SCALE
+from train.config.run import (
     FILES,
     SMALLEST_VOCABULARY,
     STDLIB,
@@ -14,7 +15,6 @@ from train.config import (
     UserError,
     flags,
 )
-from train.methods import BASELINES, SCALES, WITHOUT_RANK, WITHOUT_SCALE
 
 # What may differ when a run goes on: none of it changes a number of the result, but a mesh how its sums are rounded.
 FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every", "mesh")

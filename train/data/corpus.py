@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config import FILES, STDLIB, UserError
+from train.config.run import FILES, STDLIB, UserError
 
 HELD_OUT = 0.05  # of the bytes
 # Distributions whose Python files are part of the stdlib corpus: what this trainer itself runs on.

@@ -18,10 +18,10 @@ import grain
 import numpy as np
 import tokenizers
 
-from train.config import DataFlags, UserError
-from train.corpus import Document, Split, documents, split
-from train.files import locked, make_durable
-from train.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from train.config.run import DataFlags, UserError
+from train.data.corpus import Document, Split, documents, split
+from train.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from train.system.files import locked, make_durable
 
 LAYOUT = 1  # of the folder; a change of what is written here or how must change it
 UNFINISHED = ".unfinished"

@@ -15,18 +15,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from hlo.traffic import collectives
 from models import count_parameters
-from train.collectives import collectives
-from train.config import Pretrain, UserError, flags
-from train.device import host_devices
-from train.files import write_whole
-from train.methods import SCALES, OptimizerName
-from train.plan_config import Plan, run_of_plan
-from train.plan_report import text
-from train.program import Program, make_program, refuse_untraceable
-from train.run_dir import versions
-from train.sharding import DATA, FSDP, make_mesh, mesh_sizes
-from train.validate import check
+from train.config.optimizers import SCALES, OptimizerName
+from train.config.run import Pretrain, UserError, flags
+from train.config.validate import check
+from train.plan.config import Plan, run_of_plan
+from train.plan.report import text
+from train.pretrain.folder import versions
+from train.program.program import Program, make_program, refuse_untraceable
+from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
+from train.system.devices import host_devices
+from train.system.files import write_whole
 
 # The flags of a run that decide what a step takes; the others are not in a plan.
 PLANNED = (

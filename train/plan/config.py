@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from train.config import DataFlags, DeviceFlags, ModelFlags, OptimizerFlags, Pretrain, defaults
+from train.config.run import DataFlags, DeviceFlags, ModelFlags, OptimizerFlags, Pretrain, defaults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, cast
 
 import orbax.checkpoint as ocp
 
-from train.processes import on_first
+from train.system.processes import on_first
 
 State = TypeVar("State")
 

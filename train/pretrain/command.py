@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.sharding import Mesh
 
-from train import run_dir
-from train.checkpoint import Checkpoints
-from train.config import Pretrain, flags
-from train.data import Tokens, held_out_batches, load_tokens, training_windows
-from train.files import locked
-from train.loop import Data, Tools, Trainer
-from train.metrics import Metrics
-from train.processes import SharedStopSignals, everywhere, is_first, on_first, refuse_different
-from train.program import refuse_untraceable
-from train.progress import Display
-from train.sharding import make_mesh, param_shardings
-from train.signals import Stopped, StopSignals
-from train.step import abstract_params
-from train.validate import check
+from train.config.run import Pretrain, flags
+from train.config.validate import check
+from train.data.windows import Tokens, held_out_batches, load_tokens, training_windows
+from train.pretrain import folder as run_dir
+from train.pretrain.checkpoint import Checkpoints
+from train.pretrain.loop import Data, Tools, Trainer
+from train.pretrain.metrics import Metrics
+from train.pretrain.progress import Display
+from train.program.program import refuse_untraceable
+from train.program.sharding import make_mesh, param_shardings
+from train.program.step import abstract_params
+from train.system.files import locked
+from train.system.processes import SharedStopSignals, everywhere, is_first, on_first, refuse_different
+from train.system.signals import Stopped, StopSignals
 
 
 def pretrain(config: Pretrain) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from train.step import Params
+from train.program.step import Params
 
 
 class Evaluation(NamedTuple):

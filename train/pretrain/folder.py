@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config import Pretrain, UserError, flags, from_flags
-from train.files import write_whole
+from train.config.run import Pretrain, UserError, flags, from_flags
+from train.system.files import write_whole
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 LOSS_CURVE, SAMPLE, SUMMARY = "loss.png", "sample.txt", "summary.json"

@@ -18,22 +18,22 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models import count_parameters
-from train import run_dir
-from train.checkpoint import Checkpoints
-from train.config import DIVERGED, Pretrain, UserError
-from train.data import Tokens, training_rows
-from train.device import device_summary
-from train.evaluate import evaluate
-from train.files import write_whole
-from train.metrics import Metrics, plot
-from train.optimizer import state_bytes
-from train.processes import on_first
-from train.program import make_program
-from train.progress import Display
-from train.sample import write_sample
-from train.sharding import place_batch
-from train.step import Params, Report, all_finite
-from train.tokenizer import token_bytes
+from train.config.run import DIVERGED, Pretrain, UserError
+from train.data.tokenizer import token_bytes
+from train.data.windows import Tokens, training_rows
+from train.pretrain import folder as run_dir
+from train.pretrain.checkpoint import Checkpoints
+from train.pretrain.evaluation import evaluate
+from train.pretrain.metrics import Metrics, plot
+from train.pretrain.progress import Display
+from train.pretrain.sample import write_sample
+from train.program.optimizer import state_bytes
+from train.program.program import make_program
+from train.program.sharding import place_batch
+from train.program.step import Params, Report, all_finite
+from train.system.devices import device_summary
+from train.system.files import write_whole
+from train.system.processes import on_first
 
 
 class Diverged(UserError):

@@ -7,8 +7,8 @@ from typing import Any, Self, TextIO
 
 from matplotlib.figure import Figure
 
-from train.evaluate import Evaluation
-from train.files import make_durable, write_whole
+from train.pretrain.evaluation import Evaluation
+from train.system.files import make_durable, write_whole
 
 Row = dict[str, Any]
 

@@ -6,9 +6,9 @@ from jax.experimental import multihost_utils
 from tokenizers import Tokenizer
 
 from models import Llama
-from models.generate import generate
-from train.config import Pretrain
-from train.tokenizer import END_OF_TEXT
+from models.generation import generate
+from train.config.run import Pretrain
+from train.data.tokenizer import END_OF_TEXT
 
 TEMPERATURE, TOP_K = 0.8, 50  # a little sharper than the model, and without its tail
 

@@ -12,9 +12,8 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import layouts
-from grass_optax.precision import in_float32
-from train.config import OptimizerFlags, ScheduleFlags
-from train.methods import (
+from grass_optax._linalg.dtypes import in_float32
+from train.config.optimizers import (
     BASELINES,
     BESIDE_THE_SPLIT,
     UPDATE_PROJ_GAPS,
@@ -23,6 +22,7 @@ from train.methods import (
     WITHOUT_SCALE,
     OptimizerName,
 )
+from train.config.run import OptimizerFlags, ScheduleFlags
 
 RANDOM_START = 0.8  # of the run: GoLore@20% of arXiv 2410.11289 draws random bases in the last fifth
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}

@@ -15,10 +15,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from models import Llama
-from train.config import Pretrain, UserError
-from train.optimizer import make_optimizer, make_schedule
-from train.sharding import batch_sharding, maps_stacks, placed, placement, replicated
-from train.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
+from train.config.run import Pretrain, UserError
+from train.program.optimizer import make_optimizer, make_schedule
+from train.program.sharding import batch_sharding, maps_stacks, placed, placement, replicated
+from train.program.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
 
 
 class Program(NamedTuple):

@@ -16,9 +16,9 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.llama import Placement
-from train.config import UserError
-from train.optimizer import opt_state_shardings
-from train.step import Params, TrainState
+from train.config.run import UserError
+from train.program.optimizer import opt_state_shardings
+from train.program.step import Params, TrainState
 
 AXES = DATA, FSDP, TENSOR = ("data", "fsdp", "tensor")
 TENSOR_SHARDS = ("heads", "intermediate", "vocabulary")

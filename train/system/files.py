@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.config import UserError
+from train.config.run import UserError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

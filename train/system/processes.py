@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.config import ProcessFlags, UserError
-from train.signals import Stopped
+from train.config.run import ProcessFlags, UserError
+from train.system.signals import Stopped
 
 Result = TypeVar("Result")
 
