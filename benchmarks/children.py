@@ -1,5 +1,5 @@
-"""A process of its own for each contestant: an allocator's peak never falls, and what one program leaves in memory
-must not be in the next one's figure.
+"""A process of its own for each contestant: an allocator's peak never falls, and what one program
+leaves in memory must not be in the next one's figure.
 """
 
 import json
@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def allocator_bytes() -> dict[str, int] | None:
-    """What the device's allocator has given out, now and at most; None where it does not tell, as on a CPU."""
+    """What the device's allocator has given out, now and at most; None where it does not tell, as
+    on a CPU.
+    """
     statistics = jax.devices()[0].memory_stats()
     if not statistics or "peak_bytes_in_use" not in statistics:
         return None
@@ -22,7 +24,9 @@ def allocator_bytes() -> dict[str, int] | None:
 
 
 def in_a_child(module: str, arguments: list[str]) -> dict[str, Any]:
-    """Run a module of this package, and return the JSON that it prints last; the error, if it fails."""
+    """Run a module of this package, and return the JSON that it prints last; the error, if it
+    fails.
+    """
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()

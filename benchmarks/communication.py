@@ -2,10 +2,11 @@
 
     python -m benchmarks.communication --size 60m
 
-Bytes that each device sends, by the kind of collective, read from the compiled update of sharded gradients on 1, 2, 4
-and 8 devices; nothing runs. `train.collectives` counts them, and says how. "refresh" is what a step sends besides when
-the bases move. On CPU devices, as here, the compiler makes an all-reduce and a slice of what is a reduce-scatter, half
-of it, on an accelerator. The communication of the gradients themselves is that of any optimizer, and not in it.
+Bytes that each device sends, by the kind of collective, read from the compiled update of sharded
+gradients on 1, 2, 4 and 8 devices; nothing runs. `train.collectives` counts them, and says how.
+"refresh" is what a step sends besides when the bases move. On CPU devices, as here, the compiler
+makes an all-reduce and a slice of what is a reduce-scatter, half of it, on an accelerator. The
+communication of the gradients themselves is that of any optimizer, and not in it.
 """
 
 import argparse
@@ -28,7 +29,9 @@ LAYOUTS = ("fsdp", "fsdp x tensor")
 
 
 def spec(name: str, layout: str) -> PartitionSpec:
-    """Of a stack (layers, input, output): the width of the model over fsdp, the other side over tensor."""
+    """Of a stack (layers, input, output): the width of the model over fsdp, the other side over
+    tensor.
+    """
     width_is_last = name in ("o", "down")
     sides = ("fsdp", "tensor" if layout == "fsdp x tensor" else None)
     return PartitionSpec(None, *(reversed(sides) if width_is_last else sides))

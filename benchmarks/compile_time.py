@@ -1,10 +1,11 @@
-"""How long does an optimizer take to compile, and how large is its program, against the number of leaves?
+"""How long does an optimizer take to compile, and how large is its program, against the number of
+leaves?
 
     python -m benchmarks.compile_time --leaves 56 112 224 500
 
-The leaves are unstacked matrices of one size, those of a layer over and over: the number of weights grows with them,
-but neither tracing nor compiling depends on it much. Nothing is allocated. JAX's caches are cleared before each
-measurement, and the contestants take turns.
+The leaves are unstacked matrices of one size, those of a layer over and over: the number of weights
+grows with them, but neither tracing nor compiling depends on it much. Nothing is allocated. JAX's
+caches are cleared before each measurement, and the contestants take turns.
 """
 
 import argparse

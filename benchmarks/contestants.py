@@ -1,6 +1,7 @@
 """The optimizers of Optax, of this library and of rollfast that the benchmarks compare, by name.
 
-All have their defaults but for the learning rate, the rank and the interval of refreshes, which are the problem's.
+All have their defaults but for the learning rate, the rank and the interval of refreshes, which are
+the problem's.
 """
 
 import functools
@@ -116,7 +117,9 @@ def refresh_gap(name: str, problem: Problem) -> int | None:
 
 @functools.cache
 def own_gap(name: str) -> int | None:
-    """The interval that a contestant has unless told otherwise; None if all its steps are of one kind."""
+    """The interval that a contestant has unless told otherwise; None if all its steps are of one
+    kind.
+    """
     if name in EVERY_STEP_ALIKE:
         return None
     method = name.split("-")[0]

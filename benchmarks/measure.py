@@ -1,8 +1,9 @@
 """Timing of contestants that take turns, what is said about the times, and where it was measured.
 
-In every round each contestant makes one step, in an order drawn anew, so that whatever else the machine does hits all
-of them alike; a ratio is taken within a round before its median is. A first step, and the rounds of the warm-up, are
-kept apart, and so is a first refresh: that part of the program runs for the first time.
+In every round each contestant makes one step, in an order drawn anew, so that whatever else the
+machine does hits all of them alike; a ratio is taken within a round before its median is. A first
+step, and the rounds of the warm-up, are kept apart, and so is a first refresh: that part of the
+program runs for the first time.
 """
 
 import datetime
@@ -65,7 +66,9 @@ def take_turns(contestants: Sequence[Contestant], rounds: int) -> dict[str, list
 
 
 def sort_out(seconds: Sequence[float], gap: int | None, warmup: int) -> Times:
-    """The first step, those at which a refresh was due, and the others. Step i has seen i updates before it."""
+    """The first step, those at which a refresh was due, and the others. Step i has seen i updates
+    before it.
+    """
     due = [i for i in range(1, len(seconds)) if gap and i % gap == 0]
     regular = {i: s for i, s in enumerate(seconds) if i >= max(warmup, 1) and i not in due}
     first_refresh = seconds[due[0]] if due else None
@@ -88,8 +91,8 @@ def ratios(times: Times, base: Times) -> list[float]:
 def compare(times: Times, base: Times, own_gap: int | None) -> dict[str, Any]:
     """All that is said of one contestant beside the one that the others are compared with.
 
-    `refresh_over_base` is a refresh in steps of the base; `mean_over_base` the mean step where one in `own_gap` is a
-    refresh.
+    `refresh_over_base` is a refresh in steps of the base; `mean_over_base` the mean step where one
+    in `own_gap` is a refresh.
     """
     regular, refresh = spread(list(times.regular.values())), spread(list(times.refresh.values()))
     unit = statistics.median(base.regular.values())

@@ -1,4 +1,5 @@
-"""Optimizer state of every method on the LLaMA sizes of the papers: prints the table of docs/memory.md.
+"""Optimizer state of every method on the LLaMA sizes of the papers: prints the table of
+docs/memory.md.
 
     python -m benchmarks.memory
 
@@ -28,7 +29,9 @@ def abstract_params(size: str) -> Any:
 
 
 def optimizer(name: OptimizerName, rank: int) -> optax.GradientTransformation:
-    """The optimizer that the trainer makes, without gradient clip and with the method's own interval."""
+    """The optimizer that the trainer makes, without gradient clip and with the method's own
+    interval.
+    """
     flags = OptimizerFlags(
         optimizer=name, rank=rank, scale=SCALES[name], update_proj_gap=UPDATE_PROJ_GAPS.get(name, 1), clip=0.0
     )

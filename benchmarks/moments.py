@@ -1,9 +1,10 @@
-"""Does training notice moments in fewer bits? The held-out loss of `tiny` with each type of moments, over seeds.
+"""Does training notice moments in fewer bits? The held-out loss of `tiny` with each type of
+moments, over seeds.
 
     python -m benchmarks.moments --run-dir runs/moments
 
-Prints a Markdown table and writes it with all losses to moments.json in the folder. A process per run; given again, it
-runs only what is not finished.
+Prints a Markdown table and writes it with all losses to moments.json in the folder. A process per
+run; given again, it runs only what is not finished.
 """
 
 import argparse
@@ -33,7 +34,9 @@ def train(folder: Path, dtype: str, seed: int, optimizer: str, steps: int) -> di
 
 
 def row(dtype: str, runs: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:
-    """Losses over seeds: mean, standard deviation, and the mean difference from float32 of the same seeds."""
+    """Losses over seeds: mean, standard deviation, and the mean difference from float32 of the same
+    seeds.
+    """
     losses, others = ([run["eval_loss"] for run in x] for x in (runs, reference))
     differences = [a - b for a, b in zip(losses, others, strict=True)]
     return {

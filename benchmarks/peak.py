@@ -2,9 +2,10 @@
 
     python -m benchmarks.peak --size 60m
 
-Of the donated step, in one gradient's bytes: the state (from shapes, exact), what the compiler plans for temporary
-values, and on a GPU the most that the allocator gave out over a first step, a refresh and a regular one, less weights,
-gradients and state. Each contestant has a process of its own.
+Of the donated step, in one gradient's bytes: the state (from shapes, exact), what the compiler
+plans for temporary values, and on a GPU the most that the allocator gave out over a first step, a
+refresh and a regular one, less weights, gradients and state. Each contestant has a process of its
+own.
 """
 
 import argparse

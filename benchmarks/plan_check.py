@@ -2,9 +2,10 @@
 
     python -m benchmarks.plan_check --model 60m
 
-The planned total of all host (CPU) devices of a mesh, beside what the process grew by: its resident memory at most
-during a few steps, less its memory before there was a state, when everything was compiled. Each optimizer has a
-process of its own. Linux only; on an accelerator, `benchmarks.train_step --peak` asks the allocator.
+The planned total of all host (CPU) devices of a mesh, beside what the process grew by: its resident
+memory at most during a few steps, less its memory before there was a state, when everything was
+compiled. Each optimizer has a process of its own. Linux only; on an accelerator,
+`benchmarks.train_step --peak` asks the allocator.
 """
 
 import argparse
@@ -37,7 +38,9 @@ def resident(name: str) -> int:
 
 
 def of_one(args: argparse.Namespace) -> dict[str, Any]:
-    """Planned and measured bytes of all devices together, in the process that measures no other optimizer."""
+    """Planned and measured bytes of all devices together, in the process that measures no other
+    optimizer.
+    """
     words = ["--model", args.model, "--optimizer", args.one, "--seq-len", str(args.sequence)]
     config = parse(["plan", *words, "--mesh", f"fsdp={DEVICES}", "--batch-size", str(args.batch * DEVICES)])
     assert isinstance(config, Plan)

@@ -1,10 +1,12 @@
-"""What would a step of a large model take of each device, and what would they send? The tables of docs/planning.md.
+"""What would a step of a large model take of each device, and what would they send? The tables of
+docs/planning.md.
 
     python -m benchmarks.plans
     python -m benchmarks.plans --models 7b --meshes fsdp=64 --topology v5e:8x8
 
-`python -m train plan` for every model, mesh and optimizer, each in a process of its own, as the number of devices of a
-process is fixed when it starts. A batch has one window for each device. Prints Markdown.
+`python -m train plan` for every model, mesh and optimizer, each in a process of its own, as the
+number of devices of a process is fixed when it starts. A batch has one window for each device.
+Prints Markdown.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python -m benchmarks.roofline --size 60m
 
-In the same rounds as the steps run a plain copy and plain matrix products, and set the ceilings. What a step has to
-move and compute at least comes from `COSTS`, and is a model: matrix products are taken to read their factors from
-memory and to write their results to it, everything between them to be fused. Two floors follow: the larger of the
-time for the bytes and the time for the products, if they overlap perfectly, and the sum, if not at all.
+In the same rounds as the steps run a plain copy and plain matrix products, and set the ceilings.
+What a step has to move and compute at least comes from `COSTS`, and is a model: matrix products are
+taken to read their factors from memory and to write their results to it, everything between them to
+be fused. Two floors follow: the larger of the time for the bytes and the time for the products, if
+they overlap perfectly, and the sum, if not at all.
 """
 
 import argparse
@@ -26,7 +27,9 @@ BYTES = 4  # float32
 
 
 class Cost(NamedTuple):
-    """What a regular step does to one matrix m x n (m <= n) at rank r, `optax.apply_updates` included."""
+    """What a regular step does to one matrix m x n (m <= n) at rank r, `optax.apply_updates`
+    included.
+    """
 
     mn: int  # numbers moved: in units of mn,
     mr: int  # of mr
@@ -34,8 +37,9 @@ class Cost(NamedTuple):
     products: int  # matrix products of 2mnr operations each
 
 
-# G is read for the projection and again for the residual; U, the result of a product, is written and read; W is read
-# and written; S is read; M and V are read and written. A basis that is not stored is written and read.
+# G is read for the projection and again for the residual; U, the result of a product, is written
+# and read; W is read and written; S is read; M and V are read and written. A basis that is not
+# stored is written and read.
 _SPLIT = Cost(mn=6, mr=1, rn=4, products=2)
 COSTS = {
     "adamw": Cost(mn=7, mr=0, rn=0, products=0),  # G; M, V and W twice
@@ -83,8 +87,8 @@ def _plain(function: Callable[..., Any], *arguments: Any, donates: bool = False)
 
 
 def ceilings(problem: Problem, megabytes: int, width: int) -> tuple[list[Contestant], dict[str, float]]:
-    """A copy in place, a square product, and the products of a step on the problem's own shapes, with the bytes or
-    operations of each.
+    """A copy in place, a square product, and the products of a step on the problem's own shapes,
+    with the bytes or operations of each.
     """
     key, rank = jax.random.key(0), problem.rank
     vector = jnp.ones(megabytes * 2**20 // BYTES)

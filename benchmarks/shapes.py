@@ -1,8 +1,9 @@
 """The weight matrices of the LLaMA sizes, as parameters, gradients and dimension numbers.
 
-Seven matrices a layer: four of attention, three of the MLP. Embeddings, head and norms are left out, because Adam
-has them under every method here: with them all ratios would move towards 1 by an amount that depends on the vocabulary.
-Stacked, a layer axis stands in front of each of the seven; unstacked, every matrix is a leaf of its own.
+Seven matrices a layer: four of attention, three of the MLP. Embeddings, head and norms are left
+out, because Adam has them under every method here: with them all ratios would move towards 1 by an
+amount that depends on the vocabulary. Stacked, a layer axis stands in front of each of the seven;
+unstacked, every matrix is a leaf of its own.
 """
 
 import importlib.util
@@ -45,7 +46,9 @@ def every_matrix(params: Any) -> Any:
 
 
 def stacked_only(params: Any) -> Any:
-    """Leaves with three axes are stacks of matrices, and no others are split: right for `models.Llama`."""
+    """Leaves with three axes are stacks of matrices, and no others are split: right for
+    `models.Llama`.
+    """
     return jax.tree.map(lambda w: MuonDimensionNumbers(1, 2) if w.ndim == 3 else None, params)
 
 
@@ -115,8 +118,8 @@ def random_params(problem: Problem, seed: int = 0) -> dict[str, jax.Array]:
 
 
 def random_grads(problem: Problem, seed: int = 1) -> dict[str, jax.Array]:
-    """Gradients whose singular values fall roughly as 1/i, as those of a network fall: what orthonormalises a basis
-    in passes takes more of them on a flat spectrum or a steep one.
+    """Gradients whose singular values fall roughly as 1/i, as those of a network fall: what
+    orthonormalises a basis in passes takes more of them on a flat spectrum or a steep one.
     """
     return _random(problem, seed, 1e-3, decays=True)
 

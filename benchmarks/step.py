@@ -1,12 +1,14 @@
-"""How long is a step, and a step at which a refresh is due, beside AdamW's and those of other packages?
+"""How long is a step, and a step at which a refresh is due, beside AdamW's and those of other
+packages?
 
     python -m benchmarks.step --size 60m
     python -m benchmarks.step --size 60m --layouts stacked --steps 1000 --methods adamw grassjump grasswalk
 
-A step "donated" is what a training loop does: the update and `optax.apply_updates` in one program that may reuse the
-memory of weights and state. "Undonated" is `tx.update` alone, its results in fresh memory, as optimizers are often
-timed; there a step of AdamW pays for two and more gradients' worth of new pages, and every ratio looks better. All
-contestants of JAX step the same weights in turn, and have the same gradients.
+A step "donated" is what a training loop does: the update and `optax.apply_updates` in one program
+that may reuse the memory of weights and state. "Undonated" is `tx.update` alone, its results in
+fresh memory, as optimizers are often timed; there a step of AdamW pays for two and more gradients'
+worth of new pages, and every ratio looks better. All contestants of JAX step the same weights in
+turn, and have the same gradients.
 """
 
 import argparse
@@ -43,7 +45,9 @@ Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # weights, state, gradients -
 
 
 def donated_step(tx: optax.GradientTransformation) -> Any:
-    """Update and apply, in the memory of the old weights and the old state, to be lowered: a jitted `Step`."""
+    """Update and apply, in the memory of the old weights and the old state, to be lowered: a jitted
+    `Step`.
+    """
 
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = tx.update(grads, state, params)
@@ -104,7 +108,9 @@ def donated_only(names: list[str]) -> dict[str, str]:
 
 
 def measured(problem: Problem, mode: str, names: list[str], steps: int, warmup: int) -> dict[str, Any]:
-    """Time the contestants on one problem; the first that runs is the one the others are compared with."""
+    """Time the contestants on one problem; the first that runs is the one the others are compared
+    with.
+    """
     left_out = {} if mode == "donated" else donated_only(names)
     jax_names = [name for name in names if name in JAX_CONTESTANTS and name not in left_out]
     torch_names = [name for name in names if name not in JAX_CONTESTANTS and name not in left_out]

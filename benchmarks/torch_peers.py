@@ -1,8 +1,8 @@
 """The optimizers that authors published for PyTorch, and PyTorch's AdamW, as contestants.
 
-They know single matrices only, so a stack is given to them as its matrices, (output, input) each as PyTorch has them.
-A step of theirs changes the weights in place; it is compared with an update and `optax.apply_updates`. All of them
-step the same weights in turn.
+They know single matrices only, so a stack is given to them as its matrices, (output, input) each as
+PyTorch has them. A step of theirs changes the weights in place; it is compared with an update and
+`optax.apply_updates`. All of them step the same weights in turn.
 """
 
 import importlib
@@ -16,7 +16,8 @@ from benchmarks.contestants import EVERY_STEP_ALIKE, CannotRun
 from benchmarks.measure import Contestant
 from benchmarks.shapes import Problem
 
-# name -> package, its module with the optimizer, and what a group of its parameters has beside rank and interval
+# name -> package, its module with the optimizer, and what a group of its parameters has beside rank
+# and interval
 PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "galore-torch": ("galore_torch", "adamw", {"scale": 0.25, "proj_type": "std"}),
     "fira-torch": ("fira", "fira_adamw", {"alpha": 0.25, "proj_type": "std"}),
@@ -83,7 +84,9 @@ def _optimizer(name: str, problem: Problem, weights: list[Any]) -> Any:
 
 
 def _published(package: str, module: str) -> Any:
-    """The optimizer of a package, without the package's __init__, which imports what is not used here."""
+    """The optimizer of a package, without the package's __init__, which imports what is not used
+    here.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise CannotRun(f"{package.replace('_', '-')} is not installed")

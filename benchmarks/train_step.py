@@ -3,9 +3,10 @@
     python -m benchmarks.train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16
     python -m benchmarks.train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16 --peak
 
-The trainer's own step on a LLaMA and random tokens, compiled as the trainer compiles it. The contestants take turns on
-the same weights. With --peak it is not timed: each contestant has a process of its own, which tells the most memory
-that was in use. The kernels are split at the papers' rank; embeddings, head and norms are Adam's. Needs Flax.
+The trainer's own step on a LLaMA and random tokens, compiled as the trainer compiles it. The
+contestants take turns on the same weights. With --peak it is not timed: each contestant has a
+process of its own, which tells the most memory that was in use. The kernels are split at the
+papers' rank; embeddings, head and norms are Adam's. Needs Flax.
 """
 
 import argparse
@@ -41,7 +42,9 @@ def tokens(config: LlamaConfig, args: argparse.Namespace) -> jax.Array:
 
 
 def optimizer(name: str, args: argparse.Namespace) -> optax.GradientTransformation:
-    """A contestant on the model's parameters; those with three axes are stacked kernels, and split."""
+    """A contestant on the model's parameters; those with three axes are stacked kernels, and
+    split.
+    """
     return JAX_CONTESTANTS[name](_problem(args))
 
 
@@ -110,7 +113,9 @@ def timed_text(result: dict[str, Any]) -> str:
 
 
 def peak_of_one(args: argparse.Namespace) -> dict[str, Any]:
-    """Memory of one contestant: planned by the compiler, and on a GPU the most in use over a few steps."""
+    """Memory of one contestant: planned by the compiler, and on a GPU the most in use over a few
+    steps.
+    """
     try:
         compiled, initial = compiled_step(args.one, args)
     except CannotRun as reason:
@@ -142,7 +147,9 @@ def peaks(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def planned(found: dict[str, int]) -> int:
-    """All bytes of a program: what goes in and comes out, donated memory once, and what it needs besides."""
+    """All bytes of a program: what goes in and comes out, donated memory once, and what it needs
+    besides.
+    """
     return found["argument"] + found["output"] - found["alias"] + found["temp"]
 
 

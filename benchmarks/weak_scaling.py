@@ -1,11 +1,13 @@
-"""How does what a device sends in a training step grow with the devices, its own part of the batch being fixed?
+"""How does what a device sends in a training step grow with the devices, its own part of the batch
+being fixed?
 
     python -m benchmarks.weak_scaling --model 60m
 
-Bytes that each device sends in the whole step of the trainer, on 1, 2, 4 and 8 devices over which weights and state
-are sharded (fsdp), each with its own windows; read from the compiled program, nothing runs. What a method sends beyond
-AdamW is the optimizer's part, since forward and backward are the same. As in `benchmarks.communication`, a CPU's
-all-reduce and slice stand for a reduce-scatter, half of it.
+Bytes that each device sends in the whole step of the trainer, on 1, 2, 4 and 8 devices over which
+weights and state are sharded (fsdp), each with its own windows; read from the compiled program,
+nothing runs. What a method sends beyond AdamW is the optimizer's part, since forward and backward
+are the same. As in `benchmarks.communication`, a CPU's all-reduce and slice stand for a
+reduce-scatter, half of it.
 """
 
 import argparse

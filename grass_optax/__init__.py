@@ -1,5 +1,6 @@
-"""Gradient-subspace optimizers for JAX: published methods as Optax transformations, and the combinator they are
-written in."""
+"""Gradient-subspace optimizers for JAX: published methods as Optax transformations, and the
+combinator they are written in.
+"""
 
 from grass_optax import residual, subspaces, transport
 from grass_optax._blocks.turns import block_coordinate

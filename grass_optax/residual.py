@@ -1,16 +1,17 @@
 """Axis 3: what becomes of the part of the gradient outside the subspace?
 
-A residual transformation is an Optax transformation of R = G - S S^T G that may read, as extra arguments, trees of
-what the step knows: `grad`, `projected` (S^T G), `direction` (what the inner optimizer made of it), `basis` and
-`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). None in its place drops
-the residual.
+A residual transformation is an Optax transformation of R = G - S S^T G that may read, as extra
+arguments, trees of what the step knows: `grad`, `projected` (S^T G), `direction` (what the inner
+optimizer made of it), `basis` and `previous_basis`, `inner_state` and `previous_inner_state` (after
+and before the transport). None in its place drops the residual.
 
-Most of them only multiply column i of R by a number. Marked `per_column`, such a transformation is never given R: it
-gets the (..., 1, n) norms of R's columns, and the ratio of what it returns to what it was given is the factor of each
-column. Fed the dense R it must do the same. `per_column` is the module that feeds it.
+Most of them only multiply column i of R by a number. Marked `per_column`, such a transformation is
+never given R: it gets the (..., 1, n) norms of R's columns, and the ratio of what it returns to
+what it was given is the factor of each column. Fed the dense R it must do the same. `per_column` is
+the module that feeds it.
 
-Members: recovery, channel_scaling, tensor_scaling, sign, error_feedback; recovery_scaling, norm_growth_limit,
-per_column; column_norms, finite_root.
+Members: recovery, channel_scaling, tensor_scaling, sign, error_feedback; recovery_scaling,
+norm_growth_limit, per_column; column_norms, finite_root.
 """
 
 from collections.abc import Callable
@@ -26,8 +27,8 @@ from grass_optax._inner.states import first_moment
 from grass_optax._linalg import grassmann
 from grass_optax._linalg.grassmann import wide
 
-# A column whose projected gradient is this far below the root mean square over columns has none: its ratio would be
-# noise.
+# A column whose projected gradient is this far below the root mean square over columns has none:
+# its ratio would be noise.
 _NEGLIGIBLE = 1e-6
 
 
@@ -59,16 +60,18 @@ def per_column(tx: optax.GradientTransformation) -> ResidualTransformation:
 
 
 def recovery(max_norm_growth: ArrayLike | None = 1.01, removed: ArrayLike = 1.0) -> ResidualTransformation:
-    """Recovery scaling and the norm-growth limit after it (RS in the papers; Fira). None switches the limit off.
+    """Recovery scaling and the norm-growth limit after it (RS in the papers; Fira). None switches
+    the limit off.
 
-    `removed` is for matching published code: theirs takes `scale` S S^T G out of the gradient where the papers take
-    S S^T G.
+    `removed` is for matching published code: theirs takes `scale` S S^T G out of the gradient where
+    the papers take S S^T G.
     """
     return per_column(_limited(recovery_scaling(), max_norm_growth))._replace(removed=removed)
 
 
 def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> ResidualTransformation:
-    """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, with the limit between the two (APOLLO).
+    """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, with the limit between the
+    two (APOLLO).
 
     For a split without lift, where the residual is the gradient itself.
     """
@@ -76,7 +79,9 @@ def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike =
 
 
 def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> ResidualTransformation:
-    """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited the same way (APOLLO-Mini)."""
+    """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited the same way
+    (APOLLO-Mini).
+    """
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params
@@ -98,11 +103,11 @@ def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
 
 
 def error_feedback(b1: ArrayLike) -> ResidualTransformation:
-    """Nothing is done to the part outside now: it is added to the next gradient, with what the momentum lost in the
-    move (LDAdam).
+    """Nothing is done to the part outside now: it is added to the next gradient, with what the
+    momentum lost in the move (LDAdam).
 
-    e = G - S g + b1 / (1 - b1) (S_old M_old - S M),  M_old and M the first moment before and after the transport.
-    State: mn numbers.
+    e = G - S g + b1 / (1 - b1) (S_old M_old - S M),  M_old and M the first moment before and after
+    the transport. State: mn numbers.
     """
 
     def init(params: Any) -> ErrorFeedbackState:
@@ -127,9 +132,11 @@ def error_feedback(b1: ArrayLike) -> ResidualTransformation:
 
 
 def recovery_scaling() -> optax.GradientTransformationExtraArgs:
-    """Scale each column as the inner optimizer scaled its projection: L_i = (||N_i|| / ||g_i||) R_i (eq. 9).
+    """Scale each column as the inner optimizer scaled its projection: L_i = (||N_i|| / ||g_i||) R_i
+    (eq. 9).
 
-    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing about its scale.
+    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing
+    about its scale.
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
@@ -143,8 +150,9 @@ def recovery_scaling() -> optax.GradientTransformationExtraArgs:
 def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
     """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10).
 
-    l = ||L||_F; L <- min(1, zeta p / l) L if p > 0; p <- ||L||_F after that. p is not reset at refreshes, and p = 0
-    means "not set", so that a first gradient of zero does not hold the rest down. zeta = inf limits nothing.
+    l = ||L||_F; L <- min(1, zeta p / l) L if p > 0; p <- ||L||_F after that. p is not reset at
+    refreshes, and p = 0 means "not set", so that a first gradient of zero does not hold the rest
+    down. zeta = inf limits nothing.
     """
 
     def init(params: Any) -> NormGrowthLimitState:
@@ -192,7 +200,8 @@ def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r
 
 
 def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
-    """The 2-norm of each column, in float32 at least; 0 where it is not finite, so that nothing is scaled by it.
+    """The 2-norm of each column, in float32 at least; 0 where it is not finite, so that nothing is
+    scaled by it.
 
     The squares of a float32 column overflow above 1e19.
     """
@@ -211,7 +220,9 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
 
 
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
-    """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the same."""
+    """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the
+    same.
+    """
     return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
 
 

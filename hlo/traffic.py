@@ -1,11 +1,12 @@
 """What the devices of a mesh send each other in a compiled program, read from its text.
 
-The call graph is walked from the entry, so that what stands in a loop counts as often as the loop turns. A loop whose
-turns are known (a scan) multiplies. One whose turns are not known, and a conditional, are taken for the optimizer's
-refresh (docs/design.md, "One decision"): what they hold is set apart, for one turn and for every branch; a loop of
-unknown turns inside counts once too.
+The call graph is walked from the entry, so that what stands in a loop counts as often as the loop
+turns. A loop whose turns are known (a scan) multiplies. One whose turns are not known, and a
+conditional, are taken for the optimizer's refresh (docs/design.md, "One decision"): what they hold
+is set apart, for one turn and for every branch; a loop of unknown turns inside counts once too.
 
-Bytes are those of a ring: 2 (k - 1)/k of an array for a sum that all k devices get, (k - 1)/k for a gather.
+Bytes are those of a ring: 2 (k - 1)/k of an array for a sum that all k devices get, (k - 1)/k for a
+gather.
 """
 
 import math
@@ -17,9 +18,11 @@ KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
     "ragged-all-to-all",
 )  # fmt: skip
-# A TPU's compiler fuses an all-reduce with the slice that a device keeps, in a computation of this name.
+# A TPU's compiler fuses an all-reduce with the slice that a device keeps, in a computation of this
+# name.
 FUSED_SCATTER = "all-reduce-scatter"
-# It also spreads one gather over the fusions that it overlaps with: a chain, which starts where this is called.
+# It also spreads one gather over the fusions that it overlaps with: a chain, which starts where
+# this is called.
 CHAIN_START = '"AsyncCollectiveStart"'
 
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][\w-]*)\((.*)$")
@@ -124,8 +127,8 @@ def _sides(loop: _Instruction) -> tuple[str, str]:
 def _turns(program: _Program, name: str, loop: _Instruction) -> int | None:
     """Return how often a loop turns; None if that is not known when compiling.
 
-    Most compilers say so. A TPU's does not: there a counter of the carry, which starts at a constant and grows by one,
-    is compared with a third.
+    Most compilers say so. A TPU's does not: there a counter of the carry, which starts at a
+    constant and grows by one, is compared with a third.
     """
     if (known := _KNOWN_TURNS.search(loop.rest)) is not None:
         return int(known[1])
@@ -197,7 +200,9 @@ def _bytes_of_one(kind: str, dtype: str, shape: tuple[int, ...], k: int) -> floa
 
 
 def _group_size(attributes: str, devices: int) -> int:
-    """Return how many devices take part in one collective, in each of the forms in which XLA writes groups."""
+    """Return how many devices take part in one collective, in each of the forms in which XLA writes
+    groups.
+    """
     if "source_target_pairs=" in attributes:
         return 2
     if "replica_groups={}" in attributes:

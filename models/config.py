@@ -90,8 +90,8 @@ def _config(
 
 
 # 9m to 7b: the configs released with GaLore (Zhao et al. 2024); tables in papers swap the heads and
-# the layers of 1b. tiny: 9m for two CPU cores and a minute, with a vocabulary to match. 70b: LLaMA 2's (Touvron et al.
-# 2023), to plan for.
+# the layers of 1b. tiny: 9m for two CPU cores and a minute, with a vocabulary to match. 70b: LLaMA
+# 2's (Touvron et al. 2023), to plan for.
 CONFIGS: dict[str, LlamaConfig] = {
     "tiny": _config(128, 352, heads=4, layers=4, vocab=2048),
     "9m": _config(128, 352, heads=4, layers=4),

@@ -26,7 +26,9 @@ def _anywhere(x: Array) -> Array:
 
 
 class Placement(NamedTuple):
-    """Where activations lie on a mesh: functions that say it of an array, and by default leave it to JAX."""
+    """Where activations lie on a mesh: functions that say it of an array, and by default leave it
+    to JAX.
+    """
 
     embedded: Callable[[Array], Array] = _anywhere  # the embeddings (B, T, D) as they are looked up
     stream: Callable[[Array], Array] = _anywhere  # the residual stream (B, T, D) between blocks, and the logits

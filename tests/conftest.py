@@ -1,4 +1,6 @@
-"""Strict settings for every test: promotions are errors, and the shapes of the geometry are checked."""
+"""Strict settings for every test: promotions are errors, and the shapes of the geometry are
+checked.
+"""
 
 import functools
 import os
@@ -9,8 +11,9 @@ import jax
 import optax
 from jaxtyping import install_import_hook
 
-# Most of the time of a test goes into compiling a program that then runs for milliseconds: unoptimized machine code
-# takes less than half of it. Read when a backend starts, here and in the processes that tests start.
+# Most of the time of a test goes into compiling a program that then runs for milliseconds:
+# unoptimized machine code takes less than half of it. Read when a backend starts, here and in the
+# processes that tests start.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -29,6 +32,7 @@ def _standard_promotion(f: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-# Optax's own arithmetic on counts and moments mixes types (b1**count): strictness is for the code under test.
+# Optax's own arithmetic on counts and moments mixes types (b1**count): strictness is for the code
+# under test.
 for _name in ("bias_correction", "update_moment", "update_moment_per_elem_norm"):
     setattr(optax.tree, _name, _standard_promotion(getattr(optax.tree, _name)))

@@ -1,5 +1,5 @@
-"""What must hold on a mesh, over methods and meshes. `test_sharding` runs this file in a process with eight devices;
-by hand:
+"""What must hold on a mesh, over methods and meshes. `test_sharding` runs this file in a process
+with eight devices; by hand:
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/eight_devices.py
 """
@@ -25,12 +25,14 @@ from tests.util import METHODS, grads_like, make, stacked_dimensions
 
 MESHES = {"8": ((8,), ("fsdp",)), "4x2": ((4, 2), ("fsdp", "tensor")), "2x4": ((2, 4), ("fsdp", "tensor"))}
 RANK, GAP, STEPS = 3, 2, 5
-# No m or n of one leaf, or what one, two, four or eight devices hold of it, is one of another or the rank.
+# No m or n of one leaf, or what one, two, four or eight devices hold of it, is one of another or
+# the rank.
 SHAPES = {"wide": (48, 80), "tall": (112, 64), "stack": (2, 72, 104), "bias": (104,)}
 LEAVES = tuple(SHAPES.items())
 TWINS = {"one": (48, 80), "two": (48, 80)}  # alike but for their sharding
-# n is a multiple of four and not of eight, so that some axes of m shard the r axis of moments: all eight devices on one
-# mesh, four beside two on n, two beside four on n. Batches of three, for two and four are shares of this rank.
+# n is a multiple of four and not of eight, so that some axes of m shard the r axis of moments: all
+# eight devices on one mesh, four beside two on n, two beside four on n. Batches of three, for two
+# and four are shares of this rank.
 ODD_LEAVES, ODD_RANK = (("tall", (172, 48)), ("stack", (3, 56, 268))), 8
 # Rules that are an exact SVD by definition: a factorisation of a sharded matrix gathers it.
 FACTORISE = ("galore", "golore", "fira", "coap")
@@ -103,7 +105,9 @@ def on_one_device(name, options, leaves=LEAVES, rank=RANK):
 
 @functools.cache
 def on_a_mesh(name, options, mesh_name, leaves=LEAVES, kind=AxisType.Auto, rank=RANK, steps=STEPS):
-    """Only the sharding of the updates is asked for: that of the state is what the compiler makes of its inputs'."""
+    """Only the sharding of the updates is asked for: that of the state is what the compiler makes
+    of its inputs'.
+    """
     tx, params, mesh = transformation(name, options, rank), params_like(dict(leaves)), mesh_of(mesh_name, kind)
     shardings = {leaf: NamedSharding(mesh, specs(mesh)[leaf]) for leaf in params}
     expected = state_shardings(tx, params, shardings)
@@ -129,7 +133,8 @@ def case(name, options, mesh, short=SHORT):
     return pytest.param(name, options, mesh, id=label, marks=[pytest.mark.long] if is_long else [])
 
 
-# --- the compiled update --------------------------------------------------------------------------------------------
+# --- the compiled update
+# --------------------------------------------------------------------------------------------
 
 
 def shares(size):
@@ -137,7 +142,9 @@ def shares(size):
 
 
 def legal(leaves, reads_the_gradient, rank):
-    """Shapes, without ones and in any order of axes, that may be gathered, and that may be summed."""
+    """Shapes, without ones and in any order of axes, that may be gathered, and that may be
+    summed.
+    """
     ranks = shares(rank)
     gathered, summed = {(), *((i,) for i in ranks), *((i, j) for i in ranks for j in ranks)}, set()
     for shape in leaves.values():
@@ -156,9 +163,11 @@ def legal(leaves, reads_the_gradient, rank):
 
 
 def assert_small_collectives(program, leaves, reads_the_gradient, rank=RANK):
-    """No array of an m axis is gathered or exchanged: only sums of r x r, r x n and vectors, and gathers of r x n.
+    """No array of an m axis is gathered or exchanged: only sums of r x r, r x n and vectors, and
+    gathers of r x n.
 
-    A rule that multiplies the gradient by something of the n side sums (m, r) over the shards of n beside.
+    A rule that multiplies the gradient by something of the n side sums (m, r) over the shards of n
+    beside.
     """
     gathered, summed = legal(leaves, reads_the_gradient, rank)
     found = {(one.kind, tuple(n for n in one.shape if n != 1)) for one in collectives(program)}
@@ -186,7 +195,9 @@ def assert_near(actual, expected):
     ("name", "options", "mesh"), [case(name, options, mesh) for name, options in VARIANTS for mesh in MESHES]
 )
 def test_every_method_on_every_mesh(name, options, mesh):
-    """Shardings and collectives of the compiled update, and its numbers beside those of one device."""
+    """Shardings and collectives of the compiled update, and its numbers beside those of one
+    device.
+    """
     run = on_a_mesh(name, options, mesh)
     assert_laws(name, run)
     updates, states = on_one_device(name, options)
@@ -219,8 +230,10 @@ def test_moments_that_are_sharded_along_the_rank(name, options, mesh):
         ("frugal", {}), ("grassjump", {"store_basis": False}), ("grassjump", {})))],
 )  # fmt: skip
 def test_moments_along_the_rank_at_the_size_of_a_model(name, options):
-    """What the compiler gathers depends on shapes: compiled alone, n of the 1b LLaMA and an m near its, a stack of one,
-    for which it gathered the gradient when it was told about S^T in place of S^T G."""
+    """What the compiler gathers depends on shapes: compiled alone, n of the 1b LLaMA and an m near
+    its, a stack of one, for which it gathered the gradient when it was told about S^T in place of
+    S^T G.
+    """
     shape, rank, mesh = (1, 1944, 5461), 512, mesh_of("8")
     tx, params = transformation(name, frozen(options), rank), {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
     shardings = {"w": NamedSharding(mesh, P(None, "fsdp"))}
@@ -230,13 +243,16 @@ def test_moments_along_the_rank_at_the_size_of_a_model(name, options):
     assert_small_collectives(update.compile().as_text(), {"w": shape}, name in READ_THE_GRADIENT, rank)
 
 
-# Programs with these loops are compiled and read, and one of several loops that send is not run: devices of a CPU begin
-# the sums of independent loops each in an order of its own, and may wait for each other for ever (docs/sharding.md).
+# Programs with these loops are compiled and read, and one of several loops that send is not run:
+# devices of a CPU begin the sums of independent loops each in an order of its own, and may wait for
+# each other for ever (docs/sharding.md).
 MAPPED = {"map_stacks": True}
 
 
 def test_stacks_one_matrix_after_the_other():
-    """What each device has whole for a moment, S^T G and D, is that of one matrix of the stack and not of both."""
+    """What each device has whole for a moment, S^T G and D, is that of one matrix of the stack and
+    not of both.
+    """
     leaves = (("stack", SHAPES["stack"]),)
     _, _, n = SHAPES["stack"]
 
@@ -262,7 +278,9 @@ def test_laws_of_stacks_one_matrix_after_the_other(name, mesh):
 
 @pytest.mark.parametrize("mesh", ["4x2"])
 def test_numbers_of_stacks_one_matrix_after_the_other(mesh):
-    """Of one stack whose residual is dropped: nothing is sent but in loops that wait for each other's results."""
+    """Of one stack whose residual is dropped: nothing is sent but in loops that wait for each
+    other's results.
+    """
     leaves, options = (("stack", SHAPES["stack"]),), frozen(RANDOMIZED | MAPPED)
     run = on_a_mesh("golore", options, mesh, leaves)
     assert any(one.times == 2 for one in collectives(run.program) if not one.at_refresh)
@@ -273,7 +291,9 @@ def test_numbers_of_stacks_one_matrix_after_the_other(mesh):
 
 @pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])
 def test_alike_leaves_that_are_sharded_apart(name):
-    """Leaves of a shape are not joined on a mesh: what is joined has one sharding, and one of the two was gathered."""
+    """Leaves of a shape are not joined on a mesh: what is joined has one sharding, and one of the
+    two was gathered.
+    """
     leaves = tuple(TWINS.items())
     run = on_a_mesh(name, (), "4x2", leaves)
     assert_laws(name, run, TWINS)
@@ -298,7 +318,9 @@ def test_explicit_axes(name, leaves, rank):
 
 @pytest.mark.parametrize("name", FACTORISE)
 def test_exact_factorisations_are_exempt(name):
-    """The exact SVD of a sharded matrix gathers it, and on a CPU before jaxlib 0.11 it is an error that says so."""
+    """The exact SVD of a sharded matrix gathers it, and on a CPU before jaxlib 0.11 it is an error
+    that says so.
+    """
     if jax.__version_info__ < (0, 11):
         with pytest.raises(NotImplementedError, match="on a mesh of CPU devices hangs"):
             on_a_mesh(name, (), "4x2")
@@ -313,7 +335,8 @@ def test_exact_factorisations_are_exempt(name):
             assert_small_collectives(program, SHAPES, True)
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------
+# --- draws
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -322,7 +345,9 @@ def test_exact_factorisations_are_exempt(name):
      *(pytest.param(mesh, ODD_LEAVES, ODD_RANK, marks=pytest.mark.long) for mesh in MESHES)],
 )  # fmt: skip
 def test_draws_are_those_of_one_device_to_the_bit(mesh, leaves, rank):
-    """APOLLO's projections are a Gaussian over sqrt(r), the draw itself: of the key that a jump orthonormalises."""
+    """APOLLO's projections are a Gaussian over sqrt(r), the draw itself: of the key that a jump
+    orthonormalises.
+    """
     options = frozen({"store_basis": True})
     run, (_, states) = (
         on_a_mesh("apollo", options, mesh, leaves, rank=rank),
@@ -342,15 +367,19 @@ def basis(state):
     return optax.tree_utils.tree_get(state, "basis")
 
 
-# --- a training step ------------------------------------------------------------------------------------------------
+# --- a training step
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "rank"), [(24, RANK), (20, 8)])  # moments sharded along n, and along r
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_one_compilation_for_a_whole_training_step(kind, n, rank):
-    """Loss, gradient, a chain around the method and new weights, all donated: compiled once, across refreshes."""
+    """Loss, gradient, a chain around the method and new weights, all donated: compiled once, across
+    refreshes.
+    """
     mesh = mesh_of("8", kind)
-    # Spelled as JAX spells its outputs: shorter on Auto axes, one entry for each axis on Explicit ones.
+    # Spelled as JAX spells its outputs: shorter on Auto axes, one entry for each axis on Explicit
+    # ones.
     w, b = (P("fsdp"), P()) if kind == AxisType.Auto else (P("fsdp", None), P(None))
     shardings = {"w": NamedSharding(mesh, w), "b": NamedSharding(mesh, b)}
     params = jax.device_put({"w": jnp.zeros((16, n)), "b": jnp.zeros(n)}, shardings)
@@ -378,7 +407,8 @@ def test_one_compilation_for_a_whole_training_step(kind, n, rank):
     assert [x.sharding for x in jax.tree.leaves(state)] == jax.tree.leaves(expected)
 
 
-# --- bytes ----------------------------------------------------------------------------------------------------------
+# --- bytes
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["grassjump", "grasswalk", "subtrack", "apollo", "ldadam", "online_subspace_descent"])
@@ -407,7 +437,8 @@ def test_bytes_of_a_device(name):
     assert max(held) <= 1.1 * sum(x.nbytes for x in arrays) / 8
 
 
-# --- states beside the split ----------------------------------------------------------------------------------------
+# --- states beside the split
+# ----------------------------------------------------------------------------------------
 
 
 def block_methods():

@@ -1,4 +1,6 @@
-"""The three axes on their own: each transport, each residual transformation, options of the combinator."""
+"""The three axes on their own: each transport, each residual transformation, options of the
+combinator.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,9 @@ def test_rotation_of_an_unknown_state_is_an_error():
 
 
 def test_full_rotation_keeps_a_multiple_of_identity():
-    """A second moment that is the same in all directions is so in all bases; the mean turns as a vector."""
+    """A second moment that is the same in all directions is so in all bases; the mean turns as a
+    vector.
+    """
     mu = jnp.zeros((4, 9))
     state = optax.ScaleByAdamState(jnp.int32(5), mu, jnp.full((4, 9), 2.0))
     np.testing.assert_allclose(transport.rotate(0.9, 0.99)(state, rotation()).nu, 2.0, rtol=1e-5)
@@ -269,7 +273,9 @@ def test_a_switch_between_keyed_rules_must_store_its_basis():
 
 @pytest.mark.parametrize("method", ["apollo", "apollo_mini", "grassjump"])
 def test_squares_that_overflow_make_no_nan(method):
-    """A gradient of 1e20 is finite, its squares are not: what is scaled by a norm is left out, and nothing spoilt."""
+    """A gradient of 1e20 is finite, its squares are not: what is scaled by a norm is left out, and
+    nothing spoilt.
+    """
     options = {} if method == "apollo_mini" else {"rank": 2}
     tx = getattr(grass_optax, f"scale_by_{method}")(update_proj_gap=2, **options)
     state, update = tx.init(jnp.ones(WIDE)), jax.jit(tx.update)

@@ -147,7 +147,9 @@ def test_memory_of_a_train_step(tmp_path):
 
 
 def test_weak_scaling(tmp_path):
-    """What a method sends beyond AdamW is what `test_communication_of_an_update` counts by hand, on two devices."""
+    """What a method sends beyond AdamW is what `test_communication_of_an_update` counts by hand, on
+    two devices.
+    """
     path = tmp_path / "found.json"
     arguments = ["--model", "tiny", "--batch", "1", "--sequence", "8", "--devices", "2", "--json", str(path)]
     command = [sys.executable, "-m", "benchmarks.weak_scaling", *arguments, "--methods", "adamw", "grassjump"]

@@ -70,7 +70,8 @@ def windows_of(updates, sign=False):
     return windows
 
 
-# --- against the oracle -----------------------------------------------------------------------------------------------
+# --- against the oracle
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,9 @@ def windows_of(updates, sign=False):
     ],
 )
 def test_weights_are_those_of_the_oracle(view, order, active, sign):
-    """Two cycles of BAdam, or of FRUGAL's blocks with the sign; each block has its turn once a cycle."""
+    """Two cycles of BAdam, or of FRUGAL's blocks with the sign; each block has its turn once a
+    cycle.
+    """
     blocks, there, back = VIEWS[view]
     with jax.enable_x64(True):
         tx = block_coordinate(
@@ -111,7 +114,9 @@ def test_weights_are_those_of_the_oracle(view, order, active, sign):
 
 @pytest.mark.parametrize(("paths", "freeze_rest"), [(False, False), (True, True)])
 def test_badam_weights_are_those_of_the_oracle(paths, freeze_rest):
-    """Decay by a schedule that no switch begins anew, and under a mask; the leaves outside the blocks get Adam."""
+    """Decay by a schedule that no switch begins anew, and under a mask; the leaves outside the
+    blocks get Adam.
+    """
     with jax.enable_x64(True):
         shapes = {"k": (N, 3, 5), "v": (N, 3), "embed": (2, 7, 3), "bias": (3,)}
         flat = {name: np.ones(shape) for name, shape in shapes.items()}
@@ -183,7 +188,8 @@ def test_random_order_is_a_function_of_the_key():
     assert any(cycle != cycles[0] for cycle in cycles)
 
 
-# --- state and program ------------------------------------------------------------------------------------------------
+# --- state and program
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -204,7 +210,9 @@ def test_state_is_a_fixed_point_of_update_in_float32(view, dtype):
 
 
 def test_state_bytes():
-    """Of badam: two moments of one block and of the rest, and the counts; frozen, of the block alone."""
+    """Of badam: two moments of one block and of the rest, and the counts; frozen, of the block
+    alone.
+    """
     block, rest, count = 3 * 5, 4 * 3 + 7 * 3, 4
     params = {"kernel": jnp.ones((N, 3, 5)), "norm": jnp.ones((N, 3)), "embed": jnp.ones((7, 3))}
     numbers = 2 * (block + rest)
@@ -243,7 +251,9 @@ def test_blocks_by_path_are_not_stacked():
 
 
 def test_a_switch_leaves_nothing_behind():
-    """Not even a NaN: the moments after the first update of a turn are those of that update alone."""
+    """Not even a NaN: the moments after the first update of a turn are those of that update
+    alone.
+    """
     tx = block_coordinate(optax.scale_by_adam(), switch_every=2, order="ascending")
     params, update = stacked(), jax.jit(tx.update)
     bad = jax.tree.map(lambda x: x * np.float32(np.nan), params)
@@ -257,7 +267,8 @@ def test_a_switch_leaves_nothing_behind():
     chex.assert_tree_all_finite(updates)
 
 
-# --- resumption and composition ---------------------------------------------------------------------------------------
+# --- resumption and composition
+# ---------------------------------------------------------------------------------------
 
 
 def test_resumption_is_bit_exact():
@@ -270,7 +281,9 @@ def test_resumption_is_bit_exact():
 
 
 def test_composes():
-    """chain, inject_hyperparams with a schedule, apply_if_finite, jit and donation: the loss falls."""
+    """chain, inject_hyperparams with a schedule, apply_if_finite, jit and donation: the loss
+    falls.
+    """
     blocks, there, _ = VIEWS["paths"]
     injected = optax.inject_hyperparams(badam, ("switch_every", "blocks", "key"))
     inner = injected(optax.linear_schedule(0.1, 0.05, 300), switch_every=20, blocks=blocks, weight_decay=0.0)
@@ -317,7 +330,8 @@ def test_which_leaves_are_in_the_blocks():
     assert shape_of_moments(blocks=["layers"]) == {"kernel": (1, N, 3, 5), "norm": (1, N, 3)}
 
 
-# --- init and errors --------------------------------------------------------------------------------------------------
+# --- init and errors
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("view", ["axis 0", "paths"])

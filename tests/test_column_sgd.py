@@ -38,7 +38,9 @@ def gradients(t, dtype="float32"):
 
 
 def matrices(name, x):
-    """The leaf as a list of (inputs, outputs): the test's own words for what dimension numbers say."""
+    """The leaf as a list of (inputs, outputs): the test's own words for what dimension numbers
+    say.
+    """
     if name == "stack":
         return list(x)
     if name == "heads":
@@ -95,7 +97,9 @@ def test_rates_and_decay(adam_learning_rate):
 
 
 def test_columns_have_a_root_mean_square_or_a_norm_of_one():
-    """Axis by axis: what is normalised is the inputs of each output, for an embedding its tokens."""
+    """Axis by axis: what is normalised is the inputs of each output, for an embedding its
+    tokens.
+    """
     inputs = {"matrix": 0, "stack": 1, "heads": (0, 2), "embed": 0, "lm_head": 0}
     for unit_rms, reduced in ((True, lambda x, i: np.mean(x, i)), (False, lambda x, i: np.sum(x, i))):
         tx = scale_by_column_sgd(unit_rms=unit_rms, weight_dimension_numbers=DIMENSIONS)
@@ -105,7 +109,9 @@ def test_columns_have_a_root_mean_square_or_a_norm_of_one():
 
 
 def test_transpose():
-    """U(G^T) = U(G)^T with the dimension numbers swapped, the head included; without swapping it is not."""
+    """U(G^T) = U(G)^T with the dimension numbers swapped, the head included; without swapping it is
+    not.
+    """
     grads = {"kernel": gradients(0)["matrix"], "square": gradients(1)["stack"][0, :4], "head": gradients(2)["lm_head"]}
 
     def updates(dims, transposed):
@@ -126,7 +132,9 @@ def test_transpose():
 
 
 def test_zero_and_tiny_columns():
-    """A zero column gives zero; one below eps is divided by eps; a head that has momentum moves on without gradient."""
+    """A zero column gives zero; one below eps is divided by eps; a head that has momentum moves on
+    without gradient.
+    """
     tx = scale_by_column_sgd(eps=1e-3)
     grads = {"m": np.ones((4, 3), np.float32) * np.float32([0, 1e-5, 7]), "lm_head": np.ones((4, 3), np.float32)}
     state, update = tx.init(grads), jax.jit(tx.update)
@@ -164,7 +172,9 @@ def test_norms_are_float32_under_bfloat16():
 
 
 def test_llama():
-    """Of the model, the head's momentum and Adam for the norms, with the dimension numbers of the trainer."""
+    """Of the model, the head's momentum and Adam for the norms, with the dimension numbers of the
+    trainer.
+    """
     model = nnx.eval_shape(lambda: Llama(CONFIGS["tiny"], rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     tx = column_sgd(0.1, weight_dimension_numbers=stacked_kernels)

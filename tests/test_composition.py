@@ -1,4 +1,6 @@
-"""Every method inside what Optax wraps around a transformation, and in whatever Optax does with `init`."""
+"""Every method inside what Optax wraps around a transformation, and in whatever Optax does with
+`init`.
+"""
 
 import functools
 import inspect
@@ -82,7 +84,9 @@ def test_composes_with_inject_hyperparams(name):
 
 @every_method
 def test_survives_non_finite_gradients(name):
-    """With apply_if_finite a NaN step, the first or a refresh included, leaves no trace but its place in time."""
+    """With apply_if_finite a NaN step, the first or a refresh included, leaves no trace but its
+    place in time.
+    """
     tx = optax.apply_if_finite(optimizer(name, gap=4), max_consecutive_errors=3)
     update = jax.jit(tx.update)
     for bad_step in (0, 3, 4):
@@ -145,7 +149,9 @@ def test_a_first_moment_is_found_in_chains_of_chains(name):
 
 @pytest.mark.parametrize("name", ["grassjump", "galore"])
 def test_hyper_gradients(name):
-    """The derivative of what four updates lead to, over a refresh, backwards as forwards and by differences."""
+    """The derivative of what four updates lead to, over a refresh, backwards as forwards and by
+    differences.
+    """
 
     def loss(scale):
         tx = optimizer(name, scale=scale)

@@ -1,4 +1,6 @@
-"""Moments in bfloat16 and in 8 bits: what rounding does, what is stored, and what the methods make of it."""
+"""Moments in bfloat16 and in 8 bits: what rounding does, what is stored, and what the methods make
+of it.
+"""
 
 import math
 
@@ -33,7 +35,8 @@ def state_of(moment, dtype, second=None):
     return state, decoded(state)
 
 
-# --- rounding -------------------------------------------------------------------------------------------------------
+# --- rounding
+# -------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
@@ -52,7 +55,9 @@ def test_rounded_to_a_neighbour(x, uniform, dtype):
 
 @both
 def test_the_mean_is_the_number(dtype):
-    """Over a grid of uniforms exactly; subnormals, numbers beside a power of two and the largest included."""
+    """Over a grid of uniforms exactly; subnormals, numbers beside a power of two and the largest
+    included.
+    """
     largest = float(jnp.finfo(dtype).max)
     x = jnp.asarray([1e-3, -1e-3, 0.013, 1 - 1e-3, -1.03, 3.14159, 255.9, -largest * 0.999], jnp.float32)
     uniform = (jnp.arange(4096, dtype=jnp.float32)[:, None] + 0.5) / 4096
@@ -108,12 +113,14 @@ def test_what_can_be_stored_is_stored_exactly(dtype):
     np.testing.assert_array_equal(jnp.where(largest, 2 * half, half), own.mu)
 
 
-# --- decay ----------------------------------------------------------------------------------------------------------
+# --- decay
+# ----------------------------------------------------------------------------------------------------------
 
 
 @both
 def test_a_second_moment_decays(dtype):
-    """Without gradients, 1000 steps of b2 = 0.999 leave 1/e of it; rounded to the nearest, nothing would ever go.
+    """Without gradients, 1000 steps of b2 = 0.999 leave 1/e of it; rounded to the nearest, nothing
+    would ever go.
 
     The relative variance of what is left is the sum over steps of 0.001 times the relative spacing.
     """
@@ -129,7 +136,9 @@ def test_a_second_moment_decays(dtype):
 
 
 def test_a_second_moment_stays_near_the_truth():
-    """Stationary gradients: the relative variance of V is |g^2 / V - 1| times the spacing, over 2: 0.21^2 in 8 bits."""
+    """Stationary gradients: the relative variance of V is |g^2 / V - 1| times the spacing, over 2:
+    0.21^2 in 8 bits.
+    """
     tx, size = adam(0.9, 0.999, 1e-8, FP8, FP8), jnp.exp(jax.random.normal(jax.random.key(0), (32, 64)))
 
     def step(state, key):
@@ -141,12 +150,15 @@ def test_a_second_moment_stays_near_the_truth():
     assert float(jnp.std(ratio)) < 0.25
 
 
-# --- numbers that are none, and small ones --------------------------------------------------------------------------
+# --- numbers that are none, and small ones
+# --------------------------------------------------------------------------
 
 
 @both
 def test_a_second_moment_above_zero_is_not_zero(dtype):
-    """Entries up to 72 decades below the largest: a first moment over the root of 0 would be a leap of 1e8 times it."""
+    """Entries up to 72 decades below the largest: a first moment over the root of 0 would be a leap
+    of 1e8 times it.
+    """
     x = jnp.ones((4, 8)).at[1].set(1e-12).at[2].set(1e-18).at[3].set(0.0)
     for size in (1, 1e18):
         _, own = state_of(x, dtype, jnp.square(x).at[0].mul(size**2))
@@ -178,8 +190,8 @@ def test_a_gradient_that_is_not_finite_shows(dtype, bad):
 
 @both
 def test_squares_that_overflow(dtype):
-    """V is infinite in float32, and what it divides 0. Here it is the largest that is stored: the update is as small,
-    and the entry recovers.
+    """V is infinite in float32, and what it divides 0. Here it is the largest that is stored: the
+    update is as small, and the entry recovers.
     """
     tx = adam(0.9, 0.999, 1e-8, dtype, dtype)
     grads = jnp.ones((4, 8))
@@ -214,7 +226,8 @@ def test_saturation():
         assert jnp.all(jnp.isnan(stochastically_rounded(jnp.asarray([jnp.inf, jnp.nan]), dtype, jnp.zeros(2))))
 
 
-# --- state ----------------------------------------------------------------------------------------------------------
+# --- state
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_without_types_it_is_optax():
@@ -242,7 +255,9 @@ def test_only_a_state_with_moments_can_be_compressed():
 
 
 def test_blocks():
-    """A column of (..., r, n), a row where the last axis is the shorter; none in vectors and single rows."""
+    """A column of (..., r, n), a row where the last axis is the shorter; none in vectors and single
+    rows.
+    """
     shapes = {"split": (3, 4, 16), "embedding": (32, 8), "square": (8, 8), "row": (1, 16), "bias": (16,), "scalar": ()}
     params = {k: jnp.ones(x) for k, x in shapes.items()} | {"complex": jnp.ones((4, 4), jnp.complex64)}
     state = adam(0.9, 0.999, 1e-8, FP8, FP8).init(params)
@@ -271,12 +286,15 @@ def test_bytes(dtype, each, m):
     assert report.shared_bytes == (4 + 4 + 4) + (4 + 4)  # the split's count, a count and a seed of each Adam
 
 
-# --- transports and readers -----------------------------------------------------------------------------------------
+# --- transports and readers
+# -----------------------------------------------------------------------------------------
 
 
 @both
 def test_transports_see_float32(dtype):
-    """Decoded, moved, encoded: what they make of the narrow state is what they make of its numbers, rounded once."""
+    """Decoded, moved, encoded: what they make of the narrow state is what they make of its numbers,
+    rounded once.
+    """
     moment = jax.random.normal(jax.random.key(0), (2, 6, 16))
     rotation = grassmann.random_basis(jax.random.key(1), (2, 6, 6), jnp.float32)
     state, own = state_of(moment, dtype)
@@ -299,12 +317,14 @@ def test_transports_see_float32(dtype):
     assert transport.keep(state, rotation) is state
 
 
-# --- methods --------------------------------------------------------------------------------------------------------
+# --- methods
+# --------------------------------------------------------------------------------------------------------
 
 PARAMS = {"stack": jnp.ones((2, 16, 48))}
 
 
-# One of each kind: a stored basis, moments moved at every step, an exact SVD, none stored, a state of the rule.
+# One of each kind: a stored basis, moments moved at every step, an exact SVD, none stored, a state
+# of the rule.
 OF_EACH_KIND = ("grassjump", "ldadam", "galore", "apollo", "online_subspace_descent")
 
 
@@ -312,9 +332,10 @@ OF_EACH_KIND = ("grassjump", "ldadam", "galore", "apollo", "online_subspace_desc
     "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
 )
 def test_methods_train_as_in_float32(name):
-    """Over two refreshes, from the same gradients, updates are finite and within a fifth of those in float32, by norm;
-    ldadam, whose moments are rounded for a new basis at every step, within three tenths. One jitted program with a
-    donated state; a run that goes on from a saved one is the same to the bit.
+    """Over two refreshes, from the same gradients, updates are finite and within a fifth of those
+    in float32, by norm; ldadam, whose moments are rounded for a new basis at every step, within
+    three tenths. One jitted program with a donated state; a run that goes on from a saved one is
+    the same to the bit.
     """
     gap = 1 if name == "ldadam" else 3
     tx, reference = make(name, 6, gap, **NARROW8), make(name, 6, gap)

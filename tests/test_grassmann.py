@@ -1,4 +1,6 @@
-"""The geometry: orthonormality, exactness against NumPy's factorisations, and what happens at the edges."""
+"""The geometry: orthonormality, exactness against NumPy's factorisations, and what happens at the
+edges.
+"""
 
 import os
 import subprocess
@@ -76,8 +78,8 @@ def test_unit_columns():
 
 
 def test_exp_follows_the_geodesic():
-    """S(0) = S, the principal angles are the angles asked for, S(2 pi) = S, and a full-rank tangent agrees with eq.
-    4.
+    """S(0) = S, the principal angles are the angles asked for, S(2 pi) = S, and a full-rank tangent
+    agrees with eq. 4.
     """
     basis = grassmann.random_basis(KEY, (20, 5), jnp.float32)
     left, right = grassmann.random_tangent_frames(jax.random.key(1), basis, 3)
@@ -173,7 +175,9 @@ for svd in ("randomized", "exact"):
 
 
 def test_exact_svd_on_a_mesh_of_cpu_devices():
-    """Where it would hang it is an error that says what to do; the randomized one runs everywhere."""
+    """Where it would hang it is an error that says what to do; the randomized one runs
+    everywhere.
+    """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     process = subprocess.run(
         [sys.executable, "-c", ON_A_MESH], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200

@@ -1,4 +1,6 @@
-"""Any Optax transformation inside the subspace: which work with which method, and what a move does to their states."""
+"""Any Optax transformation inside the subspace: which work with which method, and what a move does
+to their states.
+"""
 
 import itertools
 

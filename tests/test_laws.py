@@ -40,7 +40,8 @@ def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
     return updates, states
 
 
-# --- invariance -----------------------------------------------------------------------------------------------------
+# --- invariance
+# -----------------------------------------------------------------------------------------------------
 
 
 @every_method
@@ -77,8 +78,9 @@ def test_neighbours(name):
 
 @pytest.mark.parametrize("name", ["grassjump", "galore", "ldadam", "online_subspace_descent"])
 def test_neighbours_that_are_alike(name):
-    """Matrices of one shape are refreshed together, each as if it were alone, those that are not finite included: by
-    rules that read a key, the gradient, the inner state and a state of their own.
+    """Matrices of one shape are refreshed together, each as if it were alone, those that are not
+    finite included: by rules that read a key, the gradient, the inner state and a state of their
+    own.
     """
     together = {name: jnp.ones((5, 9)) for name in ("a", "b", "c")}
     grads = [grads_like(together, t) for t in range(4)]
@@ -117,7 +119,9 @@ def test_keys_and_leaves_and_refreshes_draw_apart(name):
 
 @pytest.mark.parametrize("name", ["grassjump", "apollo_mini", "ldadam"])  # a residual per column, without lift, dense
 def test_multi_axis_kernels_are_their_matrices(name):
-    """A DenseGeneral kernel (d, heads, h) is its (d, heads * h) matrix; a batch axis may stand anywhere."""
+    """A DenseGeneral kernel (d, heads, h) is its (d, heads * h) matrix; a batch axis may stand
+    anywhere.
+    """
     flat = make(name, 2, 3, weight_dimension_numbers=MuonDimensionNumbers(0, 1))
     heads = make(name, 2, 3, weight_dimension_numbers=MuonDimensionNumbers(0, (1, 2)))
     updates = run(flat, jnp.zeros((5, 12)), 7)[0]
@@ -130,7 +134,8 @@ def test_multi_axis_kernels_are_their_matrices(name):
     assert split.inner.mu.shape == (3, 1 if name == "apollo_mini" else 2, 12)
 
 
-# --- state ----------------------------------------------------------------------------------------------------------
+# --- state
+# ----------------------------------------------------------------------------------------------------------
 
 
 @every_method
@@ -151,8 +156,9 @@ def test_state_is_a_fixed_point_of_update(name, dtype):
 
 @every_method
 def test_resumption_is_bit_exact(name):
-    """State taken out as NumPy arrays at t = 5 and put back: the same updates to the bit, across the refreshes at 5
-    and 9. All by one compiled program, so that no step changes the type of anything.
+    """State taken out as NumPy arrays at t = 5 and put back: the same updates to the bit, across
+    the refreshes at 5 and 9. All by one compiled program, so that no step changes the type of
+    anything.
     """
     updates, states = ran(name, 11)
     saved = jax.tree.map(lambda x: np.array(x), states[4])
@@ -163,7 +169,9 @@ def test_resumption_is_bit_exact(name):
 @every_method
 @pytest.mark.parametrize("bad_step", [0, 4])
 def test_basis_survives_without_help(name, bad_step):
-    """Without apply_if_finite moments may become NaN, the basis never does; orthonormal ones stay so."""
+    """Without apply_if_finite moments may become NaN, the basis never does; orthonormal ones stay
+    so.
+    """
     _, states = ran(
         name, 10, change=lambda t, grads: jax.tree.map(lambda g: g * jnp.nan, grads) if t == bad_step else grads
     )
@@ -183,7 +191,8 @@ def test_zero_gradients_and_zero_columns(name):
         assert is_finite(update)
         assert jnp.all(update["wide"][:, 3] == 0)
         assert (jnp.linalg.norm(update["wide"]) > 0) == (t >= 2)
-    # A zero first gradient must not lock the recovered part: it is there, not at a norm growing by 1 % from nothing.
+    # A zero first gradient must not lock the recovered part: it is there, not at a norm growing by
+    # 1 % from nothing.
     basis = basis_of(states[-1])["wide"]
     if METHODS[name].recovers and jax.tree.leaves(basis):
         assert jnp.linalg.norm(grassmann.to_tangent(basis, updates[-1]["wide"])) > 0.1
@@ -195,7 +204,8 @@ def matrix_axes(params):
     return jax.tree.map(lambda x: MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params)
 
 
-# --- program --------------------------------------------------------------------------------------------------------
+# --- program
+# --------------------------------------------------------------------------------------------------------
 
 
 def entry_of(program):
@@ -222,11 +232,13 @@ def hlo(name, options):
     ],
 )
 def test_hot_path_is_matmul_only(name, options):
-    """One decision for the whole tree, a loop of one turn or none, with one conditional in its body; no factorisation
-    and no callback, which would be custom calls. Where no basis is stored the conditional goes too.
+    """One decision for the whole tree, a loop of one turn or none, with one conditional in its
+    body; no factorisation and no callback, which would be custom calls. Where no basis is stored
+    the conditional goes too.
 
-    Other loops of every step can only be draws, of APOLLO's projections and of bases that are not stored (FRUGAL's are
-    not), and SUMO's Newton-Schulz iteration: nothing of a refresh is taken out of its loop.
+    Other loops of every step can only be draws, of APOLLO's projections and of bases that are not
+    stored (FRUGAL's are not), and SUMO's Newton-Schulz iteration: nothing of a refresh is taken out
+    of its loop.
     """
     program = hlo(name, options)
     assert "custom-call" not in program
@@ -238,7 +250,9 @@ def test_hot_path_is_matmul_only(name, options):
 
 
 def test_a_factorisation_is_inside_the_refresh():
-    """GaLore's exact SVD shows in the program as what the test above looks for, and only within the loop."""
+    """GaLore's exact SVD shows in the program as what the test above looks for, and only within the
+    loop.
+    """
     program = hlo("galore", {})
     assert "custom-call" in program
     assert "custom-call" not in entry_of(program)
@@ -246,7 +260,9 @@ def test_a_factorisation_is_inside_the_refresh():
 
 @pytest.mark.parametrize("name", ["grassjump", "grasswalk", "fira"])
 def test_a_step_without_a_refresh_copies_no_state(name):
-    """Bases and moments of a donated state are updated where they are; a conditional in the same place copies them."""
+    """Bases and moments of a donated state are updated where they are; a conditional in the same
+    place copies them.
+    """
     params = {"wide": jnp.ones((4, 8)), "tall": jnp.ones((16, 4)), "stack": jnp.ones((2, 4, 8))}
     tx = make(name, 2, 5, weight_dimension_numbers=matrix_axes)
     step = jax.jit(tx.update, donate_argnums=1).lower(params, jax.eval_shape(tx.init, params)).compile()
@@ -275,7 +291,9 @@ def top_level(jaxpr):
 
 
 def costs(name, m=7, n=19, rank=2, **options):
-    """How many products with a dimension n a step has, and how many other operations on arrays (m, n)."""
+    """How many products with a dimension n a step has, and how many other operations on arrays (m,
+    n).
+    """
     grad = jnp.ones((m, n))
     tx = make(name, rank, 5, weight_dimension_numbers=MuonDimensionNumbers(0, 1), **options)
     jaxpr = jax.make_jaxpr(tx.update)(grad, jax.eval_shape(tx.init, grad)).jaxpr

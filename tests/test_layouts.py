@@ -16,7 +16,9 @@ from grass_optax import layouts
 
 @st.composite
 def leaves(draw):
-    """A shape, and disjoint non-empty reduction and output axes of it, some of them counted from the end."""
+    """A shape, and disjoint non-empty reduction and output axes of it, some of them counted from
+    the end.
+    """
     ndim = draw(st.integers(2, 5))
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=ndim, max_size=ndim)))
     order = draw(st.permutations(range(ndim)))

@@ -30,7 +30,9 @@ def test_every_optimizer_is_in_the_table():
 
 
 def test_formulas():
-    """The largest size by hand: 32 layers of four matrices 4096 x 4096 and three 4096 x 11008, and what Adam keeps."""
+    """The largest size by hand: 32 layers of four matrices 4096 x 4096 and three 4096 x 11008, and
+    what Adam keeps.
+    """
     layers, d, f, r, vocabulary = 32, 4096, 11008, 1024, 32000
     rest = 2 * (2 * vocabulary * d + 2 * layers * d + d)  # embedding, head, and the norms
     shapes = [(d, d)] * 4 + [(d, f)] * 3

@@ -1,4 +1,6 @@
-"""What makes each method itself: where its first basis is, how far it moves, and what a captured gradient does."""
+"""What makes each method itself: where its first basis is, how far it moves, and what a captured
+gradient does.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,9 @@ def decaying(key=0):
 
 @pytest.mark.parametrize(("method", "near"), [("grasswalk", True), ("grassjump", False)])
 def test_first_basis(method, near):
-    """The walk starts near the leading singular vectors of the first gradient, the jump anywhere."""
+    """The walk starts near the leading singular vectors of the first gradient, the jump
+    anywhere.
+    """
     grad, leading = decaying()
     tx = getattr(grass_optax, method)(0.1, rank=RANK)
     basis = basis_of(tx.update(grad, tx.init(grad), grad)[1])
@@ -60,7 +64,9 @@ def test_a_jump_lands_anywhere():
 
 
 def test_a_captured_first_gradient_does_not_hold_the_rest_down():
-    """Its recovered part is rounding, which must not become the norm that later ones may exceed by 1 % a step."""
+    """Its recovered part is rounding, which must not become the norm that later ones may exceed by
+    1 % a step.
+    """
     a, b = jax.random.normal(jax.random.key(1), (24, 3)), jax.random.normal(jax.random.key(2), (3, 60))
     tx = grass_optax.scale_by_grasswalk(RANK)
     first, second = a @ b, jax.random.normal(jax.random.key(3), SHAPE)

@@ -193,7 +193,8 @@ def test_products_with_kernels_run_in_bfloat16(tokens):
     with jax.numpy_dtype_promotion("standard"):
         jaxpr = str(jax.make_jaxpr(lambda p: nnx.merge(graphdef, p)(tokens))(params))
     products = [line for line in jaxpr.splitlines() if "dot_general" in line]
-    # Seven kernels of a block, the head and the values of attention; its scores come out in float32.
+    # Seven kernels of a block, the head and the values of attention; its scores come out in
+    # float32.
     assert sum(":bf16" in line for line in products) == 9
     assert sum(":f32" in line for line in products) == 1
 

@@ -1,8 +1,8 @@
 """Optax's own suite for contributed optimizers, from the installed package, over our aliases.
 
-The suite is a module whose tables are expanded when its class is made, and it finds factories by name in
-`optax.contrib`. So its source is run with its tables replaced and our factories in their place; nothing of it is
-copied.
+The suite is a module whose tables are expanded when its class is made, and it finds factories by
+name in `optax.contrib`. So its source is run with its tables replaced and our factories in their
+place; nothing of it is copied.
 """
 
 import functools
@@ -76,7 +76,9 @@ def suite():
 
 
 class TestContrib(suite().ContribTest):
-    """Its methods are the suite's; only where it looks for factories, and how strict JAX is, are ours."""
+    """Its methods are the suite's; only where it looks for factories, and how strict JAX is, are
+    ours.
+    """
 
     @pytest.fixture(autouse=True)
     def _our_factories(self):

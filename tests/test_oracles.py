@@ -1,4 +1,6 @@
-"""Both methods against the float64 oracle, which is given the library's bases, over three refreshes and more."""
+"""Both methods against the float64 oracle, which is given the library's bases, over three refreshes
+and more.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""The other methods against float64 oracles of their papers, which make their own bases where nothing is drawn."""
+"""The other methods against float64 oracles of their papers, which make their own bases where
+nothing is drawn.
+"""
 
 import functools
 
@@ -107,7 +109,8 @@ def test_golore(random_start, switched):
     follow(steps, oracle(GoLore), lambda t: t < switched)
     with pytest.raises(AssertionError):
         follow(steps, oracle(GoLore), lambda t: t <= switched)
-    # One that loses the carried moment, as the released code does, is another from the step after the first refresh on.
+    # One that loses the carried moment, as the released code does, is another from the step after
+    # the first refresh on.
     kept, lost, apart = oracle(GoLore)(), oracle(GoLore, lost=True)(), []
     for t, (_, state) in enumerate(steps):
         grad, basis = matrices(gradients(t))[0], matrices(split_state(state).basis)[0]
@@ -117,7 +120,9 @@ def test_golore(random_start, switched):
 
 
 def drawn_columns():
-    """Bases that the state does not hold, from the first moment after a reset, (1 - b1) S^T G: r rows of G."""
+    """Bases that the state does not hold, from the first moment after a reset, (1 - b1) S^T G: r
+    rows of G.
+    """
     bases = []
 
     def axes(moment, grad):
@@ -143,8 +148,9 @@ def test_frugal(projection):
 
 @pytest.mark.parametrize("feedback", [True, False])
 def test_ldadam(feedback):
-    """The direction in the library's bases, and these: as near the released code's as the shift of `power_iteration`
-    lets them be, and otherwise the polar factor."""
+    """The direction in the library's bases, and these: as near the released code's as the shift of
+    `power_iteration` lets them be, and otherwise the polar factor.
+    """
     options = ADAM | dict(blend=0.7, feedback=feedback)
     oracles = [LDAdam(**options) for _ in range(3)]
     bounds = []
@@ -176,7 +182,9 @@ def test_coap():
 
 
 def test_gradients_of_bases_by_differences():
-    """The two gradients that are worked out by hand in the oracles. Central differences: errors of h^2 and 1e-16/h."""
+    """The two gradients that are worked out by hand in the oracles. Central differences: errors of
+    h^2 and 1e-16/h.
+    """
     rng = np.random.default_rng(0)
     S, G, M = rng.normal(size=(6, 3)), matrices(gradients(3))[0], rng.normal(size=(3, 16))
     for loss, gradient in (

@@ -1,12 +1,14 @@
-"""GaLore, Fira and APOLLO against the codes that their authors published for PyTorch; docs/parity.md has the results.
+"""GaLore, Fira and APOLLO against the codes that their authors published for PyTorch;
+docs/parity.md has the results.
 
-Theirs hold a weight as (output, input), ours as (input, output): their gradient is our transpose, and so is a basis
-that they multiply from the right. They divide moments that are not corrected for their start at zero, with eps added
-to the uncorrected root, and put both corrections into the step size, so that residual and limiter see uncorrected
-numbers. `as_published` and `published_adam` say the same over the combinator.
+Theirs hold a weight as (output, input), ours as (input, output): their gradient is our transpose,
+and so is a basis that they multiply from the right. They divide moments that are not corrected for
+their start at zero, with eps added to the uncorrected root, and put both corrections into the step
+size, so that residual and limiter see uncorrected numbers. `as_published` and `published_adam` say
+the same over the combinator.
 
-Where they add 1e-8 to norms, ours add nothing: gradients here have entries of order one and more, and
-`tolerances.PUBLISHED64` says what is left of that.
+Where they add 1e-8 to norms, ours add nothing: gradients here have entries of order one and more,
+and `tolerances.PUBLISHED64` says what is left of that.
 """
 
 import functools
@@ -33,7 +35,9 @@ pytest.importorskip("transformers", reason=REASON)
 
 
 def published(package, module):
-    """The optimizer of a package, without the package's __init__: it imports bitsandbytes for others, in 8 bits."""
+    """The optimizer of a package, without the package's __init__: it imports bitsandbytes for
+    others, in 8 bits.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None:
         pytest.skip(REASON, allow_module_level=True)
@@ -83,8 +87,8 @@ def kernels(dtype):
 
 @functools.cache
 def gradients(dtype, t):
-    """Gaussians around a fixed mean, stretched so that the leading singular values stand apart: where they do not, two
-    SVDs in float32 find different vectors.
+    """Gaussians around a fixed mean, stretched so that the leading singular values stand apart:
+    where they do not, two SVDs in float32 find different vectors.
     """
 
     def stretched(grad):
@@ -95,8 +99,8 @@ def gradients(dtype, t):
 
 
 def theirs(optimizer, dtype, gap=GAP, eps=EPS, options=None, **group):
-    """Updates and bases of each step in our orientation. The weights are put back to zero, so that no rounding of
-    theirs hides in a step.
+    """Updates and bases of each step in our orientation. The weights are put back to zero, so that
+    no rounding of theirs hides in a step.
     """
     weights = {name: torch.nn.Parameter(torch.zeros(s, dtype=getattr(torch, dtype))) for name, s in SHAPES.items()}
     group = dict(params=list(weights.values()), update_proj_gap=gap, proj_type="std", **group)
@@ -134,8 +138,8 @@ def ours(tx, dtype):
 
 
 def with_their_bases(bases, *axes, rank=RANK, **options):
-    """The combinator in the bases that theirs used, which are known by their shapes. Those of an SVD are orthonormal to
-    float32 only, for theirs takes it of a float32 copy.
+    """The combinator in the bases that theirs used, which are known by their shapes. Those of an
+    SVD are orthonormal to float32 only, for theirs takes it of a float32 copy.
     """
     rules = {}
     for name, basis in bases[0].items():

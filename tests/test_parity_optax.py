@@ -1,5 +1,5 @@
-"""Our GaLore against Optax's own, `optax.contrib.galore`. On square matrices, where both have the basis on the input
-axis, they are one algorithm; docs/parity.md has the results.
+"""Our GaLore against Optax's own, `optax.contrib.galore`. On square matrices, where both have the
+basis on the input axis, they are one algorithm; docs/parity.md has the results.
 """
 
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ RATE, RANK, GAP, STEPS = 0.01, 4, 4, 12  # refreshes at t = 5 and 9
 
 
 def differences(shape, **options):
-    """The largest difference of each step, relative to the largest entry of theirs. One matrix: see `same_svd`."""
+    """The largest difference of each step, relative to the largest entry of theirs. One matrix: see
+    `same_svd`.
+    """
     params = jnp.ones(shape)  # not zero, for the weight decay
     ours, theirs = (
         run(galore(RATE, RANK, GAP, scale=0.5, **options), params, STEPS)[0]
@@ -27,8 +29,9 @@ def differences(shape, **options):
 
 @pytest.fixture
 def same_svd(monkeypatch):
-    """XLA's SVD for ours too, also where NumPy takes its place because programs with several can hang: the signs of
-    singular vectors are a convention, and moments that are kept over a refresh depend on them.
+    """XLA's SVD for ours too, also where NumPy takes its place because programs with several can
+    hang: the signs of singular vectors are a convention, and moments that are kept over a refresh
+    depend on them.
     """
     monkeypatch.setattr(grassmann, "_LAPACK_IS_SAFE", True)
 

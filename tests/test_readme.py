@@ -1,4 +1,6 @@
-"""What the documentation says is what the code does: examples run, the method table names what exists."""
+"""What the documentation says is what the code does: examples run, the method table names what
+exists.
+"""
 
 import doctest
 import importlib

@@ -1,4 +1,6 @@
-"""Where `state_shardings` puts each array, and the laws of `eight_devices` in a process that has them."""
+"""Where `state_shardings` puts each array, and the laws of `eight_devices` in a process that has
+them.
+"""
 
 import json
 import math
@@ -36,8 +38,9 @@ def test_communication_of_an_update(tmp_path):
     sent = {(row["name"], row["devices"]): sum(row["every_step"].values()) for row in table["rows"]}
     assert (sent["adamw", 1], sent["adamw", 8], sent["grassjump", 1]) == (0, 0, 0)
     assert sent["grassjump", 8] > 0
-    # By hand: m is sharded for q, k, v, gate, up and down, which sum r x n and the column norms of G, and gather the
-    # direction and the factors of the columns; n is sharded for o, which needs nothing but its norm.
+    # By hand: m is sharded for q, k, v, gate, up and down, which sum r x n and the column norms of
+    # G, and gather the direction and the factors of the columns; n is sharded for o, which needs
+    # nothing but its norm.
     rank, columns = 32, 2 * (3 * 128 + 3 * 352)
     ring = 4 * columns * (2 * (rank + 1) + (rank + 1)) * 7 / 8
     assert sent["grassjump", 8] == pytest.approx(ring, rel=0.01)
@@ -55,7 +58,8 @@ def run_laws(*arguments):
     assert " passed" in process.stdout
 
 
-# Apart, also because a process may have 65530 memory mappings, and each program that is compiled takes some hundreds.
+# Apart, also because a process may have 65530 memory mappings, and each program that is compiled
+# takes some hundreds.
 PARTS = {"default": ("every_method", "not every_method"),
          "long": ("every_method", "along_the_rank", "not every_method and not along_the_rank")}  # fmt: skip
 
@@ -139,7 +143,9 @@ def test_basis_and_moments(shape, spec, basis, moments):
     ],
 )
 def test_axes_that_do_not_divide_n_shard_the_rank(rank, n, moments):
-    """All axes of m along r, some of them along n, those that divide r, none, and none where all divide n."""
+    """All axes of m along r, some of them along n, those that divide r, none, and none where all
+    divide n.
+    """
     assert jump((16, n), P(("fsdp", "tensor")), rank=rank)[1] == moments
 
 
@@ -224,7 +230,8 @@ def llama(hidden, intermediate, layers, vocabulary=32000):
     }
     input_side, output_side = P(None, "fsdp"), P(None, None, "fsdp")
     by_leaf = {name: output_side if name in ("o", "down") else input_side for name in shapes}
-    # A square matrix has its basis on the first of the axes that are named: for o that is its output, too.
+    # A square matrix has its basis on the first of the axes that are named: for o that is its
+    # output, too.
     dims = {name: MuonDimensionNumbers(2, 1) if name == "o" else MuonDimensionNumbers(1, 2) for name in shapes}
     others = {"embed": (vocabulary, hidden), "lm_head": (hidden, vocabulary), "norms": (2 * layers + 1, hidden)}
     shapes, dims = shapes | others, dims | dict.fromkeys(others)
@@ -234,7 +241,9 @@ def llama(hidden, intermediate, layers, vocabulary=32000):
 @pytest.mark.parametrize("name", ["grassjump", "grasswalk", "apollo", "online_subspace_descent"])
 @pytest.mark.parametrize(("sizes", "rank", "devices"), [((2048, 5461, 24), 512, 8), ((4096, 11008, 32), 1024, 512)])
 def test_bytes_of_a_device_for_the_models_of_the_papers(name, sizes, rank, devices):
-    """1b, whose 5461 = 43 * 127 no axis divides, and 7b, whose 11008 = 43 * 2^8 does not go on 512 devices."""
+    """1b, whose 5461 = 43 * 127 no axis divides, and 7b, whose 11008 = 43 * 2^8 does not go on 512
+    devices.
+    """
     mesh = AbstractMesh((devices,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     shapes, by_leaf, dims = llama(*sizes)
     params = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in shapes.items()}

@@ -1,4 +1,6 @@
-"""Algebra of the combinator, over rules and residuals: what holds whatever method they are put together to."""
+"""Algebra of the combinator, over rules and residuals: what holds whatever method they are put
+together to.
+"""
 
 import chex
 import jax
@@ -127,9 +129,11 @@ def test_per_column_form_is_the_dense_form(rule, form, basis_dtype):
 
 @pytest.mark.parametrize("rule", ["tracking", "random_walk", "random_jump", "svd", "frozen"])
 def test_ablation_grid(rule):
-    """The papers' cells: four rules, and a frozen basis, with moments kept or rotated, the rest dropped or recovered.
+    """The papers' cells: four rules, and a frozen basis, with moments kept or rotated, the rest
+    dropped or recovered.
 
-    They are compositions. With the moments kept and the rest dropped the four corners differ from each other.
+    They are compositions. With the moments kept and the rest dropped the four corners differ from
+    each other.
     """
     rules = ORTHONORMAL | {"frozen": subspaces.frozen()}
     cells = [
@@ -200,7 +204,9 @@ def test_stacking():
 
 @pytest.mark.parametrize("name", ["grassjump", "subtrack_grad", "ldadam", "apollo"])
 def test_stacks_one_matrix_after_the_other(name):
-    """Recovered, dropped, dense and unlifted residuals, of one batch axis and of two: the loop changes no number."""
+    """Recovered, dropped, dense and unlifted residuals, of one batch axis and of two: the loop
+    changes no number.
+    """
     params = {"wide": jnp.ones((6, 16)), "stack": jnp.ones((3, 6, 16)), "deep": jnp.ones((2, 3, 16, 6))}
     (together, _), (one_by_one, _) = (run(make(name, map_stacks=given), params, 6) for given in (False, True))
     for expected, updates in zip(together, one_by_one, strict=True):

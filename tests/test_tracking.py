@@ -1,4 +1,6 @@
-"""What a step of tracking promises: captured energy rises, bases stay orthonormal, tall matrices move as wide ones."""
+"""What a step of tracking promises: captured energy rises, bases stay orthonormal, tall matrices
+move as wide ones.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -45,15 +47,19 @@ def test_best_angles_raise_the_captured_energy_to_that_of_the_svd(tracking_rank)
 
 
 def test_a_small_step_raises_it_and_a_large_one_does_not():
-    """The slope is uphill, and eta without bound turns by any angle: then it falls at some refreshes."""
+    """The slope is uphill, and eta without bound turns by any angle: then it falls at some
+    refreshes.
+    """
     assert np.all(np.diff(energies(1e-3, 1))[:20] > 0)
     assert np.diff(energies(10.0, 1)).min() < -0.01
 
 
 @pytest.mark.parametrize("decay", [0.0, 4.0])
 def test_bases_stay_orthonormal_whatever_the_tangent(decay):
-    """Of a gradient like the identity the tangent is rounding; of one with singular values exp(-4 k) all but the first
-    of its singular values are: what a product gives of their frames is not orthonormal."""
+    """Of a gradient like the identity the tangent is rounding; of one with singular values exp(-4
+    k) all but the first of its singular values are: what a product gives of their frames is not
+    orthonormal.
+    """
     left, right = (grassmann.random_basis(jax.random.key(n), (n, SHAPE[0]), jnp.float32) for n in SHAPE)
     grad = left * jnp.exp(-decay * jnp.arange(SHAPE[0], dtype=jnp.float32))[None] @ right.T
     bases = refreshed(subspaces.tracking(None, 3), grad)

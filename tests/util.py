@@ -55,7 +55,8 @@ METHODS = {
     "coap": method("coap", "recompute_gap", has_svd=True),
     "sumo": method("sumo"),
 }
-# By module, so that all tests of a method in a file follow each other and share what is compiled for it.
+# By module, so that all tests of a method in a file follow each other and share what is compiled
+# for it.
 every_method = pytest.mark.parametrize("name", METHODS, scope="module")
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)
@@ -82,13 +83,17 @@ LEAVES = {"wide": jnp.ones(WIDE), "square": jnp.ones(SQUARE), "stack": jnp.ones(
 
 @functools.cache
 def compiled_method(name):
-    """`make(name)` and its update, compiled for `LEAVES`: one for all tests that need no other options."""
+    """`make(name)` and its update, compiled for `LEAVES`: one for all tests that need no other
+    options.
+    """
     tx = make(name)
     return tx, jax.jit(tx.update).lower(LEAVES, jax.eval_shape(tx.init, LEAVES)).compile()
 
 
 def grads_like(params, t, seed=0):
-    """Gradients of step t: independent Gaussians around a fixed mean, so that both moments mean something."""
+    """Gradients of step t: independent Gaussians around a fixed mean, so that both moments mean
+    something.
+    """
     mean_key, noise_key = jax.random.split(jax.random.key(seed))
     leaves, treedef = jax.tree.flatten(params)
     keys = [jax.random.fold_in(k, i) for k in (mean_key, jax.random.fold_in(noise_key, t)) for i in range(len(leaves))]

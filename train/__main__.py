@@ -48,7 +48,9 @@ def _read(arguments: Sequence[str], default: Command | None) -> Command:
 
 
 def run(config: Command) -> None:
-    """Do what a command asks; these imports take seconds, which --help and mistakes need not wait for."""
+    """Do what a command asks; these imports take seconds, which --help and mistakes need not wait
+    for.
+    """
     if isinstance(config, Compare):
         from train.compare.command import compare
 

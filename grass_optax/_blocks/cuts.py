@@ -15,7 +15,9 @@ from grass_optax._trees.layouts import leaf_path
 
 
 class Blocks(NamedTuple):
-    """How a tree is cut into blocks. `indices` (active,) are the blocks of a window, a window their leaves, stacked."""
+    """How a tree is cut into blocks. `indices` (active,) are the blocks of a window, a window their
+    leaves, stacked.
+    """
 
     count: Callable[[Any], int]  # tree -> number of blocks, 0 for a tree without leaves; an error if it has no blocks
     take: Callable[[Any, jax.Array], Any]  # tree, indices -> window
@@ -23,7 +25,9 @@ class Blocks(NamedTuple):
 
 
 def cut_into(blocks: int | Sequence[str]) -> Blocks:
-    """The `Blocks` that the argument `blocks` of `block_coordinate` names: an axis, or path prefixes."""
+    """The `Blocks` that the argument `blocks` of `block_coordinate` names: an axis, or path
+    prefixes.
+    """
     if isinstance(blocks, Sequence) and not isinstance(blocks, str):
         return by_prefix(blocks)
     try:
@@ -60,7 +64,9 @@ def along_axis(axis: int) -> Blocks:
 
 
 def by_prefix(prefixes: Sequence[str]) -> Blocks:
-    """Block i is all leaves whose path begins with prefix i; they are selected, as stacking them would copy all."""
+    """Block i is all leaves whose path begins with prefix i; they are selected, as stacking them
+    would copy all.
+    """
     prefixes = [prefix.strip("/") for prefix in prefixes]
 
     def named(tree: Any) -> list[dict[str, Any]]:
@@ -96,7 +102,9 @@ def by_prefix(prefixes: Sequence[str]) -> Blocks:
 
 
 def in_block(path: Any, prefix: str) -> bool:
-    """Whether the path of a leaf begins with a prefix, by whole parts: "layers/1" is not in "layers/10"."""
+    """Whether the path of a leaf begins with a prefix, by whole parts: "layers/1" is not in
+    "layers/10".
+    """
     return f"{leaf_path(path)}/".startswith(f"{prefix.strip('/')}/")
 
 

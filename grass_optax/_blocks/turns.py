@@ -1,7 +1,9 @@
-"""Block-coordinate optimization: some blocks of the parameters at a time, with state for those alone.
+"""Block-coordinate optimization: some blocks of the parameters at a time, with state for those
+alone.
 
-It stands beside `split_by_subspace`: that splits the space of one matrix, this takes whole layers in turn. Which blocks
-are active is a function of (key, count), so the state is a count and the inner state of one window of blocks.
+It stands beside `split_by_subspace`: that splits the space of one matrix, this takes whole layers
+in turn. Which blocks are active is a function of (key, count), so the state is a count and the
+inner state of one window of blocks.
 
 Members: block_coordinate, BlockCoordinateState.
 """
@@ -49,33 +51,38 @@ def block_coordinate(
     order: str = "random",
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Optimize `active` of N blocks by `inner`, the others by `inactive`, and go on to the next every K updates.
+    """Optimize `active` of N blocks by `inner`, the others by `inactive`, and go on to the next
+    every K updates.
 
-    Windows of `active` blocks follow each other in `order`. One update of the gradients G_1 ... G_N at t = count + 1,
-    in window number floor((t - 1) / K), K = switch_every:
+    Windows of `active` blocks follow each other in `order`. One update of the gradients G_1 ... G_N
+    at t = count + 1, in window number floor((t - 1) / K), K = switch_every:
       1. t = 1 + jK: inner state = inner.init(0)
       2. U_i = inner(G_i) for the blocks of the window, inactive(G_i), or 0, for the others
 
-    U is the direction of the update, not negated. State: that of `inner` for one window, whatever N. Every block gets K
-    updates in a row; in BAdam's released code the first gets K - 1, because the switch is tested one update early.
+    U is the direction of the update, not negated. State: that of `inner` for one window, whatever
+    N. Every block gets K updates in a row; in BAdam's released code the first gets K - 1, because
+    the switch is tested one update early.
 
     Args:
-      inner: any Optax transformation. It sees gradients and params of the active blocks alone, in float32 at least and
-        stacked: (..., active, ...) along the axis `blocks`, or (active, ...) in a dict of paths below the prefix.
-        Other arguments of `update` reach it as they are.
-      inactive: a stateless Optax transformation. It sees the gradients of all blocks, and what it makes of the active
-        ones is replaced. None freezes the inactive blocks.
+      inner: any Optax transformation. It sees gradients and params of the active blocks alone, in
+        float32 at least and stacked: (..., active, ...) along the axis `blocks`, or (active, ...)
+        in a dict of paths below the prefix. Other arguments of `update` reach it as they are.
+      inactive: a stateless Optax transformation. It sees the gradients of all blocks, and what it
+        makes of the active ones is replaced. None freezes the inactive blocks.
       switch_every: K, updates from one window to the next.
-      blocks: the axis along which every leaf stacks the blocks, or the prefixes of their paths ("layers/0", ...), which
-        match whole parts; every leaf must be in one of them, and all must hold leaves of the same shapes and types.
+      blocks: the axis along which every leaf stacks the blocks, or the prefixes of their paths
+        ("layers/0", ...), which match whole parts; every leaf must be in one of them, and all must
+        hold leaves of the same shapes and types.
       active: blocks in a window; N must be a multiple of it.
-      order: "ascending", "descending", or "random", a permutation for each cycle of N / active windows.
+      order: "ascending", "descending", or "random", a permutation for each cycle of N / active
+        windows.
       key: an int or a threefry key, for "random": the permutation is a function of (key, cycle).
 
     Raises:
       ValueError: an argument, or a tree that cannot be cut like this, when built or initialised.
 
-    FRUGAL's block mode, a quarter of the layers with Adam and the others by the sign of their gradient:
+    FRUGAL's block mode, a quarter of the layers with Adam and the others by the sign of their
+    gradient:
 
     >>> params = {"kernel": jnp.ones((4, 3, 5))}
     >>> tx = block_coordinate(optax.scale_by_adam(), optax.scale_by_sign(), switch_every=200)

@@ -1,13 +1,14 @@
 """How moments are kept in fewer bits: bfloat16, or 8-bit floats with a scale for each block.
 
-Arithmetic stays float32: a state is decoded, used, and encoded again, all entry by entry. Rounding is stochastic, up or
-down so that the mean is right: an average that changes by less than half a spacing in a step would never move if it
-were rounded to the nearest.
+Arithmetic stays float32: a state is decoded, used, and encoded again, all entry by entry. Rounding
+is stochastic, up or down so that the mean is right: an average that changes by less than half a
+spacing in a step would never move if it were rounded to the nearest.
 
-A block is one column of a moment (..., r, n), r <= n, and one row where the last axis is the shorter: a token's, in an
-embedding. Its scale is a power of two, so that the numbers that can be stored stay the same while the largest entry
-moves within a factor of 2, and one that does not change is not rounded: rounded anew by a new scale at every step, a
-second moment with b2 = 0.999 would be noise.
+A block is one column of a moment (..., r, n), r <= n, and one row where the last axis is the
+shorter: a token's, in an embedding. Its scale is a power of two, so that the numbers that can be
+stored stay the same while the largest entry moves within a factor of 2, and one that does not
+change is not rounded: rounded anew by a new scale at every step, a second moment with b2 = 0.999
+would be noise.
 
 Members: CompressedState, storage_type, compressed, decoded, encoded, stochastically_rounded.
 """
@@ -45,7 +46,8 @@ class CompressedState(NamedTuple):
 
 
 def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
-    """The narrow type that an argument names; None for types that leave moments as they are: float32 and wider.
+    """The narrow type that an argument names; None for types that leave moments as they are:
+    float32 and wider.
 
     Raises:
       ValueError: another type.
@@ -66,7 +68,8 @@ def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
 def compressed(state: Any, mu_dtype: np.dtype | None, nu_dtype: np.dtype | None, seed: jax.Array) -> CompressedState:
     """A transformation's first state, all zero, with its moments in narrow types.
 
-    Complex leaves stay as they are, and in 8 bits those without blocks of two numbers or more: vectors, single rows.
+    Complex leaves stay as they are, and in 8 bits those without blocks of two numbers or more:
+      vectors, single rows.
 
     Raises:
       TypeError: a state of which it is not known that it has moments and a count.
@@ -100,7 +103,8 @@ def decoded(state: CompressedState) -> Any:
 def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedState:
     """What `decoded` returned, with other numbers in it, in the types of `like`.
 
-    `moved` is for a transport, which rounds at the same count as the update before it: it draws apart.
+    `moved` is for a transport, which rounds at the same count as the update before it: it draws
+    apart.
     """
     narrow, scales = {}, {}
     for field in _moments(own):
@@ -121,10 +125,12 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
 
 
 def stochastically_rounded(x: Float[Array, "*s"], dtype: DTypeLike, uniform: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """One of the two neighbours of x among the numbers of a floating type, still in float32; the mean is x.
+    """One of the two neighbours of x among the numbers of a floating type, still in float32; the
+    mean is x.
 
-    With k the exponent of x and p mantissa bits: spacing = 2^(k - p), and x / spacing is rounded up where the fraction
-    of it is above `uniform`, from [0, 1). Above the largest number is the largest; inf and NaN are NaN.
+    With k the exponent of x and p mantissa bits: spacing = 2^(k - p), and x / spacing is rounded up
+      where the fraction of it is above `uniform`, from [0, 1). Above the largest number is the
+      largest; inf and NaN are NaN.
     """
     info = jnp.finfo(dtype)
     size = jnp.abs(x)
@@ -153,8 +159,9 @@ def _block_axis(x: Array) -> int | None:
 
 
 def _scale(x: Array, code: Array) -> Any:
-    """The power of two that puts the largest finite entry of each block into [128, 256): rounded up it is below the
-    largest number of the type, 448, beyond which is NaN. MaskedNode where the type of `code` needs none.
+    """The power of two that puts the largest finite entry of each block into [128, 256): rounded up
+    it is below the largest number of the type, 448, beyond which is NaN. MaskedNode where the type
+    of `code` needs none.
     """
     if code.dtype != _FLOAT8:
         return optax.MaskedNode()
@@ -179,13 +186,17 @@ def _code(x: Array, scale: Any, dtype: np.dtype, seed: Array, second: bool) -> A
 
 
 def _power_of_two(size: Array) -> Array:
-    """The largest power of two up to a number >= 0, its bits without the mantissa: 0 below 2^-126, inf for NaN."""
+    """The largest power of two up to a number >= 0, its bits without the mantissa: 0 below 2^-126,
+    inf for NaN.
+    """
     bits = lax.bitcast_convert_type(size, jnp.uint32) & np.uint32(0x7F800000)
     return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
-    """Multiples of 2^-24 in [0, 1), of the seed and an entry's index in the whole leaf, whatever its sharding."""
+    """Multiples of 2^-24 in [0, 1), of the seed and an entry's index in the whole leaf, whatever
+    its sharding.
+    """
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         index = index * np.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
@@ -193,8 +204,10 @@ def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
 
 
 def _mixed(x: Array) -> Array:
-    """A bijection of 32 bits in which each bit of x changes half of the others: the finaliser of MurmurHash3 (A.
-    Appleby), with its shifts and factors. Threefry takes several times as many operations an entry."""
+    """A bijection of 32 bits in which each bit of x changes half of the others: the finaliser of
+    MurmurHash3 (A. Appleby), with its shifts and factors. Threefry takes several times as many
+    operations an entry.
+    """
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     return x ^ (x >> np.uint32(16))

@@ -1,8 +1,8 @@
 """What is known about the states of inner optimizers: where in them the moments are.
 
-Transports move the moments with the basis, and some rules and residual transformations read the first one. They meet
-the state of any Optax transformation; those that hold moments of the gradient's coordinates are listed here. Moments
-that are kept in narrow types are decoded for them.
+Transports move the moments with the basis, and some rules and residual transformations read the
+first one. They meet the state of any Optax transformation; those that hold moments of the
+gradient's coordinates are listed here. Moments that are kept in narrow types are decoded for them.
 
 Members: map_moments, cleared, first_moment.
 """
@@ -18,7 +18,8 @@ from optax.contrib import MuonState
 
 from grass_optax._inner.narrow import CompressedState, decoded, encoded
 
-# The field that holds a first moment, an average of gradients or a sum of them with decaying weights.
+# The field that holds a first moment, an average of gradients or a sum of them with decaying
+# weights.
 _FIRST_MOMENTS = {
     optax.ScaleByAdamState: "mu",
     optax.ScaleByLionState: "mu",
@@ -72,8 +73,8 @@ def cleared(inner_state: Any) -> Any:
 
 
 def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
-    """The exponential moving average M <- b1 M + (1 - b1) g in an inner state, or what it is for a trace, which sums
-    without the (1 - b1).
+    """The exponential moving average M <- b1 M + (1 - b1) g in an inner state, or what it is for a
+    trace, which sums without the (1 - b1).
 
     Raises:
       TypeError: a state without a first moment.

@@ -17,7 +17,8 @@ from grass_optax._linalg import grassmann
 from grass_optax._split.refresh import checked_key, typed_key
 
 ORTHOGONALIZATIONS = ("exact", "newton_schulz")
-# Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and 1.2.
+# Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and
+# 1.2.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _QUINTIC_STEPS = 5
 
@@ -30,8 +31,9 @@ def adam(
     nu_dtype: DTypeLike | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` whose moments may be kept in narrow types (`narrow_moments`); nothing else if both are
-    None."""
+    """`optax.scale_by_adam` whose moments may be kept in narrow types (`narrow_moments`); nothing
+    else if both are None.
+    """
     wide = None if storage_type("mu_dtype", mu_dtype) else mu_dtype
     return narrow_moments(optax.scale_by_adam(b1, b2, eps, mu_dtype=wide), mu_dtype, nu_dtype, key)
 
@@ -42,10 +44,11 @@ def narrow_moments(
     nu_dtype: DTypeLike | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformation:
-    """A transformation with moments and a count, keeping these in bfloat16 or float8_e4m3fn between its updates.
+    """A transformation with moments and a count, keeping these in bfloat16 or float8_e4m3fn between
+    its updates.
 
-    None, float32 and wider types leave them as they are. Roundings are functions of (key, count, path of the leaf).
-    `compressed` says how.
+    None, float32 and wider types leave them as they are. Roundings are functions of (key, count,
+    path of the leaf). `compressed` says how.
     """
     mu_type, nu_type = storage_type("mu_dtype", mu_dtype), storage_type("nu_dtype", nu_dtype)
     if mu_type is None and nu_type is None:
@@ -68,8 +71,9 @@ def narrow_moments(
 def orthogonalize(method: str = "exact") -> optax.GradientTransformation:
     """Each matrix (..., r, n), r <= n, by its polar factor: A Sigma B^T becomes A B^T (SUMO, Muon).
 
-    "exact" is that to rounding, where singular values are above 1e-8 of the largest; "newton_schulz" are Muon's five
-    steps, after which all lie between 0.7 and 1.2. Both in matrix products only; zero stays zero.
+    "exact" is that to rounding, where singular values are above 1e-8 of the largest;
+    "newton_schulz" are Muon's five steps, after which all lie between 0.7 and 1.2. Both in matrix
+    products only; zero stays zero.
     """
     of = _exact if one_of("orthogonalization", method, ORTHOGONALIZATIONS) == "exact" else _quintic
 

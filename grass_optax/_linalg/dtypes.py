@@ -1,7 +1,7 @@
 """In which type a state is kept: float32 at least.
 
-A second moment in bf16 with b2 = 0.999 rounds back to itself and never decays, and a first moment loses what is below
-1/256 of it.
+A second moment in bf16 with b2 = 0.999 rounds back to itself and never decays, and a first moment
+loses what is below 1/256 of it.
 
 Members: widened, in_float32.
 """
@@ -16,7 +16,9 @@ from grass_optax._linalg import grassmann
 
 
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The transformation with its state and arithmetic in float32 at least; updates keep their type."""
+    """The transformation with its state and arithmetic in float32 at least; updates keep their
+    type.
+    """
     wide_tx = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> Any:

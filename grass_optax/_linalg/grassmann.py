@@ -1,13 +1,15 @@
 """Geometry of the Grassmann manifold in matrix products only; no optimizer words.
 
-A point of Gr(m, r) is represented by a basis S (..., m, r) with S^T S = I. Leading axes are batch axes throughout.
-Bases are orthonormalised by their polar factor, computed by Newton-Schulz, and geodesics are written in two frames and
-k angles; nothing but `leading_left_singular_vectors` factorises a matrix. Everything runs at full matrix precision,
-because the errors of a basis outlive the step that made them.
+A point of Gr(m, r) is represented by a basis S (..., m, r) with S^T S = I. Leading axes are batch
+axes throughout. Bases are orthonormalised by their polar factor, computed by Newton-Schulz, and
+geodesics are written in two frames and k angles; nothing but `leading_left_singular_vectors`
+factorises a matrix. Everything runs at full matrix precision, because the errors of a basis outlive
+the step that made them.
 
-Members: wide, matmul, scaled_to_one, transpose, project, lift, to_tangent, exp, orthonormalize, orthonormality_error,
-random_basis, random_tangent_frames, range_basis, leading_left_singular_vectors, leading_singular_triplets,
-orthonormal_frame, rotation, principal_cosines.
+Members: wide, matmul, scaled_to_one, transpose, project, lift, to_tangent, exp, orthonormalize,
+orthonormality_error, random_basis, random_tangent_frames, range_basis,
+leading_left_singular_vectors, leading_singular_triplets, orthonormal_frame, rotation,
+principal_cosines.
 """
 
 import functools
@@ -20,20 +22,23 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-# Scales of the cubic Newton-Schulz steps on one Gram matrix. A step at scale s takes a singular value x to
-# (3 s x - (s x)^3) / 2, at most 1 for s x < sqrt(3): the first scales raise small ones by more than the plain step's
-# 1.5 and take large ones down among them, the last let all reach 1. Chosen for singular values in [0.25, 1], which a
-# Gaussian of r = m/4 has under the bound below: six plain steps bring 0.25 to 1 - 5e-4, these to 1 - 3e-8. Together
-# they raise a small one 40-fold at most, as nine plain ones do, and so the rounding errors of a float32 Gram matrix
-# (1e-7) to 2e-4, far from the region where they would diverge.
+# Scales of the cubic Newton-Schulz steps on one Gram matrix. A step at scale s takes a singular
+# value x to (3 s x - (s x)^3) / 2, at most 1 for s x < sqrt(3): the first scales raise small ones
+# by more than the plain step's 1.5 and take large ones down among them, the last let all reach 1.
+# Chosen for singular values in [0.25, 1], which a Gaussian of r = m/4 has under the bound below:
+# six plain steps bring 0.25 to 1 - 5e-4, these to 1 - 3e-8. Together they raise a small one 40-fold
+# at most, as nine plain ones do, and so the rounding errors of a float32 Gram matrix (1e-7) to
+# 2e-4, far from the region where they would diverge.
 _SCALES = (1.6, 1.5, 1.3, 1.1, 1.01, 1.0)
 # A pass raises a small singular value 40-fold: six reach 1e-8 of the largest.
 _MAX_PASSES = 6
-# Weight of the Gaussian that keeps a rank-deficient matrix at full rank. Measured over shapes up to 512 x 1376
-# and ranks far below r: the part of X that the noise lets escape is 8e-4 of ||X|| at a weight of 1e-3 and 8e-5 at 1e-4;
-# at 1e-5 Newton-Schulz no longer reaches an orthonormality error of 1e-6.
+# Weight of the Gaussian that keeps a rank-deficient matrix at full rank. Measured over shapes up to
+# 512 x 1376 and ranks far below r: the part of X that the noise lets escape is 8e-4 of ||X|| at a
+# weight of 1e-3 and 8e-5 at 1e-4; at 1e-5 Newton-Schulz no longer reaches an orthonormality error
+# of 1e-6.
 _RANGE_NOISE = 1e-4
-# Squarings of a Gram matrix: the 2^16th power separates eigenvalues that differ by one part in ten thousand.
+# Squarings of a Gram matrix: the 2^16th power separates eigenvalues that differ by one part in ten
+# thousand.
 _SQUARINGS = 16
 _LAPACK_IS_SAFE = jax.__version_info__ >= (0, 11)  # see leading_left_singular_vectors
 
@@ -68,7 +73,9 @@ def lift(basis: Float[Array, "*b m r"], x: Float[Array, "*b r n"]) -> Float[Arra
 
 
 def rotation(new: Float[Array, "*b m r"], old: Float[Array, "*b m r"]) -> Float[Array, "*b r r"]:
-    """Q = S_new^T S_old, which takes coordinates in the old basis to coordinates in the new one (eq. 7)."""
+    """Q = S_new^T S_old, which takes coordinates in the old basis to coordinates in the new one
+    (eq. 7).
+    """
     return project(new, old)
 
 
@@ -83,10 +90,12 @@ def exp(
     angles: Float[Array, "*b k"],
     right: Float[Array, "*b r k"],
 ) -> Float[Array, "*b m r"]:
-    """The exponential map along the tangent U diag(angles) V^T, given by its singular frames (eq. 4).
+    """The exponential map along the tangent U diag(angles) V^T, given by its singular frames (eq.
+    4).
 
-    S' = S + (S V (cos(angles) - I) + U sin(angles)) V^T, with U^T U = V^T V = I and S^T U = 0. Angles in radians.
-    For k < r this is the paper's form: the r - k directions of S orthogonal to V stay where they are.
+    S' = S + (S V (cos(angles) - I) + U sin(angles)) V^T, with U^T U = V^T V = I and S^T U = 0.
+    Angles in radians. For k < r this is the paper's form: the r - k directions of S orthogonal to V
+    stay where they are.
     """
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
     return basis + matmul(lift(basis, right) * (cos - 1) + left * sin, transpose(right))
@@ -100,10 +109,10 @@ def orthonormality_error(basis: Float[Array, "*b m r"]) -> Float[Array, "*b"]:
 def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
     """The polar factor X (X^T X)^(-1/2): the orthonormal basis of the range of X nearest to X.
 
-    Newton-Schulz in passes: each takes the Gram matrix A = X^T X, approximates A^(-1/2) by cubic steps on r x r
-    matrices, and multiplies X by it. A well-conditioned X (a Gaussian with r <= m/2) needs one pass, a badly
-    conditioned one as many as its condition number asks for; a last cubic step squares the error that is left.
-    X must have full column rank; batch axes iterate together.
+    Newton-Schulz in passes: each takes the Gram matrix A = X^T X, approximates A^(-1/2) by cubic
+    steps on r x r matrices, and multiplies X by it. A well-conditioned X (a Gaussian with r <= m/2)
+    needs one pass, a badly conditioned one as many as its condition number asks for; a last cubic
+    step squares the error that is left. X must have full column rank; batch axes iterate together.
     """
     tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
 
@@ -124,9 +133,11 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
 def random_basis(
     key: Key[Array, ""], shape: tuple[int, ...], dtype: jax.typing.DTypeLike, orthonormal: bool = True
 ) -> Float[Array, "*b m r"]:
-    """A uniformly random subspace: the orthonormal basis of a Gaussian matrix of this shape (..., m, r).
+    """A uniformly random subspace: the orthonormal basis of a Gaussian matrix of this shape (...,
+    m, r).
 
-    With `orthonormal=False` the Gaussian's columns are only scaled to unit length (the paper's "No QR").
+    With `orthonormal=False` the Gaussian's columns are only scaled to unit length (the paper's "No
+    QR").
     """
     gaussian = jax.random.normal(key, shape, dtype)
     return orthonormalize(gaussian) if orthonormal else _unit_columns(gaussian)
@@ -135,7 +146,8 @@ def random_basis(
 def random_tangent_frames(
     key: Key[Array, ""], basis: Float[Array, "*b m r"], k: int
 ) -> tuple[Float[Array, "*b m k"], Float[Array, "*b r k"]]:
-    """Singular frames (U, V) of a Gaussian tangent at S, without its SVD: both are Haar, U in the complement of S.
+    """Singular frames (U, V) of a Gaussian tangent at S, without its SVD: both are Haar, U in the
+    complement of S.
 
     Needs k <= min(r, m - r).
     """
@@ -152,9 +164,10 @@ def range_basis(
 ) -> Float[Array, "*b m r"]:
     """An orthonormal basis near the leading left singular vectors of X, by subspace iteration.
 
-    Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-4 Z/sqrt(m)), `power_steps` times from a Gaussian S. The noise Z
-    keeps S orthonormal when rank(X) < r. A matrix that is zero or not finite gets the basis of Z alone, and so does one
-    whose largest entry is below 1e-35 or above 1e36 in float32.
+    Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-4 Z/sqrt(m)), `power_steps` times from a
+    Gaussian S. The noise Z keeps S orthonormal when rank(X) < r. A matrix that is zero or not
+    finite gets the basis of Z alone, and so does one whose largest entry is below 1e-35 or above
+    1e36 in float32.
     """
     *batch, m, _ = x.shape
     start_key, noise_key = jax.random.split(key)
@@ -174,8 +187,9 @@ def range_basis(
 def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float[Array, "*b m r"]:
     """The first `rank` left singular vectors of each X, exactly. X must be finite.
 
-    On a CPU before jaxlib 0.11 several LAPACK calls on batches in one program can wait for each other for ever, so
-    there NumPy does it, called back from the program. A program over several devices cannot call back that way.
+    On a CPU before jaxlib 0.11 several LAPACK calls on batches in one program can wait for each
+    other for ever, so there NumPy does it, called back from the program. A program over several
+    devices cannot call back that way.
 
     Raises:
       NotImplementedError: CPU devices in a mesh, before jaxlib 0.11.
@@ -185,8 +199,8 @@ def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float
         return jnp.linalg.svd(x, full_matrices=False)[0][..., :rank]
 
     def on_host(x: Array) -> Array:
-        # As bits, for a callback runs in another thread: where float64 is enabled in this one alone (the context
-        # manager jax.enable_x64), that one would make float32 of it.
+        # As bits, for a callback runs in another thread: where float64 is enabled in this one alone
+        # (the context manager jax.enable_x64), that one would make float32 of it.
         bits = lax.bitcast_convert_type(x, jnp.uint16)
         out = jax.ShapeDtypeStruct((*x.shape[:-1], rank, bits.shape[-1]), bits.dtype)
         found = jax.pure_callback(_host_svd(rank, x.dtype), out, bits, vmap_method="sequential")
@@ -205,10 +219,12 @@ def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float
 def leading_singular_triplets(
     x: Float[Array, "*b m r"], k: int
 ) -> tuple[Float[Array, "*b m k"], Float[Array, "*b k"], Float[Array, "*b r k"]]:
-    """The k leading singular triplets (U, sigma, V) of X in products only: eigenvectors of X^T X, one after the other.
+    """The k leading singular triplets (U, sigma, V) of X in products only: eigenvectors of X^T X,
+    one after the other.
 
-    V^T V = I; U is as orthogonal as rounding lets X V be, which is little where singular values are far apart: see
-    `orthonormal_frame`. A triplet of singular value 0, to the rounding of X^T X, is given as zeros.
+    V^T V = I; U is as orthogonal as rounding lets X V be, which is little where singular values are
+    far apart: see `orthonormal_frame`. A triplet of singular value 0, to the rounding of X^T X, is
+    given as zeros.
     """
     x, scale = scaled_to_one(x), jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
 
@@ -228,7 +244,8 @@ def leading_singular_triplets(
 def orthonormal_frame(
     x: Float[Array, "*b m k"], outside: Float[Array, "*b m r"] | None = None
 ) -> Float[Array, "*b m k"]:
-    """The unit columns of X, each made orthogonal to those before it, and all of them to the basis `outside`.
+    """The unit columns of X, each made orthogonal to those before it, and all of them to the basis
+    `outside`.
 
     A column of which that leaves less than half becomes zero: what is left could be rounding alone.
     """
@@ -245,7 +262,9 @@ def orthonormal_frame(
 
 
 def principal_cosines(one: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
-    """Cosines of the principal angles between two subspaces, the largest first. A diagnostic: it takes an SVD."""
+    """Cosines of the principal angles between two subspaces, the largest first. A diagnostic: it
+    takes an SVD.
+    """
     return jnp.clip(jnp.linalg.svd(rotation(one, other), compute_uv=False), 0, 1)
 
 
@@ -259,14 +278,17 @@ def _host_svd(rank: int, dtype: Any) -> Callable[[Any], Any]:
 
 
 def _leading_eigenvector(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r 1"]:
-    """A unit eigenvector of the largest eigenvalue of a positive semidefinite matrix, by squaring; 0 for 0."""
+    """A unit eigenvector of the largest eigenvalue of a positive semidefinite matrix, by squaring;
+    0 for 0.
+    """
 
     def with_unit_trace(x: Array) -> Array:
         trace = jnp.trace(x, axis1=-2, axis2=-1)[..., None, None]
         return jnp.where(trace > 0, x / jnp.where(trace > 0, trace, 1), 0)
 
     power = lax.fori_loop(0, _SQUARINGS, lambda _, x: with_unit_trace(matmul(x, x)), with_unit_trace(gram))
-    # A power of this height is v v^T: its column at the largest entry of the diagonal is the one to divide least.
+    # A power of this height is v v^T: its column at the largest entry of the diagonal is the one to
+    # divide least.
     largest = jnp.argmax(jnp.diagonal(power, axis1=-2, axis2=-1), axis=-1)[..., None, None]
     v = jnp.take_along_axis(power, largest, axis=-1)
     norm = jnp.linalg.norm(v, axis=-2, keepdims=True)
@@ -274,7 +296,9 @@ def _leading_eigenvector(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r 1"]
 
 
 def _inverse_sqrt(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
-    """Gram^(-1/2) by coupled cubic Newton-Schulz steps, each at its own scale; eigenvalues in (0, 1]."""
+    """Gram^(-1/2) by coupled cubic Newton-Schulz steps, each at its own scale; eigenvalues in (0,
+    1].
+    """
     identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
 
     def factor(scale: Array | float, product: Array) -> Array:

@@ -1,4 +1,5 @@
-"""How a residual transformation that only multiplies columns is run: on norms alone, R = G - S g is never formed.
+"""How a residual transformation that only multiplies columns is run: on norms alone, R = G - S g is
+never formed.
 
 ||R_i||^2 follows from the norms of the columns of G and g, and the ratio of what the transformation makes of it to what
 it was is the factor phi_i of column i. The step then adds phi (G - S g) in two products and one sum.
@@ -15,8 +16,8 @@ from grass_optax._linalg.grassmann import wide
 from grass_optax._trees.layouts import MatrixLayout
 from grass_optax.residual import sum_of_squares
 
-# Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 % wrong at
-# ||R|| = 1e-3 ||G|| in float32.
+# Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 %
+# wrong at ||R|| = 1e-3 ||G|| in float32.
 _CANCELLED = 8
 
 
@@ -35,7 +36,8 @@ def lifted_squares(basis: Array, projected: Array, orthonormal: bool) -> Float[A
 
 
 def outside_norms(grad: Array, projected: Array, lifted: Array, removed: ArrayLike = 1.0) -> Float[Array, "*b 1 n"]:
-    """The column norms of R = G - c S g, c = `removed`, from sums of squares over columns: those of G, g and S g.
+    """The column norms of R = G - c S g, c = `removed`, from sums of squares over columns: those of
+    G, g and S g.
 
     ||R_i||^2 = ||G_i||^2 - 2 c ||g_i||^2 + c^2 ||(S g)_i||^2. What cancels to a few roundings (||R_i|| < 1e-3 ||G_i||
     in float32) counts as nothing: as a norm it would be noise, and a norm-growth limit that took it for a first norm

@@ -1,7 +1,8 @@
-"""Leaves that are alike, side by side: one operation for all matrices of a shape in place of one for each.
+"""Leaves that are alike, side by side: one operation for all matrices of a shape in place of one
+for each.
 
-A model of a hundred unstacked matrices takes a minute and more to compile if the basis of each is drawn and
-orthonormalised on its own. A stack of layers is a group already.
+A model of a hundred unstacked matrices takes a minute and more to compile if the basis of each is
+drawn and orthonormalised on its own. A stack of layers is a group already.
 
 Members: Groups, alike, is_mesh_free.
 """
@@ -20,7 +21,9 @@ class Groups(NamedTuple):
     members: tuple[tuple[int, ...], ...]  # of each group: numbers of leaves
 
     def join(self, tree: Any) -> list[Any]:
-        """One tree for each group: of a single member its own, else all of them stacked along a new first axis."""
+        """One tree for each group: of a single member its own, else all of them stacked along a new
+        first axis.
+        """
         leaves = self.treedef.flatten_up_to(tree)
         return [
             leaves[group[0]] if len(group) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *(leaves[i] for i in group))
@@ -37,7 +40,9 @@ class Groups(NamedTuple):
 
 
 def alike(tree: Any, treedef: Any, alone: Callable[[Any], bool]) -> Groups:
-    """Groups of the subtrees in the places of `treedef`'s leaves, of equal shapes and types; some stay alone."""
+    """Groups of the subtrees in the places of `treedef`'s leaves, of equal shapes and types; some
+    stay alone.
+    """
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(treedef.flatten_up_to(tree)):
         arrays, structure = jax.tree.flatten(leaf)
@@ -47,8 +52,8 @@ def alike(tree: Any, treedef: Any, alone: Callable[[Any], bool]) -> Groups:
 
 
 def is_mesh_free(x: jax.Array) -> bool:
-    """Whether its type names no mesh of several devices. On one, two arrays of a shape may be sharded in two ways, and
-    joining them, or what is drawn for them, would gather one.
+    """Whether its type names no mesh of several devices. On one, two arrays of a shape may be
+    sharded in two ways, and joining them, or what is drawn for them, would gather one.
     """
     mesh = jax.typeof(x).sharding.mesh
     return bool(mesh.empty or mesh.size == 1)

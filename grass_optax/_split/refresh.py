@@ -1,8 +1,9 @@
-"""When and how the bases move: the one decision of an update, and the keys behind every random draw.
+"""When and how the bases move: the one decision of an update, and the keys behind every random
+draw.
 
-A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of what its rule reads, so nothing random is
-stored, and adding a leaf changes no other leaf's basis, but for the rounding of what is computed side by
-side (`groups`).
+A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of what its rule reads,
+so nothing random is stored, and adding a leaf changes no other leaf's basis, but for the rounding
+of what is computed side by side (`groups`).
 
 Members: Schedule, Moved, move, zero_bases, without_bases, checked_key, typed_key.
 """
@@ -66,7 +67,9 @@ def without_bases(grads: Any) -> Any:
 
 
 def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Moved:
-    """The bases for the update after `count` others: stay, refresh or initial, decided once for the whole tree."""
+    """The bases for the update after `count` others: stay, refresh or initial, decided once for the
+    whole tree.
+    """
     index = count // schedule.update_proj_gap
     if not schedule.store_basis:
         return _move_drawn(schedule, count, index, grads, state)
@@ -92,7 +95,9 @@ def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Move
 
 
 def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: Any, state: Moved) -> Moved:
-    """The same for bases that are functions of their key alone: only the inner state passes through the loop."""
+    """The same for bases that are functions of their key alone: only the inner state passes through
+    the loop.
+    """
     state = state._replace(basis=zero_bases(schedule, grads))  # for its shapes: the rule reads no more
     new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
 
@@ -107,11 +112,12 @@ def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: A
 def _where_due(due: jax.Array, f: Callable[[jax.Array, Any], Any], index: jax.Array, state: Any) -> Any:
     """f(index, state) where due, else the state, in place: the decision that every step takes.
 
-    It is a loop of one turn or none: a branch of a conditional that returns its operand copies it (six copies for two
-    matrices on CPU), and the carry of a loop stays where it is. A compiler may take out of a loop what no turn changes,
-    and so compute it at every step; that is why the index, of which all draws are made, is carried and changed, and
-    why what reads gradients stands in a conditional within. A derivative, of a loss after some updates with respect to
-    what came before them, is taken through a conditional: JAX has none backwards through a loop.
+    It is a loop of one turn or none: a branch of a conditional that returns its operand copies it
+      (six copies for two matrices on CPU), and the carry of a loop stays where it is. A compiler
+      may take out of a loop what no turn changes, and so compute it at every step; that is why the
+      index, of which all draws are made, is carried and changed, and why what reads gradients
+      stands in a conditional within. A derivative, of a loss after some updates with respect to
+      what came before them, is taken through a conditional: JAX has none backwards through a loop.
     """
     converted, consts = jax.closure_convert(f, index, state)
     return _in_place(converted, due, index, state, consts)
@@ -150,7 +156,9 @@ def _draw(
     state: Moved,
     first: bool = False,
 ) -> tuple[Any, Any]:
-    """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule states."""
+    """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule
+    states.
+    """
     paths = jax.tree.leaves_with_path(grads)
     keys = _leaf_keys(jax.random.fold_in(typed_key(schedule.key), index), [path for path, _ in paths])
     treedef: Any = jax.tree.structure(grads)
@@ -206,7 +214,8 @@ def _widened(basis: jax.Array) -> jax.Array:
 
 
 def checked_key(key: jax.Array | int) -> jax.Array | int:
-    """The key, if it is an int, an integer scalar, a threefry key or the data of one; else an error.
+    """The key, if it is an int, an integer scalar, a threefry key or the data of one; else an
+    error.
 
     An int is made a key only when it is used: building an optimizer must not start JAX's backend.
     """
@@ -237,7 +246,9 @@ def typed_key(key: jax.Array | int) -> jax.Array:
 
 
 def _per_leaf(tree: Any, treedef: Any) -> Callable[[int], Any]:
-    """A function of i: the tree with leaf i in place of every part that is shaped like `treedef`."""
+    """A function of i: the tree with leaf i in place of every part that is shaped like
+    `treedef`.
+    """
 
     def is_part(x: Any) -> bool:
         return bool(jax.tree.structure(x) == treedef)

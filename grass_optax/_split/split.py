@@ -1,8 +1,9 @@
-"""The combinator: split the space of each matrix into a subspace and what lies outside, and give each part its own
-optimizer.
+"""The combinator: split the space of each matrix into a subspace and what lies outside, and give
+each part its own optimizer.
 
-It is written over three axes: `subspaces` (where the basis goes), `transport` (what the moments become when it moves)
-and `residual` (what becomes of the rest); `inner`, the optimizer inside the subspace, is any Optax transformation.
+It is written over three axes: `subspaces` (where the basis goes), `transport` (what the moments
+become when it moves) and `residual` (what becomes of the rest); `inner`, the optimizer inside the
+subspace, is any Optax transformation.
 
 Members: split_by_subspace, SplitState.
 """
@@ -29,7 +30,9 @@ from grass_optax.transport import Transport
 
 
 class SplitState(NamedTuple):
-    """State of `split_by_subspace`: trees shaped like params, with arrays in the canonical orientation m <= n."""
+    """State of `split_by_subspace`: trees shaped like params, with arrays in the canonical
+    orientation m <= n.
+    """
 
     count: jax.Array  # type: ignore[assignment]  # (), int32: updates so far
     basis: Any  # (..., m, r) per leaf; MaskedNode where it is not stored
@@ -76,28 +79,32 @@ def split_by_subspace(
       3. U = scale * S D + L
     If the residual has feedback, what it kept of the last update is added to G before all that.
 
-    U is the direction of the update, not negated. Every leaf is split: keep others away with `optax.partition` and
-    `layouts.split_labels`. The two large products run at JAX's default matmul precision
-    (`jax.default_matmul_precision`).
+    U is the direction of the update, not negated. Every leaf is split: keep others away with
+    `optax.partition` and `layouts.split_labels`. The two large products run at JAX's default matmul
+    precision (`jax.default_matmul_precision`).
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
-      inner: any Optax transformation; it sees the leaves g, and of params only shapes and types, those of g.
+      inner: any Optax transformation; it sees the leaves g, and of params only shapes and types,
+        those of g.
       transport: what the inner state becomes at a refresh (`transport`).
-      residual: what becomes of R (`residual`): a `ResidualTransformation`, any Optax transformation, which is then
-        given R itself, or None to drop it.
+      residual: what becomes of R (`residual`): a `ResidualTransformation`, any Optax
+        transformation, which is then given R itself, or None to drop it.
       rank: r, at most m.
       update_proj_gap: updates from one refresh to the next.
       initial: the rule that makes the first basis; `rule` if not given.
       lift: False leaves the S D term out, and gives `residual` the gradient itself (APOLLO).
       scale: multiplies the low-rank part only.
-      key: an int or a threefry key. A leaf's bases are a function of (key, refresh index, path of the leaf).
-      basis_dtype: of the stored basis; float32 (float64 for float64 params) if not given. Below float32 the norms
-        outside the subspace are corrected for S^T S != I.
-      store_basis: False draws the basis again from its key each step instead of storing it; for rules that read only
-        the key.
-      map_stacks: multiply the matrices of a stack one after the other: less memory on a mesh (`products.Products`).
-      weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D, (input, output).
+      key: an int or a threefry key. A leaf's bases are a function of (key, refresh index, path of
+        the leaf).
+      basis_dtype: of the stored basis; float32 (float64 for float64 params) if not given. Below
+        float32 the norms outside the subspace are corrected for S^T S != I.
+      store_basis: False draws the basis again from its key each step instead of storing it; for
+        rules that read only the key.
+      map_stacks: multiply the matrices of a stack one after the other: less memory on a mesh
+        (`products.Products`).
+      weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D,
+        (input, output).
 
     Raises:
       ValueError, TypeError: an argument or a leaf that cannot work, when built or initialised.
@@ -150,7 +157,9 @@ def split_by_subspace(
 
 
 def _init(parts: _Parts, layout: Any, params: optax.Params) -> SplitState:
-    """The state before the first update: all zero, the bases too, for the first update makes them."""
+    """The state before the first update: all zero, the bases too, for the first update makes
+    them.
+    """
     rank = parts.schedule.rank
     layouts.require_rank(rank, layout)
 

@@ -1,12 +1,13 @@
-"""Any weight as a batch of matrices (..., m, n) with m <= n, and back. Orientation lives here and nowhere else.
+"""Any weight as a batch of matrices (..., m, n) with m <= n, and back. Orientation lives here and
+nowhere else.
 
-Which axes of a leaf make the matrix is said by dimension numbers, exactly as Optax's Muon takes them: a
-`optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, each an axis or several, every axis not named a
-batch axis. The canonical form has the smaller dimension first, so that the basis lives on it; a square matrix has its
-reduction (input) axis first.
+Which axes of a leaf make the matrix is said by dimension numbers, exactly as Optax's Muon takes
+them: a `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, each an axis or several,
+every axis not named a batch axis. The canonical form has the smaller dimension first, so that the
+basis lives on it; a square matrix has its reduction (input) axis first.
 
-Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, dimension_numbers, require_float,
-is_embedding, is_head, leaf_path.
+Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, dimension_numbers,
+require_float, is_embedding, is_head, leaf_path.
 """
 
 import dataclasses
@@ -34,7 +35,9 @@ MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)  # of a leaf with
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class MatrixLayout:
-    """How one leaf is seen as (..., m, n). Static: as a pytree it has no leaves, so a state can carry it."""
+    """How one leaf is seen as (..., m, n). Static: as a pytree it has no leaves, so a state can
+    carry it.
+    """
 
     shape: tuple[int, ...]  # of the leaf
     m_axes: tuple[int, ...]
@@ -70,7 +73,9 @@ class MatrixLayout:
         return x.reshape(self._sizes(order)).transpose([order.index(i) for i in range(len(order))])
 
     def sum_over_m(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b 1 n"]:
-        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may turn a matrix only to sum it."""
+        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may turn a matrix
+        only to sum it.
+        """
         kept = [i for i in range(len(self.shape)) if i not in self.m_axes]
         sums = jnp.sum(x, axis=self.m_axes).transpose([kept.index(i) for i in self.batch_axes + self.n_axes])
         return sums.reshape(*self.batch, 1, self.n)
@@ -83,10 +88,12 @@ class MatrixLayout:
 
 
 def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Any:
-    """A tree like params with the `MatrixLayout` of every leaf; without dimension numbers every leaf must be 2-D.
+    """A tree like params with the `MatrixLayout` of every leaf; without dimension numbers every
+    leaf must be 2-D.
 
     Raises:
-      ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers of another structure.
+      ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers
+        of another structure.
       TypeError: a leaf that is not real floating point.
     """
     if weight_dimension_numbers is None:
@@ -115,9 +122,10 @@ def require_rank(rank: int, layout: Any) -> None:
 def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Callable[[optax.Params], Any]:
     """A function of params for `optax.partition`: a tree of "split" and "adam".
 
-    With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split. Without, the 2-D
-    leaves with min(m, n) > `rank`, unless they are an embedding or an output head by their path: a part of it contains
-    "embed", or is one of "wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense" (in any case).
+    With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split.
+    Without, the 2-D leaves with min(m, n) > `rank`, unless they are an embedding or an output head
+    by their path: a part of it contains "embed", or is one of "wte", "wpe", "head", "lm_head",
+    "output_head", "logits", "logits_dense" (in any case).
     """
 
     def label(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> str:
@@ -136,7 +144,9 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
 
 def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn) -> Any:
-    """A tree like params of the dimension numbers of every leaf, checked; None for a leaf without."""
+    """A tree like params of the dimension numbers of every leaf, checked; None for a leaf
+    without.
+    """
 
     def checked(path: Any, x: Any, dims: Any) -> MuonDimensionNumbers | None:
         if dims is not None:
@@ -161,7 +171,9 @@ def _parts(path: Any) -> list[str]:
 
 
 def leaf_path(path: Any) -> str:
-    """The path of a leaf as "a/b/c"; an nnx.State, whose leaves sit one attribute deeper, has those of plain dicts."""
+    """The path of a leaf as "a/b/c"; an nnx.State, whose leaves sit one attribute deeper, has those
+    of plain dicts.
+    """
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -176,7 +188,9 @@ def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None
 
 
 def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Params) -> Any:
-    """Dimension numbers given as a tree, a prefix of one or a function of params, as a tree like params."""
+    """Dimension numbers given as a tree, a prefix of one or a function of params, as a tree like
+    params.
+    """
     dims = weight_dimension_numbers
     if not isinstance(dims, MuonDimensionNumbers) and callable(dims):
         dims = dims(params)

@@ -1,7 +1,7 @@
 """The two large products of a step, S^T G and S D, and what is fused with them.
 
-They run at JAX's default matmul precision and accumulate in float32 at least; those of the geometry (`grassmann`) run
-at the highest.
+They run at JAX's default matmul precision and accumulate in float32 at least; those of the geometry
+(`grassmann`) run at the highest.
 
 Members: Products.
 """
@@ -18,11 +18,12 @@ from grass_optax._trees.mesh import whole_along
 
 
 class Products(NamedTuple):
-    """The products, of all matrices of a stack at once or of one after the other, in a loop over its first axis.
+    """The products, of all matrices of a stack at once or of one after the other, in a loop over
+    its first axis.
 
-    On a mesh that shards m, S^T G is a sum that every device has whole until it is scattered, and D is gathered;
-    in a loop both are of one matrix at a time. The first axis must not be sharded itself, nor the devices be a CPU's
-    (docs/sharding.md, "Stacks").
+    On a mesh that shards m, S^T G is a sum that every device has whole until it is scattered, and D
+    is gathered; in a loop both are of one matrix at a time. The first axis must not be sharded
+    itself, nor the devices be a CPU's (docs/sharding.md, "Stacks").
     """
 
     map_stacks: bool
@@ -38,7 +39,9 @@ class Products(NamedTuple):
     def lift_scaled(
         self, factors: jax.Array, basis: jax.Array, scaled: jax.Array, removed: jax.Array, grad: jax.Array
     ) -> jax.Array:
-        """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never formed."""
+        """S (scale D) + phi (G - S g), column factors phi, written so that the residual is never
+        formed.
+        """
         return self.lift(basis, scaled - factors * removed) + factors * grad.astype(factors.dtype)
 
     def outside(self, basis: jax.Array, removed: jax.Array, grad: jax.Array) -> jax.Array:
@@ -58,7 +61,8 @@ def _project(basis: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 def _transposed(basis: jax.Array) -> jax.Array:
-    """S^T, on a CPU as an array of its own: its products with a transposed factor are slower by more than that costs.
+    """S^T, on a CPU as an array of its own: its products with a transposed factor are slower by
+    more than that costs.
 
     Measured at LLaMA-60M's matrices, r = 128, two cores: 92 ms a step in place of 108.
     """

@@ -1,4 +1,5 @@
-"""What the methods share: the options that all of them take, and how an expression over the axes becomes an optimizer.
+"""What the methods share: the options that all of them take, and how an expression over the axes
+becomes an optimizer.
 
 Members: Options, with_options, direction_of, assemble, assemble_blocks.
 """
@@ -60,7 +61,9 @@ _NO_RATE: Any = object()  # in place of a learning rate: the direction is wanted
 
 
 def with_options(method: Method) -> Method:
-    """Show each of the `Options` in the signature of a method, where `optax.inject_hyperparams` and readers look."""
+    """Show each of the `Options` in the signature of a method, where `optax.inject_hyperparams` and
+    readers look.
+    """
     signature = inspect.signature(method)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     types = Options.__annotations__
@@ -106,11 +109,13 @@ def assemble(
     store_basis: bool = True,
     options: Options | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer from its axes: the split for the leaves that `layouts.split_labels` names, Adam for the others.
+    """An optimizer from its axes: the split for the leaves that `layouts.split_labels` names, Adam
+    for the others.
 
-    Inside the subspace stands `options["inner"]`, if it is given, else `own_inner`, else Adam with these betas. The
-    other arguments are those of `split_by_subspace`; the `options` those that every method takes (see `grassjump`).
-    All methods of this package are made with it, and one of your own can be:
+    Inside the subspace stands `options["inner"]`, if it is given, else `own_inner`, else Adam with
+    these betas. The other arguments are those of `split_by_subspace`; the `options` those that
+    every method takes (see `grassjump`). All methods of this package are made with it, and one of
+    your own can be:
 
     >>> tx = grass_optax.assemble(
     ...     1e-3, subspaces.random_jump(), (0.9, 0.999), transport.reset, None, rank=2, update_proj_gap=100
@@ -150,7 +155,9 @@ def assemble_blocks(
     scale: ArrayLike = 1.0,
     options: Options | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """A method over whole layers in turn in place of subspaces: `block_coordinate` for the leaves that stack them."""
+    """A method over whole layers in turn in place of subspaces: `block_coordinate` for the leaves
+    that stack them.
+    """
     given = _complete(options or {})
     plain_adam = adam(*betas, given["eps"], given["mu_dtype"], given["nu_dtype"], given["key"])
     inner = optax.chain(given["inner"] or plain_adam, optax.scale(scale))
@@ -174,7 +181,9 @@ def _with_rates(
     labels: Callable[[optax.Params], Any],
     options: Options,
 ) -> optax.GradientTransformationExtraArgs:
-    """`split` where the labels say so and `rest` (Adam) elsewhere, each followed by weight decay and its rate."""
+    """`split` where the labels say so and `rest` (Adam) elsewhere, each followed by weight decay
+    and its rate.
+    """
     rest = in_float32(rest)
     if learning_rate is not _NO_RATE:
         decay = optax.add_decayed_weights(options["weight_decay"], options["mask"])

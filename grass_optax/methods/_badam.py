@@ -40,34 +40,39 @@ def badam(
 ) -> optax.GradientTransformationExtraArgs:
     """BAdam: Adam on one block at a time, begun anew for the next every `switch_every` updates.
 
-    With N blocks W_1 ... W_N and K = switch_every, block i is active for K updates in each cycle of N K:
+    With N blocks W_1 ... W_N and K = switch_every, block i is active for K updates in each cycle of
+    N K:
       M, V = 0 when it becomes active,  N = Adam(G_i),  W_i <- W_i - learning_rate (N + weight_decay W_i)
-    and the other blocks stay as they are, decay included: the paper's base optimizer knows only the active block. The
-    learning rate's schedule counts all updates. State: 2 numbers for each number of one block, against AdamW's 2 for
-    all.
+    and the other blocks stay as they are, decay included: the paper's base optimizer knows only the
+      active block. The learning rate's schedule counts all updates. State: 2 numbers for each
+      number of one block, against AdamW's 2 for all.
 
-    Which leaves are in the blocks. With an axis: by default those with three axes or more, except embeddings and the
-    output head (`layouts.split_labels`); with `weight_dimension_numbers` those of which `blocks` is a batch axis. So
-    vectors that are stacked, norms for one, are not; matrices none of which is stacked are an error. With path
-    prefixes: every leaf below one of them. The other leaves get plain Adam. In BAdam's released code they are frozen;
-    that is `freeze_rest`, for fine-tuning: embeddings frozen at their random start are no basis for pretraining.
+    Which leaves are in the blocks. With an axis: by default those with three axes or more, except
+    embeddings and the output head (`layouts.split_labels`); with `weight_dimension_numbers` those
+    of which `blocks` is a batch axis. So vectors that are stacked, norms for one, are not; matrices
+    none of which is stacked are an error. With path prefixes: every leaf below one of them. The
+    other leaves get plain Adam. In BAdam's released code they are frozen; that is `freeze_rest`,
+    for fine-tuning: embeddings frozen at their random start are no basis for pretraining.
 
     Args:
       learning_rate: a float or a schedule.
-      switch_every: K; the paper's rule of thumb is n / (B D) for n batches an epoch and D blocks, between 50 and 100.
+      switch_every: K; the paper's rule of thumb is n / (B D) for n batches an epoch and D blocks,
+        between 50 and 100.
       blocks: the axis along which leaves stack the layers, or path prefixes (`block_coordinate`).
       order: "random", "ascending" or "descending"; see `block_coordinate`.
       b1, b2, eps: Adam's, in the blocks and elsewhere.
       freeze_rest: True gives the leaves outside the blocks no update.
       inner: any Optax transformation in place of Adam in the blocks.
-      weight_decay, mask: as in `optax.adamw`; of the leaves in blocks, those of the active block only.
-      weight_dimension_numbers: as in `optax.contrib.muon`, see `grassjump`; only where `blocks` is an axis.
+      weight_decay, mask: as in `optax.adamw`; of the leaves in blocks, those of the active block
+        only.
+      weight_dimension_numbers: as in `optax.contrib.muon`, see `grassjump`; only where `blocks` is
+        an axis.
       adam_learning_rate: of the leaves outside the blocks; `learning_rate` if not given.
       mu_dtype, nu_dtype: of Adam's moments, see `grassjump`.
       key: an int or a threefry key; the order is a function of it.
 
-    Under `optax.inject_hyperparams`, `switch_every`, `blocks`, `key` and callables other than schedules go to
-    `static_args`.
+    Under `optax.inject_hyperparams`, `switch_every`, `blocks`, `key` and callables other than
+    schedules go to `static_args`.
 
     >>> params = {"layers": {"kernel": jnp.ones((4, 3, 5)), "norm": jnp.ones((4, 3))}}
     >>> tx = badam(1e-2, switch_every=50)
@@ -75,8 +80,8 @@ def badam(
     >>> optax.tree_utils.tree_get(state, "BlockCoordinateState").inner[0].nu["layers"]["kernel"].shape
     (1, 3, 5)
 
-    Source: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models, arXiv 2404.02827,
-    Algorithm 1.
+    Source: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models,
+      arXiv 2404.02827, Algorithm 1.
     """
     turns: dict[str, Any] = {"switch_every": switch_every, "blocks": blocks, "order": order, "key": key}
     plain = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
@@ -134,8 +139,9 @@ def _decayed(
 ) -> optax.GradientTransformationExtraArgs:
     """Blocks in turn, and decay for the parameters of the active one alone.
 
-    The inner optimizer is told the decay of the day: a schedule inside it would begin anew with every block. Parameters
-    that the mask leaves out are zeros to it, since a mask need not fit a window.
+    The inner optimizer is told the decay of the day: a schedule inside it would begin anew with
+      every block. Parameters that the mask leaves out are zeros to it, since a mask need not fit a
+      window.
     """
     if isinstance(weight_decay, int | float) and weight_decay == 0:  # reading the weights would copy them
         return block_coordinate(optax.chain(adam, optax.identity()), **turns)
@@ -171,7 +177,9 @@ def _zero_unless(mask: Any | Callable[[optax.Params], Any] | None, params: Any) 
 def block_labels(
     blocks: int | Sequence[str], dims: layouts.DimensionNumbersOrFn = None
 ) -> Callable[[optax.Params], Any]:
-    """A function of params for `optax.partition`: "split" for the leaves that are in blocks, "adam" for the others."""
+    """A function of params for `optax.partition`: "split" for the leaves that are in blocks, "adam"
+    for the others.
+    """
     if not isinstance(blocks, Sequence):
         return lambda params: _stacked_labels(params, blocks, dims)
     if dims is not None:

@@ -1,4 +1,5 @@
-"""SCALE: SGD whose gradients are normalised column by column, with momentum in the output head alone.
+"""SCALE: SGD whose gradients are normalised column by column, with momentum in the output head
+alone.
 
 It stands beside `split_by_subspace`: nothing is projected and, but for the head, nothing is kept.
 
@@ -55,16 +56,17 @@ def column_sgd(
       the output head  M = momentum M + (1 - momentum) G,  U_j = C(M)_j      all others  U = Adam(G)
       C(G)_j = sqrt(inputs) G_j / ||G_j||, or G_j / ||G_j|| without `unit_rms`
       W <- W - learning_rate (U + weight_decay W)
-    State: one number for each of the head, two for each of a vector, none for other matrices, against AdamW's two.
+    State: one number for each of the head, two for each of a vector, none for other matrices,
+      against AdamW's two.
 
-    The paper's formula divides by ||G_j||; its released code, whose scripts hold the learning rates, by the root mean
-    square, and so does this by default. The entries of U are then of order 1, as Adam's are. In either way an embedding
-    (tokens x width) is normalised over its tokens.
+    The paper's formula divides by ||G_j||; its released code, whose scripts hold the learning
+    rates, by the root mean square, and so does this by default. The entries of U are then of order
+    1, as Adam's are. In either way an embedding (tokens x width) is normalised over its tokens.
 
-    Which leaves are what. Hidden matrices are the leaves with dimension numbers; by default those with two axes, which
-    are (input, output). Embeddings and the head are known by their path, as in `layouts.split_labels`, and are (input,
-    output) too if they have two axes and no dimension numbers of their own. A table that serves as both is an
-    embedding: no momentum.
+    Which leaves are what. Hidden matrices are the leaves with dimension numbers; by default those
+    with two axes, which are (input, output). Embeddings and the head are known by their path, as in
+    `layouts.split_labels`, and are (input, output) too if they have two axes and no dimension
+    numbers of their own. A table that serves as both is an embedding: no momentum.
 
     Args:
       learning_rate: a float or a schedule.
@@ -87,8 +89,8 @@ def column_sgd(
     >>> round(float(updates["dense"]["kernel"][0, 0]), 6)
     -0.0005
 
-    Source: A Minimalist Optimizer Design for LLM Pretraining (Memory-Efficient LLM Pretraining via Minimalist Optimizer
-    Design), arXiv 2506.16659, Algorithm 1.
+    Source: A Minimalist Optimizer Design for LLM Pretraining (Memory-Efficient LLM Pretraining via
+      Minimalist Optimizer Design), arXiv 2506.16659, Algorithm 1.
     """
     rates = _Rates(learning_rate, adam_learning_rate, weight_decay, mask)
     return _column_sgd(rates, scale, momentum, eps, unit_rms, b1, b2, weight_dimension_numbers, mu_dtype, nu_dtype)
@@ -164,10 +166,11 @@ def normalize_columns(
     unit_rms: bool = True,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
 ) -> optax.GradientTransformation:
-    """Give each column of each matrix a root mean square, or a norm, of `scale`: the C of `column_sgd`.
+    """Give each column of each matrix a root mean square, or a norm, of `scale`: the C of
+    `column_sgd`.
 
-    Every leaf must be a matrix: have two axes, (input, output), or dimension numbers. What is smaller than `eps` is
-    divided by `eps` instead, so that a zero column stays zero.
+    Every leaf must be a matrix: have two axes, (input, output), or dimension numbers. What is
+      smaller than `eps` is divided by `eps` instead, so that a zero column stays zero.
     """
 
     def normalized(path: Any, grad: jax.Array, dims: MuonDimensionNumbers | None) -> jax.Array:
@@ -189,7 +192,9 @@ def normalize_columns(
 def _normalized(
     grad: jax.Array, dims: MuonDimensionNumbers, scale: ArrayLike, eps: ArrayLike, unit_rms: bool
 ) -> jax.Array:
-    """A column is what an output's weights are: all axes of the inputs, one index along the others."""
+    """A column is what an output's weights are: all axes of the inputs, one index along the
+    others.
+    """
     inputs = tuple(jax.tree.leaves(dims.reduction_axis))
     x = grad.astype(wide(grad.dtype))
     squares = jnp.square(x)
@@ -199,7 +204,9 @@ def _normalized(
 
 
 def _dimension_numbers(params: optax.Params, weight_dimension_numbers: layouts.DimensionNumbersOrFn) -> Any:
-    """Those given; without any, every leaf with two axes is (input, output); embeddings and heads always are."""
+    """Those given; without any, every leaf with two axes is (input, output); embeddings and heads
+    always are.
+    """
 
     def completed(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> MuonDimensionNumbers | None:
         layouts.require_float(path, x)

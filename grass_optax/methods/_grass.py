@@ -1,8 +1,9 @@
 """The published methods, each one expression over the three axes: rule, inner, transport, residual.
 
-For each there is `<method>`, an optimizer, and `scale_by_<method>`, the direction U that it multiplies by the negative
-learning rate. Both are one `optax.partition`: the leaves that `layouts.split_labels` names are split, the others get
-plain Adam. What all of them take is said once, at `grassjump`.
+For each there is `<method>`, an optimizer, and `scale_by_<method>`, the direction U that it
+multiplies by the negative learning rate. Both are one `optax.partition`: the leaves that
+`layouts.split_labels` names are split, the others get plain Adam. What all of them take is said
+once, at `grassjump`.
 """
 
 from typing import Unpack
@@ -34,15 +35,16 @@ def grassjump(
 ) -> optax.GradientTransformationExtraArgs:
     """GrassJump: Adam in a random subspace of each matrix, redrawn every `update_proj_gap` updates.
 
-    At t = 1 + j T the basis S (m x r) is drawn anew and Adam's moments are rotated by S_t^T S_{t-1} (eq. 7-8); then
+    At t = 1 + j T the basis S (m x r) is drawn anew and Adam's moments are rotated by S_t^T S_{t-1}
+    (eq. 7-8); then
       g = S^T G,  N = Adam(g),  L_i = (||N_i|| / ||g_i||) (G - S g)_i  (eq. 9),  ||L_t|| <= zeta ||L_{t-1}||  (eq. 10)
       W <- W - learning_rate (scale S N + L + weight_decay W)  (eq. 11)
     State per matrix: mr + 2nr + 1 numbers, against AdamW's 2mn.
 
-    Which leaves are split: see `layouts.split_labels`. By default the 2-D leaves with min(m, n) > rank, except
-    embeddings and the output head (a part of their path contains "embed", or is one of "wte", "wpe", "head",
-    "lm_head", "output_head", "logits", "logits_dense"); with `weight_dimension_numbers` exactly those it names,
-    stacked and multi-axis kernels included.
+    Which leaves are split: see `layouts.split_labels`. By default the 2-D leaves with min(m, n) >
+      rank, except embeddings and the output head (a part of their path contains "embed", or is one
+      of "wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense"); with
+      `weight_dimension_numbers` exactly those it names, stacked and multi-axis kernels included.
 
     Args:
       learning_rate: a float or a schedule.
@@ -51,29 +53,32 @@ def grassjump(
       scale: multiplies the low-rank part S N only; the recovered part L is not scaled.
       b1, b2, eps: Adam's, in the subspace and elsewhere.
       max_norm_growth: zeta; None switches the limit off.
-      completion: "none" is the papers' transport; "isotropic" restores the second moment that a jump leaves behind
-        (`transport.rotate`).
+      completion: "none" is the papers' transport; "isotropic" restores the second moment that a
+        jump leaves behind (`transport.rotate`).
       orthonormal: False skips the orthonormalisation of the bases (`subspaces.random_jump`).
       store_basis: False draws the basis again each step; the state is 2nr + 1 numbers.
-      inner: any Optax transformation in place of Adam inside the subspace; it gets shapes in place of the weights, so
-        it may not decay them. A transport that rotates knows the states listed in `inner_states`, and takes b1 and b2
-        to be those of an `inner` that is Adam too.
+      inner: any Optax transformation in place of Adam inside the subspace; it gets shapes in place
+        of the weights, so it may not decay them. A transport that rotates knows the states listed
+        in `inner_states`, and takes b1 and b2 to be those of an `inner` that is Adam too.
       weight_decay, mask: as in `optax.adamw`; for all leaves.
-      weight_dimension_numbers: as in `optax.contrib.muon`: a tree of `MuonDimensionNumbers`, a prefix of it or a
-        function of params; None for a leaf that is not split. In params that a function gets, leaves may be MaskedNode.
+      weight_dimension_numbers: as in `optax.contrib.muon`: a tree of `MuonDimensionNumbers`, a
+        prefix of it or a function of params; None for a leaf that is not split. In params that a
+        function gets, leaves may be MaskedNode.
       adam_learning_rate: of the leaves that are not split; `learning_rate` if not given.
-      mu_dtype, nu_dtype: the types in which Adam's first and second moments are kept, in the subspace and elsewhere:
-        None for float32, "bfloat16", or "float8_e4m3fn" (8 bits, with a float32 scale for each column), both rounded
-        stochastically (`compressed`). In 8 bits the two take 2nr bytes and 8n for scales, in place of 8nr, and an
-        entry whose gradients are 2.5 decades below the largest of its column moves less than it would; vectors and
-        moments of one row stay float32. An `inner` that is given keeps its own types.
+      mu_dtype, nu_dtype: the types in which Adam's first and second moments are kept, in the
+        subspace and elsewhere: None for float32, "bfloat16", or "float8_e4m3fn" (8 bits, with a
+        float32 scale for each column), both rounded stochastically (`compressed`). In 8 bits the
+        two take 2nr bytes and 8n for scales, in place of 8nr, and an entry whose gradients are 2.5
+        decades below the largest of its column moves less than it would; vectors and moments of one
+        row stay float32. An `inner` that is given keeps its own types.
       basis_dtype: of the stored bases.
       map_stacks: True multiplies the matrices of a stack one after the other: less memory on a mesh
-        (`products.Products`), where the first axis of stacks is not sharded and devices are not a CPU's.
+        (`products.Products`), where the first axis of stacks is not sharded and devices are not a
+        CPU's.
       key: an int or a threefry key; the run is a function of it.
 
-    Under `optax.inject_hyperparams`, integers that shape the computation (here `rank` and `update_proj_gap`), `key` and
-    callables other than schedules go to `static_args`.
+    Under `optax.inject_hyperparams`, integers that shape the computation (here `rank` and
+    `update_proj_gap`), `key` and callables other than schedules go to `static_args`.
 
     >>> params = {"dense": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}}
     >>> tx = optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(1e-2, rank=2))
@@ -105,16 +110,17 @@ def grasswalk(
     completion: str = "none",
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """GrassWalk: Adam in a subspace of each matrix that takes a random step every `update_proj_gap` updates.
+    """GrassWalk: Adam in a subspace of each matrix that takes a random step every `update_proj_gap`
+    updates.
 
-    The first basis is near the leading left singular vectors of the first gradient (`subspaces.range_finder`); at t =
-    1 + j T, j > 0, it moves along a random geodesic (eq. 4) that turns `walk_rank` of its r directions. The rest of
-    the step is that of `grassjump`.
-    State per matrix: mr + 2nr + 1 numbers, against AdamW's 2mn.
+    The first basis is near the leading left singular vectors of the first gradient
+    (`subspaces.range_finder`); at t = 1 + j T, j > 0, it moves along a random geodesic (eq. 4) that
+    turns `walk_rank` of its r directions. The rest of the step is that of `grassjump`. State per
+    matrix: mr + 2nr + 1 numbers, against AdamW's 2mn.
 
     Args:
-      step_size: the length of the step in radians, the angle of each direction that turns; None draws each angle
-        uniformly.
+      step_size: the length of the step in radians, the angle of each direction that turns; None
+        draws each angle uniformly.
       walk_rank: how many directions turn at a step, at most min(r, m - r); 1 in the paper.
 
     The other arguments are those of `grassjump`.
@@ -149,16 +155,17 @@ def subtrack(
     completion: str = "none",
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """SubTrack++: Adam in a subspace that follows the gradient along geodesics of the Grassmann manifold.
+    """SubTrack++: Adam in a subspace that follows the gradient along geodesics of the Grassmann
+    manifold.
 
-    The first basis is near the leading singular vectors of the first gradient; at t = 1 + j T it moves along the
-    tangent H = 2 (G - S S^T G) (S^T G)^T, truncated to `tracking_rank` (eq. 3-6 of arXiv 2502.01586). The rest of the
-    step is that of `grassjump`. The released code moves the basis of wide matrices only; this moves all.
-    State per matrix: mr + 2nr + 1 numbers.
+    The first basis is near the leading singular vectors of the first gradient; at t = 1 + j T it
+    moves along the tangent H = 2 (G - S S^T G) (S^T G)^T, truncated to `tracking_rank` (eq. 3-6 of
+    arXiv 2502.01586). The rest of the step is that of `grassjump`. The released code moves the
+    basis of wide matrices only; this moves all. State per matrix: mr + 2nr + 1 numbers.
 
     Args:
-      step_size: eta, which multiplies the singular value to give the angle (10 in the paper); None takes the angle
-        that captures most of the gradient (`subspaces.tracking`).
+      step_size: eta, which multiplies the singular value to give the angle (10 in the paper); None
+        takes the angle that captures most of the gradient (`subspaces.tracking`).
       tracking_rank: how many directions turn at a step; 1 in the paper.
 
     The other arguments are those of `grassjump`.
@@ -189,7 +196,8 @@ def subtrack_grad(
     b2: ArrayLike = 0.999,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """SubTrack-Grad: the subspace of `subtrack` without its transport and recovery, U = scale S Adam(S^T G) (eq. 3-6).
+    """SubTrack-Grad: the subspace of `subtrack` without its transport and recovery, U = scale S
+    Adam(S^T G) (eq. 3-6).
 
     State per matrix: mr + 2nr numbers. The arguments are those of `subtrack`.
 
@@ -217,18 +225,19 @@ def galore(
     b2: ArrayLike = 0.999,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """GaLore: Adam in the span of the gradient's leading left singular vectors; what is outside is dropped.
+    """GaLore: Adam in the span of the gradient's leading left singular vectors; what is outside is
+    dropped.
 
       U = scale S Adam(S^T G),  S anew from G at t = 1 + j T  (Algorithm 2)
-    As in the authors' code the basis lives on the smaller dimension; that of `optax.contrib.galore` lives on the larger
-    one, and its `scale` is 1.0 by default, where this has the paper's 0.25. On square matrices, and with the same scale
-    and the same SVD, both are the same.
-    State per matrix: mr + 2nr numbers.
+    As in the authors' code the basis lives on the smaller dimension; that of `optax.contrib.galore`
+    lives on the larger one, and its `scale` is 1.0 by default, where this has the paper's 0.25. On
+    square matrices, and with the same scale and the same SVD, both are the same. State per matrix:
+    mr + 2nr numbers.
 
     Args:
       scale: alpha.
-      svd: "exact", or "randomized" for a range finder in matrix products only, which runs anywhere and needs a fraction
-        of the time (`subspaces.svd`).
+      svd: "exact", or "randomized" for a range finder in matrix products only, which runs anywhere
+        and needs a fraction of the time (`subspaces.svd`).
 
     The other arguments are those of `grassjump`.
 
@@ -257,15 +266,16 @@ def golore(
     b2: ArrayLike = 0.999,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """GoLore: GaLore's bases at first and random ones later, when noise rules; the first moment is carried.
+    """GoLore: GaLore's bases at first and random ones later, when noise rules; the first moment is
+    carried.
 
       U = scale S Adam(S^T G),  M <- S_t^T S_{t-1} M at t = 1 + j T  (Algorithm 1, momentum projection)
     The released code computes the carried moment and then loses it; this keeps it.
     State per matrix: mr + 2nr numbers.
 
     Args:
-      random_start: the number of updates after which the next refresh is random. The paper's GoLore@20% on a run of N
-        updates is 0.8 N; 0 is random from the start.
+      random_start: the number of updates after which the next refresh is random. The paper's
+        GoLore@20% on a run of N updates is 0.8 N; 0 is random from the start.
       scale: 0.25, as for `galore`; 1.0 in the released code.
       svd: of the first phase: see `galore`.
 
@@ -275,7 +285,8 @@ def golore(
     >>> tx = grass_optax.golore(1e-2, rank=2, random_start=800)
     >>> updates, state = tx.update(params, tx.init(params), params)
 
-    Source: Subspace Optimization for Large Language Models with Convergence Guarantees, arXiv 2410.11289.
+    Source: Subspace Optimization for Large Language Models with Convergence Guarantees, arXiv
+      2410.11289.
     """
     return assemble(
         learning_rate, subspaces.switch(subspaces.svd(svd), subspaces.random_jump(), random_start), (b1, b2),
@@ -298,7 +309,8 @@ def fira(
     max_norm_growth: ArrayLike | None = 1.01,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """Fira: GaLore, and outside its subspace the gradient scaled column by column as Adam scaled it inside.
+    """Fira: GaLore, and outside its subspace the gradient scaled column by column as Adam scaled it
+    inside.
 
       U = scale S N + L,  L_i = (||N_i|| / ||g_i||) (G - S g)_i,  ||L_t|| <= zeta ||L_{t-1}||  (Algorithm 1)
     State per matrix: mr + 2nr + 1 numbers.
@@ -306,8 +318,8 @@ def fira(
     Args:
       scale: alpha; as in the released code it multiplies the low-rank part only.
       svd: see `galore`.
-      residual: "exact" is the paper's; "scaled" is what the released code does, G - scale S g, which leaves 1 - scale
-        of the gradient inside the subspace in the residual.
+      residual: "exact" is the paper's; "scaled" is what the released code does, G - scale S g,
+        which leaves 1 - scale of the gradient inside the subspace in the residual.
 
     The other arguments are those of `grassjump`.
 
@@ -341,8 +353,8 @@ def apollo(
     """APOLLO: the raw gradient, each column scaled as Adam scales it in a random projection.
 
       g = P^T G,  N = Adam(g),  U_i = sqrt(scale) (||N_i|| / ||g_i||) G_i,  ||U_t|| <= zeta ||U_{t-1}||  (Algorithm 1)
-    with P Gaussian of variance 1/r, redrawn every T updates. Nothing is lifted.
-    State per matrix: 2nr + 1 numbers: P is drawn again each step from its key, as the paper says; the released code
+    with P Gaussian of variance 1/r, redrawn every T updates. Nothing is lifted. State per matrix:
+    2nr + 1 numbers: P is drawn again each step from its key, as the paper says; the released code
     stores it, as `store_basis=True` does.
 
     Args:
@@ -375,11 +387,12 @@ def apollo_mini(
     store_basis: bool = False,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """APOLLO-Mini: the raw gradient times one number for each matrix, measured in a random projection of rank 1.
+    """APOLLO-Mini: the raw gradient times one number for each matrix, measured in a random
+    projection of rank 1.
 
       U = sqrt(scale) (||N||_F / ||g||_F) G,  ||U_t|| <= zeta ||U_{t-1}||  (Algorithm 1)
-    State per matrix: 2n + 1 numbers. `scale` makes up for the rank: its square root is 11.3 by default. The arguments
-    are those of `apollo`, without `rank`.
+    State per matrix: 2n + 1 numbers. `scale` makes up for the rank: its square root is 11.3 by
+      default. The arguments are those of `apollo`, without `rank`.
 
     >>> params = {"dense": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}}
     >>> tx = grass_optax.apollo_mini(1e-2)
@@ -407,13 +420,15 @@ def ldadam(
     b2: ArrayLike = 0.99,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """LDAdam: Adam in a subspace that follows momentum and gradient by a power iteration at every step.
+    """LDAdam: Adam in a subspace that follows momentum and gradient by a power iteration at every
+    step.
 
       A = G + E,  S' = power iteration of rho S M + (1 - rho) A,  moments rotated by S'^T S,  U = scale S' Adam(S'^T A)
       E <- A - S' S'^T A + b1 / (1 - b1) (S M_old - S' M)  (Algorithm 1, generalised error feedback)
-    State per matrix: mn + mr + 2nr numbers, the mn for E, which the released code keeps in the gradient's own buffer; a
-    gradient clip before this transformation therefore does not see E. The first basis is that of
-    `subspaces.range_finder`, where the released code takes an SVD; later ones see `subspaces.power_iteration`.
+    State per matrix: mn + mr + 2nr numbers, the mn for E, which the released code keeps in the
+      gradient's own buffer; a gradient clip before this transformation therefore does not see E.
+      The first basis is that of `subspaces.range_finder`, where the released code takes an SVD;
+      later ones see `subspaces.power_iteration`.
 
     Args:
       blend: rho.
@@ -448,18 +463,21 @@ def frugal(
     b2: ArrayLike = 0.999,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """FRUGAL: Adam inside the subspace, the sign of the gradient outside, and moments from zero after each refresh.
+    """FRUGAL: Adam inside the subspace, the sign of the gradient outside, and moments from zero
+    after each refresh.
 
       U = scale (S Adam(S^T G) + sign_scale sign(G - S S^T G))  (Algorithm 1)
-    State per matrix: 2nr numbers, and the basis, mr, if `projection` is "random" or "svd". With "blocks" it is 2mn for
-    each of `active` layers, whatever the number of layers.
+    State per matrix: 2nr numbers, and the basis, mr, if `projection` is "random" or "svd". With
+      "blocks" it is 2mn for each of `active` layers, whatever the number of layers.
 
     Args:
-      projection: "columns" (r coordinate axes at random, drawn again from their key each step), "random" (a random
-        subspace), "svd", or "blocks": Adam for `active` whole layers at a time, in random order, and the sign for all
-        others. Layers are axis 0 of stacked leaves, chosen as by `badam`; the others get Adam, and `rank` says nothing.
+      projection: "columns" (r coordinate axes at random, drawn again from their key each step),
+        "random" (a random subspace), "svd", or "blocks": Adam for `active` whole layers at a time,
+        in random order, and the sign for all others. Layers are axis 0 of stacked leaves, chosen as
+        by `badam`; the others get Adam, and `rank` says nothing.
       scale: of both parts, as in the released code.
-      sign_scale: of the part outside beside that; 1.0 for pre-training, 0.1 for fine-tuning in the paper.
+      sign_scale: of the part outside beside that; 1.0 for pre-training, 0.1 for fine-tuning in the
+        paper.
 
     The other arguments are those of `grassjump`.
 
@@ -492,14 +510,16 @@ def online_subspace_descent(
     b2: ArrayLike = 0.999,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """Online Subspace Descent: GaLore with a basis that learns by gradient steps of its own, one at every update.
+    """Online Subspace Descent: GaLore with a basis that learns by gradient steps of its own, one at
+    every update.
 
       U = scale S Adam(S^T G),  S <- an AdamW step of size 1/T down ||S S^T G' - G'||_F^2  (Algorithm 1)
     State per matrix: 3mr + 2nr + 1 numbers.
 
     Args:
-      update_proj_gap: T, some hundreds: 1/T is the learning rate of the basis, and one near 1 tears it apart. The
-        released code multiplies it by the current part of the learning rate's schedule.
+      update_proj_gap: T, some hundreds: 1/T is the learning rate of the basis, and one near 1 tears
+        it apart. The released code multiplies it by the current part of the learning rate's
+        schedule.
 
     The other arguments are those of `grassjump`.
 
@@ -565,7 +585,8 @@ def sumo(
     b2: ArrayLike = 0.999,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
-    """SUMO: momentum in the span of the gradient's leading singular vectors, orthogonalised; no second moment.
+    """SUMO: momentum in the span of the gradient's leading singular vectors, orthogonalised; no
+    second moment.
 
       M <- mu M + S^T G,  U = scale S O,  O = A B^T where M = A Sigma B^T;  M <- S_t^T S_{t-1} M at t = 1 + j T
       (Algorithm 1; its norm-growth limit is left out, for ||O|| is constant)

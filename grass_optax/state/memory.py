@@ -23,7 +23,9 @@ class LeafMemory(NamedTuple):
 
 
 class MemoryReport(NamedTuple):
-    """State bytes of an optimizer, per leaf and in total, beside those of `optax.adam`. Prints as a table."""
+    """State bytes of an optimizer, per leaf and in total, beside those of `optax.adam`. Prints as a
+    table.
+    """
 
     leaves: tuple[LeafMemory, ...]
     shared_bytes: int  # counts and the like, which belong to no leaf
@@ -52,8 +54,9 @@ class MemoryReport(NamedTuple):
 def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> MemoryReport:
     """The exact bytes of the state of any Optax transformation, without allocating it.
 
-    `params` may be arrays or `jax.ShapeDtypeStruct`s. An array of the state belongs to the leaf whose path its own
-    path contains; for the split leaves of `grassjump` that is 4 (mr + 2nr + 1) bytes per matrix.
+    `params` may be arrays or `jax.ShapeDtypeStruct`s. An array of the state belongs to the leaf
+    whose path its own path contains; for the split leaves of `grassjump` that is 4 (mr + 2nr + 1)
+    bytes per matrix.
 
     >>> params = {"kernel": jax.ShapeDtypeStruct((512, 1376), jnp.float32)}
     >>> report = grass_optax.memory_report(grass_optax.grassjump(1e-2, rank=128), params)

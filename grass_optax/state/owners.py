@@ -10,7 +10,8 @@ import jax
 
 
 def owner(path: Any, owners: Container[Any]) -> Any:
-    """The parameter an array of the state belongs to: its path ends that of the array, after a field of some state.
+    """The parameter an array of the state belongs to: its path ends that of the array, after a
+    field of some state.
 
     In `SplitState.rule` the state of the rule may follow it.
     """

@@ -1,15 +1,16 @@
 """Where every array of an optimizer's state lies on a mesh, given where the parameters lie.
 
-A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis lies on a and whose n axis lies on
-b:
+A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis lies on a and
+whose n axis lies on b:
   basis and what a rule keeps  (..., m, r)  P(a, None)
   moments                      (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n; of the others
                                             those that divide r shard that, P(a, b)
   dense residuals              (..., m, n)  P(a, b)
   norms of matrices            (...)        replicated but for the batch axes, which everything keeps
-so that S^T G is a sum over a and scattered over n or r, and no (m, n) or (m, r) array is ever gathered. Which axis is m
-is read from `SplitState.layout`, since a transformation is opaque and a square leaf ambiguous. A side of several axes,
-such as heads and head size, keeps the mesh axes of the first if no other is sharded: what a reshape can keep.
+so that S^T G is a sum over a and scattered over n or r, and no (m, n) or (m, r) array is ever
+gathered. Which axis is m is read from `SplitState.layout`, since a transformation is opaque and a
+square leaf ambiguous. A side of several axes, such as heads and head size, keeps the mesh axes of
+the first if no other is sharded: what a reshape can keep.
 
 Members: state_shardings.
 """
@@ -54,12 +55,13 @@ class _Sides(NamedTuple):
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params, param_shardings: Any) -> Any:
-    """A tree like `tx.init(params)` of the sharding of each array, for `out_shardings` and `device_put`.
+    """A tree like `tx.init(params)` of the sharding of each array, for `out_shardings` and
+    `device_put`.
 
-    For a split leaf P(a, b): the basis P(a, None), the moments P(None, (b, a)), or P(a, b) where a divides r and not n,
-    or P(None, b) where it divides neither; batch axes keep theirs; what is shaped like its parameter has its sharding,
-    and what is not known is replicated. A state that is made without this lies on one device, and one that an update
-    has moved compiles it again.
+    For a split leaf P(a, b): the basis P(a, None), the moments P(None, (b, a)), or P(a, b) where a
+    divides r and not n, or P(None, b) where it divides neither; batch axes keep theirs; what is
+    shaped like its parameter has its sharding, and what is not known is replicated. A state that is
+    made without this lies on one device, and one that an update has moved compiles it again.
 
     Args:
       tx: any Optax transformation; of this library's it knows every state.
@@ -123,7 +125,9 @@ def _is_sharding(x: Any) -> bool:
 
 
 def _names(sharding: NamedSharding, ndim: int) -> tuple[Names, ...]:
-    """The mesh axes of each axis; a spec may be shorter than the rank, and name one axis, several or none."""
+    """The mesh axes of each axis; a spec may be shorter than the rank, and name one axis, several
+    or none.
+    """
 
     def one(entry: Any) -> Names:
         if isinstance(entry, str):
@@ -136,7 +140,8 @@ def _names(sharding: NamedSharding, ndim: int) -> tuple[Names, ...]:
 
 def _sharding(like: NamedSharding, names: tuple[Names, ...]) -> NamedSharding:
     entries = [x[0] if len(x) == 1 else x or None for x in names]
-    # As JAX spells its own outputs: another spelling of the same sharding would trace an update anew.
+    # As JAX spells its own outputs: another spelling of the same sharding would trace an update
+    # anew.
     while entries and entries[-1] is None and AxisType.Explicit not in like.mesh.axis_types:
         entries.pop()
     return NamedSharding(like.mesh, PartitionSpec(*entries), memory_kind=like.memory_kind)
@@ -152,7 +157,9 @@ def _parts_of(state: Any, kind: type) -> Iterator[tuple[Path, Any]]:
 def _of_split(
     state: SplitState, path: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]
 ) -> NamedSharding | None:
-    """The sharding of an array of a `SplitState`: by the field it is in, and what its last two axes are."""
+    """The sharding of an array of a `SplitState`: by the field it is in, and what its last two axes
+    are.
+    """
     layouts = dict(jax.tree.leaves_with_path(state.layout, is_leaf=lambda x: isinstance(x, MatrixLayout)))
     found = owner(path, layouts)
     if found is None or found not in leaves:
@@ -183,7 +190,9 @@ def _sides(leaf: _Leaf, layout: MatrixLayout) -> _Sides:
 
 
 def _dividing(size: int, names: Names, more: Names, mesh: Mapping[str, int]) -> Names:
-    """The mesh axes `names` of an axis of this length, and those of `more` that divide it beside them."""
+    """The mesh axes `names` of an axis of this length, and those of `more` that divide it beside
+    them.
+    """
     for name in more:
         if size % math.prod(mesh[x] for x in (*names, name)) == 0:
             names = (*names, name)

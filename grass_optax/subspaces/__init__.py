@@ -1,11 +1,12 @@
 """Axis 1: where does the basis go at a refresh?
 
-A rule is a pair `(init, update)`, like everything in Optax, for one leaf: `update` is a pure function of a `Refresh`
-to the new basis and the rule's new state. Most rules keep no state and are a `stateless_rule` of one function. The
-same type says how the first basis is made. A rule must return a finite basis whatever the gradient is.
+A rule is a pair `(init, update)`, like everything in Optax, for one leaf: `update` is a pure
+function of a `Refresh` to the new basis and the rule's new state. Most rules keep no state and are
+a `stateless_rule` of one function. The same type says how the first basis is made. A rule must
+return a finite basis whatever the gradient is.
 
-`rule` says what a rule is, `blind` has those that do not read the gradient, `seeing` those that do, `learned` those
-that take gradient steps of their own.
+`rule` says what a rule is, `blind` has those that do not read the gradient, `seeing` those that do,
+`learned` those that take gradient steps of their own.
 """
 
 from grass_optax.subspaces.gradient import dct, power_iteration, range_finder, svd, switch, tracking

@@ -26,7 +26,8 @@ from grass_optax.subspaces.rule import (
 )
 
 SVDS = ("exact", "randomized")
-# Weight of the old basis in a power iteration: what keeps the new one at full rank where the gradient's is lower.
+# Weight of the old basis in a power iteration: what keeps the new one at full rank where the
+# gradient's is lower.
 _POWER_SHIFT = 1e-4
 
 
@@ -47,10 +48,11 @@ def svd(method: str = "exact") -> SubspaceRule:
 
 
 def range_finder(power_steps: int = 2) -> SubspaceRule:
-    """Near the leading left singular vectors of the gradient, by subspace iteration in matrix products only.
+    """Near the leading left singular vectors of the gradient, by subspace iteration in matrix
+    products only.
 
-    Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values 1/k, .884/.893 for
-    k^(-1/2). A gradient of zero gives a random basis.
+    Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values
+      1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis.
     """
 
     def find(refresh: Refresh) -> Float[Array, "*b m r"]:
@@ -63,9 +65,11 @@ def range_finder(power_steps: int = 2) -> SubspaceRule:
 
 
 def dct() -> SubspaceRule:
-    """The r vectors of the discrete cosine transform on which the gradient has most energy (Trion, DCT-AdamW).
+    """The r vectors of the discrete cosine transform on which the gradient has most energy (Trion,
+    DCT-AdamW).
 
-    D_ik = sqrt(2/m) cos(pi (2i + 1) k / 2m), the first column over sqrt(2); S = the columns with the largest
+    D_ik = sqrt(2/m) cos(pi (2i + 1) k / 2m), the first column over sqrt(2); S = the columns with
+    the largest
     ||(D^T G)_k||. Where weights are smooth along an axis this is near the singular vectors, and it is a choice of
     columns of one matrix that all leaves of the same m share.
     """
@@ -81,14 +85,17 @@ def dct() -> SubspaceRule:
 
 
 def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1) -> SubspaceRule:
-    """A step along the geodesic on which the captured energy of the gradient rises fastest (SubTrack, eq. 3-6).
+    """A step along the geodesic on which the captured energy of the gradient rises fastest
+    (SubTrack, eq. 3-6).
 
-    A = S^T G, R = G - S A, tangent H = 2 R A^T, its `tracking_rank` leading singular triplets (u, sigma, v), and
+    A = S^T G, R = G - S A, tangent H = 2 R A^T, its `tracking_rank` leading singular triplets (u,
+    sigma, v), and
       S' = S + ((cos(theta) - 1) S v + sin(theta) u) v^T  for each.
-    `step_size=None` takes the best angle in the plane of S v and u, theta = atan2(2b, a - d) / 2 with
-    a = ||G^T S v||^2, d = ||G^T u||^2, b = (S v)^T G G^T u, so that the captured energy of this gradient never falls; a
-    number is the paper's eta, theta = eta sigma. H is uphill: the paper's -2 R A^T with a plus sign before the sine
-    goes down. Needs tracking_rank <= min(r, m - r).
+    `step_size=None` takes the best angle in the plane of S v and u, theta = atan2(2b, a - d) / 2
+    with a = ||G^T S v||^2, d = ||G^T u||^2, b = (S v)^T G G^T u, so that the captured energy of
+    this gradient never falls; a number is the paper's eta, theta = eta sigma. H is uphill: the
+    paper's -2 R A^T with a plus sign before the sine goes down. Needs tracking_rank <= min(r, m -
+    r).
     """
 
     tracking_rank = positive("tracking_rank", tracking_rank)
@@ -113,13 +120,15 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1)
 
 
 def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
-    """One step of block power iteration from the old basis, on a blend of momentum and gradient (LDAdam).
+    """One step of block power iteration from the old basis, on a blend of momentum and gradient
+    (LDAdam).
 
-    B = rho S M / (1 - b1^(t-1)) + (1 - rho) G, with M the first moment of the inner optimizer, rho = `blend`, and
-    S' = an orthonormal basis of (B B^T + delta I) S. Two deviations from the released code, which takes the Q of a QR
-    factorisation of B B^T S: the basis is the polar factor, which spans the same subspace without a factorisation and
-    is the nearest to where it came from; and delta, 1e-4 of the norm of B B^T S, keeps the directions of S where B B^T
-    has a lower rank, the whole of it where B = 0.
+    B = rho S M / (1 - b1^(t-1)) + (1 - rho) G, with M the first moment of the inner optimizer, rho
+    = `blend`, and S' = an orthonormal basis of (B B^T + delta I) S. Two deviations from the
+    released code, which takes the Q of a QR factorisation of B B^T S: the basis is the polar
+    factor, which spans the same subspace without a factorisation and is the nearest to where it
+    came from; and delta, 1e-4 of the norm of B B^T S, keeps the directions of S where B B^T has a
+    lower rank, the whole of it where B = 0.
     """
 
     def iterate(refresh: Refresh) -> Float[Array, "*b m r"]:

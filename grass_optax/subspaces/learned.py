@@ -1,4 +1,5 @@
-"""Rules that take gradient steps on the basis itself. Their bases drift from orthonormal, and nothing pulls them back.
+"""Rules that take gradient steps on the basis itself. Their bases drift from orthonormal, and
+nothing pulls them back.
 
 Members: online_descent, coap.
 """
@@ -25,14 +26,15 @@ _COSINE_EPS = 1e-8
 
 
 def online_descent(step_size: ArrayLike) -> SubspaceRule:
-    """An AdamW step on the basis at every refresh, down ||S S^T G' - G'||_F^2 with G' = G / ||G||_F (Online Subspace
-    Descent).
+    """An AdamW step on the basis at every refresh, down ||S S^T G' - G'||_F^2 with G' = G / ||G||_F
+    (Online Subspace Descent).
 
     S <- S - step_size (Mh / (sqrt(Vh) + 1e-8) + 0.01 S), with AdamW's moments of
       2 (S A A^T + G' A^T (S^T S - 2 I)),  A = S^T G'.
-    `step_size` is a learning rate: entries of S are of the order of 1/sqrt(m), and a step near 1 tears it apart.
-    The gradient of an update moves the basis of the next: the step is taken from the moments that the state holds, and
-    then they take in this gradient. The first basis is that of the `range_finder`. State: 2mr numbers.
+    `step_size` is a learning rate: entries of S are of the order of 1/sqrt(m), and a step near 1
+    tears it apart. The gradient of an update moves the basis of the next: the step is taken from
+    the moments that the state holds, and then they take in this gradient. The first basis is that
+    of the `range_finder`. State: 2mr numbers.
     """
 
     def init(basis_shape: tuple[int, ...], dtype: Any) -> optax.ScaleByAdamState:
@@ -56,13 +58,13 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
 
 
 def coap(recompute_every: int) -> SubspaceRule:
-    """A clipped SGD step on the basis at a refresh, and a cheap SVD at those after a multiple of `recompute_every`
-    updates (COAP).
+    """A clipped SGD step on the basis at a refresh, and a cheap SVD at those after a multiple of
+    `recompute_every` updates (COAP).
 
     The step, of 0.1 times a gradient clipped to norm 1, is down
       mean((S S^T G - G)^2) (1 - mean_i cos((S M)_i, G_i)),  over columns i, with M the inner first moment.
-    The cheap SVD is of G Q, with Q an orthonormal basis of G^T S: its left singular vectors. The first one starts from
-    a Gaussian S.
+    The cheap SVD is of G Q, with Q an orthonormal basis of G^T S: its left singular vectors. The
+    first one starts from a Gaussian S.
     """
 
     def update(refresh: Refresh) -> tuple[Float[Array, "*b m r"], Any]:

@@ -16,10 +16,12 @@ from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, tu
 
 
 def random_jump(orthonormal: bool = True) -> SubspaceRule:
-    """A fresh random basis: the orthonormal basis of a Gaussian, Haar on the Grassmannian (GrassJump, sec. 4).
+    """A fresh random basis: the orthonormal basis of a Gaussian, Haar on the Grassmannian
+    (GrassJump, sec. 4).
 
-    With `orthonormal=False` (the paper's "No QR") the Gaussian's columns are only scaled to unit length. Then S^T S
-    is not I, and nothing is corrected for it: projection, lift and transport use S literally, with no pseudo-inverse.
+    With `orthonormal=False` (the paper's "No QR") the Gaussian's columns are only scaled to unit
+    length. Then S^T S is not I, and nothing is corrected for it: projection, lift and transport use
+    S literally, with no pseudo-inverse.
     """
 
     def jump(refresh: Refresh) -> Float[Array, "*b m r"]:
@@ -29,12 +31,14 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
 
 
 def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
-    """A random geodesic from the old basis, turning `walk_rank` of its directions (GrassWalk, eq. 4).
+    """A random geodesic from the old basis, turning `walk_rank` of its directions (GrassWalk, eq.
+    4).
 
-    The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank` by an SVD; the
-    singular frames of such a matrix are Haar, so they are drawn as what they are. `step_size` is the angle in radians
-    of every direction; None draws each angle uniformly from [0, 2 pi), the law of the paper's step of 10^4 times a
-    singular value. Needs walk_rank <= min(r, m - r).
+    The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank`
+    by an SVD; the singular frames of such a matrix are Haar, so they are drawn as what they are.
+    `step_size` is the angle in radians of every direction; None draws each angle uniformly from [0,
+    2 pi), the law of the paper's step of 10^4 times a singular value. Needs walk_rank <= min(r, m -
+    r).
     """
 
     walk_rank = positive("walk_rank", walk_rank)
@@ -67,7 +71,9 @@ def random_projection() -> SubspaceRule:
 
 
 def columns() -> SubspaceRule:
-    """r of the m coordinate axes, drawn without replacement: S has a single 1 in each column (FRUGAL)."""
+    """r of the m coordinate axes, drawn without replacement: S has a single 1 in each column
+    (FRUGAL).
+    """
 
     def draw(refresh: Refresh) -> Float[Array, "*b m r"]:
         *batch, m, rank = refresh.basis.shape
@@ -79,9 +85,11 @@ def columns() -> SubspaceRule:
 
 
 def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
-    """The basis stays where it is; as `initial`, or to inject a basis, every matrix starts from the one given.
+    """The basis stays where it is; as `initial`, or to inject a basis, every matrix starts from the
+    one given.
 
-    Say `orthonormal=False` of one that is not: the norms outside the subspace then follow from its Gram matrix.
+    Say `orthonormal=False` of one that is not: the norms outside the subspace then follow from its
+    Gram matrix.
     """
 
     def stay(refresh: Refresh) -> Float[Array, "*b m r"]:

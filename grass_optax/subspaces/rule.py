@@ -1,6 +1,7 @@
 """What a rule is.
 
-Members: SubspaceRule, Refresh, stateless_rule, no_state, turning, kept_unless_finite, finite_or_noise.
+Members: SubspaceRule, Refresh, stateless_rule, no_state, turning, kept_unless_finite,
+finite_or_noise.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,9 @@ class Refresh(NamedTuple):
 
 
 class SubspaceRule(NamedTuple):
-    """A rule: `init(basis_shape, dtype) -> rule_state`, `update(refresh) -> (basis, rule_state)`."""
+    """A rule: `init(basis_shape, dtype) -> rule_state`, `update(refresh) -> (basis,
+    rule_state)`.
+    """
 
     init: Callable[[tuple[int, ...], Any], Any]
     update: Callable[[Refresh], tuple[Float[Array, "*b m r"], Any]]
@@ -56,8 +59,8 @@ def no_state(basis_shape: tuple[int, ...], dtype: Any) -> optax.EmptyState:
 
 
 def turning(name: str, directions: int) -> Callable[[tuple[int, ...], Any], optax.EmptyState]:
-    """The `init` of a rule without state that turns some directions of a basis out of its subspace: an error if there
-    is no room for as many as the argument `name` says.
+    """The `init` of a rule without state that turns some directions of a basis out of its subspace:
+    an error if there is no room for as many as the argument `name` says.
     """
 
     def init(basis_shape: tuple[int, ...], dtype: Any) -> optax.EmptyState:
@@ -73,7 +76,9 @@ def turning(name: str, directions: int) -> Callable[[tuple[int, ...], Any], opta
 
 
 def kept_unless_finite(refresh: Refresh, new: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
-    """The new basis where it and the gradient it was made from are finite, else the old one, if there is one."""
+    """The new basis where it and the gradient it was made from are finite, else the old one, if
+    there is one.
+    """
     if refresh.first:
         return new
     finite = [jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True) for x in (refresh.grad, new)]
@@ -81,6 +86,8 @@ def kept_unless_finite(refresh: Refresh, new: Float[Array, "*b m r"]) -> Float[A
 
 
 def finite_or_noise(refresh: Refresh) -> Float[Array, "*b m n"]:
-    """The gradient, or a Gaussian in place of a matrix that is not finite: a factorisation must not see one."""
+    """The gradient, or a Gaussian in place of a matrix that is not finite: a factorisation must not
+    see one.
+    """
     finite = jnp.all(jnp.isfinite(refresh.grad), axis=(-2, -1), keepdims=True)
     return jnp.where(finite, refresh.grad, jax.random.normal(refresh.key, refresh.grad.shape, refresh.grad.dtype))

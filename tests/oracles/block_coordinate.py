@@ -1,13 +1,16 @@
 """BAdam and FRUGAL's block mode for one stack of blocks (N, ...), in float64 NumPy, block by block.
 
-Which blocks are active at a step is given: random draws cannot be transcribed. Nothing is shared with the library.
+Which blocks are active at a step is given: random draws cannot be transcribed. Nothing is shared
+with the library.
 """
 
 import numpy as np
 
 
 class BlockOracle:
-    """Adam for the active blocks, begun anew at t = 1 + jK; the sign of the gradient, or nothing, for the others."""
+    """Adam for the active blocks, begun anew at t = 1 + jK; the sign of the gradient, or nothing,
+    for the others.
+    """
 
     def __init__(self, *, b1, b2, eps, switch_every, sign=False):
         self.b1, self.b2, self.eps = b1, b2, eps
@@ -15,7 +18,9 @@ class BlockOracle:
         self.t = 0
 
     def step(self, G, window):
-        """The direction U for the gradients G (N, ...); `window` holds the numbers of the active blocks."""
+        """The direction U for the gradients G (N, ...); `window` holds the numbers of the active
+        blocks.
+        """
         G = np.asarray(G, np.float64)
         if self.t % self.switch_every == 0:
             self.s, self.moments = 0, dict.fromkeys(window, (0.0, 0.0))

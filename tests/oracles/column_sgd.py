@@ -1,10 +1,14 @@
-"""SCALE for one matrix (inputs, outputs), in float64 NumPy, column by column. Nothing is shared with the library."""
+"""SCALE for one matrix (inputs, outputs), in float64 NumPy, column by column. Nothing is shared
+with the library.
+"""
 
 import numpy as np
 
 
 class ColumnOracle:
-    """Algorithm 1 of arXiv 2506.16659; `rms` is the scaling of its released code. momentum = 0 but for the head."""
+    """Algorithm 1 of arXiv 2506.16659; `rms` is the scaling of its released code. momentum = 0 but
+    for the head.
+    """
 
     def __init__(self, *, momentum=0.0, scale=1.0, eps=1e-8, rms=True):
         self.momentum, self.scale, self.eps, self.rms = momentum, scale, eps, rms

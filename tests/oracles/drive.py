@@ -1,4 +1,6 @@
-"""A method and its oracles side by side: the same gradients, every update and every basis compared."""
+"""A method and its oracles side by side: the same gradients, every update and every basis
+compared.
+"""
 
 import functools
 
@@ -21,7 +23,9 @@ def matrices(tree):
 
 @functools.cache
 def gradients(t):
-    """Those of step t + 1, in float64: column 2 is always zero, column 5 has momentum and sometimes no gradient."""
+    """Those of step t + 1, in float64: column 2 is always zero, column 5 has momentum and sometimes
+    no gradient.
+    """
     params = {"wide": jnp.zeros((6, 16), "float64"), "stack": jnp.zeros((2, 6, 16), "float64")}
     zero = (2, 5) if t % 4 == 3 else (2,)
     return jax.tree.map(lambda g: (SIZES[t] * g).at[..., jnp.array(zero)].set(0.0), grads_like(params, t))

@@ -1,7 +1,8 @@
-"""GaLore and those that differ from it in what becomes of the moments or of the rest: GoLore, FRUGAL.
+"""GaLore and those that differ from it in what becomes of the moments or of the rest: GoLore,
+FRUGAL.
 
-One matrix (m, n), m <= n, in float64 NumPy, from Algorithm 2 of arXiv 2403.03507, Algorithm 1 of 2410.11289 and
-Algorithm 1 of 2411.07837; Adam with its hats. Nothing is shared with the library.
+One matrix (m, n), m <= n, in float64 NumPy, from Algorithm 2 of arXiv 2403.03507, Algorithm 1 of
+2410.11289 and Algorithm 1 of 2411.07837; Adam with its hats. Nothing is shared with the library.
 """
 
 import numpy as np
@@ -56,8 +57,8 @@ class GaLore:
 class GoLore(GaLore):
     """The first moment is carried to the new basis, M <- S_new^T S_old M. The second is not.
 
-    `lost` is what the released code does: the carried moment makes the direction of that one step, and the state keeps
-    the one from before it.
+    `lost` is what the released code does: the carried moment makes the direction of that one step,
+    and the state keeps the one from before it.
     """
 
     def __init__(self, *, lost=False, **options):

@@ -1,14 +1,17 @@
-"""GrassWalk and GrassJump for one matrix (m, n), m <= n, in float64 NumPy, step by step from the paper's equations.
+"""GrassWalk and GrassJump for one matrix (m, n), m <= n, in float64 NumPy, step by step from the
+paper's equations.
 
-The bases are given, one for each refresh: random draws cannot be transcribed. Nothing is shared with the library.
+The bases are given, one for each refresh: random draws cannot be transcribed. Nothing is shared
+with the library.
 """
 
 import numpy as np
 
 
 class GrassOracle:
-    """Eq. 5-11 and Algorithm 1 of arXiv 2510.01878, with the hats of LDAdam in eq. 8 and the norm after limiting in
-    eq. 10."""
+    """Eq. 5-11 and Algorithm 1 of arXiv 2510.01878, with the hats of LDAdam in eq. 8 and the norm
+    after limiting in eq. 10.
+    """
 
     def __init__(self, *, scale, b1, b2, eps, zeta, gap, completion="none"):
         self.scale, self.b1, self.b2, self.eps = scale, b1, b2, eps

@@ -1,4 +1,5 @@
-"""LDAdam for one matrix (m, n), m <= n, in float64 NumPy, in the order of the released code (arXiv 2410.16103).
+"""LDAdam for one matrix (m, n), m <= n, in float64 NumPy, in the order of the released code (arXiv
+2410.16103).
 
 Nothing is shared with the library.
 """
@@ -16,7 +17,9 @@ class LDAdam:
         self.e = 0.0
 
     def power(self, g):
-        """B B^T U_prev of the next step, whose Q of a QR factorisation is the basis that the released code takes."""
+        """B B^T U_prev of the next step, whose Q of a QR factorisation is the basis that the
+        released code takes.
+        """
         a = g + self.e
         b = self.blend * self.U @ (self.M / (1 - self.b1**self.k)) + (1 - self.blend) * a
         return b @ (b.T @ self.U)

@@ -1,7 +1,8 @@
-"""Methods whose bases take gradient steps of their own: Online Subspace Descent (arXiv 2408.12857), COAP (2412.00071).
+"""Methods whose bases take gradient steps of their own: Online Subspace Descent (arXiv 2408.12857),
+COAP (2412.00071).
 
-One matrix (m, n), m <= n, in float64 NumPy, in the order of the released codes, whose P is the transpose of S for the
-second. Gradients are worked out by hand. Nothing is shared with the library.
+One matrix (m, n), m <= n, in float64 NumPy, in the order of the released codes, whose P is the
+transpose of S for the second. Gradients are worked out by hand. Nothing is shared with the library.
 """
 
 import numpy as np
@@ -23,7 +24,9 @@ def reconstruction_gradient(S, G):
 
 
 class OnlineSubspaceDescent(GaLore):
-    """Project, Adam and lift in P_t, and then a step of torch's AdamW on P: lr 1/T, weight decay 0.01."""
+    """Project, Adam and lift in P_t, and then a step of torch's AdamW on P: lr 1/T, weight decay
+    0.01.
+    """
 
     any_sign = False
 
@@ -69,8 +72,9 @@ def cosines(X, Y):
 
 
 class Coap(GaLore):
-    """Every `gap` steps P takes a step of SGD, lr 0.1, its gradient clipped to norm 1; every `recompute` of these
-    a cheap SVD instead."""
+    """Every `gap` steps P takes a step of SGD, lr 0.1, its gradient clipped to norm 1; every
+    `recompute` of these a cheap SVD instead.
+    """
 
     def __init__(self, *, recompute, **options):
         super().__init__(**options)

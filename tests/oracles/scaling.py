@@ -1,7 +1,9 @@
-"""Methods that scale columns of the gradient as Adam scales them in a subspace: Fira, APOLLO and APOLLO-Mini.
+"""Methods that scale columns of the gradient as Adam scales them in a subspace: Fira, APOLLO and
+APOLLO-Mini.
 
-From Algorithm 1 of arXiv 2410.01623 and Algorithm 1 of 2412.05270, with Adam's hats, the norm after limiting as the one
-that the next may exceed, and a norm of zero as "not set". Nothing is shared with the library.
+From Algorithm 1 of arXiv 2410.01623 and Algorithm 1 of 2412.05270, with Adam's hats, the norm after
+limiting as the one that the next may exceed, and a norm of zero as "not set". Nothing is shared
+with the library.
 """
 
 import numpy as np
@@ -10,7 +12,9 @@ from tests.oracles.galore import GaLore
 
 
 def ratios(g, N):
-    """||N_i|| / ||g_i||, and 0 for a column whose projected gradient is nothing beside the others."""
+    """||N_i|| / ||g_i||, and 0 for a column whose projected gradient is nothing beside the
+    others.
+    """
     below, above = np.linalg.norm(g, axis=0), np.linalg.norm(N, axis=0)
     present = below > 1e-6 * np.sqrt(np.mean(below**2))
     return np.array([a / b if there else 0.0 for a, b, there in zip(above, below, present, strict=True)])
@@ -32,7 +36,9 @@ class Limiter:
 
 
 class Fira(GaLore):
-    """U = alpha S N + limited(phi (G - removed S g)); `removed` is 1 in the paper and alpha in the released code."""
+    """U = alpha S N + limited(phi (G - removed S g)); `removed` is 1 in the paper and alpha in the
+    released code.
+    """
 
     def __init__(self, *, removed, growth, **options):
         super().__init__(**options)
@@ -43,7 +49,9 @@ class Fira(GaLore):
 
 
 class Apollo(GaLore):
-    """U_i = sqrt(alpha) (||N_i|| / ||g_i||) G_i, limited before the factor; bases are drawn, so they are given."""
+    """U_i = sqrt(alpha) (||N_i|| / ||g_i||) G_i, limited before the factor; bases are drawn, so
+    they are given.
+    """
 
     refresh = None
 

@@ -1,4 +1,5 @@
-"""SUMO for one matrix (m, n), m <= n, in float64 NumPy (Algorithm 1 of arXiv 2505.24749), and Muon's quintic.
+"""SUMO for one matrix (m, n), m <= n, in float64 NumPy (Algorithm 1 of arXiv 2505.24749), and
+Muon's quintic.
 
 Nothing is shared with the library.
 """

@@ -1,7 +1,8 @@
-"""The step of SubTrack, and the bases of the discrete cosine transform: rules that read the gradient alone.
+"""The step of SubTrack, and the bases of the discrete cosine transform: rules that read the
+gradient alone.
 
-Tracking is eq. 3-6 of arXiv 2502.01586, uphill in the captured energy; SVD of the tangent by LAPACK. Nothing is shared
-with the library.
+Tracking is eq. 3-6 of arXiv 2502.01586, uphill in the captured energy; SVD of the tangent by
+LAPACK. Nothing is shared with the library.
 """
 
 import numpy as np
@@ -16,7 +17,9 @@ def captured(S, G):
 
 
 def tracked(S, G, step_size, rank):
-    """The basis after one geodesic step from S; `step_size` is eta, or None for the best angle in each plane."""
+    """The basis after one geodesic step from S; `step_size` is eta, or None for the best angle in
+    each plane.
+    """
     A = S.T @ G
     R = G - S @ A
     U, sigma, Vt = np.linalg.svd(2 * R @ A.T)
@@ -29,7 +32,9 @@ def tracked(S, G, step_size, rank):
 
 
 def best_angle(G, kept, offered):
-    """Where cos(x) kept + sin(x) offered captures most: the leading eigenvector of G G^T in their plane."""
+    """Where cos(x) kept + sin(x) offered captures most: the leading eigenvector of G G^T in their
+    plane.
+    """
     plane = np.stack([kept, offered], axis=1)
     c, s = np.linalg.eigh(plane.T @ G @ G.T @ plane)[1][:, -1]
     return np.arctan2(s, c) if c >= 0 else np.arctan2(-s, -c)

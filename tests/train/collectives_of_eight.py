@@ -1,7 +1,8 @@
-"""Small programs whose collectives are known by hand. `test_collectives` runs this file in a process with eight
-devices; by hand:
+"""Small programs whose collectives are known by hand. `test_collectives` runs this file in a
+process with eight devices; by hand:
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/train/collectives_of_eight.py
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest
+tests/train/collectives_of_eight.py
 """
 
 from collections.abc import Callable
@@ -21,7 +22,9 @@ ROWS = P("x", "y")
 
 
 def sent(body: Callable[..., Any], *given: Any, out_specs: Any = ROWS, axes: tuple[int, int] = (8, 1)) -> list[Sent]:
-    """What `body` sends, one row of the first argument on each device (on each of four pairs, for axes of 4 and 2)."""
+    """What `body` sends, one row of the first argument on each device (on each of four pairs, for
+    axes of 4 and 2).
+    """
     mesh = jax.make_mesh(axes, ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     specs = (ROWS, *(P() for _ in given))
     mapped = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)

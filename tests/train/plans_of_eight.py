@@ -1,4 +1,5 @@
-"""A plan beside the step that runs. `test_plan` runs this file in a process with eight devices; by hand:
+"""A plan beside the step that runs. `test_plan` runs this file in a process with eight devices; by
+hand:
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/train/plans_of_eight.py
 """
@@ -68,10 +69,11 @@ def test_what_is_planned_is_what_a_step_holds(mesh: str, words: tuple[str, ...])
 
 
 def test_weights_are_gathered_and_activations_are_not_summed() -> None:
-    """Of each of four layers: seven kernels, for the forward pass and again for the backward pass, and their gradients
-    are summed; (k - 1)/k of an array for a gather, twice that for a sum.
+    """Of each of four layers: seven kernels, for the forward pass and again for the backward pass,
+    and their gradients are summed; (k - 1)/k of an array for a gather, twice that for a sum.
 
-    Of the (B, T) windows, of all devices or of one, only tokens are gathered, and embeddings change places.
+    Of the (B, T) windows, of all devices or of one, only tokens are gathered, and embeddings change
+    places.
     """
     run, devices = planned("--optimizer", "adamw", mesh="fsdp=8")
     sent = [Sent(**one) for one in planned_step(run, devices)["sent"]]
@@ -87,8 +89,9 @@ def test_weights_are_gathered_and_activations_are_not_summed() -> None:
 
 @pytest.mark.parametrize("mesh", ["data=2,fsdp=2,tensor=2", pytest.param("fsdp=4,tensor=2", marks=pytest.mark.long)])
 def test_no_activation_is_gathered_beside_tensor_parallelism(mesh: str) -> None:
-    """With one window for each device of data x fsdp, where a compiler left alone gathers embeddings and heads of all
-    windows. Over `tensor` a device may gather those of its own."""
+    """With one window for each device of data x fsdp, where a compiler left alone gathers
+    embeddings and heads of all windows. Over `tensor` a device may gather those of its own.
+    """
     run, devices = planned("--optimizer", "adamw", "--remat", mesh=mesh, batch=4)
     sent = [Sent(**one) for one in planned_step(run, devices)["sent"]]
     gathers = [one.shape for one in sent if one.kind == "all-gather" and one.dtype == "f32" and SEQUENCE in one.shape]

@@ -26,9 +26,10 @@ SMALL = {
     "log_every": 3,
     "sample_tokens": 5,
 }
-# For losses on other devices: a fifth of the usual rate. Adam makes a whole step of a gradient that is nothing but the
-# rounding of a sum, so that at 5e-3 the losses of one device and of two came to differ by 1.4e-4 in 20 steps; at 1e-3
-# they stay within 5e-7 (jax 0.10 and 0.12). From one batch to the next they differ by 2e-3 to 5e-2 of themselves.
+# For losses on other devices: a fifth of the usual rate. Adam makes a whole step of a gradient that
+# is nothing but the rounding of a sum, so that at 5e-3 the losses of one device and of two came to
+# differ by 1.4e-4 in 20 steps; at 1e-3 they stay within 5e-7 (jax 0.10 and 0.12). From one batch to
+# the next they differ by 2e-3 to 5e-2 of themselves.
 STEADY = {"batch_size": 8, "steps": 20, "learning_rate": 1e-3}
 SAME_LOSS = 1e-5
 
@@ -82,7 +83,9 @@ class Launcher:
         return output
 
     def job(self, arguments: list[str], processes: int, devices: int, logs: Path, last: Sequence[str] = ()) -> "Job":
-        """Start several processes as one run, each with so many devices and a log of its own; the last is told more."""
+        """Start several processes as one run, each with so many devices and a log of its own; the
+        last is told more.
+        """
         where = ["--distributed", "--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", processes]
         started = []
         for number in range(processes):

@@ -1,4 +1,6 @@
-"""What a compiled program sends: small programs on eight devices, and the forms in which other backends write it."""
+"""What a compiled program sends: small programs on eight devices, and the forms in which other
+backends write it.
+"""
 
 import os
 import subprocess

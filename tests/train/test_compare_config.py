@@ -68,7 +68,9 @@ def test_defaults_follow_the_model_the_corpus_and_the_steps() -> None:
 
 
 def test_a_run_of_a_comparison_is_an_ordinary_one() -> None:
-    """Its command line gives the same run back, and without a sweep it is the run of `pretrain` by default."""
+    """Its command line gives the same run back, and without a sweep it is the run of `pretrain` by
+    default.
+    """
     words = "--optimizers muon ldadam --steps 50 --seed 3 --rank 8"
     config = comparison(f"{words} --sweep-lr 0.1 --sweep-scale 1e-7 --sample-prompt=--x --remat")
     for cell in cells(config):

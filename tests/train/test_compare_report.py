@@ -53,7 +53,9 @@ def table_of(text: str) -> list[list[str]]:
 
 @pytest.fixture
 def swept(tmp_path: Path) -> Compare:
-    """Two rates of three optimizers: one at the upper edge, one half diverged, one with nothing to show."""
+    """Two rates of three optimizers: one at the upper edge, one half diverged, one with nothing to
+    show.
+    """
     for name, loss in (("adamw-lr0.001-scale1", 5.0), ("adamw-lr0.01-scale1", 4.5), ("muon-lr0.001-scale1", 4.25)):
         leave_run(tmp_path, name, loss, **({"peak_memory_bytes": 7654321} if "muon" in name else {}))
     for name in ("muon-lr0.01-scale1", "grassjump-lr0.001-scale0.25", "grassjump-lr0.01-scale0.25"):

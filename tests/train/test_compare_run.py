@@ -1,4 +1,6 @@
-"""A real comparison, stopped and killed on its way: the same beginning for all, and nothing lost."""
+"""A real comparison, stopped and killed on its way: the same beginning for all, and nothing
+lost.
+"""
 
 import json
 import os
@@ -33,7 +35,9 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], object]) -> 
 
 
 class Comparison(NamedTuple):
-    """What was said by a sweep that was stopped, and by the comparison it grew into, killed and then finished."""
+    """What was said by a sweep that was stopped, and by the comparison it grew into, killed and
+    then finished.
+    """
 
     run_dir: Path
     stopped: str
@@ -120,7 +124,9 @@ def the_table_is_that_of_the_runs(comparison: Comparison) -> None:
 def test_a_comparison_stopped_and_killed_on_its_way_is_finished(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One test and not one for each check: on several workers, each would make the comparison anew."""
+    """One test and not one for each check: on several workers, each would make the comparison
+    anew.
+    """
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # twelve steps do not repay what optimising takes
     comparison = make_comparison(launcher, tmp_path / "x")
     all_start_from_the_same_weights_on_the_same_text(comparison)

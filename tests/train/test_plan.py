@@ -47,7 +47,9 @@ def test_what_is_planned_is_what_a_step_takes_of_other_optimizers(tmp_path: Path
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """On as many CPU devices as the mesh has, with a window for each, and with what AdamW's state would take."""
+    """On as many CPU devices as the mesh has, with a window for each, and with what AdamW's state
+    would take.
+    """
     path = tmp_path / "plan.json"
     words = ("--model", "tiny", "--optimizer", "column_sgd", "--mesh", "data=2,fsdp=4", "--seq-len", "8")
     done = run("train", "plan", *words, "--json", str(path))
@@ -134,7 +136,9 @@ def test_without_libtpu(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.long
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="the compiler of TPUs is not installed: pip install 'jax[tpu]'")
 def test_a_tpu_that_is_not_here(tmp_path: Path) -> None:
-    """Its compiler has reduce-scatters, and layers are counted although it does not say how often loops turn."""
+    """Its compiler has reduce-scatters, and layers are counted although it does not say how often
+    loops turn.
+    """
     path = tmp_path / "plan.json"
     done = run("train", "plan", "--mesh", "fsdp=8", "--topology", "v5e:2x4", "--json", str(path), XLA_FLAGS="")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Several processes on one machine as one run: they meet, agree, lose one, stop together, and go on as others."""
+"""Several processes on one machine as one run: they meet, agree, lose one, stop together, and go on
+as others.
+"""
 
 import json
 import os
@@ -57,8 +59,9 @@ def wait_for_step(job: Job, run_dir: Path, step: int) -> None:
 def test_a_lost_process_ends_the_job_and_others_go_on(
     begun: Shape, victim: int, goes_on: Shape, ends: Shape, launcher: Launcher, tmp_path: Path
 ) -> None:
-    """One is killed, and the others end; another number of processes on another mesh goes on until one of them gets
-    SIGTERM, which stops all at one step; a third one comes to the end. The losses are those of one device.
+    """One is killed, and the others end; another number of processes on another mesh goes on until
+    one of them gets SIGTERM, which stops all at one step; a third one comes to the end. The losses
+    are those of one device.
     """
     one, run_dir = tmp_path / "one", tmp_path / "run"
     launcher.finish(launcher.arguments(one, **STEADY))
@@ -103,11 +106,14 @@ def test_a_lost_process_ends_the_job_and_others_go_on(
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=SAME_LOSS)
 
 
-# --- how they agree ---------------------------------------------------------------------------------------------------
+# --- how they agree
+# ---------------------------------------------------------------------------------------------------
 
 
 def slurm(number: int, port: int) -> dict[str, str]:
-    """What SLURM tells one of two processes on this machine; the port would be made of the number of the job."""
+    """What SLURM tells one of two processes on this machine; the port would be made of the number
+    of the job.
+    """
     names = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID", "STEP_NUM_NODES")
     values = (17, "localhost", 2, number, number, 1)
     told = {f"SLURM_{name}": str(value) for name, value in zip(names, values, strict=True)}

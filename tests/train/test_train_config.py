@@ -226,7 +226,9 @@ def test_a_run_from_before_a_flag_existed() -> None:
 
 
 def test_what_is_recomputed_is_said_again_or_not() -> None:
-    """Of a run that was started with --remat: given again it changes nothing, and its negation is a conflict."""
+    """Of a run that was started with --remat: given again it changes nothing, and its negation is a
+    conflict.
+    """
     kept = parse(command("--remat"))
     assert kept.model.build().remat
     assert not parse(command()).model.build().remat

@@ -1,4 +1,6 @@
-"""A run on a mesh: what --mesh may say, where parameters lie, and that eight devices train as one does."""
+"""A run on a mesh: what --mesh may say, where parameters lie, and that eight devices train as one
+does.
+"""
 
 import shutil
 from pathlib import Path
@@ -65,7 +67,9 @@ def test_where_parameters_lie() -> None:
 
 @pytest.mark.parametrize(("model", "devices"), [("60m", 8), ("1b", 8), ("7b", 8), ("7b", 64)])
 def test_a_device_holds_its_part_of_the_state(model: str, devices: int) -> None:
-    """At most 1.1 of what it would be if everything could be divided: 5461 of the 1b, and every basis."""
+    """At most 1.1 of what it would be if everything could be divided: 5461 of the 1b, and every
+    basis.
+    """
     mesh = AbstractMesh((1, devices, 1), AXES, axis_types=(AxisType.Auto,) * 3)
     flags = OptimizerFlags(rank=CONFIGS[model].hidden_size // 4)
     tx = make_optimizer(flags, ScheduleFlags(), seed=0)
@@ -83,7 +87,9 @@ def test_a_mesh_that_does_not_divide_the_model() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["grassjump", "grasswalk", "adamw"])
 def test_eight_devices_train_as_one(launcher: Launcher, tmp_path: Path, optimizer: str) -> None:
-    """The losses of 20 steps over five subspaces; and again from the middle, on another mesh of other devices."""
+    """The losses of 20 steps over five subspaces; and again from the middle, on another mesh of
+    other devices.
+    """
     flags = STEADY | {"save_every": 10, "eval_every": 0, "optimizer": optimizer}
     one, eight = tmp_path / "one", tmp_path / "eight"
     launcher.finish(launcher.arguments(one, **flags))

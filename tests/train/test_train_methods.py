@@ -123,12 +123,15 @@ def test_what_muon_leaves_alone_gets_the_adamw_of_adamw() -> None:
 
 
 def test_muon_moves_a_kernel_as_far_as_adamw() -> None:
-    """The root mean square of its update is 0.2 lr for any shape: within the accuracy of its five iterations."""
+    """The root mean square of its update is 0.2 lr for any shape: within the accuracy of its five
+    iterations.
+    """
     for shape in ((1, 8, 8), (1, 64, 16), (3, 16, 64)):
         params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
         tx = optimizer(OptimizerName.MUON)
         update = jax.jit(tx.update)(params, tx.init(params), params)[0]["kernel"]
-        # Muon's iteration stops at singular values between 0.7 and 1.2, and the update is in proportion to them.
+        # Muon's iteration stops at singular values between 0.7 and 1.2, and the update is in
+        # proportion to them.
         assert 0.65 < np.sqrt(np.mean(update**2)) / (0.2 * 0.01) < 1.25
 
 

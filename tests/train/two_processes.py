@@ -1,4 +1,6 @@
-"""One of two processes with four devices each: what they must agree on. `test_processes` starts both."""
+"""One of two processes with four devices each: what they must agree on. `test_processes` starts
+both.
+"""
 
 import functools
 import os
@@ -55,7 +57,9 @@ def what_is_said() -> None:
 
 
 def what_is_read(shape: tuple[int, int, int]) -> None:
-    """Each process reads just the rows of its devices, each row once, and together they have the whole batch."""
+    """Each process reads just the rows of its devices, each row once, and together they have the
+    whole batch.
+    """
     mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
     like = jax.ShapeDtypeStruct((8, 5), np.int32, sharding=batch_sharding(mesh))
     windows, step = training_windows(TOKENS, CONFIG), 11
@@ -77,7 +81,9 @@ def what_is_read(shape: tuple[int, int, int]) -> None:
 
 
 def what_is_shared() -> None:
-    """A folder is shared if it holds what process 0 has left there, and not because it holds a run."""
+    """A folder is shared if it holds what process 0 has left there, and not because it holds a
+    run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         shared, own = Path(on_first(lambda: folder)), Path(folder)
         token = on_first(lambda: leave_token(shared))

@@ -1,10 +1,13 @@
-"""The comparison of optimizers: one ordinary run after another, each in a process and a folder of its own.
+"""The comparison of optimizers: one ordinary run after another, each in a process and a folder of
+its own.
 
-A process of its own, because the peak of memory is a number of a process, and because what one run leaves behind must
-not slow down the next. This process starts no backend of JAX: the accelerator is all the run's.
+A process of its own, because the peak of memory is a number of a process, and because what one run
+leaves behind must not slow down the next. This process starts no backend of JAX: the accelerator is
+all the run's.
 
-What there is to do follows from the folders alone: a run with results is done, one that diverged is done too, one that
-was cut off goes on from its last checkpoint. So nothing is lost by a kill, and the same command goes on.
+What there is to do follows from the folders alone: a run with results is done, one that diverged is
+done too, one that was cut off goes on from its last checkpoint. So nothing is lost by a kill, and
+the same command goes on.
 """
 
 import shutil
@@ -39,7 +42,9 @@ PAUSE = 0.05  # seconds between two looks at a run
 
 
 def compare(config: Compare) -> None:
-    """Make the runs that are still to be made and print the table; after a signal, leave what can go on."""
+    """Make the runs that are still to be made and print the table; after a signal, leave what can
+    go on.
+    """
     check_comparison(config)
     _refuse_conflicts(config, None)
     record = Record(common_flags(config), _prepare(config))
@@ -60,7 +65,9 @@ def compare(config: Compare) -> None:
 
 
 def _refuse_conflicts(config: Compare, record: Record | None) -> None:
-    """Refuse a folder that holds something else, or a comparison of other flags or of another text."""
+    """Refuse a folder that holds something else, or a comparison of other flags or of another
+    text.
+    """
     kept = kept_record(config.run_dir)
     if kept is None:
         return
@@ -103,7 +110,8 @@ def _train(config: Compare, cell: Cell, is_begun: bool, poll: Callable[[], None]
     run.run_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "train", *arguments(run), *(["--resume"] if is_begun else [])]
     with open(run.run_dir / LOG, "ab") as log:
-        # A process group of its own: of Ctrl-C on a terminal it gets to know through this process, once.
+        # A process group of its own: of Ctrl-C on a terminal it gets to know through this process,
+        # once.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0
         )
@@ -115,7 +123,9 @@ def _train(config: Compare, cell: Cell, is_begun: bool, poll: Callable[[], None]
 
 
 def remove_checkpoints(config: Compare) -> None:
-    """Keep the weights of the best run of each optimizer only: a sweep of the rest would fill the disk."""
+    """Keep the weights of the best run of each optimizer only: a sweep of the rest would fill the
+    disk.
+    """
     found = results(config)
     for result in set(found) - set(best_of_each(found)):
         shutil.rmtree(config.run_dir / result.folder / CHECKPOINTS, ignore_errors=True)

@@ -1,4 +1,6 @@
-"""What a comparison is: optimizers, the sweep of each, and the ordinary run behind each of its cells."""
+"""What a comparison is: optimizers, the sweep of each, and the ordinary run behind each of its
+cells.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +20,8 @@ from train.config.run import (
     flags,
 )
 
-# What belongs to a cell, or follows from its optimizer. All other flags are common to the comparison.
+# What belongs to a cell, or follows from its optimizer. All other flags are common to the
+# comparison.
 OF_A_CELL = ("optimizer", "learning_rate", "adam_learning_rate", "update_proj_gap", "scale")
 EVALUATIONS = 10  # of a run, for the curves
 
@@ -32,8 +35,9 @@ class CompareFlags:
     sweep_lr: tuple[float, ...] | None = None
     """Try these peak learning rates with each."""
     sweep_scale: tuple[float, ...] | None = None
-    """Try these scales with each, in all combinations. They are ratios of
-    rates: apollo gets their squares and apollo_mini 128 times these, for it takes the root; badam has none."""
+    """Try these scales with each, in all combinations. They are ratios of rates: apollo gets their
+    squares and apollo_mini 128 times these, for it takes the root; badam has none.
+    """
     rank: int = OptimizerFlags.rank
     """Dimension of the subspaces (a quarter of the hidden size)."""
     weight_decay: float = 0.0
@@ -46,9 +50,10 @@ class CompareFlags:
 class Compare:
     """Train with several optimizers on the same data from the same weights: a table and a plot.
 
-    The defaults shown go with tiny, stdlib and 300 steps; others are in brackets. Every run is one of `pretrain`, in a
-    process and in a folder of its own in --run-dir; of those of an optimizer, the best keeps its checkpoints. Given
-    again, the same command goes on where it was stopped, and more optimizers or values may be added to it.
+    The defaults shown go with tiny, stdlib and 300 steps; others are in brackets. Every run is one
+    of `pretrain`, in a process and in a folder of its own in --run-dir; of those of an optimizer,
+    the best keeps its checkpoints. Given again, the same command goes on where it was stopped, and
+    more optimizers or values may be added to it.
     """
 
     run_dir: Path
@@ -108,7 +113,8 @@ def scales(name: OptimizerName, sweep: tuple[float, ...] | None) -> tuple[float,
     if sweep is None or name in WITHOUT_SCALE:
         return (SCALES[name],)
     if name in (OptimizerName.APOLLO, OptimizerName.APOLLO_MINI):
-        # Theirs enters as its square root, and 128 is APOLLO-Mini's 1: this makes the sweep one of rates for all.
+        # Theirs enters as its square root, and 128 is APOLLO-Mini's 1: this makes the sweep one of
+        # rates for all.
         return tuple(SCALES[name] * scale**2 for scale in sweep)
     return sweep
 

@@ -1,9 +1,10 @@
-"""What a comparison keeps: the flags it was started with, and what the folder of each run says about its outcome.
+"""What a comparison keeps: the flags it was started with, and what the folder of each run says
+about its outcome.
 
-compare.json   the flags and the text of the comparison, and the outcome of all runs
-compare.md     the table; the best run of each optimizer
-compare.png    their held-out losses
-OPTIMIZER-lrLR-scaleSCALE/   a run of `pretrain`, log.txt with all it said, and diverged.txt if it did
+compare.json   the flags and the text of the comparison, and the outcome of all runs compare.md
+the table; the best run of each optimizer compare.png    their held-out losses
+OPTIMIZER-lrLR-scaleSCALE/   a run of `pretrain`, log.txt with all it said, and diverged.txt if it
+did
 """
 
 import json

@@ -1,4 +1,6 @@
-"""What a comparison shows: a table in Markdown, the same in JSON, and the curves of the best run of each optimizer."""
+"""What a comparison shows: a table in Markdown, the same in JSON, and the curves of the best run of
+each optimizer.
+"""
 
 import json
 import math
@@ -17,7 +19,9 @@ HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "o
 
 
 def write_report(config: Compare, record: Record) -> str:
-    """Write compare.json, compare.md and compare.png from the runs that have an outcome; return the table's text."""
+    """Write compare.json, compare.md and compare.png from the runs that have an outcome; return the
+    table's text.
+    """
     found = results(config)
     best, notes = best_of_each(found), edges(config, found)
     text = report(config, found, best, notes)
@@ -47,7 +51,9 @@ def best_of_each(found: list[Result]) -> list[Result]:
 
 
 def edges(config: Compare, found: list[Result]) -> list[str]:
-    """Say of which optimizers the best run is at an edge of the sweep; of those only that have been swept whole."""
+    """Say of which optimizers the best run is at an edge of the sweep; of those only that have been
+    swept whole.
+    """
     notes = []
     for best in best_of_each(found):
         name = OptimizerName(best.optimizer)

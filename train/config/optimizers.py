@@ -1,7 +1,8 @@
 """The optimizers by name, and what each is given unless told otherwise.
 
-The scales and intervals are the defaults of the functions of `grass_optax` that have these names, and those are the
-papers'. They stand here a second time, and a test compares them, because `--help` must not wait for JAX.
+The scales and intervals are the defaults of the functions of `grass_optax` that have these names,
+and those are the papers'. They stand here a second time, and a test compares them, because `--help`
+must not wait for JAX.
 """
 
 import enum
@@ -36,11 +37,12 @@ WITHOUT_RANK = BASELINES | BESIDE_THE_SPLIT | {OptimizerName.APOLLO_MINI}
 WITHOUT_SCALE = frozenset({OptimizerName.BADAM})  # it updates a block of weights at a time, all at one rate
 WITHOUT_KEY = frozenset({OptimizerName.COLUMN_SGD})
 
-# Peak learning rates, for tiny and the scales below. Of grassjump, grasswalk and adamw the best of a sweep by factors
-# of 2 (3 for adamw) at 300 steps; of frugal the best of 0.001, 0.003 and 0.01, of apollo_mini, coap, column_sgd and
-# online_subspace_descent the better of 0.003 and 0.01, at 100 steps of 8 windows. Not tuned: muon (adamw's, as its
-# updates have the size of adamw's), badam (Adam's default; it is made for fine-tuning), ldadam (its scripts' 0.001;
-# 0.003 and 0.01 were as good) and the others (0.01, GaLore's).
+# Peak learning rates, for tiny and the scales below. Of grassjump, grasswalk and adamw the best of
+# a sweep by factors of 2 (3 for adamw) at 300 steps; of frugal the best of 0.001, 0.003 and 0.01,
+# of apollo_mini, coap, column_sgd and online_subspace_descent the better of 0.003 and 0.01, at 100
+# steps of 8 windows. Not tuned: muon (adamw's, as its updates have the size of adamw's), badam
+# (Adam's default; it is made for fine-tuning), ldadam (its scripts' 0.001; 0.003 and 0.01 were as
+# good) and the others (0.01, GaLore's).
 LEARNING_RATES = {
     OptimizerName.GRASSJUMP: 5e-3,
     OptimizerName.GRASSWALK: 1e-2,

@@ -55,7 +55,9 @@ class ModelFlags:
     param_dtype: Precision = "float32"
     """Precision in which the parameters are kept."""
     remat: bool = False
-    """Compute each block again in the backward pass, in place of keeping what it computed: memory for time."""
+    """Compute each block again in the backward pass, in place of keeping what it computed: memory
+    for time.
+    """
 
     def build(self) -> LlamaConfig:
         """Return the configuration of the network."""
@@ -73,7 +75,9 @@ class DataFlags:
     """The text. A batch depends on nothing but the seed and the step."""
 
     data: str = STDLIB
-    """stdlib: Python files installed here. files:GLOB, quoted: text, .jsonl, .jsonl.gz, .parquet."""
+    """stdlib: Python files installed here. files:GLOB, quoted: text, .jsonl, .jsonl.gz,
+    .parquet.
+    """
     data_megabytes: float = STDLIB_MEGABYTES
     """Read at most this much text; 0 for all of it (0 for files)."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
@@ -95,13 +99,17 @@ class OptimizerFlags:
     learning_rate: float = LEARNING_RATES[OptimizerName.GRASSJUMP]
     """At the peak (each optimizer has its own)."""
     adam_learning_rate: float | None = None
-    """The same for what no method splits: embeddings, head, norms; for column_sgd norms (None: --learning-rate)."""
+    """The same for what no method splits: embeddings, head, norms; for column_sgd norms (None:
+    --learning-rate).
+    """
     rank: int = CONFIGS["tiny"].hidden_size // 4
     """Dimension of the subspaces (a quarter of the hidden size)."""
     update_proj_gap: int = UPDATE_PROJ_GAPS[OptimizerName.GRASSJUMP]
     """Steps between two subspaces; for badam, between two blocks (each optimizer has its own)."""
     scale: float = SCALES[OptimizerName.GRASSJUMP]
-    """Factor of the low-rank part; for adamw and muon, of the rate of the same weights (each has its own)."""
+    """Factor of the low-rank part; for adamw and muon, of the rate of the same weights (each has
+    its own).
+    """
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
@@ -147,7 +155,9 @@ class DeviceFlags:
     """The devices."""
 
     mesh: str = ""
-    """As data=2,fsdp=4,tensor=1: copies, shards of everything, shards of heads; -1 is what is left (one device)."""
+    """As data=2,fsdp=4,tensor=1: copies, shards of everything, shards of heads; -1 is what is left
+    (one device).
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +165,9 @@ class ProcessFlags:
     """The processes of a run over several machines. Not remembered: a run may go on with others."""
 
     distributed: bool = False
-    """This is one of them. SLURM, Open MPI, Kubernetes and TPU pods say which; elsewhere the next three do."""
+    """This is one of them. SLURM, Open MPI, Kubernetes and TPU pods say which; elsewhere the next
+    three do.
+    """
     coordinator_address: str | None = None
     """HOST:PORT of process 0, the same for all."""
     num_processes: int | None = None
@@ -224,7 +236,9 @@ def defaults(given: Pretrain) -> Pretrain:
 
 
 def flags(config: Pretrain) -> dict[str, Any]:
-    """Return every setting but run_dir, resume and the processes, by the name of its flag, as JSON has it."""
+    """Return every setting but run_dir, resume and the processes, by the name of its flag, as JSON
+    has it.
+    """
     merged = {key: value for group in GROUPS for key, value in vars(getattr(config, group)).items()}
     return merged | {
         "cache_dir": str(config.data.cache_dir.absolute()),
@@ -233,7 +247,9 @@ def flags(config: Pretrain) -> dict[str, Any]:
 
 
 def from_flags(settings: dict[str, Any], run_dir: Path) -> Pretrain:
-    """Rebuild a configuration from what `flags` returned; a flag that did not exist then has its default."""
+    """Rebuild a configuration from what `flags` returned; a flag that did not exist then has its
+    default.
+    """
     settings = settings | {
         "cache_dir": Path(settings["cache_dir"]),
         "optimizer": OptimizerName(settings["optimizer"]),

@@ -16,7 +16,8 @@ from train.config.run import (
     flags,
 )
 
-# What may differ when a run goes on: none of it changes a number of the result, but a mesh how its sums are rounded.
+# What may differ when a run goes on: none of it changes a number of the result, but a mesh how its
+# sums are rounded.
 FREE_TO_CHANGE = ("cache_dir", "log_every", "save_every", "mesh")
 
 # How the lists of a comparison are given.
@@ -58,7 +59,9 @@ def refuse_conflicts(given: Pretrain, stored: Pretrain) -> None:
 
 
 def refuse_other_flags(run_dir: Path, now: dict[str, Any], then: dict[str, Any]) -> None:
-    """Refuse flags that contradict the comparison in the folder; its optimizers and sweeps may change."""
+    """Refuse flags that contradict the comparison in the folder; its optimizers and sweeps may
+    change.
+    """
     if changed := _changes(now, then, "it"):
         raise UserError(
             f"the comparison in --run-dir {run_dir} was started with other flags than {changed}: all its runs share "

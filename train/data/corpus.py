@@ -1,7 +1,8 @@
 """The text to train on: documents without repeats, each either for training or held out.
 
-A document is a text file, a line of a .jsonl file, or a row of a .parquet file. `documents` reads them, `split` divides
-them. Both depend on the texts alone and, where a bound cuts a corpus short, on their names.
+A document is a text file, a line of a .jsonl file, or a row of a .parquet file. `documents` reads
+them, `split` divides them. Both depend on the texts alone and, where a bound cuts a corpus short,
+on their names.
 """
 
 import glob

@@ -3,8 +3,8 @@
 `load_tokens` turns a corpus into two arrays of tokens on disk, once. Their folder is named after a
 hash of the documents and the tokenizer's settings, appears in one rename, and is verified when it
 is opened. `training_windows` and `held_out_batches` are Grain datasets over contiguous windows of
-such an array; as a step knows the indices of its windows, resuming a run needs no state of theirs, and
-any process can read those of its own devices.
+such an array; as a step knows the indices of its windows, resuming a run needs no state of theirs,
+and any process can read those of its own devices.
 """
 
 import hashlib
@@ -143,7 +143,8 @@ class Windows:
 
 
 def training_windows(tokens: np.ndarray, config: DataFlags) -> grain.MapDataset:
-    """Return the endless dataset of training windows (T + 1,): update t + 1 sees those from t B to (t + 1) B.
+    """Return the endless dataset of training windows (T + 1,): update t + 1 sees those from t B to
+    (t + 1) B.
 
     Every window comes once per epoch, in an order that is drawn anew for each epoch.
     """
@@ -152,7 +153,9 @@ def training_windows(tokens: np.ndarray, config: DataFlags) -> grain.MapDataset:
 
 
 def training_rows(windows: grain.MapDataset, step: int, batch_size: int) -> Callable[[int, int], np.ndarray]:
-    """Return the function that reads rows [start, stop) of the batch (B, T + 1) of update `step` + 1."""
+    """Return the function that reads rows [start, stop) of the batch (B, T + 1) of update `step` +
+    1.
+    """
 
     def rows(start: int, stop: int) -> np.ndarray:
         return np.stack([np.asarray(windows[step * batch_size + row]) for row in range(start, stop)])

@@ -1,7 +1,9 @@
-"""What a training step will take of each device of a mesh, and what the devices will send each other.
+"""What a training step will take of each device of a mesh, and what the devices will send each
+other.
 
-The trainer's own step is compiled ahead of time from shapes and shardings; nothing runs and nothing is allocated, so
-the devices need not be here. Host (CPU) devices stand for them, or the compiler of a TPU compiles for a topology.
+The trainer's own step is compiled ahead of time from shapes and shardings; nothing runs and nothing
+is allocated, so the devices need not be here. Host (CPU) devices stand for them, or the compiler of
+a TPU compiles for a topology.
 """
 
 import dataclasses
@@ -111,7 +113,9 @@ def planned_step(run: Pretrain, mesh: Mesh) -> dict[str, Any]:
 
 
 def compiled_step(program: Program) -> dict[str, Any]:
-    """Return what the compiler says of a step: its memory, and what is sent. Or that it does not fit."""
+    """Return what the compiler says of a step: its memory, and what is sent. Or that it does not
+    fit.
+    """
     try:
         compiled = program.train_step.lower(program.state, program.windows).compile()
     except jax.errors.JaxRuntimeError as error:

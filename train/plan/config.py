@@ -21,17 +21,20 @@ class PlanFlags:
     """The plan."""
 
     topology: str = ""
-    """Compile for these TPUs, none of which need be here: v5e:8x8, v5p:4x4x4. Needs libtpu (CPU devices)."""
+    """Compile for these TPUs, none of which need be here: v5e:8x8, v5p:4x4x4. Needs libtpu (CPU
+    devices).
+    """
     json: Path | None = None
     """Write the plan here too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Say what a training step will take of each device of a mesh, and what the devices will send each other.
+    """Say what a training step will take of each device of a mesh, and what the devices will send
+    each other.
 
-    The step of `pretrain` is compiled for the devices of --mesh, which need not be here; nothing runs. The defaults
-    shown go with tiny and grassjump; others are in brackets.
+    The step of `pretrain` is compiled for the devices of --mesh, which need not be here; nothing
+    runs. The defaults shown go with tiny and grassjump; others are in brackets.
     """
 
     plan: PlanFlags = PlanFlags()

@@ -24,7 +24,8 @@ class Checkpoints:
             enable_async_checkpointing=False,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        # The step of the newest checkpoint, if there is one: the same for all processes, whatever each sees already.
+        # The step of the newest checkpoint, if there is one: the same for all processes, whatever
+        # each sees already.
         self.latest: int | None = on_first(self._manager.latest_step)
 
     def __enter__(self) -> Self:
@@ -39,8 +40,8 @@ class Checkpoints:
         self.latest = step
 
     def restore(self, step: int, abstract: State) -> State:
-        """Return the state after `step` updates; `abstract` has its structure, shapes and shardings, whatever those of
-        the run that saved it were.
+        """Return the state after `step` updates; `abstract` has its structure, shapes and
+        shardings, whatever those of the run that saved it were.
         """
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return cast(State, state)

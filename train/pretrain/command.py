@@ -1,4 +1,6 @@
-"""A run from its configuration to its end, through any number of interruptions, in one process or several."""
+"""A run from its configuration to its end, through any number of interruptions, in one process or
+several.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -45,7 +47,9 @@ def pretrain(config: Pretrain) -> None:
 
 
 def _open(config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> str:
-    """Hold the folder of the run, write or check what it is, and return the token that others find there."""
+    """Hold the folder of the run, write or check what it is, and return the token that others find
+    there.
+    """
     folder = config.run_dir
     held.enter_context(locked(folder, f"another process is training in --run-dir {folder}: wait for its end."))
     if config.resume:
@@ -63,7 +67,8 @@ def _load(config: Pretrain, fingerprint: str | None) -> Data:
 
     if jax.process_count() == 1:
         return load(fingerprint)
-    # Process 0 prepares the text; on machines that share no cache the others do too, and have to find the same.
+    # Process 0 prepares the text; on machines that share no cache the others do too, and have to
+    # find the same.
     found = on_first(lambda: load(fingerprint).tokens.fingerprint)
     return everywhere(lambda: load(found))
 

@@ -133,7 +133,9 @@ class Trainer:
         self.clock = time.perf_counter()
 
     def losses(self, params: Params, windows: np.ndarray) -> np.ndarray:
-        """Return the losses of the tokens of at most a batch of windows, which is filled up with some of them."""
+        """Return the losses of the tokens of at most a batch of windows, which is filled up with
+        some of them.
+        """
         whole = np.resize(windows, self.program.windows.shape)
         batch = place_batch(self.program.windows, lambda start, stop: whole[start:stop])
         return np.asarray(self.program.token_losses(params, batch))[: len(windows)]

@@ -17,7 +17,9 @@ class Metrics:
     """The rows of metrics.jsonl, in memory and on disk, where each arrives as it is added."""
 
     def __init__(self, path: Path | None, step: int) -> None:
-        """Open the file, and forget what comes after `step`, from which the run goes on; with None nothing is kept."""
+        """Open the file, and forget what comes after `step`, from which the run goes on; with None
+        nothing is kept.
+        """
         self.rows: list[Row] = []
         self._file: TextIO | None = None
         if path is not None:

@@ -12,7 +12,9 @@ class Display:
     """Shows updates, and messages among them."""
 
     def __init__(self, steps: int, every: int, quiet: bool = False) -> None:
-        """Expect `steps` updates; where there is no terminal, show each `every`-th; where `quiet`, nothing."""
+        """Expect `steps` updates; where there is no terminal, show each `every`-th; where `quiet`,
+        nothing.
+        """
         self.steps, self.every = steps, every
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
         self.live: Progress | None = None

@@ -26,8 +26,8 @@ from train.config.run import OptimizerFlags, ScheduleFlags
 
 RANDOM_START = 0.8  # of the run: GoLore@20% of arXiv 2410.11289 draws random bases in the last fifth
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
-# Muon's update gets the root mean square of AdamW's, whatever the shape (arXiv 2502.16982), so that learning rate and
-# scale mean for it what they mean for AdamW.
+# Muon's update gets the root mean square of AdamW's, whatever the shape (arXiv 2502.16982), so that
+# learning rate and scale mean for it what they mean for AdamW.
 MUON_RMS = 0.2
 
 
@@ -49,13 +49,17 @@ def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False
 ) -> optax.GradientTransformation:
-    """Return the gradient clip followed by the optimizer, which may multiply one layer after the other."""
+    """Return the gradient clip followed by the optimizer, which may multiply one layer after the
+    other.
+    """
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(clip, _method(config, schedule, seed, map_stacks))
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-    """Return the sharding of every array of the optimizer's state, given those of the parameters."""
+    """Return the sharding of every array of the optimizer's state, given those of the
+    parameters.
+    """
     return grass_optax.state_shardings(tx, params, shardings)
 
 
@@ -96,10 +100,11 @@ def _options(config: OptimizerFlags, steps: int, seed: int, map_stacks: bool) ->
 
 
 def _baseline(config: OptimizerFlags, schedule: ScheduleFlags) -> optax.GradientTransformation:
-    """AdamW or Muon with two rates: a subspace method's `scale` is a ratio of rates too, and is half of any comparison.
+    """AdamW or Muon with two rates: a subspace method's `scale` is a ratio of rates too, and is
+    half of any comparison.
 
-    Moments are float32, as everywhere in the library, whatever the weights. What is not a kernel gets the same AdamW
-    from both: `optax.contrib.muon` alone would give it Nesterov's.
+    Moments are float32, as everywhere in the library, whatever the weights. What is not a kernel
+    gets the same AdamW from both: `optax.contrib.muon` alone would give it Nesterov's.
     """
 
     def adamw(peak: float) -> optax.GradientTransformation:

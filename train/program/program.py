@@ -1,6 +1,8 @@
-"""What a run computes with: its programs, and where each of their arrays lies, from the configuration alone.
+"""What a run computes with: its programs, and where each of their arrays lies, from the
+configuration alone.
 
-Nothing here holds a number: whoever wants to know what a run takes can compile its programs without weights.
+Nothing here holds a number: whoever wants to know what a run takes can compile its programs without
+weights.
 """
 
 import functools
@@ -35,7 +37,9 @@ class Program(NamedTuple):
 
 
 def make_program(config: Pretrain, mesh: Mesh, planned: bool = False) -> Program:
-    """Return the programs of a run, not yet compiled; `planned` are those of other devices if these are of a CPU."""
+    """Return the programs of a run, not yet compiled; `planned` are those of other devices if these
+    are of a CPU.
+    """
     model, seed = config.model.build(), config.data.seed
     tx = make_optimizer(config.optimizer, config.schedule, seed, map_stacks=maps_stacks(mesh, planned))
     initial_state = make_initial_state(model, tx, seed)

@@ -1,8 +1,9 @@
 """Where the arrays of a run lie: the only file that knows the axes of a mesh.
 
-A mesh has three axes. `data` holds copies of everything and shards the batch; `fsdp` shards the batch too, and every
-matrix; `tensor` shards heads, intermediate features and the vocabulary. What each axis of a parameter means is said by
-`LOGICAL`, where it lies by `TENSOR_SHARDS` and `_axes`; the optimizer's state follows from that.
+A mesh has three axes. `data` holds copies of everything and shards the batch; `fsdp` shards the
+batch too, and every matrix; `tensor` shards heads, intermediate features and the vocabulary. What
+each axis of a parameter means is said by `LOGICAL`, where it lies by `TENSOR_SHARDS` and `_axes`;
+the optimizer's state follows from that.
 """
 
 import functools
@@ -66,7 +67,9 @@ def make_mesh(given: str, batch_size: int, devices: Sequence[jax.Device] | None 
 
 
 def mesh_sizes(given: str) -> dict[str, int]:
-    """Return the size of every axis of a mesh whose devices need not be here, so that -1 would say nothing."""
+    """Return the size of every axis of a mesh whose devices need not be here, so that -1 would say
+    nothing.
+    """
     sizes = _parsed(given)
     if not sizes or -1 in sizes.values():
         raise UserError(
@@ -122,8 +125,9 @@ def _param_sharding(mesh: Mesh, path: Any, x: Any) -> NamedSharding:
 def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, ...]]:
     """Return the mesh axes of each axis of a parameter.
 
-    `fsdp` lies on the side of a kernel where the basis of its subspace is, the smaller one and the input of a square
-    one, or the basis would be whole on every device (docs/sharding.md); of embeddings and head on the hidden dimension.
+    `fsdp` lies on the side of a kernel where the basis of its subspace is, the smaller one and the
+    input of a square one, or the basis would be whole on every device (docs/sharding.md); of
+    embeddings and head on the hidden dimension.
     """
     if not logical:
         return []
@@ -133,10 +137,11 @@ def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, .
 
 
 def maps_stacks(mesh: Mesh, planned: bool) -> bool:
-    """Whether the optimizer multiplies one layer after the other: where a device holds a part of each matrix.
+    """Whether the optimizer multiplies one layer after the other: where a device holds a part of
+    each matrix.
 
-    Not in what runs on CPU devices: they begin the sums of independent loops each in an order of its own, and then wait
-    for each other for ever (docs/sharding.md).
+    Not in what runs on CPU devices: they begin the sums of independent loops each in an order of
+      its own, and then wait for each other for ever (docs/sharding.md).
     """
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     return mesh.shape[FSDP] * mesh.shape[TENSOR] > 1 and (planned or not is_cpu)
@@ -148,7 +153,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.ndarray]) -> jax.Array:
-    """Return the batch of which each device asks for its `rows` [start, stop): a process reads those of its own."""
+    """Return the batch of which each device asks for its `rows` [start, stop): a process reads
+    those of its own.
+    """
     read = functools.cache(rows)  # devices that differ in `tensor` alone ask for the same
 
     def part(index: Any) -> np.ndarray:
@@ -161,11 +168,12 @@ def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.nda
 def placement(mesh: Mesh) -> Placement:
     """Return where activations lie.
 
-    Each device has the residual stream (B, T, D) and the logits (B, T, V) of its own windows, and weights are gathered
-    for them layer by layer. Left to itself, the compiler shards the hidden dimension: every device then works on the
-    whole batch, and all of them sum the results of nearly every product, which grow with the batch. Embeddings are
-    looked up where their columns are, and then change places over `fsdp`; the compiler alone would gather those of the
-    whole batch, if it is sharded over `data` too. Heads lie on `tensor` alone, and not as the rows of `o` do.
+    Each device has the residual stream (B, T, D) and the logits (B, T, V) of its own windows, and
+    weights are gathered for them layer by layer. Left to itself, the compiler shards the hidden
+    dimension: every device then works on the whole batch, and all of them sum the results of nearly
+    every product, which grow with the batch. Embeddings are looked up where their columns are, and
+    then change places over `fsdp`; the compiler alone would gather those of the whole batch, if it
+    is sharded over `data` too. Heads lie on `tensor` alone, and not as the rows of `o` do.
     """
 
     def at(*axes: Any) -> Callable[[jax.Array], jax.Array]:

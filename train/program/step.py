@@ -65,7 +65,9 @@ def make_train_step(
     schedule: optax.Schedule,
     place: Placement = ANYWHERE,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
-    """Return the update; `schedule` is only reported, as the optimizer has it built in. `place` is the model's."""
+    """Return the update; `schedule` is only reported, as the optimizer has it built in. `place` is
+    the model's.
+    """
 
     def mean_loss(params: Params, windows: Array) -> Array:
         return token_losses(graphdef, params, windows, place).mean()

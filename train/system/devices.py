@@ -7,7 +7,9 @@ import jax
 
 
 def device_summary() -> dict[str, Any]:
-    """Return the device's name and, where its backend tells, the most memory this process has had in use there."""
+    """Return the device's name and, where its backend tells, the most memory this process has had
+    in use there.
+    """
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}  # None on CPU
     peak = statistics.get("peak_bytes_in_use")

@@ -1,7 +1,8 @@
 """Several processes as one run: how they meet, agree and end. The engine is `jax.distributed`.
 
-Every process does the same with its own devices. Process 0 alone reads and writes what is the run's and no array; what
-it finds, and what goes wrong in any, all are told. So they take the same turns, and end together.
+Every process does the same with its own devices. Process 0 alone reads and writes what is the run's
+and no array; what it finds, and what goes wrong in any, all are told. So they take the same turns,
+and end together.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ Result = TypeVar("Result")
 def joined(config: ProcessFlags, go_on: str) -> Iterator[None]:
     """Be one of the processes of a run while entered; `go_on` says what to do if one of them dies.
 
-    What is not raised in all of them ends this process at once: JAX would wait for the others at its exit, while they
-    wait for it in the middle of a sum. They end when they miss it.
+    What is not raised in all of them ends this process at once: JAX would wait for the others at
+      its exit, while they wait for it in the middle of a sum. They end when they miss it.
     """
     if not config.distributed:
         _refuse_alone(config)
@@ -84,8 +85,9 @@ def _initialize(config: ProcessFlags) -> None:
 
 
 class LastWords:
-    """Says something if this process ends before it withdraws it, in whatever way: nobody can catch a SIGKILL, nor how
-    JAX ends a process that misses another. A shell waits for a line, and speaks when there can be none.
+    """Says something if this process ends before it withdraws it, in whatever way: nobody can catch
+    a SIGKILL, nor how JAX ends a process that misses another. A shell waits for a line, and speaks
+    when there can be none.
     """
 
     def __init__(self, words: str) -> None:
@@ -99,10 +101,11 @@ class LastWords:
 
 
 class SharedStopSignals:
-    """While entered, SIGTERM or SIGINT in one process makes `poll` raise `Stopped` in all, at the same step.
+    """While entered, SIGTERM or SIGINT in one process makes `poll` raise `Stopped` in all, at the
+    same step.
 
-    JAX's preemption service watches SIGTERM, and has the processes stop at the step after the last that any of them has
-    asked about. SIGINT is handed on to it, and a second one ends the process.
+    JAX's preemption service watches SIGTERM, and has the processes stop at the step after the last
+    that any of them has asked about. SIGINT is handed on to it, and a second one ends the process.
     """
 
     def __init__(self) -> None:
@@ -123,9 +126,11 @@ class SharedStopSignals:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def poll(self, step: int) -> None:
-        """Raise `Stopped` if this is the step agreed on; to be called before each, with the same step in all.
+        """Raise `Stopped` if this is the step agreed on; to be called before each, with the same
+        step in all.
 
-        Of a run that goes on at step t, no step before t was asked about: a signal by then has it stop at one of them.
+        Of a run that goes on at step t, no step before t was asked about: a signal by then has it
+          stop at one of them.
         """
         steps = range(self._asked + 1, step + 1) or (step,)
         self._asked = step
