@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import (
@@ -30,12 +30,15 @@ class CompareFlags:
     """Optimizers to compare."""
     sweep_lr: tuple[float, ...] | None = None
     """Peak learning rates to try with each optimizer."""
-    sweep_scale: tuple[float, ...] | None = None
-    """Scales to try with each optimizer and learning rate. Scales are learning-rate ratios. APOLLO
-    takes a square root, so it is given scale^2, and APOLLO-Mini 128 scale^2; BAdam has no scale.
-    """
+    sweep_scale: Annotated[
+        tuple[float, ...] | None,
+        tyro.conf.arg(
+            help="Scales to try with each optimizer and learning rate. Scales are learning-rate ratios. APOLLO takes a "
+            "square root, so it is given scale², and APOLLO-Mini 128·scale²; BAdam has no scale."
+        ),
+    ] = None
     rank: int = OptimizerFlags.rank
-    """Dimension of the subspaces (default: a quarter of the hidden size)."""
+    """Dimension of the subspaces; by default a quarter of the hidden size."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
@@ -46,10 +49,10 @@ class CompareFlags:
 class Compare:
     """Train with several optimizers from the same weights on the same data: a table and a plot.
 
-    Defaults are shown for tiny, stdlib and 300 steps; parentheses say how they change. Each run is
-    an ordinary `pretrain` run in a separate process, with a folder in --run-dir; checkpoints are
-    kept for the best run of each optimizer. Run the command again to resume where it stopped, with
-    more optimizers or values if you like.
+    Each run is an ordinary `pretrain` run in a separate process, with a folder in --run-dir;
+    checkpoints are kept for the best run of each optimizer. Run the command again to resume where
+    it stopped, with more optimizers or values if you like. The defaults below are for tiny, stdlib
+    and 300 steps.
     """
 
     run_dir: Path

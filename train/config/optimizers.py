@@ -233,5 +233,5 @@ OPTIMIZERS: dict[str, Optimizer] = {
 if TYPE_CHECKING:
     OptimizerName = str
 else:
-    OptimizerName = Literal[tuple(OPTIMIZERS)]  # the choices that the command line offers
+    OptimizerName = Literal[tuple(OPTIMIZERS)]  # the choices of the command line
 NO_GAP = 100  # value of --update-proj-gap for an optimizer that has no interval

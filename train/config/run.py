@@ -53,15 +53,13 @@ class ModelFlags:
     model: ModelName = "tiny"
     """Size of the LLaMA model."""
     vocab_size: int = CONFIGS["tiny"].vocab_size
-    """Size of the vocabulary (32000 for models other than tiny)."""
+    """Size of the vocabulary; 32000 by default for models other than tiny."""
     dtype: Precision = "float32"
     """Precision of the matrix products."""
     param_dtype: Precision = "float32"
     """Precision of the parameters."""
     remat: bool = False
-    """Recompute each block in the backward pass instead of storing its activations: less memory,
-    more time.
-    """
+    """Recompute blocks in the backward pass instead of storing activations, to save memory."""
 
     def build(self) -> LlamaConfig:
         """Return the configuration of the network."""
@@ -79,17 +77,15 @@ class DataFlags:
     """The text. A batch depends only on the seed and the step."""
 
     data: str = STDLIB
-    """Text to train on. stdlib: the Python files installed here. files:GLOB (in quotes): text,
-    .jsonl, .jsonl.gz and .parquet files.
-    """
+    """stdlib: Python files installed here; 'files:GLOB': text, .jsonl, .jsonl.gz, .parquet."""
     data_megabytes: float = STDLIB_MEGABYTES
-    """Read at most this much text; 0 for all of it (default for files: 0)."""
+    """Read at most this much text; 0 reads all of it, the default for files."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
     """Cache for tokenizers and tokens."""
     batch_size: int = BATCHES["tiny"][0]
-    """Windows of text per batch (32 for models other than tiny)."""
+    """Windows of text per batch; 32 by default for models other than tiny."""
     seq_len: int = BATCHES["tiny"][1]
-    """Tokens predicted per window (256 for models other than tiny)."""
+    """Tokens predicted per window; 256 by default for models other than tiny."""
     seed: int = 0
     """Seed of the initial weights, the order of the text, the subspaces and the sample."""
 
@@ -101,27 +97,26 @@ class OptimizerFlags:
     optimizer: OptimizerName = _GRASSJUMP.name
     """Optimizer to train with."""
     learning_rate: float = _GRASSJUMP.learning_rate
-    """Peak learning rate (the default depends on the optimizer)."""
-    adam_learning_rate: float | None = None
-    """Peak learning rate of parameters that are not split (embeddings, head, norms; norms only for
-    column_sgd). Default: --learning-rate.
-    """
+    """Peak learning rate; the default depends on the optimizer."""
+    adam_learning_rate: Annotated[
+        float | None,
+        tyro.conf.arg(
+            help="Peak learning rate of parameters that are not split (embeddings, head, norms; norms only for "
+            "column_sgd). Default: --learning-rate."
+        ),
+    ] = None
     rank: int = CONFIGS["tiny"].hidden_size // 4
-    """Dimension of the subspaces (default: a quarter of the hidden size)."""
+    """Dimension of the subspaces; by default a quarter of the hidden size."""
     update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
-    """Steps between two subspaces; for badam, between two blocks (the default depends on the
-    optimizer).
-    """
+    """Steps between subspaces (badam: blocks); the default depends on the optimizer."""
     scale: float = _GRASSJUMP.scale
-    """Factor of the low-rank update; for adamw and muon, of the learning rate of the same weights
-    (the default depends on the optimizer).
-    """
+    """Factor of the low-rank update (adamw, muon: of the kernels' rate); default per optimizer."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
     mu_dtype: MomentPrecision = "float32"
-    """Precision of the first moments (float8 stores a scale per column)."""
+    """Precision of the first moments; float8 also stores a scale per column."""
     nu_dtype: MomentPrecision = "float32"
     """Precision of the second moments."""
 
@@ -133,7 +128,7 @@ class ScheduleFlags:
     steps: int = 300
     """Number of updates."""
     warmup_steps: int = 30
-    """Updates before the peak learning rate (default: a tenth of --steps)."""
+    """Updates before the peak learning rate; by default a tenth of --steps."""
     final_lr_fraction: float = 0.1
     """Learning rate at the end, as a fraction of the peak."""
 
@@ -158,23 +153,27 @@ class ReportFlags:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceFlags:
-    """The devices."""
+    """The devices.
+
+    On a mesh, the axis data replicates the model, fsdp shards every matrix, and tensor shards heads,
+    features and the vocabulary.
+    """
 
     mesh: str = ""
-    """Sizes of the device mesh, for example data=2,fsdp=4,tensor=1. data replicates the model, fsdp
-    shards everything, tensor shards heads and features; -1 uses all remaining devices (default: one
-    device).
-    """
+    """Mesh sizes, as data=2,fsdp=4,tensor=1; -1 for all other devices. Default: one device."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessFlags:
     """The processes of a multi-process run. Not stored: a run may resume on other processes."""
 
-    distributed: bool = False
-    """Run as one process of a multi-process job. Detected automatically under SLURM, Open MPI,
-    Kubernetes and TPU pods; otherwise also pass the next three flags.
-    """
+    distributed: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Run as one process of a multi-process job. Detected automatically under SLURM, Open MPI, Kubernetes "
+            "and TPU pods; otherwise also pass the next three flags."
+        ),
+    ] = False
     coordinator_address: str | None = None
     """HOST:PORT of process 0; the same in all processes."""
     num_processes: int | None = None
@@ -189,8 +188,8 @@ class ProcessFlags:
 class Pretrain:
     """Train a language model from scratch, or resume a run.
 
-    Defaults are shown for tiny, grassjump, stdlib and 300 steps; parentheses say how they change.
-    Ctrl-C and SIGTERM save a checkpoint and exit with status 0; a second signal exits immediately.
+    The defaults below are for tiny, grassjump, stdlib and 300 steps. Ctrl-C and SIGTERM save a
+    checkpoint and exit with status 0; a second signal exits immediately.
     """
 
     run_dir: Path

@@ -11,9 +11,9 @@ class BatchFlags:
     """The batch."""
 
     batch_size: int | None = None
-    """Windows of text per batch (default: one per device of data x fsdp)."""
+    """Windows of text per batch; None for one per device of data x fsdp."""
     seq_len: int = DataFlags.seq_len
-    """Tokens predicted per window (256 for models other than tiny)."""
+    """Tokens predicted per window; 256 by default for models other than tiny."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,7 @@ class PlanFlags:
     """The plan."""
 
     topology: str = ""
-    """Compile for these TPUs, for example v5e:8x8 or v5p:4x4x4; they need not be present. Requires
-    libtpu (default: simulated CPU devices).
-    """
+    """TPUs to compile for, as v5e:8x8; requires libtpu. Default: simulated CPU devices."""
     json: Path | None = None
     """Also write the plan to this file."""
 
@@ -33,7 +31,7 @@ class Plan:
     """Report the memory per device and the traffic between devices of a training step.
 
     Compiles the step of `pretrain` for the devices of --mesh, which need not be present; nothing is
-    run. Defaults are shown for tiny and grassjump; parentheses say how they change.
+    run. The defaults below are for tiny and grassjump.
     """
 
     plan: PlanFlags = PlanFlags()
