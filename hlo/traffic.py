@@ -225,7 +225,7 @@ def _group_size(attributes: str, devices: int) -> int:
         return int(iota[1])
     of_mesh = re.search(r"replica_groups=mesh\[(.*?)\].*? \{('[^}]*)\}", attributes)
     if of_mesh is None:
-        raise ValueError(f"the groups of a collective have an unknown notation: {attributes[:200]}")
+        raise ValueError(f"the groups of a collective are not understood: {attributes[:200]}")
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", of_mesh[1]))
     # A part of an axis is written 'axis':(devices before it)size.
     return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", of_mesh[2]))

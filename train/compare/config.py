@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import tyro
+
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import (
     DataFlags,

@@ -155,8 +155,8 @@ class ReportFlags:
 class DeviceFlags:
     """The devices.
 
-    On a mesh, the axis data replicates the model, fsdp shards every matrix, and tensor shards heads,
-    features and the vocabulary.
+    On a mesh, the axis data replicates the model, fsdp shards every matrix, and tensor shards
+    heads, features and the vocabulary.
     """
 
     mesh: str = ""
