@@ -135,7 +135,7 @@ def test_a_comparison_stopped_and_killed_on_its_way_is_finished(
     what_was_done_was_not_done_again(comparison)
     the_table_is_that_of_the_runs(comparison)
     # A run made with other defaults, as by another version, is not compared.
-    monkeypatch.setitem(UPDATE_PROJ_GAPS, OptimizerName.GRASSJUMP, 77)
+    monkeypatch.setitem(UPDATE_PROJ_GAPS, "grassjump", 77)
     assert main(launcher.comparison(comparison.run_dir, *WORDS, warmup_steps=0)) == 2
     assert "--update-proj-gap 77 (the run has 100)" in capsys.readouterr().err
 

@@ -97,7 +97,7 @@ def test_runs_differ_in_what_belongs_to_a_cell_only() -> None:
 
 
 def test_no_two_cells_share_a_folder() -> None:
-    close = [Cell(OptimizerName.ADAMW, lr, 1.0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
+    close = [Cell("adamw", lr, 1.0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
     assert [cell.folder for cell in close] == [
         f"adamw-lr{lr}-scale1" for lr in ("0.1", "0.1000000001", "1e-05", "1", "10")
     ]

@@ -146,7 +146,7 @@ def test_a_tpu_that_is_not_here(tmp_path: Path) -> None:
     assert found["device"] == "TPU v5 lite"
     assert found["compiled"]["argument"] < found["compiled"]["peak"] <= found["compiled"]["total"]
     assert "at most at one time" in done.stdout
-    kinds = {(one["kind"], one["at_refresh"]) for one in found["sent"]}
+    kinds = {(one["kind"], one["conditional"]) for one in found["sent"]}
     assert {("reduce-scatter", False), ("all-gather", False), ("all-reduce", True)} <= kinds
     assert max(one["times"] for one in found["sent"] if one["kind"] == "all-gather") >= 4
 

@@ -86,7 +86,7 @@ def finished(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.fixture(scope="session")
 def adamw(finished: Callable[[OptimizerName], Finished]) -> Finished:
-    return finished(OptimizerName.ADAMW)
+    return finished("adamw")
 
 
 def wait_for(process: subprocess.Popen[str], happened: Callable[[], object]) -> None:
@@ -114,7 +114,7 @@ def is_saving(run_dir: Path, step: int) -> bool:
 # What a run leaves
 
 
-@pytest.mark.parametrize("optimizer", [OptimizerName.GRASSJUMP, OptimizerName.GRASSWALK, OptimizerName.ADAMW])
+@pytest.mark.parametrize("optimizer", ["grassjump", "grasswalk", "adamw"])
 def test_a_run_leaves_its_files(optimizer: OptimizerName, finished: Callable[[OptimizerName], Finished]) -> None:
     run_dir = finished(optimizer).run_dir
     updates = [row for row in rows(run_dir) if "loss" in row]
@@ -238,7 +238,7 @@ def test_one_process_at_a_time(launcher: Launcher, tmp_path: Path, capsys: pytes
 # Interruptions
 
 
-@pytest.mark.parametrize("optimizer", [OptimizerName.ADAMW, OptimizerName.GRASSJUMP])
+@pytest.mark.parametrize("optimizer", ["adamw", "grassjump"])
 def test_kills_change_nothing(
     optimizer: OptimizerName,
     finished: Callable[[OptimizerName], Finished],
