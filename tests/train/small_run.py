@@ -27,8 +27,8 @@ SMALL = {
     "sample_tokens": 5,
 }
 # For losses on other devices: a fifth of the usual learning rate. Adam turns a gradient that is
-# nothing but rounding into a whole step, so at 5e-3 the losses of one and of two devices differed by
-# 1.4e-4 after 20 steps; at 1e-3 they stay within 5e-7 (jax 0.10 and 0.12). From one batch to the
+# nothing but rounding into a whole step, so at 5e-3 the losses of one and of two devices differed
+# by 1.4e-4 after 20 steps; at 1e-3 they stay within 5e-7 (jax 0.10 and 0.12). From one batch to the
 # next they differ by 2e-3 to 5e-2, relatively.
 STEADY = {"batch_size": 8, "steps": 20, "learning_rate": 1e-3}
 SAME_LOSS = 1e-5

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.train.small_run import ROOT
 from train.config.run import DataFlags, UserError
 from train.data import windows as data
 from train.data.corpus import documents, split
@@ -103,7 +104,7 @@ def test_held_out_batches_are_the_same_for_every_seed_and_never_repeat() -> None
 
 def test_too_little_text_for_a_window_is_an_error() -> None:
     for make in (training_windows, lambda *given: held_out_batches(*given, 1)):
-        with pytest.raises(UserError, match=r"has 10 tokens, and a window takes 11.*--seq-len"):
+        with pytest.raises(UserError, match=r"has 10 tokens, but a window needs 11.*--seq-len"):
             make(TOKENS[:10], FLAGS)
         assert make(TOKENS[:11], FLAGS)[0].shape[-1] == 11
 
@@ -291,7 +292,7 @@ data._sha256 = lambda path: time.sleep(100)  # the tokens are written, the manif
 cache = pathlib.Path({str(cached.cache_dir)!r})
 data.load_tokens(config.DataFlags(data={cached.data!r}, cache_dir=cache), {VOCABULARY})
 """
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     while not list(cached.cache_dir.glob(f"*{data.UNFINISHED}/held_out.bin")):
         assert process.poll() is None
         time.sleep(1e-3)

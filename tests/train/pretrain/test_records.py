@@ -90,7 +90,7 @@ def test_a_file_is_whole_or_what_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(_: int) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("train.files.os.fsync", fail)
+    monkeypatch.setattr("train.system.files.os.fsync", fail)
     with pytest.raises(OSError, match="full"):
         write_whole(tmp_path / "x", "new and longer")
     assert (tmp_path / "x").read_text() == "old"
