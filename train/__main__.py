@@ -59,7 +59,7 @@ def _read(arguments: Sequence[str], default: Command | None) -> Command:
     return config
 
 
-def run(config: Command) -> None:
+def dispatch(config: Command) -> None:
     """Run a command.
 
     The commands are imported here because their imports take seconds, which `--help` and mistakes
@@ -84,7 +84,7 @@ def run(config: Command) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run a command and return the exit status."""
     try:
-        run(parse(arguments))
+        dispatch(parse(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

@@ -40,6 +40,13 @@ def losses(run_dir: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
+def write_texts(folder: Path, **texts: str) -> str:
+    """Write text files by name, and return the --data that reads them."""
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_bytes(text.encode())
+    return f"files:{folder}/*.txt"
+
+
 class Launcher:
     """Starts `python -m train` on the small corpus, in this process or in another."""
 
