@@ -58,7 +58,7 @@ def make_comparison(launcher: Launcher, run_dir: Path) -> Comparison:
     wait_for(process, lambda: (run_dir / GRASSJUMP / "config.json").exists())
     process.kill()
     process.communicate()
-    # The run that was under way is a process of its own and goes on.
+    # The run in progress is a separate process and continues.
     deadline = time.monotonic() + 200
     while not (run_dir / GRASSJUMP / "summary.json").exists():
         assert time.monotonic() < deadline

@@ -102,8 +102,8 @@ def test_a_command_line_with_few_flags_has_the_defaults_of_tiny() -> None:
 
 
 def test_defaults_follow_model_optimizer_corpus_and_steps() -> None:
-    given = ("--model", "60m", "--optimizer", "adamw", "--data", "files:x", "--steps", 50)
-    settings = flat(parse(command(*given)))
+    words = ("--model", "60m", "--optimizer", "adamw", "--data", "files:x", "--steps", 50)
+    settings = flat(parse(command(*words)))
     assert settings["vocab_size"] == 32000
     assert settings["rank"] == 128
     assert settings["learning_rate"] == 3e-3
@@ -132,13 +132,13 @@ def test_no_name_is_in_two_groups() -> None:
 
 
 def test_conflicts_are_named_and_what_changes_no_result_may_change() -> None:
-    kept = parse(command())
+    stored = parse(command())
     with pytest.raises(UserError) as error:
-        refuse_conflicts(parse(command("--rank", 8, "--steps", 20)), kept)
+        refuse_conflicts(parse(command("--rank", 8, "--steps", 20)), stored)
     for part in ("--rank 8 (the run has 32)", "--steps 20 (the run has 300)", "another --run-dir"):
         assert part in str(error.value)
     free = ("--steps", 300, "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
-    refuse_conflicts(parse(command(*free)), kept)
+    refuse_conflicts(parse(command(*free)), stored)
 
 
 def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,8 +242,8 @@ def test_the_processes_are_not_stored() -> None:
 
 
 def test_a_boolean_flag_of_a_stored_run_may_be_repeated_but_not_negated() -> None:
-    kept = parse(command("--remat"))
-    assert kept.model.build().remat
+    stored = parse(command("--remat"))
+    assert stored.model.build().remat
     assert not parse(command()).model.build().remat
     with pytest.raises(UserError, match=r"--remat False \(the run has True\)"):
-        refuse_conflicts(parse(command("--no-remat")), kept)
+        refuse_conflicts(parse(command("--no-remat")), stored)

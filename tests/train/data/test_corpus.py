@@ -13,12 +13,12 @@ from train.data.corpus import documents, split
 
 
 def test_held_out_documents_are_whole_and_not_trained_on(corpus: Path) -> None:
-    found = documents(f"files:{corpus}/**/*.py")
-    parts = split(found)
+    corpus_documents = documents(f"files:{corpus}/**/*.py")
+    parts = split(corpus_documents)
     names = [{document.name for document in part} for part in parts]
     assert names[0].isdisjoint(names[1])
-    assert names[0] | names[1] == {document.name for document in found}
-    size = sum(document.bytes for document in found)
+    assert names[0] | names[1] == {document.name for document in corpus_documents}
+    size = sum(document.bytes for document in corpus_documents)
     assert 0 < sum(document.bytes for document in parts.held_out) <= 0.05 * size
 
 
@@ -57,9 +57,9 @@ def test_json_lines_are_documents_compressed_or_not(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(lines[:2]) + "\n\n")
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write("\n".join(lines[2:]))
-    found = documents(f"files:{tmp_path}/*")
-    assert sorted(document.text for document in found) == [f"text {i}\u2028\n" for i in range(4)]
-    assert {document.name for document in found} >= {f"{tmp_path}/b.jsonl.gz:2"}
+    corpus_documents = documents(f"files:{tmp_path}/*")
+    assert sorted(document.text for document in corpus_documents) == [f"text {i}\u2028\n" for i in range(4)]
+    assert {document.name for document in corpus_documents} >= {f"{tmp_path}/b.jsonl.gz:2"}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_pattern_without_files_is_an_error(tmp_path: Path) -> None:
 
 
 def test_stdlib_is_bounded_mixed_and_the_same_every_time() -> None:
-    found = documents("stdlib", megabytes=1.0)
-    assert found == documents("stdlib", megabytes=1.0)
-    assert 0.9e6 < sum(document.bytes for document in found) <= 1e6
-    assert {"stdlib", "jax"} <= {document.name.split(":")[0] for document in found}
+    corpus_documents = documents("stdlib", megabytes=1.0)
+    assert corpus_documents == documents("stdlib", megabytes=1.0)
+    assert 0.9e6 < sum(document.bytes for document in corpus_documents) <= 1e6
+    assert {"stdlib", "jax"} <= {document.name.split(":")[0] for document in corpus_documents}

@@ -64,7 +64,7 @@ def test_rows_of_a_batch_are_those_of_the_whole() -> None:
     assert rows(0, 3).tobytes() == rows(0, 1).tobytes() + rows(1, 3).tobytes()
 
 
-def test_every_window_comes_once_per_epoch_in_a_new_order() -> None:
+def test_every_window_occurs_once_per_epoch_in_a_new_order() -> None:
     windows = (len(TOKENS) - 1) // 10
     assert windows % 3 == 0
     batch = training_batches(FLAGS)
@@ -96,7 +96,7 @@ def test_held_out_batches_are_the_same_for_every_seed_and_never_repeat() -> None
 
 
 def test_too_little_text_for_a_window_is_an_error() -> None:
-    for make in (training_windows, lambda *given: held_out_batches(*given, 1)):
+    for make in (training_windows, lambda *arguments: held_out_batches(*arguments, 1)):
         with pytest.raises(UserError, match=r"has 10 tokens, but a window needs 11.*--seq-len"):
             make(TOKENS[:10], FLAGS)
         assert make(TOKENS[:11], FLAGS)[0].shape[-1] == 11
@@ -143,7 +143,7 @@ def test_tokens_are_made_once_for_each_corpus_and_vocabulary(cached: DataFlags) 
     assert other.fingerprint != first.fingerprint
 
 
-def test_a_changed_corpus_is_another_one(cached: DataFlags, tmp_path: Path) -> None:
+def test_a_changed_corpus_has_another_fingerprint(cached: DataFlags, tmp_path: Path) -> None:
     source = write_texts(tmp_path, a="some text " * 9, b="other text " * 99)
     flags = dataclasses.replace(cached, data=source)
     before = load_tokens(flags, VOCABULARY).fingerprint
@@ -155,7 +155,7 @@ def test_a_changed_corpus_is_another_one(cached: DataFlags, tmp_path: Path) -> N
         load_tokens(flags, VOCABULARY, before)
 
 
-def test_known_tokens_need_no_corpus(cached: DataFlags) -> None:
+def test_cached_tokens_need_no_corpus(cached: DataFlags) -> None:
     first = load_tokens(cached, VOCABULARY)
     gone = dataclasses.replace(cached, data="files:/nonexistent/*")
     again = load_tokens(gone, VOCABULARY, first.fingerprint)
@@ -164,7 +164,7 @@ def test_known_tokens_need_no_corpus(cached: DataFlags) -> None:
 
 @pytest.mark.parametrize("name", ["train.bin", "held_out.bin", "tokenizer.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_cache_is_made_anew(cached: DataFlags, name: str, damage: str) -> None:
+def test_a_damaged_cache_is_rebuilt(cached: DataFlags, name: str, damage: str) -> None:
     tokens = load_tokens(cached, VOCABULARY)
     path = folder_of(cached, tokens) / name
     before = path.read_bytes()
@@ -195,7 +195,7 @@ def test_simultaneous_runs_make_the_tokens_once(cached: DataFlags) -> None:
         np.testing.assert_array_equal(tokens.train, results[0].train)
 
 
-def test_a_killed_preparation_leaves_nothing_to_trust(cached: DataFlags) -> None:
+def test_remains_of_a_killed_preparation_are_not_used(cached: DataFlags) -> None:
     script = f"""
 import pathlib, time
 from train.config import run as config

@@ -148,7 +148,7 @@ def test_the_compiler_of_a_tpu_plans_for_a_tpu_that_is_not_present(tmp_path: Pat
 
 def test_a_program_that_does_not_fit_is_a_line_of_the_plan() -> None:
     class Step:
-        def lower(self, *given: object) -> Any:
+        def lower(self, *_: object) -> Any:
             raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {reason}\n\nLargest allocations: ...")
 
     reason = "Ran out of memory on HBM, the total memory required (23.88G) exceeds available HBM (15.75G)."
@@ -166,7 +166,7 @@ def test_a_program_that_does_not_fit_is_a_line_of_the_plan() -> None:
 
 def test_other_errors_of_the_compiler_are_not_hidden() -> None:
     class Step:
-        def lower(self, *given: object) -> Any:
+        def lower(self, *_: object) -> Any:
             raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
@@ -179,6 +179,6 @@ def test_defaults_follow_model_optimizer_and_mesh() -> None:
     assert (config.batch.batch_size, config.batch.seq_len, config.optimizer.rank) == (None, 256, 1024)
     planned = run_of_plan(config, 8)
     assert (planned.data.batch_size, planned.model.vocab_size, planned.model.remat) == (8, 32000, True)
-    given = parse(["plan", "--mesh", "fsdp=4", "--batch-size", "12"])
-    assert isinstance(given, Plan)
-    assert run_of_plan(given, 4).data.batch_size == 12
+    config = parse(["plan", "--mesh", "fsdp=4", "--batch-size", "12"])
+    assert isinstance(config, Plan)
+    assert run_of_plan(config, 4).data.batch_size == 12

@@ -23,7 +23,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
-def test_rows_arrive_at_once(tmp_path: Path) -> None:
+def test_rows_are_written_immediately(tmp_path: Path) -> None:
     with record(tmp_path / "m"):
         rows = [json.loads(line) for line in lines(tmp_path / "m")]
     assert rows[0] == {"step": 0, "eval_loss": 8.0, "bits_per_byte": 4.0}
@@ -32,7 +32,7 @@ def test_rows_arrive_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_reopening_forgets_what_came_later(tmp_path: Path, step: int) -> None:
+def test_reopening_drops_later_rows(tmp_path: Path, step: int) -> None:
     with record(tmp_path / "m"):
         before = lines(tmp_path / "m")
     with Metrics(tmp_path / "m", step) as metrics:
@@ -41,7 +41,7 @@ def test_reopening_forgets_what_came_later(tmp_path: Path, step: int) -> None:
         assert metrics.is_evaluated(3) == (step == 3)
 
 
-def test_a_torn_line_is_forgotten_wherever_it_was_cut(tmp_path: Path) -> None:
+def test_a_partial_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
     with record(tmp_path / "m"):
         whole = (tmp_path / "m").read_bytes()
     first_rows = b"".join(whole.splitlines(keepends=True)[:-1])
@@ -53,7 +53,7 @@ def test_a_torn_line_is_forgotten_wherever_it_was_cut(tmp_path: Path) -> None:
         assert (tmp_path / "m").read_bytes() == whole
 
 
-def test_no_row_holds_what_json_cannot(tmp_path: Path) -> None:
+def test_a_row_that_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
     with record(tmp_path / "m") as metrics, pytest.raises(ValueError, match="JSON"):
         metrics.add_update(4, math.nan, 0.5, 1.0)
 

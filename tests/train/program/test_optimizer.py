@@ -159,9 +159,9 @@ def test_muon_moves_a_kernel_as_far_as_adamw() -> None:
 def test_moments_have_the_types_of_the_flags() -> None:
     state = jax.eval_shape(optimizer("grassjump", mu_dtype="bfloat16", nu_dtype="float8").init, PARAMS)
     (split,) = optax.tree_utils.tree_get_all_with_path(state, "SplitState")
-    kept = split[1].inner.narrow
-    assert kept.mu["layers"]["up"]["kernel"].dtype == jnp.bfloat16
-    assert kept.nu["layers"]["up"]["kernel"].dtype == jnp.float8_e4m3fn
+    narrow = split[1].inner.narrow
+    assert narrow.mu["layers"]["up"]["kernel"].dtype == jnp.bfloat16
+    assert narrow.nu["layers"]["up"]["kernel"].dtype == jnp.float8_e4m3fn
 
 
 def arguments_of(name: OptimizerName, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

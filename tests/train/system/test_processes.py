@@ -101,9 +101,9 @@ def test_a_lost_process_ends_the_job_and_others_resume(
         assert message not in "".join(job.output[1:])
     assert (run_dir / "sample.txt").read_text().startswith("def ")
     assert json.loads((run_dir / "summary.json").read_text())["steps"] == 20
-    found = losses(run_dir)
-    assert list(found) == list(expected)
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=SAME_LOSS)
+    actual = losses(run_dir)
+    assert list(actual) == list(expected)
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=SAME_LOSS)
 
 
 # How they agree
