@@ -78,7 +78,7 @@ def test_a_lost_process_ends_the_job_and_others_resume(
     assert time.monotonic() - killed < 3 * LOST_AFTER
     assert statuses.pop(victim) == -signal.SIGKILL
     assert 0 not in statuses
-    while not all(MISSED in output and "with --resume" in output for output in job.output):
+    while not all(MISSED in output and "add --resume" in output for output in job.output):
         assert time.monotonic() - killed < 4 * LOST_AFTER, job.output  # the last words come after the exit
         time.sleep(0.1)
     assert not (run_dir / "summary.json").exists()
