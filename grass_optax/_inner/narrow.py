@@ -118,9 +118,9 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
         def code(path: Any, x: Array, before: Array, scale: Any, field: str = field) -> Array:
             purpose = f"{field}{' moved' if moved else ''}"
             seed = like.seed ^ np.uint32(zlib.crc32(purpose.encode()))
-            for number in path_numbers(path):
-                seed = _mixed(seed ^ np.uint32(number))
             seed = _mixed(seed + own.count.astype(jnp.uint32))
+            for number in path_numbers(path):  # last, as an index in the leaf follows them
+                seed = _mixed(seed ^ np.uint32(number))
             return _code(x, scale, before.dtype, seed, field == _SECOND)
 
         narrow[field] = jax.tree.map_with_path(code, values, codes, scales[_SCALES[field]])

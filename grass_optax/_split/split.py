@@ -31,7 +31,7 @@ from grass_optax._trees.mesh import with_auto_axes
 from grass_optax.bases import dense
 from grass_optax.residual import Marks, as_residual
 from grass_optax.subspaces import SubspaceRule
-from grass_optax.transport import Rotate, Transport
+from grass_optax.transport import Rotate, Transport, first_moment_only, keep, reset, rotate
 
 
 def split_by_subspace(
@@ -139,6 +139,9 @@ def split_by_subspace(
 
 
 def _require_consistent(config: SplitConfig) -> None:
+    if config.transport in (keep, reset, first_moment_only, rotate):
+        name = getattr(config.transport, "__name__", "")
+        raise ValueError(f"transport is transport.{name}, which makes a transport. Call it: transport.{name}().")
     if not config.store_basis and not (config.rule.keyed and config.initial is config.rule):
         raise ValueError(
             "store_basis=False draws the basis again from its key at each step, so the rule may "
