@@ -1,5 +1,6 @@
-"""docs/reference/switches.md is what the methods pass to the split; run as a module, this prints its
-table.
+"""docs/reference/switches.md is what the methods pass to the split.
+
+Run as a module, this prints its table.
 """
 
 import sys
