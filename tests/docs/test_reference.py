@@ -3,8 +3,10 @@
 That the library computes the same updates is shown in `tests/oracles`.
 """
 
+import ast
 import re
 import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -62,3 +64,10 @@ def test_a_walk_is_a_geodesic_of_the_library(monkeypatch):
         v, u = (jnp.asarray(drawn[i])[:, None] for i in range(2))
         ours = grassmann.exp(jnp.asarray(S), u, jnp.asarray([theta]), v)
     np.testing.assert_allclose(ours, stepped, atol=1e-12)
+
+
+def test_it_shares_no_code_with_the_library():
+    tree = ast.parse(Path(algorithm.__file__).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert imported == {"numpy", "numpy.typing"}
+    assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
