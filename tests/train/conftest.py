@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jax
 import pytest
-from small_run import Launcher
+
+from tests.train.small_run import Launcher
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from small_run import STEPS, Launcher
 
+from tests.train.small_run import STEPS, Launcher
 from train.__main__ import main
 from train.config.optimizers import UPDATE_PROJ_GAPS, OptimizerName
 

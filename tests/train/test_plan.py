@@ -29,7 +29,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def beside_a_real_step(caches: Path, *words: str) -> None:
     done = run(
-        "pytest", "tests/train/plans_of_eight.py", "-q", "-p", "no:cacheprovider", *words,
+        "pytest", "tests/mesh/plans_of_eight.py", "-q", "-p", "no:cacheprovider", *words,
         XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu",
         JAX_COMPILATION_CACHE_DIR=str(caches), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )  # fmt: skip

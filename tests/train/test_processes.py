@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from small_run import ROOT, SAME_LOSS, STEADY, Job, Launcher, free_port, losses
 
+from tests.train.small_run import ROOT, SAME_LOSS, STEADY, Job, Launcher, free_port, losses
 from train.config.run import ProcessFlags, UserError
 from train.program import sharding
 from train.system.processes import joined

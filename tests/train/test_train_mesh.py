@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
-from small_run import SAME_LOSS, STEADY, Launcher, losses
 
 from models import CONFIGS
+from tests.train.small_run import SAME_LOSS, STEADY, Launcher, losses
 from train.config.run import OptimizerFlags, ScheduleFlags, UserError
 from train.plan.command import device_bytes
 from train.pretrain.folder import CHECKPOINTS, SUMMARY

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small_run import ROOT, STEPS, Launcher
 
+from tests.train.small_run import ROOT, STEPS, Launcher
 from train.__main__ import main
 from train.config.optimizers import OptimizerName
 from train.config.run import Pretrain

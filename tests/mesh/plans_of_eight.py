@@ -1,7 +1,7 @@
 """A plan beside the step that runs. `test_plan` runs this file in a process with eight devices; by
 hand:
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/train/plans_of_eight.py
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/mesh/plans_of_eight.py
 """
 
 from collections import Counter

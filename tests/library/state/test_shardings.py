@@ -19,10 +19,10 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import SplitState, state_shardings
-from tests.test_readme import code_blocks
+from tests.docs.test_readme import code_blocks
 from tests.util import METHODS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 MESH = AbstractMesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 LAST_TWO = MuonDimensionNumbers(-2, -1)
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
@@ -53,7 +53,9 @@ def on_eight_devices(*arguments):
 
 
 def run_laws(*arguments):
-    process = on_eight_devices("-m", "pytest", "tests/eight_devices.py", "-q", "-p", "no:cacheprovider", *arguments)
+    process = on_eight_devices(
+        "-m", "pytest", "tests/mesh/eight_devices.py", "-q", "-p", "no:cacheprovider", *arguments
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     assert " passed" in process.stdout
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import memory
 from train.config.optimizers import OptimizerName
 
-DOCS = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()
 
 
 def documented():

@@ -17,10 +17,14 @@ import grass_optax
 from grass_optax import subspaces, transport
 from tests.util import assert_same, optimizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 METHODS = [name for name in grass_optax.__all__ if hasattr(grass_optax, f"scale_by_{name}")]
-MODULES_WITH_EXAMPLES = ["methods", "assembly", "diagnostics", "block_coordinate", "badam", "column_sgd", "sharding"]
+MODULES_WITH_EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "grass_optax").rglob("*.py"))
+    if ">>> " in path.read_text()
+]
 
 
 def code_blocks(text, language):
@@ -115,7 +119,7 @@ def test_the_worked_example_of_a_new_method_runs():
 
 @pytest.mark.parametrize("module", MODULES_WITH_EXAMPLES)
 def test_docstring_examples(module):
-    module = importlib.import_module(f"grass_optax.{module}")
+    module = importlib.import_module(module)
     names = {"jnp": jnp, "jax": jax, "optax": optax, "grass_optax": grass_optax}
     names |= {"subspaces": subspaces, "transport": transport}
     with jax.numpy_dtype_promotion("standard"):  # Optax's schedules mix types

@@ -2,7 +2,7 @@
 process with eight devices; by hand:
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest
-tests/train/collectives_of_eight.py
+tests/mesh/collectives_of_eight.py
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """What must hold on a mesh, over methods and meshes. `test_sharding` runs this file in a process
 with eight devices; by hand:
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/eight_devices.py
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/mesh/eight_devices.py
 """
 
 import functools

@@ -19,7 +19,7 @@ from tests import tolerances
 
 KEY = jax.random.key(0)
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def error(basis):
