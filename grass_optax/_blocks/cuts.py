@@ -1,13 +1,13 @@
 """How a tree is divided into blocks: along an axis of every leaf, or by the prefixes of the paths.
 
-Both classes answer the same four questions. `indices` (active,) are the numbers of the active
-blocks; a window is the leaves of those blocks, stacked.
+Both classes have the same four methods. `indices` (active,) are the numbers of the active blocks; a
+window is the leaves of those blocks, stacked.
 """
 
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,35 +15,6 @@ from jax import lax
 from jaxtyping import PyTree
 
 from grass_optax._trees.layouts import leaf_path
-
-
-class Cut(Protocol):
-    """A division of a tree into blocks of equal shapes."""
-
-    def count(self, tree: PyTree) -> int:
-        """The number of blocks, 0 for a tree without leaves; an error if the tree has no blocks."""
-
-    def take(self, tree: PyTree, indices: jax.Array) -> PyTree:
-        """The window of the active blocks."""
-
-    def put(self, tree: PyTree, window: PyTree, indices: jax.Array) -> PyTree:
-        """The tree with a window in place of the active blocks."""
-
-    def is_active(self, tree: PyTree, indices: jax.Array) -> PyTree:
-        """Per leaf a boolean array, broadcastable to it: true in the active blocks."""
-
-
-def cut_into(blocks: int | Sequence[str]) -> Cut:
-    """The division that `blocks`, the argument of `block_coordinate`, names."""
-    if isinstance(blocks, Sequence) and not isinstance(blocks, str):
-        return ByPrefix(tuple(prefix.strip("/") for prefix in blocks))
-    try:
-        return AlongAxis(operator.index(blocks))  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ValueError(
-            f"blocks is {blocks!r}; give the axis along which every leaf stacks the blocks, a Python integer (under "
-            "optax.inject_hyperparams name it in static_args), or a list of path prefixes."
-        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +28,7 @@ class AlongAxis:
     axis: int
 
     def count(self, tree: PyTree) -> int:
-        """See `Cut`."""
+        """The number of blocks, 0 for a tree without leaves; an error if the tree has no blocks."""
         sizes = {leaf_path(path): self._size(path, x) for path, x in jax.tree.leaves_with_path(tree)}
         if len(set(sizes.values())) > 1:
             raise ValueError(
@@ -67,11 +38,11 @@ class AlongAxis:
         return next(iter(sizes.values()), 0)
 
     def take(self, tree: PyTree, indices: jax.Array) -> PyTree:
-        """See `Cut`."""
+        """The window of the active blocks."""
         return jax.tree.map(lambda x: jnp.take(x, indices, self.axis, mode="clip"), tree)
 
     def put(self, tree: PyTree, window: PyTree, indices: jax.Array) -> PyTree:
-        """See `Cut`."""
+        """The tree with a window in place of the active blocks."""
 
         def replace(x: jax.Array, w: jax.Array) -> jax.Array:
             place = (slice(None),) * (self.axis % x.ndim) + (indices,)
@@ -80,15 +51,14 @@ class AlongAxis:
         return jax.tree.map(replace, tree, window)
 
     def is_active(self, tree: PyTree, indices: jax.Array) -> PyTree:
-        """See `Cut`."""
+        """Per leaf a boolean array, broadcastable to it: true in the active blocks."""
 
-        def active(x: jax.Array) -> jax.Array:
+        def along_axis(x: jax.Array) -> jax.Array:
             axis = self.axis % x.ndim
-            return jnp.isin(
-                lax.broadcasted_iota(indices.dtype, (x.shape[axis],) + (1,) * (x.ndim - axis - 1), 0), indices
-            )
+            active = jnp.isin(jnp.arange(x.shape[axis], dtype=indices.dtype), indices)
+            return active.reshape(-1, *(1,) * (x.ndim - axis - 1))
 
-        return jax.tree.map(active, tree)
+        return jax.tree.map(along_axis, tree)
 
     def _size(self, path: Any, x: jax.Array) -> int:
         if not -x.ndim <= self.axis < x.ndim:
@@ -112,7 +82,7 @@ class ByPrefix:
     prefixes: tuple[str, ...]
 
     def count(self, tree: PyTree) -> int:
-        """See `Cut`."""
+        """The number of blocks, 0 for a tree without leaves; an error if the tree has no blocks."""
         if not jax.tree.leaves(tree):
             return 0
         shapes = [{k: (x.shape, str(x.dtype)) for k, x in block.items()} for block in self._blocks(tree)]
@@ -126,14 +96,14 @@ class ByPrefix:
         return len(self.prefixes)
 
     def take(self, tree: PyTree, indices: jax.Array) -> PyTree:
-        """See `Cut`. The window is a dict of the paths below the prefix."""
+        """The window of the active blocks: a dict by the paths below the prefix."""
         if not jax.tree.leaves(tree):
             return tree
         blocks = self._blocks(tree)
         return {k: jnp.stack([lax.select_n(i, *(block[k] for block in blocks)) for i in indices]) for k in blocks[0]}
 
     def put(self, tree: PyTree, window: PyTree, indices: jax.Array) -> PyTree:
-        """See `Cut`."""
+        """The tree with a window in place of the active blocks."""
 
         def replace(path: Any, x: jax.Array) -> jax.Array:
             i = self._owner(path)
@@ -144,7 +114,7 @@ class ByPrefix:
         return jax.tree.map_with_path(replace, tree)
 
     def is_active(self, tree: PyTree, indices: jax.Array) -> PyTree:
-        """See `Cut`."""
+        """Per leaf a boolean array, broadcastable to it: true in the active blocks."""
         return jax.tree.map_with_path(lambda path, _: jnp.any(indices == self._owner(path)), tree)
 
     def _blocks(self, tree: PyTree) -> list[dict[str, Any]]:
@@ -167,6 +137,22 @@ class ByPrefix:
                 "another prefix."
             )
         return owners[0]
+
+
+Cut: TypeAlias = AlongAxis | ByPrefix
+
+
+def cut_into(blocks: int | Sequence[str]) -> Cut:
+    """The division that `blocks`, the argument of `block_coordinate`, names."""
+    if isinstance(blocks, Sequence) and not isinstance(blocks, str):
+        return ByPrefix(tuple(prefix.strip("/") for prefix in blocks))
+    try:
+        return AlongAxis(operator.index(blocks))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(
+            f"blocks is {blocks!r}; give the axis along which every leaf stacks the blocks, a Python integer (under "
+            "optax.inject_hyperparams name it in static_args), or a list of path prefixes."
+        ) from error
 
 
 def in_block(path: Any, prefix: str) -> bool:

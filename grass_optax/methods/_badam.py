@@ -68,7 +68,8 @@ def scale_by_badam(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work (when built), or the tree has no such blocks (in `init`).
+      ValueError: an argument cannot work, when built; there are no such blocks, when initialised.
+      TypeError: a leaf is not floating point, when initialised.
 
     Examples:
       >>> params = {"layers": {str(i): {"kernel": jnp.ones((3, 5))} for i in range(2)}}

@@ -70,8 +70,8 @@ def assemble(
       learning rate.
 
     Raises:
-      ValueError: an argument or a leaf cannot work; raised when the transformation is built or
-        initialised.
+      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
+      TypeError: a leaf is not real floating point, when initialised.
 
     Examples:
       A random subspace with momentum inside it, and the sign of the gradient outside:

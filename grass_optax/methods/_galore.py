@@ -59,8 +59,8 @@ def scale_by_galore(
       learning rate.
 
     Raises:
-      ValueError: an argument or a leaf cannot work; raised when the transformation is built or
-        initialised.
+      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
+      TypeError: a leaf is not real floating point, when initialised.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 8))}

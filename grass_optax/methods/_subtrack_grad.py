@@ -57,8 +57,8 @@ def scale_by_subtrack_grad(
       learning rate.
 
     Raises:
-      ValueError: an argument or a leaf cannot work; raised when the transformation is built or
-        initialised.
+      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
+      TypeError: a leaf is not real floating point, when initialised.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 8))}
