@@ -6,7 +6,8 @@ from grass_optax import bases, methods, residual, state, subspaces, transport
 from grass_optax._blocks.turns import block_coordinate
 from grass_optax._inner.transforms import in_float32
 from grass_optax._linalg import grassmann
-from grass_optax._split.split import SplitState, split_by_subspace
+from grass_optax._split.records import SplitState
+from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
 from grass_optax.methods import (
     apollo,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
-from grass_optax._trees.layouts import leaf_path
+from grass_optax._trees.paths import leaf_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._blocks.cuts import in_block
 from grass_optax._trees import layouts
+from grass_optax._trees.paths import is_embedding, is_head, require_float
 
 
 def block_labels(
@@ -31,7 +32,7 @@ def block_labels(
         )
 
     def label(path: Any, x: jax.Array) -> str:
-        layouts.require_float(path, x)
+        require_float(path, x)
         return layouts.SPLIT if any(in_block(path, prefix) for prefix in blocks) else layouts.ADAM
 
     return lambda params: jax.tree.map_with_path(label, params)
@@ -41,12 +42,12 @@ def _stacked_labels(
     params: optax.Params, axis: int, weight_dimension_numbers: layouts.DimensionNumbersOrFn
 ) -> PyTree[str]:
     def by_default(path: Any, x: jax.Array) -> bool:
-        return x.ndim > 2 and not (layouts.is_embedding(path) or layouts.is_head(path))
+        return x.ndim > 2 and not (is_embedding(path) or is_head(path))
 
     def by_dimension_numbers(x: jax.Array, dims: MuonDimensionNumbers | None) -> bool:
         return dims is not None and axis % x.ndim not in {i % x.ndim for i in jax.tree.leaves(dims)}
 
-    jax.tree.map_with_path(layouts.require_float, params)
+    jax.tree.map_with_path(require_float, params)
     if weight_dimension_numbers is None:
         stacked = jax.tree.map_with_path(by_default, params)
         if not any(jax.tree.leaves(stacked)) and any(x.ndim == 2 for x in jax.tree.leaves(params)):

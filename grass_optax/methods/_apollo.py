@@ -74,7 +74,7 @@ def scale_by_apollo(
       <https://arxiv.org/abs/2412.05270>`_, 2024, Algorithm 1
     """
     return assemble(
-        subspaces.random_projection(), transport.keep, channel_scaling(max_norm_growth, scale),
+        subspaces.random_projection(), transport.keep(), channel_scaling(max_norm_growth, scale),
         rank=rank, update_proj_gap=update_proj_gap, lift=False, store_basis=store_basis,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,

@@ -71,7 +71,7 @@ def scale_by_coap(
     refreshes = positive("refreshes_per_svd", refreshes_per_svd)
     svd_every = refreshes * positive("update_proj_gap", update_proj_gap)
     return assemble(
-        subspaces.coap(svd_every), transport.keep, None,
+        subspaces.coap(svd_every), transport.keep(), None,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,

@@ -15,8 +15,9 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._inner.narrow import storage_type
 from grass_optax._inner.transforms import adam, in_float32, narrow_moments
-from grass_optax._linalg.grassmann import wide
+from grass_optax._linalg.dtypes import wide
 from grass_optax._trees import layouts
+from grass_optax._trees.paths import is_embedding, is_head, leaf_path, require_float
 from grass_optax.methods._common import Labels, Mask, with_rates
 
 _HIDDEN, _EMBEDDING, _HEAD = "hidden", "embedding", "head"  # beside layouts.ADAM
@@ -180,7 +181,7 @@ def normalize_columns(
     def normalized(path: Any, grad: jax.Array, dims: MuonDimensionNumbers | None) -> jax.Array:
         if dims is None:
             raise ValueError(
-                f"leaf {layouts.leaf_path(path)!r} of shape {grad.shape} is not a matrix and has no dimension numbers. "
+                f"leaf {leaf_path(path)!r} of shape {grad.shape} is not a matrix and has no dimension numbers. "
                 "Keep it away with optax.partition, or give it weight_dimension_numbers."
             )
         return _normalized(grad, dims, scale, eps, unit_rms)
@@ -215,8 +216,8 @@ def _dimension_numbers(params: optax.Params, weight_dimension_numbers: layouts.D
     """
 
     def completed(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> MuonDimensionNumbers | None:
-        layouts.require_float(path, x)
-        by_default = weight_dimension_numbers is None or layouts.is_embedding(path) or layouts.is_head(path)
+        require_float(path, x)
+        by_default = weight_dimension_numbers is None or is_embedding(path) or is_head(path)
         return layouts.MATRIX if dims is None and x.ndim == 2 and by_default else dims
 
     dims = layouts.dimension_numbers(params, weight_dimension_numbers)
@@ -230,8 +231,8 @@ def _kinds(weight_dimension_numbers: layouts.DimensionNumbersOrFn) -> Labels:
         del x
         if dims is None:
             return layouts.ADAM
-        if layouts.is_embedding(path):
+        if is_embedding(path):
             return _EMBEDDING
-        return _HEAD if layouts.is_head(path) else _HIDDEN
+        return _HEAD if is_head(path) else _HIDDEN
 
     return lambda params: jax.tree.map_with_path(kind, params, _dimension_numbers(params, weight_dimension_numbers))

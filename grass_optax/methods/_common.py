@@ -11,7 +11,6 @@ from jaxtyping import PyTree
 from grass_optax._inner.transforms import adam, in_float32
 from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
-from grass_optax.residual import ResidualTransformation
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
 
@@ -22,7 +21,7 @@ Labels: TypeAlias = Callable[[optax.Params], PyTree[str]]
 def assemble(
     rule: SubspaceRule,
     transport: Transport,
-    residual: ResidualTransformation | optax.GradientTransformation | None,
+    residual: optax.GradientTransformation | None,
     *,
     rank: int,
     update_proj_gap: int,

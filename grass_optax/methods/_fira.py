@@ -11,6 +11,7 @@ from grass_optax._checks import one_of
 from grass_optax._trees import layouts
 from grass_optax.methods._common import Mask, assemble, with_rates
 from grass_optax.residual import recovery
+from grass_optax.subspaces.gradient import SVD
 
 FiraResidual = Literal["exact", "scaled"]
 
@@ -20,7 +21,7 @@ def scale_by_fira(
     update_proj_gap: int = 200,
     *,
     scale: ArrayLike = 0.25,
-    svd: Literal["exact", "randomized"] = "exact",
+    svd: SVD = "exact",
     residual: FiraResidual = "exact",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -85,7 +86,7 @@ def scale_by_fira(
     exact = one_of("residual", residual, get_args(FiraResidual)) == "exact"
     removed_fraction = 1.0 if exact else scale
     return assemble(
-        subspaces.svd(svd), transport.keep, recovery(max_norm_growth, removed_fraction),
+        subspaces.svd(svd), transport.keep(), recovery(max_norm_growth, removed_fraction),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,
@@ -98,7 +99,7 @@ def fira(
     update_proj_gap: int = 200,
     *,
     scale: ArrayLike = 0.25,
-    svd: Literal["exact", "randomized"] = "exact",
+    svd: SVD = "exact",
     residual: FiraResidual = "exact",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,

@@ -92,7 +92,7 @@ def scale_by_frugal(
         return adam_elsewhere(layers, plain_adam, block_labels(0, weight_dimension_numbers))
     rules = {"columns": subspaces.columns(), "random": subspaces.random_jump(), "svd": subspaces.svd()}
     return assemble(
-        rules[projection], transport.reset, outside,
+        rules[projection], transport.reset(), outside,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=projection != "columns",
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,

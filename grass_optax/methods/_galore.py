@@ -1,7 +1,5 @@
 """GaLore: Adam in the span of the gradient's leading singular vectors."""
 
-from typing import Literal
-
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -9,6 +7,7 @@ from jax.typing import ArrayLike, DTypeLike
 from grass_optax import subspaces, transport
 from grass_optax._trees import layouts
 from grass_optax.methods._common import Mask, assemble, with_rates
+from grass_optax.subspaces.gradient import SVD
 
 
 def scale_by_galore(
@@ -16,7 +15,7 @@ def scale_by_galore(
     update_proj_gap: int = 200,
     *,
     scale: ArrayLike = 0.25,
-    svd: Literal["exact", "randomized"] = "exact",
+    svd: SVD = "exact",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -73,7 +72,7 @@ def scale_by_galore(
       <https://arxiv.org/abs/2403.03507>`_, 2024
     """
     return assemble(
-        subspaces.svd(svd), transport.keep, None,
+        subspaces.svd(svd), transport.keep(), None,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,
@@ -86,7 +85,7 @@ def galore(
     update_proj_gap: int = 200,
     *,
     scale: ArrayLike = 0.25,
-    svd: Literal["exact", "randomized"] = "exact",
+    svd: SVD = "exact",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,

@@ -1,7 +1,5 @@
 """GoLore: GaLore with random bases in the last part of a run."""
 
-from typing import Literal
-
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -9,6 +7,7 @@ from jax.typing import ArrayLike, DTypeLike
 from grass_optax import subspaces, transport
 from grass_optax._trees import layouts
 from grass_optax.methods._common import Mask, assemble, with_rates
+from grass_optax.subspaces.gradient import SVD
 
 
 def scale_by_golore(
@@ -17,7 +16,7 @@ def scale_by_golore(
     *,
     random_start: ArrayLike,
     scale: ArrayLike = 0.25,
-    svd: Literal["exact", "randomized"] = "exact",
+    svd: SVD = "exact",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -91,7 +90,7 @@ def golore(
     *,
     random_start: ArrayLike,
     scale: ArrayLike = 0.25,
-    svd: Literal["exact", "randomized"] = "exact",
+    svd: SVD = "exact",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,

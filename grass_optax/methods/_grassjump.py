@@ -1,7 +1,5 @@
 """GrassJump: a random subspace, rotated moments, and a rescaled residual."""
 
-from typing import Literal
-
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -18,7 +16,7 @@ def scale_by_grassjump(
     *,
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
-    completion: Literal["none", "isotropic"] = "none",
+    completion: transport.Completion = "none",
     orthonormal: bool = True,
     store_basis: bool = True,
     b1: ArrayLike = 0.9,
@@ -114,7 +112,7 @@ def grassjump(
     *,
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
-    completion: Literal["none", "isotropic"] = "none",
+    completion: transport.Completion = "none",
     orthonormal: bool = True,
     store_basis: bool = True,
     b1: ArrayLike = 0.9,

@@ -1,7 +1,5 @@
 """GrassWalk: the GrassJump step in a subspace that walks instead of jumping."""
 
-from typing import Literal
-
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -20,7 +18,7 @@ def scale_by_grasswalk(
     walk_rank: int = 1,
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
-    completion: Literal["none", "isotropic"] = "none",
+    completion: transport.Completion = "none",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -98,7 +96,7 @@ def grasswalk(
     walk_rank: int = 1,
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
-    completion: Literal["none", "isotropic"] = "none",
+    completion: transport.Completion = "none",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,

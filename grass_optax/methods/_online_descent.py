@@ -69,7 +69,7 @@ def scale_by_online_subspace_descent(
       <https://arxiv.org/abs/2408.12857>`_, 2024
     """
     return assemble(
-        subspaces.online_descent(1 / positive("update_proj_gap", update_proj_gap)), transport.keep, None,
+        subspaces.online_descent(1 / positive("update_proj_gap", update_proj_gap)), transport.keep(), None,
         rank=rank, update_proj_gap=1, scale=scale,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,

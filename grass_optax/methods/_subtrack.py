@@ -1,7 +1,5 @@
 """SubTrack++: a subspace that follows the gradient along geodesics."""
 
-from typing import Literal
-
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -20,7 +18,7 @@ def scale_by_subtrack(
     tracking_rank: int = 1,
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
-    completion: Literal["none", "isotropic"] = "none",
+    completion: transport.Completion = "none",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -97,7 +95,7 @@ def subtrack(
     tracking_rank: int = 1,
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
-    completion: Literal["none", "isotropic"] = "none",
+    completion: transport.Completion = "none",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,

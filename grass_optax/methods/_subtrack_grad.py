@@ -71,7 +71,7 @@ def scale_by_subtrack_grad(
       Full-Parameter LLM Training <https://arxiv.org/abs/2502.01586v1>`_, 2025
     """
     return assemble(
-        subspaces.tracking(step_size, tracking_rank), transport.keep, None,
+        subspaces.tracking(step_size, tracking_rank), transport.keep(), None,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(),
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,

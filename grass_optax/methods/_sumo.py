@@ -1,7 +1,5 @@
 """SUMO: orthogonalised momentum inside the subspace."""
 
-from typing import Literal
-
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -10,6 +8,7 @@ from grass_optax import subspaces, transport
 from grass_optax._inner.transforms import Orthogonalization, orthogonalize
 from grass_optax._trees import layouts
 from grass_optax.methods._common import Mask, assemble, with_rates
+from grass_optax.subspaces.gradient import SVD
 
 
 def scale_by_sumo(
@@ -19,7 +18,7 @@ def scale_by_sumo(
     scale: ArrayLike = 1.0,
     momentum: ArrayLike = 0.95,
     orthogonalization: Orthogonalization = "exact",
-    svd: Literal["exact", "randomized"] = "randomized",
+    svd: SVD = "randomized",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -95,7 +94,7 @@ def sumo(
     scale: ArrayLike = 1.0,
     momentum: ArrayLike = 0.95,
     orthogonalization: Orthogonalization = "exact",
-    svd: Literal["exact", "randomized"] = "randomized",
+    svd: SVD = "randomized",
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
