@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
-from train.config.optimizers import OptimizerName
+from train.config.optimizers import OPTIMIZERS
 
 DOCS = (Path(__file__).parents[2] / "docs" / "reference" / "memory.md").read_text()
 
@@ -26,7 +26,7 @@ def test_table_is_what_the_states_take(size):
 
 
 def test_every_optimizer_is_in_the_table():
-    assert set(documented()) == set(OptimizerName)
+    assert set(documented()) == set(OPTIMIZERS)
 
 
 def test_formulas():

@@ -1,7 +1,6 @@
-"""A real comparison, stopped and killed on its way: the same beginning for all, and nothing
-lost.
-"""
+"""A real comparison, stopped and killed on its way: all runs start alike, and nothing is lost."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.train.small_run import STEPS, Launcher
+from tests.train.small_run import ROOT, STEPS, Launcher
 from train.__main__ import main
-from train.config.optimizers import UPDATE_PROJ_GAPS, OptimizerName
+from train.config.optimizers import OPTIMIZERS
 
 SWEEP = ("--optimizers", "adamw", "--sweep-lr", "1e37", "1e-3")
 WORDS = ("--optimizers", "adamw", "grassjump", "--sweep-lr", "1e-3")
@@ -35,20 +34,20 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], object]) -> 
 
 
 class Comparison(NamedTuple):
-    """What was said by a sweep that was stopped, and by the comparison it grew into, killed and
-    then finished.
+    """The output of a sweep that was stopped, and of the comparison it grew into, killed and then
+    finished.
     """
 
     run_dir: Path
     stopped: str
     first_table: str
     finished: str
-    first_results: dict[str, int]  # what had results before the last start, and when they were written
+    first_results: dict[str, int]  # folders with results before the last start, and when they were written
 
 
 def make_comparison(launcher: Launcher, run_dir: Path) -> Comparison:
     process = launcher.start(launcher.comparison(run_dir, *SWEEP, warmup_steps=0))
-    wait_for(process, lambda: (run_dir / ADAMW / "metrics.jsonl").exists())  # it compiles, and heeds signals
+    wait_for(process, lambda: (run_dir / ADAMW / "metrics.jsonl").exists())  # it compiles, and handles signals
     process.send_signal(signal.SIGTERM)
     stopped, _ = process.communicate(timeout=200)
     assert process.returncode == 0, stopped
@@ -59,7 +58,7 @@ def make_comparison(launcher: Launcher, run_dir: Path) -> Comparison:
     wait_for(process, lambda: (run_dir / GRASSJUMP / "config.json").exists())
     process.kill()
     process.communicate()
-    # The run that was under way is a process of its own and goes on.
+    # The run in progress is a separate process and continues.
     deadline = time.monotonic() + 200
     while not (run_dir / GRASSJUMP / "summary.json").exists():
         assert time.monotonic() < deadline
@@ -82,29 +81,29 @@ def all_start_from_the_same_weights_on_the_same_text(comparison: Comparison) -> 
     assert fingerprints == {json.loads((comparison.run_dir / "compare.json").read_text())["data_fingerprint"]}
 
 
-def the_stopped_run_was_saved_and_went_on(comparison: Comparison) -> None:
-    assert "SIGTERM: stopped, and nothing is lost; to go on, give the same command again" in comparison.stopped
+def the_stopped_run_was_saved_and_resumed(comparison: Comparison) -> None:
+    assert "SIGTERM: stopped, and nothing is lost; run the same command again to resume" in comparison.stopped
     assert f"[2/2] {ADAMW}: starts" in comparison.stopped
     log = (comparison.run_dir / ADAMW / "log.txt").read_text()
     assert log.count("SIGTERM: saved after step") == 1
     assert log.count(f"step {STEPS}: held-out loss") == 1
 
 
-def the_run_that_diverged_is_a_row(comparison: Comparison) -> None:
+def the_diverged_run_is_a_row(comparison: Comparison) -> None:
     assert re.search(rf"^\[1/2\] {re.escape(DIVERGED)} \(\d+ s\): diverged$", comparison.stopped, re.M)
     assert "is not finite" in (comparison.run_dir / DIVERGED / "diverged.txt").read_text()
     assert not (comparison.run_dir / DIVERGED / "summary.json").exists()
     assert "| adamw | 1e+37 | 1 | diverged | - | - | - | - |" in comparison.first_table
-    assert "**1 of 2 runs are still to be made.**" in comparison.first_table
+    assert "**1 of 2 runs are missing.**" in comparison.first_table
 
 
-def what_was_done_was_not_done_again(comparison: Comparison) -> None:
+def finished_runs_were_not_repeated(comparison: Comparison) -> None:
     assert comparison.first_results.keys() == {ADAMW, GRASSJUMP}
     for name, written in comparison.first_results.items():
         assert (comparison.run_dir / name / "summary.json").stat().st_mtime_ns == written
         assert f"[{1 + (name == GRASSJUMP)}/2] {name}: eval loss" in comparison.finished
     assert "starts" not in comparison.finished
-    assert "goes on" not in comparison.finished
+    assert "resumes" not in comparison.finished
 
 
 def the_table_is_that_of_the_runs(comparison: Comparison) -> None:
@@ -124,30 +123,28 @@ def the_table_is_that_of_the_runs(comparison: Comparison) -> None:
 def test_a_comparison_stopped_and_killed_on_its_way_is_finished(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One test and not one for each check: on several workers, each would make the comparison
-    anew.
-    """
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # twelve steps do not repay what optimising takes
+    """One test for all checks, as several workers would each repeat the comparison."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # not worth it for twelve steps
     comparison = make_comparison(launcher, tmp_path / "x")
     all_start_from_the_same_weights_on_the_same_text(comparison)
-    the_stopped_run_was_saved_and_went_on(comparison)
-    the_run_that_diverged_is_a_row(comparison)
-    what_was_done_was_not_done_again(comparison)
+    the_stopped_run_was_saved_and_resumed(comparison)
+    the_diverged_run_is_a_row(comparison)
+    finished_runs_were_not_repeated(comparison)
     the_table_is_that_of_the_runs(comparison)
     # A run made with other defaults, as by another version, is not compared.
-    monkeypatch.setitem(UPDATE_PROJ_GAPS, OptimizerName.GRASSJUMP, 77)
+    monkeypatch.setitem(OPTIMIZERS, "grassjump", dataclasses.replace(OPTIMIZERS["grassjump"], update_proj_gap=77))
     assert main(launcher.comparison(comparison.run_dir, *WORDS, warmup_steps=0)) == 2
     assert "--update-proj-gap 77 (the run has 100)" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_told_with_its_last_words(
+def test_a_run_that_fails_is_reported_with_the_last_line_of_its_log(
     launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "abacus")
     assert main(launcher.comparison(tmp_path / "runs", "--optimizers", "adamw")) == 2
-    told = capsys.readouterr().err
-    assert "error: the run adamw-lr0.003-scale1 ended with status 1 and said last: " in told
-    assert "abacus" in told
-    assert "leave adamw out of --optimizers, then give the command again" in told
+    error = capsys.readouterr().err
+    assert "error: the run adamw-lr0.003-scale1 exited with status 1; the last line of its log" in error
+    assert "abacus" in error
+    assert "remove adamw from --optimizers, then run the command again" in error
     assert (tmp_path / "runs" / "adamw-lr0.003-scale1" / "log.txt").exists()

@@ -1,5 +1,6 @@
-"""One of two processes with four devices each: what they must agree on. `test_processes` starts
-both.
+"""A script for one of two processes with four devices each, which checks what they agree on.
+
+`test_processes` starts both. It is no test module: pytest would have to run inside each process.
 """
 
 import functools
@@ -16,16 +17,16 @@ from jax.sharding import AxisType
 
 from train.config.run import DataFlags, ProcessFlags, UserError
 from train.data.windows import training_rows, training_windows
-from train.pretrain.folder import leave_token, wait_for_token
+from train.pretrain.folder import RunFolder
 from train.program.sharding import AXES, batch_sharding, place_batch
 from train.system.processes import (
     SharedStopSignals,
     everywhere,
+    gathered,
     is_first,
     joined,
     on_first,
     refuse_different,
-    told_by_all,
 )
 from train.system.signals import Stopped
 
@@ -38,11 +39,11 @@ def fail(where: int) -> None:
         raise UserError(f"no text here, in {where}")
 
 
-def what_is_said() -> None:
-    """Texts of any length arrive as they were said, and errors everywhere."""
+def check_messages() -> None:
+    """Texts of any length arrive unchanged, and errors arrive everywhere."""
     here = jax.process_index()
-    assert told_by_all("é" * (1 + 2 * here)) == ["é", "ééé"]
-    assert told_by_all("") == ["", ""]
+    assert gathered("é" * (1 + 2 * here)) == ["é", "ééé"]
+    assert gathered("") == ["", ""]
     assert on_first(lambda: {"from": jax.process_index()}) == {"from": 0}
     assert everywhere(lambda: here) == here
     assert is_first() == (here == 0)
@@ -51,13 +52,13 @@ def what_is_said() -> None:
             everywhere(lambda where=where: fail(where))
     with pytest.raises(UserError, match="process 0 of 2: no text here, in 0"):
         on_first(lambda: fail(0))
-    refuse_different({"seed": 1})
-    with pytest.raises(UserError, match="process 1 was given --log-every 4, and process 0 3: give all"):
-        refuse_different({"seed": 1, "log_every": 3 + here})
+    refuse_different({"data": {"seed": 1}})
+    with pytest.raises(UserError, match="process 1 was given --log-every 4, but process 0 --log-every 3: give all"):
+        refuse_different({"data": {"seed": 1}, "report": {"log_every": 3 + here}})
 
 
-def what_is_read(shape: tuple[int, int, int]) -> None:
-    """Each process reads just the rows of its devices, each row once, and together they have the
+def check_batches(shape: tuple[int, int, int]) -> None:
+    """Each process reads only the rows of its devices, each row once, and together they have the
     whole batch.
     """
     mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
@@ -80,33 +81,31 @@ def what_is_read(shape: tuple[int, int, int]) -> None:
     np.testing.assert_array_equal(gathered, whole)
 
 
-def what_is_shared() -> None:
-    """A folder is shared if it holds what process 0 has left there, and not because it holds a
-    run.
-    """
+def check_shared_folders() -> None:
+    """A folder is shared if it contains the token of process 0, not if it just contains a run."""
     with tempfile.TemporaryDirectory() as folder:
-        shared, own = Path(on_first(lambda: folder)), Path(folder)
-        token = on_first(lambda: leave_token(shared))
-        everywhere(lambda: wait_for_token(shared, token))
-        leave_token(own)
-        token = on_first(lambda: leave_token(own))
-        with pytest.raises(UserError, match="process 1 of 2: --run-dir .* is not the folder of that name"):
-            everywhere(lambda: wait_for_token(own, token, patience=0.5))
-        told_by_all("")  # the folder of process 0 has to be there so long
+        shared, own = RunFolder(Path(on_first(lambda: folder))), RunFolder(Path(folder))
+        token = on_first(shared.leave_token)
+        everywhere(lambda: shared.wait_for_token(token))
+        own.leave_token()
+        token = on_first(own.leave_token)
+        with pytest.raises(UserError, match="process 1 of 2: --run-dir .* is not the folder that process 0 writes to"):
+            everywhere(lambda: own.wait_for_token(token, patience=0.5))
+        gathered("")  # keeps the folder of process 0 until both are done
 
 
-def a_signal_before_the_first_step() -> None:
-    """It stops a run that goes on at step 10 all the same, and both processes at one step."""
+def check_a_signal_before_the_first_step() -> None:
+    """It stops a run that resumes at step 10, in both processes at the same step."""
     with SharedStopSignals() as signals:
         if jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(3)  # JAX looks for signals once a second, and has agreed on a step by then
+        time.sleep(3)  # JAX checks for signals once a second, and has agreed on a step by then
         stopped_at = next(filter(functools.partial(is_stopped, signals), range(10, 100)), None)
-    assert told_by_all(str(stopped_at)) == ["10", "10"]
+    assert gathered(str(stopped_at)) == ["10", "10"]
 
 
 def is_stopped(signals: SharedStopSignals, step: int) -> bool:
-    told_by_all("")  # an update: neither is ahead
+    gathered("")  # stands for an update: neither is ahead
     try:
         signals.poll(step)
     except Stopped:
@@ -115,11 +114,11 @@ def is_stopped(signals: SharedStopSignals, step: int) -> bool:
 
 
 if __name__ == "__main__":
-    with joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Go on."):
+    with joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Resume."):
         assert (jax.process_count(), jax.device_count()) == (2, 8)
-        what_is_said()
+        check_messages()
         for mesh_shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)):
-            what_is_read(mesh_shape)
-        what_is_shared()
-        a_signal_before_the_first_step()
+            check_batches(mesh_shape)
+        check_shared_folders()
+        check_a_signal_before_the_first_step()
         print("all agreed")

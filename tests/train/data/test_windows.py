@@ -1,7 +1,6 @@
-"""Documents are split without overlap, the cache cannot lie, batches follow from (seed, step)."""
+"""Batches follow from (seed, step), and a damaged cache is never used."""
 
 import dataclasses
-import gzip
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.train.small_run import ROOT, write_texts
 from train.config.run import DataFlags, UserError
 from train.data import windows as data
 from train.data.corpus import documents, split
@@ -30,12 +30,6 @@ FLAGS = DataFlags(batch_size=3, seq_len=10, seed=5)
 
 def changed(**flags: object) -> DataFlags:
     return dataclasses.replace(FLAGS, **flags)  # type: ignore[arg-type]
-
-
-def write(folder: Path, **texts: str) -> str:
-    for name, text in texts.items():
-        (folder / f"{name}.txt").write_bytes(text.encode())
-    return f"files:{folder}/*.txt"
 
 
 def training_batches(config: DataFlags) -> Callable[[int], np.ndarray]:
@@ -70,7 +64,7 @@ def test_rows_of_a_batch_are_those_of_the_whole() -> None:
     assert rows(0, 3).tobytes() == rows(0, 1).tobytes() + rows(1, 3).tobytes()
 
 
-def test_every_window_comes_once_per_epoch_in_a_new_order() -> None:
+def test_every_window_occurs_once_per_epoch_in_a_new_order() -> None:
     windows = (len(TOKENS) - 1) // 10
     assert windows % 3 == 0
     batch = training_batches(FLAGS)
@@ -102,91 +96,10 @@ def test_held_out_batches_are_the_same_for_every_seed_and_never_repeat() -> None
 
 
 def test_too_little_text_for_a_window_is_an_error() -> None:
-    for make in (training_windows, lambda *given: held_out_batches(*given, 1)):
-        with pytest.raises(UserError, match=r"has 10 tokens, and a window takes 11.*--seq-len"):
+    for make in (training_windows, lambda *arguments: held_out_batches(*arguments, 1)):
+        with pytest.raises(UserError, match=r"has 10 tokens, but a window needs 11.*--seq-len"):
             make(TOKENS[:10], FLAGS)
         assert make(TOKENS[:11], FLAGS)[0].shape[-1] == 11
-
-
-# Documents
-
-
-def test_held_out_documents_are_whole_and_not_trained_on(corpus: Path) -> None:
-    found = documents(f"files:{corpus}/**/*.py")
-    parts = split(found)
-    names = [{document.name for document in part} for part in parts]
-    assert names[0].isdisjoint(names[1])
-    assert names[0] | names[1] == {document.name for document in found}
-    size = sum(document.bytes for document in found)
-    assert 0 < sum(document.bytes for document in parts.held_out) <= 0.05 * size
-
-
-def test_the_split_does_not_depend_on_names_or_order(corpus: Path, tmp_path: Path) -> None:
-    paths = sorted(path for path in corpus.rglob("*.py") if path.stat().st_size)
-    for number, path in enumerate(reversed(paths)):
-        shutil.copy(path, tmp_path / f"{number}.py")
-    sides = [split(documents(f"files:{folder}/**/*.py")) for folder in (corpus, tmp_path)]
-    digests = [[[document.sha256 for document in part] for part in parts] for parts in sides]
-    assert digests[0] == digests[1]
-
-
-def test_repeated_and_empty_texts_are_dropped(tmp_path: Path) -> None:
-    source = write(tmp_path, a="one", b="two", c="one", d="")
-    assert sorted(document.text for document in documents(source)) == ["one", "two"]
-
-
-def test_two_documents_are_divided_and_a_lone_one_is_cut(tmp_path: Path) -> None:
-    parts = split(documents(write(tmp_path, a="long " * 100, b="short")))
-    assert [document.text for document in parts.held_out] == ["short"]
-    (tmp_path / "b.txt").unlink()
-    (train,), (held_out,) = split(documents(f"files:{tmp_path}/*.txt"))
-    assert train.text + held_out.text == "long " * 100
-    assert held_out.bytes == 25
-
-
-def test_a_bound_takes_whole_documents(tmp_path: Path) -> None:
-    source = write(tmp_path, a="a" * 400, b="b" * 400, c="c" * 400)
-    assert {document.text[0] for document in documents(source, megabytes=1e-3)} == {"a", "b"}
-    with pytest.raises(UserError, match=r"no text within --data-megabytes 0\.0001"):
-        documents(source, megabytes=1e-4)
-
-
-def test_json_lines_are_documents_compressed_or_not(tmp_path: Path) -> None:
-    lines = [json.dumps({"text": f"text {i}\u2028\n", "url": "x"}) for i in range(4)]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines[:2]) + "\n\n")
-    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
-        file.write("\n".join(lines[2:]))
-    found = documents(f"files:{tmp_path}/*")
-    assert sorted(document.text for document in found) == [f"text {i}\u2028\n" for i in range(4)]
-    assert {document.name for document in found} >= {f"{tmp_path}/b.jsonl.gz:2"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"text": "x"}\n{"texts": 1}', r"a\.jsonl:2 is not a JSON object"),
-        ("a.jsonl", b'{"text": 3}', r"a\.jsonl:1 .*its text is a int"),
-        ("a.jsonl", b'{"text": "x"', r"a\.jsonl:1 is not a JSON object"),
-        ("a.jsonl.gz", b"not compressed", r"a\.jsonl\.gz is not UTF-8 text"),
-        ("a.txt", b"\xff\xfe", r"a\.txt is not UTF-8 text"),
-    ],
-)
-def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        documents(f"files:{tmp_path}/*")
-
-
-def test_a_pattern_without_files_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\*\.txt matches no file.*quote the pattern"):
-        documents(f"files:{tmp_path}/nothing*.txt")
-
-
-def test_stdlib_is_bounded_mixed_and_the_same_every_time() -> None:
-    found = documents("stdlib", megabytes=1.0)
-    assert found == documents("stdlib", megabytes=1.0)
-    assert 0.9e6 < sum(document.bytes for document in found) <= 1e6
-    assert {"stdlib", "jax"} <= {document.name.split(":")[0] for document in found}
 
 
 # The cache
@@ -230,11 +143,11 @@ def test_tokens_are_made_once_for_each_corpus_and_vocabulary(cached: DataFlags) 
     assert other.fingerprint != first.fingerprint
 
 
-def test_a_changed_corpus_is_another_one(cached: DataFlags, tmp_path: Path) -> None:
-    source = write(tmp_path, a="some text " * 9, b="other text " * 99)
+def test_a_changed_corpus_has_another_fingerprint(cached: DataFlags, tmp_path: Path) -> None:
+    source = write_texts(tmp_path, a="some text " * 9, b="other text " * 99)
     flags = dataclasses.replace(cached, data=source)
     before = load_tokens(flags, VOCABULARY).fingerprint
-    write(tmp_path, b="changed text " * 99)
+    write_texts(tmp_path, b="changed text " * 99)
     assert load_tokens(flags, VOCABULARY).fingerprint != before
     assert load_tokens(flags, VOCABULARY, before).fingerprint == before  # from the cache
     shutil.rmtree(flags.cache_dir / before)
@@ -242,7 +155,7 @@ def test_a_changed_corpus_is_another_one(cached: DataFlags, tmp_path: Path) -> N
         load_tokens(flags, VOCABULARY, before)
 
 
-def test_known_tokens_need_no_corpus(cached: DataFlags) -> None:
+def test_cached_tokens_need_no_corpus(cached: DataFlags) -> None:
     first = load_tokens(cached, VOCABULARY)
     gone = dataclasses.replace(cached, data="files:/nonexistent/*")
     again = load_tokens(gone, VOCABULARY, first.fingerprint)
@@ -251,7 +164,7 @@ def test_known_tokens_need_no_corpus(cached: DataFlags) -> None:
 
 @pytest.mark.parametrize("name", ["train.bin", "held_out.bin", "tokenizer.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_cache_is_made_anew(cached: DataFlags, name: str, damage: str) -> None:
+def test_a_damaged_cache_is_rebuilt(cached: DataFlags, name: str, damage: str) -> None:
     tokens = load_tokens(cached, VOCABULARY)
     path = folder_of(cached, tokens) / name
     before = path.read_bytes()
@@ -282,7 +195,7 @@ def test_simultaneous_runs_make_the_tokens_once(cached: DataFlags) -> None:
         np.testing.assert_array_equal(tokens.train, results[0].train)
 
 
-def test_a_killed_preparation_leaves_nothing_to_trust(cached: DataFlags) -> None:
+def test_remains_of_a_killed_preparation_are_not_used(cached: DataFlags) -> None:
     script = f"""
 import pathlib, time
 from train.config import run as config
@@ -291,7 +204,7 @@ data._sha256 = lambda path: time.sleep(100)  # the tokens are written, the manif
 cache = pathlib.Path({str(cached.cache_dir)!r})
 data.load_tokens(config.DataFlags(data={cached.data!r}, cache_dir=cache), {VOCABULARY})
 """
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     while not list(cached.cache_dir.glob(f"*{data.UNFINISHED}/held_out.bin")):
         assert process.poll() is None
         time.sleep(1e-3)

@@ -15,7 +15,7 @@ from train.compare.record import Record, Result, mark_diverged, median_speed, re
 from train.compare.report import best_of_each, curves, edges, summary_line, write_report
 from train.system.devices import device_summary
 
-RECORD = Record({"steps": 30}, "a text")
+RECORD = Record({"schedule": {"steps": 30}}, "a text")
 
 
 def comparison(folder: Path, words: str) -> Compare:
@@ -53,9 +53,7 @@ def table_of(text: str) -> list[list[str]]:
 
 @pytest.fixture
 def swept(tmp_path: Path) -> Compare:
-    """Two rates of three optimizers: one at the upper edge, one half diverged, one with nothing to
-    show.
-    """
+    """Two rates of three optimizers: one best at the upper edge, one diverged once, one always."""
     for name, loss in (("adamw-lr0.001-scale1", 5.0), ("adamw-lr0.01-scale1", 4.5), ("muon-lr0.001-scale1", 4.25)):
         leave_run(tmp_path, name, loss, **({"peak_memory_bytes": 7654321} if "muon" in name else {}))
     for name in ("muon-lr0.01-scale1", "grassjump-lr0.001-scale0.25", "grassjump-lr0.01-scale0.25"):
@@ -75,7 +73,7 @@ def test_the_table_has_the_best_run_of_each_optimizer_the_best_first(swept: Comp
         ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-"],
     ]
     assert "on abacus; the best of learning rates 0.001, 0.01, by the loss shown." in text
-    assert "still to be made" not in text
+    assert "are missing" not in text
 
 
 def test_the_table_of_all_runs_hides_nothing(swept: Compare) -> None:
@@ -90,33 +88,33 @@ def test_the_table_of_all_runs_hides_nothing(swept: Compare) -> None:
     ]
 
 
-def test_a_best_run_at_an_edge_is_told(swept: Compare) -> None:
+def test_a_best_run_at_an_edge_is_noted(swept: Compare) -> None:
     text = write_report(swept, RECORD)
-    assert "* adamw: 0.01 is the upper edge of --sweep-lr, so its best may lie beyond." in text
-    assert "* muon: 0.001 is the lower edge of --sweep-lr, so its best may lie beyond." in text
+    assert "* adamw: 0.01 is the upper edge of --sweep-lr; the optimum may be beyond it." in text
+    assert "* muon: 0.001 is the lower edge of --sweep-lr; the optimum may be beyond it." in text
     assert "grassjump:" not in text
 
 
 def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> None:
     config = comparison(tmp_path, "--optimizers adamw badam --sweep-lr 1 2 3 --sweep-scale 0.5 1 2")
 
-    def found(best: tuple[float, float]) -> list[Result]:
+    def finished(best: tuple[float, float]) -> list[Result]:
         grid = [(lr, scale) for lr in (1.0, 2.0, 3.0) for scale in (0.5, 1.0, 2.0)]
         runs = [Result("adamw", *at, "", False, eval_loss=1.0 + (at != best)) for at in grid]
         return runs + [Result("badam", lr, 1.0, "", False, eval_loss=abs(lr - 2)) for lr in (1.0, 2.0, 3.0)]
 
-    assert edges(config, found((2.0, 1.0))) == []
-    assert [note[:20] for note in edges(config, found((2.0, 2.0)))] == ["adamw: 2 is the uppe"]
-    assert len(edges(config, found((3.0, 0.5)))) == 2
-    assert edges(config, found((3.0, 0.5))[1:]) == []  # one run is still to be made
+    assert edges(config, finished((2.0, 1.0))) == []
+    assert [note[:20] for note in edges(config, finished((2.0, 2.0)))] == ["adamw: 2 is the uppe"]
+    assert len(edges(config, finished((3.0, 0.5)))) == 2
+    assert edges(config, finished((3.0, 0.5))[1:]) == []  # one run is missing
     plain = comparison(tmp_path, "--optimizers adamw")
     assert edges(plain, [Result("adamw", 0.003, 1.0, "", False, eval_loss=1.0)]) == []
 
 
-def test_the_record_has_every_run_and_the_flags(swept: Compare) -> None:
+def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
     write_report(swept, RECORD)
     content = json.loads((swept.run_dir / "compare.json").read_text())
-    assert content["flags"] == {"steps": 30}
+    assert content["settings"] == {"schedule": {"steps": 30}}
     assert content["data_fingerprint"] == "a text"
     assert [run["folder"] for run in content["best"]] == [
         "muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25",
@@ -142,15 +140,15 @@ def test_the_plot_has_a_labelled_curve_for_each_optimizer(swept: Compare) -> Non
     assert (swept.run_dir / "compare.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_an_unfinished_comparison_says_how_much_is_to_come(tmp_path: Path) -> None:
+def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Path) -> None:
     config = comparison(tmp_path, "--optimizers adamw muon")
     text = write_report(config, RECORD)
-    assert "**2 of 2 runs are still to be made.**" in text
+    assert "**2 of 2 runs are missing.**" in text
     assert len(table_of(text)) == 2
     leave_run(tmp_path, "adamw-lr0.003-scale1", 5.0)
     (tmp_path / "muon-lr0.003-scale1").mkdir()  # begun
     text = write_report(config, RECORD)
-    assert "**1 of 2 runs are still to be made.**" in text
+    assert "**1 of 2 runs are missing.**" in text
     assert [row[0] for row in table_of(text)] == ["optimizer", "---", "adamw"]
     assert "## All runs" not in text
     assert "the defaults of each optimizer" in summary_line(config, [])
@@ -172,22 +170,22 @@ def test_the_first_updates_do_not_count_for_the_speed() -> None:
     assert median_speed(rows[:3]) == 1  # a run too short to wait for
 
 
-def test_the_last_words_of_a_run_that_diverged_are_kept(swept: Compare) -> None:
+def test_the_last_message_of_a_diverged_run_is_stored(swept: Compare) -> None:
     kept = swept.run_dir / "muon-lr0.01-scale1" / "diverged.txt"
     assert kept.read_text() == "error: the loss at step 2 is not finite\n"
 
 
 @pytest.mark.parametrize(
-    ("statistics", "told"),
+    ("statistics", "summary"),
     [
         ({"peak_bytes_in_use": 5, "bytes_in_use": 3}, {"device": "abacus", "peak_memory_bytes": 5}),
         ({"bytes_in_use": 3}, {"device": "abacus"}),
         (None, {"device": "abacus"}),
     ],
 )
-def test_peak_memory_is_what_the_backend_tells(
-    statistics: dict[str, int] | None, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_peak_memory_is_what_the_backend_reports(
+    statistics: dict[str, int] | None, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = SimpleNamespace(device_kind="abacus", memory_stats=lambda: statistics)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert device_summary() == told
+    assert device_summary() == summary
