@@ -30,7 +30,7 @@ from grass_optax._trees.keys import checked_key
 from grass_optax._trees.layouts import MatrixLayout, map_layouts
 from grass_optax._trees.mesh import with_auto_axes
 from grass_optax.bases import dense
-from grass_optax.residual import as_residual
+from grass_optax.residual.marks import as_residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Rotate, Transport, first_moment_only, keep, reset, rotate
 
