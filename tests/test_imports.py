@@ -1,6 +1,7 @@
 """Who may import whom, and what the public names are."""
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
@@ -58,9 +59,19 @@ METHODS = [
 
 def test_public_names():
     assert set(grass_optax.__all__) == {
-        *METHODS, *(f"scale_by_{name}" for name in METHODS), "assemble", "split_by_subspace", "SplitState",
-        "block_coordinate",
-        "subspaces", "transport", "residual", "layouts", "grassmann", "state_shardings", "memory_report",
-        "MemoryReport",
+        *METHODS, *(f"scale_by_{name}" for name in METHODS), "assemble", "with_rates", "split_by_subspace",
+        "SplitState", "block_coordinate", "in_float32",
+        "methods", "subspaces", "transport", "residual", "bases", "state",
+        "layouts", "grassmann", "state_shardings", "memory_report", "MemoryReport",
     }  # fmt: skip
-    assert all(hasattr(grass_optax, name) for name in grass_optax.__all__)
+
+
+def test_dir_shows_public_names_only():
+    assert {name for name in dir(grass_optax) if not name.startswith("_")} == set(grass_optax.__all__)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_a_function_and_no_module(name):
+    assert callable(getattr(grass_optax, name))
+    with pytest.raises(ImportError):
+        importlib.import_module(f"grass_optax.{name}")

@@ -52,7 +52,7 @@ METHODS = {
     "ldadam": method("ldadam"),
     "frugal": method("frugal"),
     "online_subspace_descent": method("online_subspace_descent"),
-    "coap": method("coap", "recompute_gap", has_svd=True),
+    "coap": method("coap", "refreshes_per_svd", has_svd=True),
     "sumo": method("sumo"),
 }
 # By module, so that all tests of a method in a file follow each other and share what is compiled

@@ -10,7 +10,6 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import layouts
-from grass_optax._inner.transforms import in_float32
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.run import OptimizerFlags, ScheduleFlags
 
@@ -98,8 +97,8 @@ def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *
     of_kernels = {"adamw": adamw, "muon": muon}[row.name]
     others = config.learning_rate if config.adam_learning_rate is None else config.adam_learning_rate
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        layouts.SPLIT: in_float32(of_kernels(config.scale * config.learning_rate)),
-        layouts.ADAM: in_float32(adamw(others)),
+        layouts.SPLIT: grass_optax.in_float32(of_kernels(config.scale * config.learning_rate)),
+        layouts.ADAM: grass_optax.in_float32(adamw(others)),
     }
     return optax.partition(transforms, layouts.split_labels(0, stacked_kernels))
 

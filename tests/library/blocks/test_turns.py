@@ -345,7 +345,7 @@ def test_init_takes_whatever_optax_gives_it(view):
     chex.assert_trees_all_equal_shapes_and_dtypes(bare.init(abstract), bare.init(params))
     raised = optax.tree.map_params(tx, lambda x: np.ones_like(x), state)
     chex.assert_trees_all_equal_shapes_and_dtypes(raised, state)
-    moments = optax.tree_utils.tree_get(raised, "BlockCoordinateState").inner[0].mu
+    moments = optax.tree_utils.tree_get(raised, "BlockCoordinateState").inner.mu
     assert all(np.all(x == 1) for x in jax.tree.leaves(moments))
     for empty in ({}, {"a": optax.MaskedNode()}):
         updates, after = tx.update(empty, tx.init(empty), empty)
@@ -360,7 +360,7 @@ def test_init_takes_whatever_optax_gives_it(view):
 @pytest.mark.parametrize(
     ("options", "params", "message"),
     [
-        (dict(order="shuffled"), {}, "order is 'shuffled'; needed is one of 'ascending', 'descending', 'random'"),
+        (dict(order="shuffled"), {}, "order is 'shuffled'; it must be one of 'random', 'ascending', 'descending'"),
         (dict(switch_every=0), {}, "switch_every is 0; give 1 or more"),
         (dict(switch_every=1.5), {}, "switch_every is 1.5; it shapes the computation"),
         (dict(active=0), {}, "active is 0; give 1 or more"),
@@ -392,7 +392,7 @@ def test_errors_of_badam():
         badam(0.1).init({"n": jnp.ones((2, 2, 2), jnp.int32)})
     params = {"k": jnp.ones((4, 2, 2))}
     tx = badam(0.1, weight_decay=0.1)
-    with pytest.raises(ValueError, match="call update.updates, state, params"):
+    with pytest.raises(ValueError, match="requires the current value of parameters"):
         tx.update(params, tx.init(params))
     tx = optax.inject_hyperparams(badam, ("switch_every", "key"))(0.1)
     with pytest.raises(ValueError, match="blocks is .*name it in static_args"):
