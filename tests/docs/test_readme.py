@@ -122,7 +122,7 @@ def test_the_worked_example_of_a_new_method_runs():
 def test_docstring_examples(module):
     module = importlib.import_module(module)
     names = {"jnp": jnp, "jax": jax, "optax": optax, "grass_optax": grass_optax}
-    names |= {"subspaces": subspaces, "transport": transport}
+    names |= {name: getattr(grass_optax, name) for name in ("subspaces", "transport", "residual", "layouts")}
     with jax.numpy_dtype_promotion("standard"):  # Optax's schedules mix types
         result = doctest.testmod(module, extraglobs=names)
     assert result.attempted > 0
