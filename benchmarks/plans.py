@@ -1,4 +1,4 @@
-"""What would a step of a large model cost per device? Prints the tables of docs/planning.md.
+"""What would a step of a large model cost per device? Prints the tables of docs/guides/planning.md.
 
     python -m benchmarks.plans
     python -m benchmarks.plans --models 7b --meshes fsdp=64 --topology v5e:8x8

@@ -98,7 +98,7 @@ def test_state_per_matrix_is_what_the_table_says(name):
 def test_the_worked_example_of_a_new_method_runs():
     namespace = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for block in code_blocks((ROOT / "docs" / "new_method.md").read_text(), "python"):
+        for block in code_blocks((ROOT / "docs" / "guides" / "new_method.md").read_text(), "python"):
             exec(block, namespace)
         params, loss = namespace["params"], namespace["loss"]
         assert loss(params) < 0.1 * loss(jax.tree.map(jnp.zeros_like, params))

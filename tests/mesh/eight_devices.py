@@ -245,7 +245,7 @@ def test_moments_along_the_rank_at_the_size_of_a_model(name, options):
 
 # Programs with these loops are compiled and read, and one of several loops that send is not run:
 # devices of a CPU begin the sums of independent loops each in an order of its own, and may wait for
-# each other for ever (docs/sharding.md).
+# each other for ever (docs/guides/sharding.md).
 MAPPED = {"map_stacks": True}
 
 

@@ -127,7 +127,7 @@ def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, .
     """Return the mesh axes of each axis of a parameter.
 
     `fsdp` shards the side of a kernel that the basis of its subspace spans, or every device would
-    hold the whole basis (docs/sharding.md): the smaller side, and the input side of a square
+    hold the whole basis (docs/guides/sharding.md): the smaller side, and the input side of a square
     kernel. It shards the hidden axis of embeddings and head.
     """
     if not logical:
@@ -142,7 +142,7 @@ def maps_stacks(mesh: Mesh, planned: bool) -> bool:
 
     It does so where a device holds a shard of each matrix, but not in programs that run on CPU
     devices: these start the sums of independent loops in different orders and then wait for each
-    other forever (docs/sharding.md).
+    other forever (docs/guides/sharding.md).
     """
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     return mesh.shape[FSDP] * mesh.shape[TENSOR] > 1 and (planned or not is_cpu)

@@ -79,7 +79,7 @@ def test_all_laws_on_eight_devices(part):
 
 
 def test_the_example_of_the_documentation():
-    (example,) = code_blocks((ROOT / "docs" / "sharding.md").read_text(), "python")
+    (example,) = code_blocks((ROOT / "docs" / "guides" / "sharding.md").read_text(), "python")
     process = on_eight_devices("-c", example)
     assert process.returncode == 0, process.stderr
     assert "('fsdp',)" in process.stdout
