@@ -17,28 +17,29 @@ from tests import tolerances
 
 
 class Method(NamedTuple):
-    """A method over the split, and which of the laws' special cases it is."""
+    """A method, and which of the laws' special cases it is."""
 
     alias: Callable[..., Any]
     scale_by: Callable[..., Any]
     static: tuple[str, ...] = ()  # its integers that inject_hyperparams must leave alone
+    gap: str | None = "update_proj_gap"  # its interval
+    splits: bool = True  # over split_by_subspace: it has bases
     has_rank: bool = True
     draws: bool = True  # its bases depend on the key
     recovers: bool = False  # moves along the gradient outside the subspace as well
     has_svd: bool = False  # factorises, and may branch inside its refresh
 
     def options(self, rank, gap):
-        """Rank and interval, as far as the method has them, and what it needs beside."""
+        """Rank and interval, as far as the method has them, and what else it needs."""
         given = {"rank": rank} if self.has_rank else {}
-        needed = {"random_start": 8} if self.alias is grass_optax.golore else {}
-        return given | {"update_proj_gap": gap} | needed
+        given |= {self.gap: gap} if self.gap else {}
+        return given | ({"random_start": 8} if self.alias is grass_optax.golore else {})
 
 
 def method(name, *static, **traits):
     return Method(getattr(grass_optax, name), getattr(grass_optax, f"scale_by_{name}"), static, **traits)
 
 
-# Every law runs over all of them.
 METHODS = {
     "grassjump": method("grassjump", recovers=True),
     "grasswalk": method("grasswalk", "walk_rank", recovers=True),
@@ -54,10 +55,14 @@ METHODS = {
     "online_subspace_descent": method("online_subspace_descent"),
     "coap": method("coap", "recompute_gap", has_svd=True),
     "sumo": method("sumo"),
+    "badam": method("badam", "switch_every", gap="switch_every", splits=False, has_rank=False, draws=False),
+    "column_sgd": method("column_sgd", gap=None, splits=False, has_rank=False, draws=False),
 }
+SPLIT = [name for name, method in METHODS.items() if method.splits]
 # By module, so that all tests of a method in a file follow each other and share what is compiled
 # for it.
 every_method = pytest.mark.parametrize("name", METHODS, scope="module")
+every_split_method = pytest.mark.parametrize("name", SPLIT, scope="module")
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)
 
@@ -78,7 +83,9 @@ def optimizer(name, rank=2, gap=2, learning_rate=0.1, **options):
     return METHODS[name].alias(learning_rate, **(METHODS[name].options(rank, gap) | options))
 
 
-LEAVES = {"wide": jnp.ones(WIDE), "square": jnp.ones(SQUARE), "stack": jnp.ones(STACK), "bias": jnp.ones(16)}
+# By its name, "head" is the one leaf for which column_sgd has a momentum; to the others it is a
+# square matrix. For badam the stack is three blocks.
+LEAVES = {"wide": jnp.ones(WIDE), "head": jnp.ones(SQUARE), "stack": jnp.ones(STACK), "bias": jnp.ones(16)}
 
 
 @functools.cache

@@ -35,8 +35,7 @@ def state_of(moment, dtype, second=None):
     return state, decoded(state)
 
 
-# --- rounding
-# -------------------------------------------------------------------------------------------------------
+# --- rounding -------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
@@ -113,8 +112,7 @@ def test_what_can_be_stored_is_stored_exactly(dtype):
     np.testing.assert_array_equal(jnp.where(largest, 2 * half, half), own.mu)
 
 
-# --- decay
-# ----------------------------------------------------------------------------------------------------------
+# --- decay ----------------------------------------------------------------------------------------
 
 
 @both
@@ -150,8 +148,7 @@ def test_a_second_moment_stays_near_the_truth():
     assert float(jnp.std(ratio)) < 0.25
 
 
-# --- numbers that are none, and small ones
-# --------------------------------------------------------------------------
+# --- numbers that are none, and small ones --------------------------------------------------------
 
 
 @both
@@ -226,8 +223,7 @@ def test_saturation():
         assert jnp.all(jnp.isnan(stochastically_rounded(jnp.asarray([jnp.inf, jnp.nan]), dtype, jnp.zeros(2))))
 
 
-# --- state
-# ----------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 def test_without_types_it_is_optax():
@@ -286,8 +282,7 @@ def test_bytes(dtype, each, m):
     assert report.shared_bytes == (4 + 4 + 4) + (4 + 4)  # the split's count, a count and a seed of each Adam
 
 
-# --- transports and readers
-# -----------------------------------------------------------------------------------------
+# --- transports and readers -----------------------------------------------------------------------
 
 
 @both
@@ -317,8 +312,7 @@ def test_transports_see_float32(dtype):
     assert transport.keep(state, rotation) is state
 
 
-# --- methods
-# --------------------------------------------------------------------------------------------------------
+# --- methods --------------------------------------------------------------------------------------
 
 PARAMS = {"stack": jnp.ones((2, 16, 48))}
 
