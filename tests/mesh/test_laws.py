@@ -1,4 +1,4 @@
-"""What every method keeps on every mesh: small collectives, its shardings, the numbers of one device."""
+"""What holds on every mesh: small collectives, known shardings, the numbers of one device."""
 
 import jax
 import jax.numpy as jnp
