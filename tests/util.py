@@ -1,8 +1,7 @@
 """What several test files share: the methods under test, gradients, and bases from outside."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,48 +15,65 @@ from grass_optax import subspaces
 from tests import tolerances
 
 
-class Method(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The facts about a method, as a row of the trainer's table states them."""
+
+    name: str
+    takes: frozenset[str] = frozenset({"rank", "update_proj_gap"})
+    gap_argument: str = "update_proj_gap"
+    static_integers: tuple[str, ...] = ()
+    run_fractions: tuple[str, ...] = ()
+    splits: bool = True
+    draws: bool = True
+    recovers: bool = False
+    svd: str = "never"
+
+    def arguments(self, **settings):
+        own_names = {"update_proj_gap": self.gap_argument}
+        named = {own_names.get(name, name): value for name, value in settings.items()}
+        return {name: value for name, value in named.items() if name in self.takes}
+
+
+ROWS = [
+    Row("grassjump", recovers=True),
+    Row("grasswalk", static_integers=("walk_rank",), recovers=True),
+    Row("subtrack", static_integers=("tracking_rank",), recovers=True),
+    Row("subtrack_grad", static_integers=("tracking_rank",)),
+    Row("galore", draws=False, svd="always"),
+    Row("golore", run_fractions=("random_start",), svd="sometimes"),
+    Row("fira", draws=False, recovers=True, svd="always"),
+    Row("apollo", recovers=True),
+    Row("apollo_mini", takes=frozenset({"update_proj_gap"}), recovers=True),
+    Row("ldadam"),
+    Row("frugal"),
+    Row("online_subspace_descent"),
+    Row("coap", static_integers=("recompute_gap",), svd="sometimes"),
+    Row("sumo"),
+    Row("badam", takes=frozenset({"switch_every"}), gap_argument="switch_every", splits=False),
+    Row("column_sgd", takes=frozenset(), splits=False, draws=False),
+]
+
+
+class Method:
     """A method, and which of the laws' special cases it is."""
 
-    alias: Callable[..., Any]
-    scale_by: Callable[..., Any]
-    static: tuple[str, ...] = ()  # its integers that inject_hyperparams must leave alone
-    gap: str | None = "update_proj_gap"  # its interval
-    splits: bool = True  # over split_by_subspace: it has bases
-    has_rank: bool = True
-    draws: bool = True  # its bases depend on the key
-    recovers: bool = False  # moves along the gradient outside the subspace as well
-    has_svd: bool = False  # factorises, and may branch inside its refresh
+    def __init__(self, row):
+        self.alias = getattr(grass_optax, row.name)
+        self.scale_by = getattr(grass_optax, f"scale_by_{row.name}")
+        self.arguments, self.needs = row.arguments, row.run_fractions
+        self.splits, self.recovers = row.splits, row.recovers
+        self.draws_bases = row.splits and row.draws
+        self.has_rank, self.has_svd = "rank" in row.takes, row.svd != "never"
+        # What inject_hyperparams must leave alone
+        self.static = {"rank", row.gap_argument, "key", "blocks", "weight_dimension_numbers", *row.static_integers}
 
     def options(self, rank, gap):
-        """Rank and interval, as far as the method has them, and what else it needs."""
-        given = {"rank": rank} if self.has_rank else {}
-        given |= {self.gap: gap} if self.gap else {}
-        return given | ({"random_start": 8} if self.alias is grass_optax.golore else {})
+        """Rank and interval, if the method has them, and the counts of updates that it needs."""
+        return self.arguments(rank=rank, update_proj_gap=gap) | dict.fromkeys(self.needs, 8)
 
 
-def method(name, *static, **traits):
-    return Method(getattr(grass_optax, name), getattr(grass_optax, f"scale_by_{name}"), static, **traits)
-
-
-METHODS = {
-    "grassjump": method("grassjump", recovers=True),
-    "grasswalk": method("grasswalk", "walk_rank", recovers=True),
-    "subtrack": method("subtrack", "tracking_rank", recovers=True),
-    "subtrack_grad": method("subtrack_grad", "tracking_rank"),
-    "galore": method("galore", draws=False, has_svd=True),
-    "golore": method("golore", has_svd=True),
-    "fira": method("fira", draws=False, recovers=True, has_svd=True),
-    "apollo": method("apollo", recovers=True),
-    "apollo_mini": method("apollo_mini", recovers=True, has_rank=False),
-    "ldadam": method("ldadam"),
-    "frugal": method("frugal"),
-    "online_subspace_descent": method("online_subspace_descent"),
-    "coap": method("coap", "recompute_gap", has_svd=True),
-    "sumo": method("sumo"),
-    "badam": method("badam", "switch_every", gap="switch_every", splits=False, has_rank=False, draws=False),
-    "column_sgd": method("column_sgd", gap=None, splits=False, has_rank=False, draws=False),
-}
+METHODS = {row.name: Method(row) for row in ROWS}
 SPLIT = [name for name, method in METHODS.items() if method.splits]
 # By module, so that all tests of a method in a file follow each other and share what is compiled
 # for it.

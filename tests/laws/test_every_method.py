@@ -28,7 +28,7 @@ from tests.util import (
     run,
 )  # fmt: skip
 
-drawing = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.draws], scope="module")
+drawing = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.draws_bases], scope="module")
 
 
 def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
@@ -102,7 +102,7 @@ def test_leaves_of_one_shape_are_refreshed_as_if_each_were_alone(name):
 @drawing
 def test_keys_and_leaves_and_refreshes_draw_apart(name):
     """A basis is a function of key, leaf and refresh, and of nothing else that is random."""
-    options = {"random_start": 0} if name == "golore" else {}
+    options = dict.fromkeys(METHODS[name].needs, 0)  # golore draws from its random_start on
     params = {"a": jnp.ones((12, 16)), "b": jnp.ones((12, 16))}  # large enough that no two draw the same axes
     same = grads_like(params, 0)["a"]
 
