@@ -5,7 +5,8 @@ combinator they are written in.
 from grass_optax import residual, subspaces, transport
 from grass_optax._blocks.turns import block_coordinate
 from grass_optax._linalg import grassmann
-from grass_optax._split.split import SplitState, split_by_subspace
+from grass_optax._split.records import SplitState
+from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
 from grass_optax.methods._assembly import assemble
 from grass_optax.methods._badam import badam, scale_by_badam

@@ -1,19 +1,20 @@
 """Axis 3: what becomes of the part of the gradient outside the subspace?
 
-A residual transformation is an Optax transformation of R = G - S S^T G that may read, as extra
-arguments, trees of what the step knows: `grad`, `projected` (S^T G), `direction` (what the inner
-optimizer made of it), `basis` and `previous_basis`, `inner_state` and `previous_inner_state` (after
-and before the transport). None in its place drops the residual.
+A residual is an Optax transformation of R = G - S S^T G, so `optax.chain`, `optax.masked` and
+`optax.partition` of one work. What the step knows comes in one extra argument, `split`: `grad`,
+`projected` (S^T G), `direction` (what the inner optimizer returned for it), `basis` and
+`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). None in
+place of a residual drops R.
 
-Most of them only multiply column i of R by a number. Marked `per_column`, such a transformation is
-never given R: it gets the (..., 1, n) norms of R's columns, and the ratio of what it returns to
-what it was given is the factor of each column. Fed the dense R it must do the same. `per_column` is
-the module that feeds it.
-
-Members: recovery, channel_scaling, tensor_scaling, sign, error_feedback; recovery_scaling,
-norm_growth_limit, per_column; column_norms, finite_root.
+How the step must feed a residual stands beside it, in a record `Marks`. Most residuals only
+multiply column i of R by a number. Marked `per_column`, such a one is never given R, which then
+need not be formed. It gets the norms of R's columns (..., 1, n), and what it returns over what it
+was given is the factor of each column. Given R itself it must do the same. A chain of residuals has
+no marks and is given R; `per_column` marks it again.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,144 +22,217 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from grass_optax._inner.states import first_moment
-from grass_optax._linalg import grassmann
-from grass_optax._linalg.grassmann import wide
+from grass_optax._linalg.norms import column_norms, frobenius_norm
+from grass_optax._linalg.products import lift
+
+__all__ = [
+    "recovery",
+    "channel_scaling",
+    "tensor_scaling",
+    "sign",
+    "error_feedback",
+    "recovery_scaling",
+    "norm_growth_limit",
+    "per_column",
+    "Residual",
+    "Marks",
+    "NormGrowthLimitState",
+    "ErrorFeedbackState",
+]
 
 # A column whose projected gradient is this far below the root mean square over columns has none:
 # its ratio would be noise.
 _NEGLIGIBLE = 1e-6
 
 
-class ResidualTransformation(NamedTuple):
-    """An Optax transformation of the residual, and how it wants to be fed."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Marks:
+    """How the step feeds a residual transformation.
 
-    init: Callable[[Any], Any]
-    update: Callable[..., tuple[Any, Any]]
+    Attributes:
+      per_column: give it the column norms (..., 1, n) in place of R.
+      removed_fraction: c in R = G - c S S^T G.
+      feedback: a function of the residual's state to what is added to the next gradient, a tree of
+        (..., m, n), or None.
+
+    Raises:
+      ValueError: a residual that sees column norms alone and feeds an error back.
+    """
+
     per_column: bool = False
-    removed: ArrayLike = 1.0  # how much of the part inside is taken out of what it is given: G - removed S S^T G
-    feedback: Callable[[Any], Any] | None = None  # what its state adds to the next gradient, (..., m, n) per leaf
+    removed_fraction: ArrayLike = 1.0
+    feedback: Callable[[PyTree], PyTree] | None = None
+
+    def __post_init__(self) -> None:
+        if self.per_column and self.feedback is not None:
+            raise ValueError(
+                "a residual marked per_column sees column norms alone, so it has no error to feed "
+                "back. Leave out per_column or feedback."
+            )
+
+
+class Residual(optax.GradientTransformationExtraArgs):
+    """An Optax transformation of the residual that carries its `Marks`.
+
+    Attributes:
+      marks: how the step feeds it.
+    """
+
+    marks: Marks
+
+    def __new__(cls, tx: optax.GradientTransformation, **marks: Any) -> "Residual":
+        """The transformation `tx` with marks, given by name."""
+        self = super().__new__(cls, tx.init, optax.with_extra_args_support(tx).update)
+        self.marks = Marks(**marks)
+        return self
 
 
 class NormGrowthLimitState(NamedTuple):
-    """State of `norm_growth_limit`."""
+    """State of `norm_growth_limit`.
 
-    norm: Any  # (...) per leaf: the Frobenius norm of the last output of each matrix; 0 = not set
+    Attributes:
+      norm: (...) per leaf: the Frobenius norm of the last output of each matrix; 0 if not set.
+    """
+
+    norm: PyTree
 
 
 class ErrorFeedbackState(NamedTuple):
-    """State of `error_feedback`."""
+    """State of `error_feedback`.
 
-    error: Any  # (..., m, n) per leaf
-
-
-def per_column(tx: optax.GradientTransformation) -> ResidualTransformation:
-    """Mark a transformation that multiplies each column of the residual by a number."""
-    return ResidualTransformation(tx.init, optax.with_extra_args_support(tx).update, True)
-
-
-def recovery(max_norm_growth: ArrayLike | None = 1.01, removed: ArrayLike = 1.0) -> ResidualTransformation:
-    """Recovery scaling and the norm-growth limit after it (RS in the papers; Fira). None switches
-    the limit off.
-
-    `removed` is for matching published code: theirs takes `scale` S S^T G out of the gradient where
-    the papers take S S^T G.
+    Attributes:
+      error: (..., m, n) per leaf, added to the next gradient.
     """
-    return per_column(_limited(recovery_scaling(), max_norm_growth))._replace(removed=removed)
+
+    error: PyTree
 
 
-def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> ResidualTransformation:
-    """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, with the limit between the
-    two (APOLLO).
+def as_residual(tx: optax.GradientTransformation | None) -> Residual | None:
+    """Any Optax transformation as a residual: without marks, it is given R.
 
-    For a split without lift, where the residual is the gradient itself.
+    An `error_feedback` inside, in a chain or under a mask, still feeds its error back.
+    """
+    if tx is None or isinstance(tx, Residual):
+        return tx
+    return Residual(tx, feedback=_errors)
+
+
+def per_column(tx: optax.GradientTransformation) -> Residual:
+    """Mark a transformation that multiplies each column of the residual by a number.
+
+    Examples:
+      >>> halved = residual.per_column(optax.chain(residual.recovery(), optax.scale(0.5)))
+      >>> halved.marks.per_column
+      True
+    """
+    marks = tx.marks if isinstance(tx, Residual) else Marks()
+    return Residual(tx, **(vars(marks) | {"per_column": True}))
+
+
+def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLike = 1.0) -> Residual:
+    """Recovery scaling, then the norm-growth limit (RS in the papers; Fira).
+
+    Args:
+      max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
+      removed_fraction: c in R = G - c S S^T G. The papers have 1; released code has `scale`.
+    """
+    tx = _limited(recovery_scaling(), max_norm_growth)
+    return Residual(tx, per_column=True, removed_fraction=removed_fraction)
+
+
+def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
+    """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, limited (APOLLO).
+
+    For a split without lift, where the residual is the gradient itself. The limit comes before the
+    scale.
     """
     return _scaled(recovery_scaling(), max_norm_growth, scale)
 
 
-def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> ResidualTransformation:
-    """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited the same way
-    (APOLLO-Mini).
+def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
+    """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited (APOLLO-Mini).
+
+    For a split without lift. The limit comes before the scale.
     """
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        del params
-        factors = jax.tree.map(_norm_ratio, extra["projected"], extra["direction"])
-        return jax.tree.map(lambda f, r: (f * r).astype(r.dtype), factors, updates), state
-
-    whole = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
-    return _scaled(whole, max_norm_growth, scale)
+    return _scaled(_multiplied(_norm_ratio), max_norm_growth, scale)
 
 
 def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
     """scale sign(R), entry by entry (FRUGAL)."""
 
-    def update(updates: Any, params: Any) -> Any:
+    def update(updates: optax.Updates, params: Any) -> optax.Updates:
         del params
         return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * jnp.sign(x), updates)
 
     return optax.stateless(update)
 
 
-def error_feedback(b1: ArrayLike) -> ResidualTransformation:
-    """Nothing is done to the part outside now: it is added to the next gradient, with what the
-    momentum lost in the move (LDAdam).
+def error_feedback(b1: ArrayLike) -> Residual:
+    """Drop the residual from this update and add it to the next gradient (LDAdam).
 
-    e = G - S g + b1 / (1 - b1) (S_old M_old - S M),  M_old and M the first moment before and after
-    the transport. State: mn numbers.
+    With it goes what the momentum lost in the change of basis::
+
+      E = G - S g + b1 / (1 - b1) (S_old M_old - S M)
+
+    where M_old and M are the first moment before and after the transport. State: mn numbers.
+
+    Args:
+      b1: of the inner optimizer.
     """
 
-    def init(params: Any) -> ErrorFeedbackState:
+    def init(params: optax.Params) -> ErrorFeedbackState:
         return ErrorFeedbackState(jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def error(outside: Array, basis: Array, old_basis: Array, moment: Array, old_moment: Array) -> Array:
+        decay = jnp.asarray(b1, outside.dtype)
+        before, after = (
+            lift(s.astype(outside.dtype), x.astype(outside.dtype))
+            for s, x in ((old_basis, old_moment), (basis, moment))
+        )
+        return outside + decay / (1 - decay) * (before - after)
+
+    def update(
+        updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, ErrorFeedbackState]:
         del state, params
-
-        def error(outside: Array, old_basis: Array, basis: Array, old_moment: Array, moment: Array) -> Array:
-            decay = jnp.asarray(b1, outside.dtype)
-            before, after = (
-                grassmann.lift(s.astype(outside.dtype), x.astype(outside.dtype))
-                for s, x in ((old_basis, old_moment), (basis, moment))
-            )
-            return outside + decay / (1 - decay) * (before - after)
-
-        moments = (first_moment(extra[name], b1) for name in ("previous_inner_state", "inner_state"))
-        errors = jax.tree.map(error, updates, extra["previous_basis"], extra["basis"], *moments)
+        split = extra_args["split"]
+        moments = (first_moment(x, b1) for x in (split.inner_state, split.previous_inner_state))
+        errors = _map_present(error, updates, split.basis, split.previous_basis, *moments)
         return jax.tree.map(jnp.zeros_like, updates), ErrorFeedbackState(errors)
 
-    return ResidualTransformation(init, update, feedback=lambda state: state.error)
+    return Residual(optax.GradientTransformationExtraArgs(init, update), feedback=_errors)
 
 
 def recovery_scaling() -> optax.GradientTransformationExtraArgs:
-    """Scale each column as the inner optimizer scaled its projection: L_i = (||N_i|| / ||g_i||) R_i
-    (eq. 9).
+    """Scale each column as the inner optimizer scaled its projection (eq. 9)::
+
+      L_i = (||N_i|| / ||g_i||) R_i
 
     The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing
     about its scale.
     """
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        del params
-        factors = jax.tree.map(recovery_factors, extra["projected"], extra["direction"])
-        return jax.tree.map(lambda f, r: (f * r).astype(r.dtype), factors, updates), state
-
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return _multiplied(recovery_factors)
 
 
 def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
-    """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10).
+    """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10)::
 
-    l = ||L||_F; L <- min(1, zeta p / l) L if p > 0; p <- ||L||_F after that. p is not reset at
-    refreshes, and p = 0 means "not set", so that a first gradient of zero does not hold the rest
-    down. zeta = inf limits nothing.
+      l = ||L||_F;  L <- min(1, zeta p / l) L if p > 0;  p <- ||L||_F after that
+
+    p is not reset at refreshes, and p = 0 means "not set", so that a first gradient of zero does
+    not hold the rest down.
+
+    Args:
+      max_norm_growth: zeta; infinity limits nothing.
     """
 
-    def init(params: Any) -> NormGrowthLimitState:
+    def init(params: optax.Params) -> NormGrowthLimitState:
         return NormGrowthLimitState(jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, NormGrowthLimitState]:
         del params
         norms = jax.tree.map(frobenius_norm, updates)
         factors = jax.tree.map(lambda norm, last: _limit(norm, last, max_norm_growth), norms, state.norm)
@@ -166,23 +240,6 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
         return updates, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms))
 
     return optax.GradientTransformation(init, update)
-
-
-def _limited(
-    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None
-) -> optax.GradientTransformationExtraArgs:
-    limit = optax.identity() if max_norm_growth is None else norm_growth_limit(max_norm_growth)
-    return optax.chain(tx, limit)
-
-
-def _scaled(
-    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None, scale: ArrayLike
-) -> ResidualTransformation:
-    def scaled(updates: Any, params: Any) -> Any:
-        del params
-        return jax.tree.map(lambda x: jnp.sqrt(jnp.asarray(scale, x.dtype)) * x, updates)
-
-    return per_column(optax.chain(_limited(tx, max_norm_growth), optax.stateless(scaled)))
 
 
 def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 n"]:
@@ -199,33 +256,66 @@ def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r
     return ratio[..., None, None]
 
 
-def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
-    """The 2-norm of each column, in float32 at least; 0 where it is not finite, so that nothing is
-    scaled by it.
-
-    The squares of a float32 column overflow above 1e19.
-    """
-    return finite_root(sum_of_squares(x))
-
-
-def finite_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The square root, 0 where it is not finite."""
-    norms = jnp.sqrt(squares)
-    return jnp.where(jnp.isfinite(norms), norms, 0)
-
-
-def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
-    """The squared 2-norm of each column, in float32 at least."""
-    return jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=-2, keepdims=True)
-
-
-def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
-    """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the
-    same.
-    """
-    return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))
-
-
 def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike) -> Float[Array, "*b"]:
     ceiling = jnp.asarray(growth, norm.dtype) * last
-    return jnp.where((last > 0) & (norm > ceiling), ceiling / jnp.where(norm > 0, norm, 1), 1)
+    exceeds = (last > 0) & (norm > ceiling)
+    return jnp.where(exceeds, ceiling / jnp.where(norm > 0, norm, 1), 1)
+
+
+def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
+    """R times factors, a function of what the inner optimizer was given and of what it returned."""
+
+    def multiplied(outside: Array, projected: Array, direction: Array) -> Array:
+        return (factors_of(projected, direction) * outside).astype(outside.dtype)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        del params
+        split = extra_args["split"]
+        return _map_present(multiplied, updates, split.projected, split.direction), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _limited(
+    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None
+) -> optax.GradientTransformationExtraArgs:
+    limit = optax.identity() if max_norm_growth is None else norm_growth_limit(max_norm_growth)
+    return optax.chain(tx, limit)
+
+
+def _scaled(tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None, scale: ArrayLike) -> Residual:
+    def scaled(updates: optax.Updates, params: Any) -> optax.Updates:
+        del params
+        return jax.tree.map(lambda x: jnp.sqrt(jnp.asarray(scale, x.dtype)) * x, updates)
+
+    return per_column(optax.chain(_limited(tx, max_norm_growth), optax.stateless(scaled)))
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _map_present(f: Callable[..., Array], updates: PyTree, *trees: PyTree) -> PyTree:
+    """`jax.tree.map` over the leaves that `optax.masked` or `optax.partition` left in `updates`."""
+
+    def of_present(x: Any, *others: Any) -> Any:
+        return x if _is_masked(x) else f(x, *others)
+
+    return jax.tree.map(of_present, updates, *trees, is_leaf=_is_masked)
+
+
+def _errors(state: PyTree) -> PyTree | None:
+    """The sum of the errors in every `ErrorFeedbackState` of a state; None if there is none."""
+
+    def is_feedback(x: Any) -> bool:
+        return isinstance(x, ErrorFeedbackState)
+
+    def add(a: Any, b: Any) -> Any:
+        if _is_masked(a) or _is_masked(b):
+            return b if _is_masked(a) else a
+        return a + b
+
+    states = [x for x in jax.tree.leaves(state, is_leaf=is_feedback) if is_feedback(x)]
+    errors = [x.error for x in states]
+    sum_of = functools.partial(jax.tree.map, add, is_leaf=_is_masked)
+    return functools.reduce(sum_of, errors) if errors else None

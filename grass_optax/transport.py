@@ -1,116 +1,142 @@
 """Axis 2: what do the inner moments become when the basis moves?
 
 A transport is a pure function `(inner_state, rotation) -> inner_state`, where `rotation` is the
-tree of Q = S_new^T S_old (..., r, r). One that depends on the constants of the inner optimizer is
-made by a factory that is told what the inner was told. What the states of inner optimizers hold is
-known in `inner_states`: those of Adam, Lion, momentum (`optax.trace`, `optax.ema`) and Muon, and
-chains of them.
-
-Members: keep, reset, first_moment_only, rotate.
+tree of Q = S_new^T S_old (..., r, r). All are made by a factory; one that depends on the constants
+of the inner optimizer takes them. The library knows the moments of Adam, Lion, momentum
+(`optax.trace`, `optax.ema`) and Muon, and of chains of them.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from grass_optax._checks import one_of
 from grass_optax._inner.states import cleared, map_moments
-from grass_optax._linalg import grassmann
+from grass_optax._linalg.products import matmul
 
-Transport = Callable[[Any, Any], Any]
+__all__ = ["keep", "reset", "first_moment_only", "rotate", "Transport", "Rotate", "Completion"]
 
-COMPLETIONS = ("none", "isotropic")
+Transport = Callable[[PyTree, PyTree], PyTree]
+Completion = Literal["none", "isotropic"]
 
 
-def keep(inner_state: Any, rotation: Any) -> Any:
-    """The moments stay as numbers, although their coordinates now mean other directions (GaLore,
-    Fira).
+def keep() -> Transport:
+    """The moments keep their numbers, although these now mean other directions (GaLore, Fira)."""
+    return _keep
+
+
+def reset() -> Transport:
+    """The moments and their count start again from zero (FRUGAL)."""
+    return _reset
+
+
+def first_moment_only() -> Transport:
+    """M' = Q M, and the second moment keeps its numbers (GoLore, SUMO)."""
+    return _first_moment_only
+
+
+def rotate(b1: ArrayLike, b2: ArrayLike, completion: Completion = "none") -> "Rotate":
+    """Move Adam's moments as estimates of moments of the gradient's coordinates (eq. 7-8, LDAdam).
+
+    With Mh = M / (1 - b1^(t-1)) and Vh = V / (1 - b2^(t-1)), all squares and |.| elementwise::
+
+      M' = Q M
+      V' = (1 - b2^(t-1)) |Q^2 (Vh - Mh^2) + (Q Mh)^2|
+
+    Q = I gives (M, V) back. Of an inner optimizer with a first moment alone this is M' = Q M. The
+    second moment must be one of squares: the state of `optax.scale_by_adamax` looks the same and is
+    not.
+
+    After a jump the rows of Q^2 sum to about r/m. V' then holds only that part of the second
+    moment, and steps are too large until it has recovered. With `completion="isotropic"` what is
+    missing is added, as if the gradient outside the old subspace were like the one inside::
+
+      (1 - b2^(t-1)) max(1 - rowsum(Q^2), 0) mean(Vh),  the mean over rows, per column
+
+    Args:
+      b1, b2: those of the inner Adam. `split_by_subspace` compares them at init.
+      completion: "none" (the papers) or "isotropic".
+
+    Raises:
+      ValueError: another completion.
     """
+    one_of("completion", completion, get_args(Completion))
+    return Rotate(b1=b1, b2=b2, completion=completion)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rotate:
+    """The transport that `rotate` returns: a function that knows the betas it was made for."""
+
+    b1: ArrayLike
+    b2: ArrayLike
+    completion: Completion = "none"
+
+    @property
+    def betas(self) -> tuple[ArrayLike, ArrayLike]:
+        """(b1, b2)."""
+        return self.b1, self.b2
+
+    def __call__(self, inner_state: PyTree, rotation: PyTree) -> PyTree:
+        """The inner state in the new basis."""
+
+        def second(state: optax.ScaleByAdamState, new_mu: PyTree) -> PyTree:
+            def moved(q: Array, mu: Array, new_mu: Array, nu: Array) -> Array:
+                return self._second_moment(q, mu, new_mu, nu, jnp.asarray(state.count, q.dtype))
+
+            return jax.tree.map(moved, rotation, state.mu, new_mu, state.nu)
+
+        return map_moments(inner_state, _rotated(rotation), second)
+
+    def _second_moment(
+        self,
+        q: Float[Array, "*b r r"],
+        mu: Float[Array, "*b r n"],
+        new_mu: Float[Array, "*b r n"],
+        nu: Float[Array, "*b r n"],
+        count: Float[Array, ""],
+    ) -> Float[Array, "*b r n"]:
+        """V': the variance moves with the squares, the mean as a vector."""
+        correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** count for b in (self.b1, self.b2))
+        mu_hat, new_mu_hat = (x.astype(q.dtype) / correction1 for x in (mu, new_mu))
+        nu_hat = nu.astype(q.dtype) / correction2
+        variance = nu_hat - jnp.square(mu_hat)
+        moved = jnp.abs(matmul(jnp.square(q), variance) + jnp.square(new_mu_hat))
+        if self.completion == "isotropic":
+            moved = moved + _isotropic(q, nu_hat)
+        # One that overflowed stays infinite, and what it moves stays 0: inf - inf would be NaN.
+        return jnp.where(jnp.isnan(moved), jnp.inf, correction2 * moved).astype(nu.dtype)
+
+
+def _keep(inner_state: PyTree, rotation: PyTree) -> PyTree:
     del rotation
     return inner_state
 
 
-def reset(inner_state: Any, rotation: Any) -> Any:
-    """The moments and their count start again from zero (FRUGAL)."""
+def _reset(inner_state: PyTree, rotation: PyTree) -> PyTree:
     del rotation
     return cleared(inner_state)
 
 
-def first_moment_only() -> Transport:
-    """M' = Q M, and the second moment stays (GoLore, SUMO)."""
-
-    def transport(inner_state: Any, rotation: Any) -> Any:
-        def first(moment: Any) -> Any:
-            return jax.tree.map(_rotated, rotation, moment)
-
-        return map_moments(first, lambda state: state._replace(mu=first(state.mu)), inner_state)
-
-    return transport
+def _first_moment_only(inner_state: PyTree, rotation: PyTree) -> PyTree:
+    return map_moments(inner_state, _rotated(rotation))
 
 
-def rotate(b1: ArrayLike, b2: ArrayLike, completion: str = "none") -> Transport:
-    """Adam's moments as estimates of moments of the gradient's coordinates, expressed in the new
-    basis (eq. 7-8, LDAdam).
+def _rotated(rotation: PyTree) -> Callable[[PyTree], PyTree]:
+    def first(moment: PyTree) -> PyTree:
+        return jax.tree.map(_product, rotation, moment)
 
-    With Mh = M / (1 - b1^(t-1)) and Vh = V / (1 - b2^(t-1)):
-      M' = Q M
-      V' = (1 - b2^(t-1)) |Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|
-    where ^{o2} and |.| are elementwise. Q = I gives (M, V) back. Of an inner optimizer with a first
-    moment alone that is M' = Q M. b1 and b2 must be those of the inner Adam, and its second moment
-    one of squares: the state of `optax.scale_by_adamax` looks the same and is not.
-
-    After a jump the rows of Q^{o2} sum to about r/m, so that V' keeps only that part of the second
-    moment and steps are too large until it has recovered; `completion="isotropic"` adds what is
-    missing as if the gradient outside the old subspace were like that inside it: (1 - b2^(t-1))
-    max(1 - rowsum(Q^{o2}), 0) mean(Vh), the mean over rows, per column.
-    """
-    one_of("completion", completion, COMPLETIONS)
-
-    def transport(inner_state: Any, rotation: Any) -> Any:
-        def first(moment: Any) -> Any:
-            return jax.tree.map(_rotated, rotation, moment)
-
-        def adam(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
-            def second(q: Array, mu: Array, new_mu: Array, nu: Array) -> Array:
-                count = jnp.asarray(state.count, q.dtype)
-                correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** count for b in (b1, b2))
-                old_hat, new_hat = (x.astype(q.dtype) / correction1 for x in (mu, new_mu))
-                nu_hat = nu.astype(q.dtype) / correction2
-                moved = _second_moment(q, old_hat, new_hat, nu_hat)
-                if completion == "isotropic":
-                    moved = moved + _isotropic(q, nu_hat)
-                # One that overflowed stays infinite, and what it moves stays 0: inf - inf would
-                # make it NaN.
-                return jnp.where(jnp.isnan(moved), jnp.inf, correction2 * moved).astype(nu.dtype)
-
-            mu = first(state.mu)
-            return state._replace(mu=mu, nu=jax.tree.map(second, rotation, state.mu, mu, state.nu))
-
-        return map_moments(first, adam, inner_state)
-
-    return transport
+    return first
 
 
-def _rotated(q: Float[Array, "*b r r"], moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
-    return grassmann.matmul(q, moment.astype(q.dtype)).astype(moment.dtype)
-
-
-def _second_moment(
-    q: Float[Array, "*b r r"],
-    mu_hat: Float[Array, "*b r n"],
-    new_mu_hat: Float[Array, "*b r n"],
-    nu_hat: Float[Array, "*b r n"],
-) -> Float[Array, "*b r n"]:
-    """|Q^{o2} (Vh - Mh^{o2}) + (Q Mh)^{o2}|, given Q Mh: the variance moves with the squares, the
-    mean as a vector.
-    """
-    variance = nu_hat - jnp.square(mu_hat)
-    return jnp.abs(grassmann.matmul(jnp.square(q), variance) + jnp.square(new_mu_hat))
+def _product(q: Float[Array, "*b r r"], moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
+    return matmul(q, moment.astype(q.dtype)).astype(moment.dtype)
 
 
 def _isotropic(q: Float[Array, "*b r r"], nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grass_optax._trees.layouts import leaf_path
+from grass_optax._trees.paths import leaf_path
 
 
 class Blocks(NamedTuple):

@@ -20,7 +20,7 @@ from jax import lax
 from grass_optax._blocks.cuts import cut_into
 from grass_optax._checks import one_of, positive
 from grass_optax._linalg.dtypes import widened
-from grass_optax._split.refresh import checked_key, typed_key
+from grass_optax._trees.keys import checked_key, typed_key
 
 _ORDERS = ("ascending", "descending", "random")
 

@@ -24,7 +24,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from grass_optax._trees.layouts import leaf_path
+from grass_optax._trees.keys import path_numbers
 
 _NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
 # The moments in Optax's states, and the fields of `CompressedState` that have their scales.
@@ -116,9 +116,12 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
         scales[_SCALES[field]] = jax.tree.map(_scale, values, codes)
 
         def code(path: Any, x: Array, before: Array, scale: Any, field: str = field) -> Array:
-            name = f"{leaf_path(path)} {field}{' moved' if moved else ''}"
-            seed = _mixed(like.seed ^ np.uint32(zlib.crc32(name.encode())))
-            return _code(x, scale, before.dtype, _mixed(seed + own.count.astype(jnp.uint32)), field == _SECOND)
+            purpose = f"{field}{' moved' if moved else ''}"
+            seed = like.seed ^ np.uint32(zlib.crc32(purpose.encode()))
+            seed = _mixed(seed + own.count.astype(jnp.uint32))
+            for number in path_numbers(path):  # last, as an index in the leaf follows them
+                seed = _mixed(seed ^ np.uint32(number))
+            return _code(x, scale, before.dtype, seed, field == _SECOND)
 
         narrow[field] = jax.tree.map_with_path(code, values, codes, scales[_SCALES[field]])
     return like._replace(narrow=own._replace(**narrow), **scales)
@@ -194,13 +197,11 @@ def _power_of_two(size: Array) -> Array:
 
 
 def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
-    """Multiples of 2^-24 in [0, 1), of the seed and an entry's index in the whole leaf, whatever
-    its sharding.
-    """
-    index = jnp.zeros(shape, jnp.uint32)
+    """Multiples of 2^-24 in [0, 1): of the seed and an entry's index, whatever its sharding."""
     for axis, size in enumerate(shape):
-        index = index * np.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return (_mixed(index ^ seed) >> np.uint32(8)).astype(jnp.float32) * 2.0**-24
+        index = jnp.arange(size, dtype=jnp.uint32).reshape((1,) * axis + (size,))
+        seed = _mixed(seed[..., None] ^ index)
+    return (seed >> np.uint32(8)).astype(jnp.float32) * 2.0**-24
 
 
 def _mixed(x: Array) -> Array:

@@ -1,10 +1,8 @@
-"""What is known about the states of inner optimizers: where in them the moments are.
+"""Where the moments are in the states of inner optimizers.
 
 Transports move the moments with the basis, and some rules and residual transformations read the
 first one. They meet the state of any Optax transformation; those that hold moments of the
-gradient's coordinates are listed here. Moments that are kept in narrow types are decoded for them.
-
-Members: map_moments, cleared, first_moment.
+gradient's coordinates are listed here. Moments in narrow types are decoded for them.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 from optax.contrib import MuonState
 
 from grass_optax._inner.narrow import CompressedState, decoded, encoded
@@ -32,25 +31,82 @@ _WITHOUT_COORDINATES = (optax.EmptyState, optax.ScaleByScheduleState)
 
 
 def map_moments(
-    first: Callable[[Any], Any], adam: Callable[[optax.ScaleByAdamState], optax.ScaleByAdamState], inner_state: Any
-) -> Any:
-    """`adam` applied to Adam's states, `first` to the first moment of others, through chains.
+    inner_state: PyTree,
+    first: Callable[[PyTree], PyTree],
+    second: Callable[[optax.ScaleByAdamState, PyTree], PyTree] | None = None,
+) -> PyTree:
+    """Every known state with other moments, through chains.
+
+    Args:
+      inner_state: of any Optax transformation.
+      first: a function of a first moment to the new one.
+      second: a function of an Adam state and its new first moment to the new second moment, which
+        is unchanged without it.
 
     Raises:
-      TypeError: a state of which it is not known what its arrays mean.
+      TypeError: a state whose arrays have no known meaning.
     """
 
     def moved(state: Any) -> Any:
         if isinstance(state, CompressedState):
             return encoded(moved(decoded(state)), state, moved=True)
-        if isinstance(state, optax.ScaleByAdamState):
-            return adam(state)
-        if type(state) in _FIRST_MOMENTS:
-            field = _FIRST_MOMENTS[type(state)]
-            return state._replace(**{field: first(getattr(state, field))})
-        raise TypeError(_unknown("rotate", state, _FIRST_MOMENTS))
+        if type(state) not in _FIRST_MOMENTS:
+            raise TypeError(_unknown("rotate", state, _FIRST_MOMENTS))
+        field = _FIRST_MOMENTS[type(state)]
+        new = first(getattr(state, field))
+        if second is not None and isinstance(state, optax.ScaleByAdamState):
+            return state._replace(mu=new, nu=second(state, new))
+        return state._replace(**{field: new})
 
     return _through_chains(moved, inner_state)
+
+
+def require_betas(
+    tx: optax.GradientTransformation,
+    state: PyTree,
+    params: optax.Params,
+    betas: tuple[ArrayLike, ArrayLike],
+) -> None:
+    """Compare the betas of every Adam in an inner optimizer with those that a transport was given.
+
+    Optax's transformations hide their constants. But the first update of Adam, from zero by a
+    gradient of 1, leaves the moments 1 - b1 and 1 - b2.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if not _adams(state):
+        return
+    with jax.ensure_compile_time_eval():
+        ones = jax.tree.map(lambda x: jnp.ones((1,) * x.ndim, x.dtype), params)
+        _, state = optax.with_extra_args_support(tx).update(ones, tx.init(ones), ones)
+        for adam in _adams(state):
+            for name, moment, beta in zip(("b1", "b2"), (adam.mu, adam.nu), betas, strict=True):
+                for x in jax.tree.leaves(moment)[:1]:
+                    _require_beta(name, 1 - jnp.max(x), jnp.asarray(beta))
+
+
+def _require_beta(name: str, own: jax.Array, rotated: jax.Array) -> None:
+    try:
+        inner, transport = float(own), float(rotated)
+    except jax.errors.ConcretizationTypeError:
+        return  # traced, as by optax.inject_hyperparams: there is no number to compare
+    # Narrow moments are rounded: bfloat16 by 1/128 at most.
+    if abs(inner - transport) > 0.02 * (1 - transport):
+        raise ValueError(
+            f"the inner optimizer has {name} = {inner:.4g}, but the transport rotates its moments "
+            f"with {name} = {transport:.4g}. Give both the same: the {name} of a method is for its "
+            "transport too, whatever `inner` is."
+        )
+
+
+def _adams(state: PyTree) -> list[optax.ScaleByAdamState]:
+    """The states of Adam in an inner state, decoded, through chains."""
+    if isinstance(state, CompressedState):
+        return _adams(decoded(state))
+    if isinstance(state, optax.ScaleByAdamState):
+        return [state]
+    return [x for part in state for x in _adams(part)] if type(state) is tuple else []
 
 
 def cleared(inner_state: Any) -> Any:
@@ -109,8 +165,8 @@ def _through_chains(f: Callable[[Any], Any], state: Any) -> Any:
 def _unknown(verb: str, state: Any, known: Iterable[type]) -> str:
     return (
         f"cannot {verb} the inner state {type(state).__name__}: known are {_names(known)}, chains of them and states "
-        "without coordinates. Give another `inner`, or compose the method with split_by_subspace and transport.keep or "
-        "a function (inner_state, rotation) -> inner_state of your own."
+        "without coordinates. Give another `inner`, or compose the method with split_by_subspace and transport.keep() "
+        "or a function (inner_state, rotation) -> inner_state of your own."
     )
 
 

@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 
 from grass_optax._checks import one_of
 from grass_optax._inner.narrow import compressed, decoded, encoded, storage_type
-from grass_optax._linalg import grassmann
-from grass_optax._split.refresh import checked_key, typed_key
+from grass_optax._linalg import products
+from grass_optax._linalg.dtypes import wide, widened
+from grass_optax._linalg.orthonormal import orthonormalize
+from grass_optax._trees.keys import checked_key, typed_key
 
 ORTHOGONALIZATIONS = ("exact", "newton_schulz")
 # Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and
@@ -36,6 +38,26 @@ def adam(
     """
     wide = None if storage_type("mu_dtype", mu_dtype) else mu_dtype
     return narrow_moments(optax.scale_by_adam(b1, b2, eps, mu_dtype=wide), mu_dtype, nu_dtype, key)
+
+
+def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A transformation with its state and arithmetic in float32 at least; updates keep their type.
+
+    Examples:
+      >>> tx = grass_optax.in_float32(optax.scale_by_adam())
+      >>> tx.init({"w": jnp.ones(3, jnp.bfloat16)}).nu["w"].dtype
+      dtype('float32')
+    """
+    wide_tx = optax.with_extra_args_support(tx)
+
+    def init(params: optax.Params) -> Any:
+        return wide_tx.init(widened(params))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        wide, state = wide_tx.update(widened(updates), state, params, **extra_args)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def narrow_moments(
@@ -79,21 +101,21 @@ def orthogonalize(method: str = "exact") -> optax.GradientTransformation:
 
     def update(updates: Any, params: Any) -> Any:
         del params
-        return jax.tree.map(lambda x: of(x.astype(grassmann.wide(x.dtype))).astype(x.dtype), updates)
+        return jax.tree.map(lambda x: of(x.astype(wide(x.dtype))).astype(x.dtype), updates)
 
     return optax.stateless(update)
 
 
 def _exact(x: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
-    return grassmann.transpose(grassmann.orthonormalize(grassmann.transpose(grassmann.scaled_to_one(x))))
+    return products.transpose(orthonormalize(products.transpose(products.scaled_to_one(x))))
 
 
 def _quintic(x: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
-    x = grassmann.scaled_to_one(x)
+    x = products.scaled_to_one(x)
     size = jnp.sum(x * x, axis=(-2, -1), keepdims=True) ** 0.5
     x = x / jnp.where(size > 0, size, 1)
     a, b, c = _QUINTIC
     for _ in range(_QUINTIC_STEPS):
-        gram = grassmann.matmul(x, grassmann.transpose(x))
-        x = a * x + grassmann.matmul(b * gram + c * grassmann.matmul(gram, gram), x)
+        gram = products.matmul(x, products.transpose(x))
+        x = a * x + products.matmul(b * gram + c * products.matmul(gram, gram), x)
     return x

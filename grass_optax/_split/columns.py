@@ -1,54 +1,71 @@
-"""How a residual transformation that only multiplies columns is run: on norms alone, R = G - S g is
-never formed.
+"""How a residual transformation that only multiplies columns runs: on their norms alone.
 
-||R_i||^2 follows from the norms of the columns of G and g, and the ratio of what the transformation makes of it to what
-it was is the factor phi_i of column i. The step then adds phi (G - S g) in two products and one sum.
+R = G - c S g is never formed, with c = `removed_fraction`. The squared norm of its column i follows
+from sums of squares over the columns of G, g and S g::
 
-Members: gradient_squares, lifted_squares, outside_norms, column_factors.
+  ||R_i||^2 = ||G_i||^2 - 2 c ||g_i||^2 + c^2 ||(S g)_i||^2
+
+The transformation is given these norms. The ratio of what it returns to what it was given is the
+factor phi_i of column i, and the step adds phi (G - c S g) in two products and one sum.
 """
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax._linalg import grassmann
-from grass_optax._linalg.grassmann import wide
+from grass_optax._linalg.dtypes import wide
+from grass_optax._linalg.norms import finite_root, sum_of_squares
+from grass_optax._linalg.products import matmul, rotation
 from grass_optax._trees.layouts import MatrixLayout
-from grass_optax.residual import sum_of_squares
 
 # Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 %
 # wrong at ||R|| = 1e-3 ||G|| in float32.
 _CANCELLED = 8
 
 
-def gradient_squares(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n"]:
-    """The sums of squares over the columns of a gradient shaped like its parameter."""
+def gradient_norms(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n"]:
+    """The norms of the columns of a gradient shaped like its parameter."""
+    return finite_root(_gradient_squares(layout, leaf))
+
+
+def residual_norms(
+    layout: MatrixLayout,
+    leaf: Array,
+    basis: Array,
+    projected: Array,
+    *,
+    removed_fraction: ArrayLike,
+    orthonormal: bool,
+) -> Float[Array, "*b 1 n"]:
+    """The norms of the columns of R = G - c S g, for a gradient shaped like its parameter.
+
+    A difference that cancels to a few roundings (||R_i|| < 1e-3 ||G_i|| in float32) counts as
+    nothing: as a norm it would be noise, and a norm-growth limit that took it for a first norm
+    would hold the recovered part down for a thousand steps. A sum that overflowed counts as nothing
+    too.
+    """
+    total = _gradient_squares(layout, leaf)
+    total = jnp.where(jnp.isfinite(total), total, 0)
+    fraction = jnp.asarray(removed_fraction, total.dtype)
+    lifted = _lifted_squares(basis, projected, orthonormal)
+    outside = total - fraction * (2 * sum_of_squares(projected) - fraction * lifted)
+    threshold = _CANCELLED * jnp.finfo(total.dtype).eps * total
+    return jnp.sqrt(jnp.where(outside > threshold, outside, 0))
+
+
+def column_factors(output: Array, norms: Array) -> Float[Array, "*b 1 n"]:
+    """phi: what the transformation returned over what it was given; 0 for an empty column."""
+    return jnp.where(norms > 0, output / jnp.where(norms > 0, norms, 1), 0)
+
+
+def _gradient_squares(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n"]:
     return layout.sum_over_m(jnp.square(leaf.astype(wide(leaf.dtype))))
 
 
-def lifted_squares(basis: Array, projected: Array, orthonormal: bool) -> Float[Array, "*b 1 n"]:
+def _lifted_squares(basis: Array, projected: Array, orthonormal: bool) -> Float[Array, "*b 1 n"]:
     """||(S g)_i||^2, which is ||g_i||^2 where S^T S = I holds to float32."""
     if orthonormal and basis.dtype == wide(basis.dtype):
         return sum_of_squares(projected)
     basis = basis.astype(projected.dtype)
-    gram_times = grassmann.matmul(grassmann.rotation(basis, basis), projected)
+    gram_times = matmul(rotation(basis, basis), projected)
     return jnp.sum(projected * gram_times, axis=-2, keepdims=True)
-
-
-def outside_norms(grad: Array, projected: Array, lifted: Array, removed: ArrayLike = 1.0) -> Float[Array, "*b 1 n"]:
-    """The column norms of R = G - c S g, c = `removed`, from sums of squares over columns: those of
-    G, g and S g.
-
-    ||R_i||^2 = ||G_i||^2 - 2 c ||g_i||^2 + c^2 ||(S g)_i||^2. What cancels to a few roundings (||R_i|| < 1e-3 ||G_i||
-    in float32) counts as nothing: as a norm it would be noise, and a norm-growth limit that took it for a first norm
-    would hold the recovered part down for a thousand steps. A sum that overflowed counts as nothing too.
-    """
-    total = jnp.where(jnp.isfinite(grad), grad, 0)
-    part = jnp.asarray(removed, total.dtype)
-    outside = total - part * (2 * projected - part * lifted)
-    return jnp.sqrt(jnp.where(outside > _CANCELLED * jnp.finfo(total.dtype).eps * total, outside, 0))
-
-
-def column_factors(output: Array, given: Array) -> Float[Array, "*b 1 n"]:
-    """phi: output over input of the transformation; 0 for an empty column."""
-    return jnp.where(given > 0, output / jnp.where(given > 0, given, 1), 0)

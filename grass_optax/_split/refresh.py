@@ -1,259 +1,222 @@
-"""When and how the bases move: the one decision of an update, and the keys behind every random
-draw.
+"""When and how the bases move: the one decision of an update.
 
-A leaf's basis at refresh j is a function of (key, j, path of the leaf) and of what its rule reads,
-so nothing random is stored, and adding a leaf changes no other leaf's basis, but for the rounding
-of what is computed side by side (`groups`).
-
-Members: Schedule, Moved, move, zero_bases, without_bases, checked_key, typed_key.
+The basis of a matrix at refresh j is a function of the key, j, the matrix (`_trees.keys`) and what
+its rule reads. Nothing random is stored.
 """
 
 import functools
-import operator
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Array, PyTree, UInt32
 
-from grass_optax._linalg import grassmann
-from grass_optax._linalg.grassmann import wide
-from grass_optax._split.groups import alike, is_mesh_free
-from grass_optax._trees.layouts import leaf_path
-from grass_optax._trees.mesh import whole_along
+from grass_optax._linalg.dtypes import wide
+from grass_optax._split.once import at_most_once
+from grass_optax._split.records import SplitConfig, SplitState
+from grass_optax._trees.keys import folded, matrix_numbers, typed_key
+from grass_optax._trees.mesh import is_mesh_free
+from grass_optax.bases import dense
 from grass_optax.subspaces import Refresh, SubspaceRule
-from grass_optax.transport import Transport
-
-_KEY_IMPLEMENTATION = "threefry2x32"  # its bits depend neither on the backend nor on the sharding
 
 
-class Schedule(NamedTuple):
-    """What decides the bases: the arguments of `split_by_subspace` that concern them."""
-
-    rule: SubspaceRule
-    initial: SubspaceRule
-    transport: Transport
-    rank: int
-    update_proj_gap: int
-    key: jax.Array | int
-    basis_dtype: Any
-    store_basis: bool
-
-
-class Moved(NamedTuple):
-    """The bases of a step, and the inner and rule states that go with them."""
-
-    basis: Any
-    inner: Any
-    rule: Any
-
-
-def zero_bases(schedule: Schedule, grads: Any) -> Any:
+def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
     """Bases before the first update, for canonical gradients (..., m, n)."""
 
     def zeros(grad: jax.Array) -> jax.Array:
-        dtype = wide(grad.dtype) if schedule.basis_dtype is None else schedule.basis_dtype
-        return jnp.zeros((*grad.shape[:-1], schedule.rank), dtype)
+        dtype = wide(grad.dtype) if config.basis_dtype is None else config.basis_dtype
+        return jnp.zeros((*grad.shape[:-1], config.rank), dtype)
 
     return jax.tree.map(zeros, grads)
 
 
-def without_bases(grads: Any) -> Any:
-    """What a state holds in place of bases that are drawn again every time."""
+def without_bases(grads: PyTree) -> PyTree:
+    """What a state holds in place of bases that are drawn again at every step."""
     return jax.tree.map(lambda _: optax.MaskedNode(), grads)
 
 
-def move(schedule: Schedule, count: jax.Array, grads: Any, state: Moved) -> Moved:
-    """The bases for the update after `count` others: stay, refresh or initial, decided once for the
-    whole tree.
-    """
-    index = count // schedule.update_proj_gap
-    if not schedule.store_basis:
-        return _move_drawn(schedule, count, index, grads, state)
+def rule_states(config: SplitConfig, bases: PyTree) -> PyTree:
+    """The rule's state of every leaf before the first update: that of each of its matrices."""
 
-    def refresh(index: jax.Array, state: Moved) -> Moved:
-        new, rule = _draw(schedule, schedule.rule, count, index, grads, state)
-        return Moved(new, _transported(schedule, grads, state.inner, new, state.basis), rule)
+    def init(basis: jax.Array) -> PyTree:
+        *batch, m, r = basis.shape
+        of_one = config.rule.init((m, r), basis.dtype)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), of_one)
 
-    def initial(index: jax.Array, state: Moved) -> Moved:
-        new, rule = _draw(schedule, schedule.initial, count, index, grads, state, first=True)
-        return Moved(new, state.inner, rule if schedule.initial is schedule.rule else state.rule)
-
-    def drawn(index: jax.Array, state: Moved) -> Moved:
-        new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
-        moved = functools.partial(_transported, schedule, grads, new=new, old=state.basis)
-        return Moved(new, lax.cond(count == 0, lambda inner: inner, moved, state.inner), state.rule)
-
-    def either(index: jax.Array, state: Moved) -> Moved:
-        return lax.cond(count == 0, initial, refresh, index, state)
-
-    same = schedule.initial is schedule.rule and schedule.rule.keyed
-    return _where_due(count % schedule.update_proj_gap == 0, drawn if same else either, index, state)
+    return jax.tree.map(init, bases)
 
 
-def _move_drawn(schedule: Schedule, count: jax.Array, index: jax.Array, grads: Any, state: Moved) -> Moved:
-    """The same for bases that are functions of their key alone: only the inner state passes through
-    the loop.
-    """
-    state = state._replace(basis=zero_bases(schedule, grads))  # for its shapes: the rule reads no more
-    new, _ = _draw(schedule, schedule.rule, count, index, grads, state)
-
-    def refresh(index: jax.Array, inner: Any) -> Any:
-        old, _ = _draw(schedule, schedule.rule, count, index - 1, grads, state)
-        return _transported(schedule, grads, inner, new, old)
-
-    due = (count % schedule.update_proj_gap == 0) & (count > 0)
-    return Moved(new, _where_due(due, refresh, index, state.inner), state.rule)
+def moved(config: SplitConfig, state: SplitState, grads: PyTree) -> SplitState:
+    """The state with the bases of this update: kept, refreshed or made for the first time."""
+    index = state.count // config.update_proj_gap
+    if not config.store_basis:
+        return _redrawn(config, state, grads, index)
+    return at_most_once(
+        state.count % config.update_proj_gap == 0,
+        functools.partial(_refreshed, config, grads),
+        index,
+        state,
+    )
 
 
-def _where_due(due: jax.Array, f: Callable[[jax.Array, Any], Any], index: jax.Array, state: Any) -> Any:
-    """f(index, state) where due, else the state, in place: the decision that every step takes.
+def _refreshed(config: SplitConfig, grads: PyTree, index: Array, state: SplitState) -> SplitState:
+    def initial(index: Array, state: SplitState) -> SplitState:
+        basis, rule = _drawn(config, config.initial, state, grads, index, first=True)
+        return state._replace(basis=basis, rule=rule if config.initial is config.rule else state.rule)
 
-    It is a loop of one turn or none: a branch of a conditional that returns its operand copies it
-      (six copies for two matrices on CPU), and the carry of a loop stays where it is. A compiler
-      may take out of a loop what no turn changes, and so compute it at every step; that is why the
-      index, of which all draws are made, is carried and changed, and why what reads gradients
-      stands in a conditional within. A derivative, of a loss after some updates with respect to
-      what came before them, is taken through a conditional: JAX has none backwards through a loop.
-    """
-    converted, consts = jax.closure_convert(f, index, state)
-    return _in_place(converted, due, index, state, consts)
+    def refresh(index: Array, state: SplitState) -> SplitState:
+        basis, rule = _drawn(config, config.rule, state, grads, index)
+        return state._replace(basis=basis, inner=_transported(config, grads, state, basis), rule=rule)
 
+    def keyed(index: Array, state: SplitState) -> SplitState:
+        # One rule that reads the key alone makes all bases: one draw, outside of the branches.
+        basis, _ = _drawn(config, config.rule, state, grads, index)
+        inner = lax.cond(
+            state.count == 0,
+            lambda: state.inner,
+            lambda: _transported(config, grads, state, basis),
+        )
+        return state._replace(basis=basis, inner=inner)
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _in_place(f: Callable[..., Any], due: jax.Array, index: jax.Array, state: Any, consts: Any) -> Any:
-    def turn(carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
-        _, index, state = carry
-        return jnp.zeros_like(due), index + 1, f(index, state, *consts)
-
-    return lax.while_loop(lambda carry: carry[0], turn, (due, index, state))[2]
-
-
-@_in_place.defjvp
-def _in_place_jvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
-    def conditional(due: jax.Array, index: jax.Array, state: Any, consts: Any) -> Any:
-        return lax.cond(due, lambda: f(index, state, *consts), lambda: state)
-
-    return jax.jvp(conditional, primals, tangents)
+    if config.initial is config.rule and config.rule.keyed:
+        return keyed(index, state)
+    return lax.cond(state.count == 0, initial, refresh, index, state)
 
 
-def _transported(schedule: Schedule, grads: Any, inner: Any, new: Any, old: Any) -> Any:
-    def rotation(grad: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-        return whole_along(grassmann.rotation(_widened(a), _widened(b)), (-2, -1), grad)
+def _redrawn(config: SplitConfig, state: SplitState, grads: PyTree, index: Array) -> SplitState:
+    """The same for bases that are functions of their key alone and are not stored."""
+    shaped = state._replace(basis=zero_bases(config, grads))  # the rule reads no more than shapes
+    basis, _ = _drawn(config, config.rule, shaped, grads, index)
 
-    return schedule.transport(inner, jax.tree.map(rotation, grads, new, old))
+    def transported(index: Array, inner: PyTree) -> PyTree:
+        old, _ = _drawn(config, config.rule, shaped, grads, index - 1)
+        return _transported(config, grads, shaped._replace(basis=old, inner=inner), basis)
+
+    due = (state.count % config.update_proj_gap == 0) & (state.count > 0)
+    return state._replace(basis=basis, inner=at_most_once(due, transported, index, state.inner))
 
 
-def _draw(
-    schedule: Schedule,
+def _transported(config: SplitConfig, grads: PyTree, state: SplitState, basis: PyTree) -> PyTree:
+    return config.transport(state.inner, jax.tree.map(dense.rotation, basis, state.basis, grads))
+
+
+class _Read(NamedTuple):
+    """What the rule reads of one leaf: of every matrix, or of several matrices that are alike."""
+
+    numbers: UInt32[Array, "*b k"]
+    grad: Array
+    basis: Array
+    moments: list[Array]
+    rule_state: PyTree
+
+
+def _drawn(
+    config: SplitConfig,
     rule: SubspaceRule,
-    count: jax.Array,
-    index: jax.Array,
-    grads: Any,
-    state: Moved,
+    state: SplitState,
+    grads: PyTree,
+    index: Array,
     first: bool = False,
-) -> tuple[Any, Any]:
-    """Apply a rule to every leaf: new bases, rounded to the type of the old ones, and rule
-    states.
-    """
-    paths = jax.tree.leaves_with_path(grads)
-    keys = _leaf_keys(jax.random.fold_in(typed_key(schedule.key), index), [path for path, _ in paths])
+) -> tuple[PyTree, PyTree]:
+    """Apply a rule to every matrix: new bases, rounded to the type of the old ones, rule states."""
     treedef: Any = jax.tree.structure(grads)
-    old_bases, rule_states = (treedef.flatten_up_to(x) for x in (state.basis, state.rule))
-    inner_state = _per_leaf(state.inner, treedef)
-    refreshes = [
-        Refresh(
-            key=keys[i],
-            count=count,
-            grad=grad,
-            basis=_widened(old_bases[i]),
-            inner_state=inner_state(i),
-            rule_state=rule_states[i],
+    key = jax.random.fold_in(typed_key(config.key), index)
+    moments, inner_state = _by_leaf(state.inner, treedef)
+
+    def update(read: _Read) -> tuple[Array, PyTree]:
+        refresh = Refresh(
+            key=folded(key, read.numbers),
+            count=state.count,
+            grad=read.grad,
+            basis=read.basis.astype(wide(read.basis.dtype)),
+            inner_state=inner_state(read.moments),
+            rule_state=read.rule_state,
             first=first,
         )
-        for i, (_, grad) in enumerate(paths)
-    ]
-    applied = _applied(rule, refreshes) if refreshes else []
-    bases = [new.astype(old.dtype) for (new, _), old in zip(applied, old_bases, strict=True)]
-    return treedef.unflatten(bases), treedef.unflatten([rule_state for _, rule_state in applied])
+        basis, rule_state = rule.update(refresh)
+        return basis.astype(read.basis.dtype), rule_state
 
-
-def _leaf_keys(key: jax.Array, paths: list[Any]) -> jax.Array:
-    """A key for each leaf, made of its path alone, in one draw."""
-    numbers = jnp.asarray([zlib.crc32(leaf_path(path).encode()) for path in paths], jnp.uint32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-
-
-def _applied(rule: SubspaceRule, refreshes: list[Refresh]) -> list[tuple[jax.Array, Any]]:
-    """What the rule makes of each leaf: at once for the single matrices that are alike."""
-
-    def update(read: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-        key, grad, basis, inner_state, rule_state = read
-        known = refreshes[0]._replace(key=key, grad=grad, basis=basis, inner_state=inner_state, rule_state=rule_state)
-        return rule.update(known)
-
-    def alone(read: tuple[Any, ...]) -> bool:
-        grad = read[1]
-        return grad.ndim > 2 or not is_mesh_free(grad)
-
-    reads = [(x.key, x.grad, x.basis, x.inner_state, x.rule_state) for x in refreshes]
-    groups = alike(reads, jax.tree.structure([0] * len(reads)), alone)
-    made = [
-        update(read) if len(members) == 1 else jax.vmap(update)(read)
-        for members, read in zip(groups.members, groups.join(reads), strict=True)
-    ]
-    applied: list[tuple[jax.Array, Any]] = groups.part(made)
-    return applied
-
-
-def _widened(basis: jax.Array) -> jax.Array:
-    return basis.astype(wide(basis.dtype))
-
-
-def checked_key(key: jax.Array | int) -> jax.Array | int:
-    """The key, if it is an int, an integer scalar, a threefry key or the data of one; else an
-    error.
-
-    An int is made a key only when it is used: building an optimizer must not start JAX's backend.
-    """
-    needed = f"Give an int, or jax.random.key(seed, impl={_KEY_IMPLEMENTATION!r})."
-    if not isinstance(key, jax.Array):
-        try:
-            return operator.index(key)
-        except TypeError as error:
-            raise ValueError(f"key is {key!r}. {needed}") from error
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if str(jax.random.key_impl(key)) != _KEY_IMPLEMENTATION:
-            raise ValueError(
-                f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on backend and sharding. "
-                f"{needed}"
+    reads = [
+        _Read(jnp.asarray(matrix_numbers(path, grad.shape[:-2])), grad, old, moments[i], rule_state)
+        for i, ((path, grad), old, rule_state) in enumerate(
+            zip(
+                jax.tree.leaves_with_path(grads),
+                treedef.flatten_up_to(state.basis),
+                treedef.flatten_up_to(state.rule),
+                strict=True,
             )
-    elif not (jnp.issubdtype(key.dtype, jnp.integer) and key.shape in ((), (2,))):
-        raise ValueError(f"key is an array of shape {key.shape} and type {key.dtype}. {needed}")
-    return key
+        )
+    ]
+    results = _of_each_matrix(update, reads)
+    bases, states = zip(*results, strict=True) if results else ((), ())
+    return treedef.unflatten(bases), treedef.unflatten(states)
 
 
-def typed_key(key: jax.Array | int) -> jax.Array:
-    """A threefry key from what `checked_key` lets pass."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    if isinstance(key, jax.Array) and key.ndim == 1:
-        return jax.random.wrap_key_data(key, impl=_KEY_IMPLEMENTATION)
-    return jax.random.key(key, impl=_KEY_IMPLEMENTATION)
+def _of_each_matrix(f: Callable[[_Read], PyTree], reads: list[_Read]) -> list[PyTree]:
+    """f of every matrix of every leaf, side by side where leaves are alike.
+
+    A model of a hundred unstacked matrices takes a minute and more to compile if the basis of each
+    is drawn and orthonormalised on its own.
+    """
+    results: list[PyTree] = [None] * len(reads)
+    for members in _alike(reads):
+        if len(members) == 1:
+            (i,) = members
+            results[i] = _over_batch(f, reads[i].grad.shape[:-2], reads[i])
+            continue
+        stack = jax.tree.map(lambda *x: jnp.stack(x), *(reads[i] for i in members))
+        result = _over_batch(f, (len(members),), stack)
+        for place, i in enumerate(members):
+            results[i] = jax.tree.map(lambda x, place=place: x[place], result)
+    return results
 
 
-def _per_leaf(tree: Any, treedef: Any) -> Callable[[int], Any]:
-    """A function of i: the tree with leaf i in place of every part that is shaped like
-    `treedef`.
+def _alike(reads: list[_Read]) -> list[list[int]]:
+    """The leaves in groups: single matrices of the same shapes and types, off any mesh."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, read in enumerate(reads):
+        arrays, structure = jax.tree.flatten(read)
+        is_single = read.grad.ndim == 2 and is_mesh_free(read.grad)
+        groups.setdefault((structure, *map(jax.typeof, arrays)) if is_single else i, []).append(i)
+    return list(groups.values())
+
+
+def _over_batch(f: Callable[[_Read], PyTree], batch: tuple[int, ...], read: _Read) -> PyTree:
+    """f of every matrix of a stack. Arrays without the batch axes are the same for all of them."""
+    arrays = jax.tree.leaves(read)
+    structure: Any = jax.tree.structure(read)
+    is_batched = [x.shape[: len(batch)] == batch for x in arrays]
+
+    def of_one(*batched: Array) -> PyTree:
+        own = iter(batched)
+        return f(structure.unflatten([next(own) if b else x for b, x in zip(is_batched, arrays, strict=True)]))
+
+    mapped: Callable[..., PyTree] = of_one
+    for _ in batch:
+        mapped = jax.vmap(mapped)
+    return mapped(*(x for b, x in zip(is_batched, arrays, strict=True) if b))
+
+
+def _by_leaf(state: PyTree, treedef: Any) -> tuple[list[list[Array]], Callable[[list[Array]], PyTree]]:
+    """The arrays of every leaf in an inner state, and the function that makes a state of them.
+
+    The parts of a state that are shaped like `treedef` are split up by leaf; the others, such as
+    counts, are in the state of every leaf.
     """
 
-    def is_part(x: Any) -> bool:
+    def is_part(x: PyTree) -> bool:
         return bool(jax.tree.structure(x) == treedef)
 
-    parts = jax.tree.leaves(tree, is_leaf=is_part)
-    outer: Any = jax.tree.structure(tree, is_leaf=is_part)
-    leaves = [jax.tree.leaves(x) if is_part(x) else None for x in parts]
-    return lambda i: outer.unflatten([part if x is None else x[i] for part, x in zip(parts, leaves, strict=True)])
+    parts = jax.tree.leaves(state, is_leaf=is_part)
+    outer: Any = jax.tree.structure(state, is_leaf=is_part)
+    split = [jax.tree.leaves(part) for part in parts if is_part(part)]
+    arrays = [[part[i] for part in split] for i in range(treedef.num_leaves)]
+
+    def state_of(own: list[Array]) -> PyTree:
+        leaves = iter(own)
+        return outer.unflatten([next(leaves) if is_part(part) else part for part in parts])
+
+    return arrays, state_of

@@ -1,64 +1,44 @@
-"""The combinator: split the space of each matrix into a subspace and what lies outside, and give
-each part its own optimizer.
+"""The combinator: split the space of each matrix into a subspace and what lies outside it.
 
-It is written over three axes: `subspaces` (where the basis goes), `transport` (what the moments
-become when it moves) and `residual` (what becomes of the rest); `inner`, the optimizer inside the
-subspace, is any Optax transformation.
+Each part gets an optimizer of its own. The split is written over three axes: `subspaces` (where
+the basis goes), `transport` (what the moments become when it moves) and `residual` (what becomes of
+the rest). `inner`, the optimizer inside the subspace, is any Optax transformation.
 
-Members: split_by_subspace, SplitState.
+`_step` is the algorithm. In the paper's letters G is `grads`, S `basis`, g `projected`, D
+`direction`, R what the residual transformation is given and L what it returns.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, PyTree
 
 from grass_optax._checks import positive
-from grass_optax._linalg.grassmann import wide
-from grass_optax._split.columns import column_factors, gradient_squares, lifted_squares, outside_norms
-from grass_optax._split.refresh import Moved, Schedule, checked_key, move, without_bases, zero_bases
+from grass_optax._inner.states import require_betas
+from grass_optax._linalg.dtypes import wide
+from grass_optax._split.columns import column_factors, gradient_norms, residual_norms
+from grass_optax._split.records import Split, SplitConfig, SplitState
+from grass_optax._split.refresh import moved, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
+from grass_optax._trees.keys import checked_key
+from grass_optax._trees.layouts import MatrixLayout, map_layouts
 from grass_optax._trees.mesh import with_auto_axes
-from grass_optax.bases.dense import Products
-from grass_optax.residual import ResidualTransformation, finite_root, sum_of_squares
+from grass_optax.bases import dense
+from grass_optax.residual import Marks, as_residual
 from grass_optax.subspaces import SubspaceRule
-from grass_optax.transport import Transport
-
-
-class SplitState(NamedTuple):
-    """State of `split_by_subspace`: trees shaped like params, with arrays in the canonical
-    orientation m <= n.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # (), int32: updates so far
-    basis: Any  # (..., m, r) per leaf; MaskedNode where it is not stored
-    inner: Any  # the inner optimizer's state over leaves (..., r, n)
-    residual: Any  # the residual transformation's state, over column norms (..., 1, n) or residuals (..., m, n)
-    rule: Any  # the rule's state per leaf
-    layout: Any  # MatrixLayout per leaf: static, no arrays
-
-
-class _Parts(NamedTuple):
-    """How one step treats the two parts of a gradient."""
-
-    schedule: Schedule
-    inner: optax.GradientTransformationExtraArgs
-    residual: ResidualTransformation | None
-    scale: ArrayLike
-    lift: bool
-    products: Products
-    orthonormal: bool  # every basis, the first included
+from grass_optax.transport import Rotate, Transport, first_moment_only, keep, reset, rotate
 
 
 def split_by_subspace(
     rule: SubspaceRule,
     inner: optax.GradientTransformation,
     transport: Transport,
-    residual: ResidualTransformation | optax.GradientTransformation | None,
+    residual: optax.GradientTransformation | None,
     *,
     rank: int,
     update_proj_gap: int,
@@ -66,194 +46,235 @@ def split_by_subspace(
     lift: bool = True,
     scale: ArrayLike = 1.0,
     key: jax.Array | int = 0,
-    basis_dtype: jax.typing.DTypeLike | None = None,
+    basis_dtype: DTypeLike | None = None,
     store_basis: bool = True,
     map_stacks: bool = False,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Optimize each matrix's projection by `inner`, treat the rest by `residual`, and add the two.
 
-    One update of a gradient G (..., m, n), m <= n, at t = count + 1, with T = update_proj_gap:
-      1. t = 1: S = initial(G). t = 1 + jT: S' = rule(S, G), inner state = transport(inner state, S'^T S), then S = S'.
-      2. g = S^T G (..., r, n),  D = inner(g),  R = G - S g,  L = residual(R)
-      3. U = scale * S D + L
-    If the residual has feedback, what it kept of the last update is added to G before all that.
+    One update of a gradient G (..., m, n), m <= n, at t = count + 1, with T = update_proj_gap::
 
-    U is the direction of the update, not negated. Every leaf is split: keep others away with
-    `optax.partition` and `layouts.split_labels`. The two large products run at JAX's default matmul
-    precision (`jax.default_matmul_precision`).
+      t = 1:       S = initial(G)
+      t = 1 + jT:  S' = rule(S, G),  inner state = transport(inner state, S'^T S),  S = S'
+      g = S^T G,   D = inner(g),  R = G - S g,  L = residual(R)
+      U = scale * S D + L
+
+    U is the direction of the update, not negated. If the residual has feedback, what it kept of the
+    last update is added to G first. Every leaf is split: keep others away with `optax.partition`
+    and `layouts.split_labels`. A stack is its matrices: each of them gets what it would get alone.
+
+    The two large products run at JAX's default matmul precision (`jax.default_matmul_precision`).
+    Extra arguments of `update` reach `inner` and `residual` untouched. `residual` gets one more,
+    `split`, a record of what the step knows: `grad`, `projected`, `direction`, `basis`,
+    `previous_basis`, `inner_state`, `previous_inner_state`.
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
-      inner: any Optax transformation; it sees the leaves g, and of params only shapes and types,
-        those of g.
+      inner: any Optax transformation. It sees the leaves g; its params are the shapes and types of
+        these.
       transport: what the inner state becomes at a refresh (`transport`).
-      residual: what becomes of R (`residual`): a `ResidualTransformation`, any Optax
-        transformation, which is then given R itself, or None to drop it.
+      residual: what becomes of R (`residual`), or None to drop it. Any Optax transformation.
       rank: r, at most m.
-      update_proj_gap: updates from one refresh to the next.
-      initial: the rule that makes the first basis; `rule` if not given.
-      lift: False leaves the S D term out, and gives `residual` the gradient itself (APOLLO).
-      scale: multiplies the low-rank part only.
-      key: an int or a threefry key. A leaf's bases are a function of (key, refresh index, path of
-        the leaf).
-      basis_dtype: of the stored basis; float32 (float64 for float64 params) if not given. Below
+      update_proj_gap: T, the updates from one refresh to the next.
+      initial: the rule that makes the first basis; `rule` by default.
+      lift: False leaves the S D term out and gives `residual` the gradient itself (APOLLO).
+      scale: multiplies the low-rank part S D only.
+      key: an int or a threefry key. The bases of a matrix are a function of the key, the refresh,
+        the path of its leaf and its index in the stack.
+      basis_dtype: of the stored bases; float32 (float64 for float64 params) by default. Below
         float32 the norms outside the subspace are corrected for S^T S != I.
-      store_basis: False draws the basis again from its key each step instead of storing it; for
-        rules that read only the key.
-      map_stacks: multiply the matrices of a stack one after the other: less memory on a mesh
-        (`products.Products`).
+      store_basis: False draws the bases again from their key at each step; for rules that read the
+        key alone.
+      map_stacks: True multiplies the matrices of a stack one after the other, which takes less
+        memory on a mesh (`bases.dense`).
       weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D,
         (input, output).
 
+    Returns:
+      The transformation. Its state is a `SplitState`.
+
     Raises:
-      ValueError, TypeError: an argument or a leaf that cannot work, when built or initialised.
+      ValueError: an argument that cannot work, when built; a leaf that cannot be split, or an inner
+        optimizer whose betas are not those of the transport, when initialised.
+      TypeError: a leaf that is not real floating point, or an inner state that the transport does
+        not know, when initialised.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.random_jump(), optax.scale_by_lion(), transport.rotate(0.9, 0.99),
+      ...     residual.recovery(), rank=2, update_proj_gap=100,
+      ... )
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> state.basis["w"].shape, state.inner.mu["w"].shape
+      ((4, 2), (2, 8))
     """
-    if not store_basis and (not rule.keyed or initial is not None):
-        raise ValueError(
-            "store_basis=False draws the basis again from its key each step, so the rule, which makes the first basis "
-            "too, may read nothing but the key (as subspaces.random_jump does). Store the basis, or give such a rule "
-            "and no `initial`."
-        )
-    schedule = Schedule(
+    config = SplitConfig(
         rule=rule,
         initial=rule if initial is None else initial,
+        inner=optax.with_extra_args_support(inner),
         transport=transport,
+        residual=as_residual(residual),
         rank=positive("rank", rank),
         update_proj_gap=positive("update_proj_gap", update_proj_gap),
+        lift=lift,
+        scale=scale,
         key=checked_key(key),
         basis_dtype=basis_dtype,
         store_basis=store_basis,
+        map_stacks=map_stacks,
     )
-    if schedule.initial.moves:
-        raise ValueError(
-            "the rule starts from the basis before it, so another must make the first one. Give `initial`, such as "
-            "subspaces.range_finder() or subspaces.random_jump()."
-        )
-    parts = _Parts(
-        schedule=schedule,
-        inner=optax.with_extra_args_support(inner),
-        residual=_residual_transformation(residual),
-        scale=scale,
-        lift=lift,
-        products=Products(map_stacks),
-        orthonormal=rule.orthonormal and schedule.initial.orthonormal,
-    )
+    _require_consistent(config)
 
     def init(params: optax.Params) -> SplitState:
-        return _init(parts, layouts.matrix_layouts(params, weight_dimension_numbers), params)
+        return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), params)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-
-        def step(updates: optax.Updates, state: Any, extra_args: dict[str, Any]) -> tuple[optax.Updates, Any]:
-            directions, state = _step(parts, _with_feedback(parts, state, updates), state, extra_args)
-            back = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, directions)
-            return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), state
-
+        step = functools.partial(_step, config)
         return with_auto_axes(step, (updates, state))(updates, state, extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _init(parts: _Parts, layout: Any, params: optax.Params) -> SplitState:
-    """The state before the first update: all zero, the bases too, for the first update makes
-    them.
-    """
-    rank = parts.schedule.rank
-    layouts.require_rank(rank, layout)
+def _require_consistent(config: SplitConfig) -> None:
+    if config.transport in (keep, reset, first_moment_only, rotate):
+        name = getattr(config.transport, "__name__", "")
+        raise ValueError(f"transport is transport.{name}, which makes a transport. Call it: transport.{name}().")
+    if not config.store_basis and not (config.rule.keyed and config.initial is config.rule):
+        raise ValueError(
+            "store_basis=False draws the basis again from its key at each step, so the rule may "
+            "read nothing but the key (as subspaces.random_jump does), and makes the first basis "
+            "too. Store the basis, or give such a rule and no `initial`."
+        )
+    if config.initial.moves:
+        raise ValueError(
+            "the rule starts from the previous basis, so another rule must make the first one. "
+            "Give `initial`, such as subspaces.range_finder() or subspaces.random_jump()."
+        )
+    if not config.lift and config.residual is None:
+        raise ValueError(
+            "lift=False leaves only what the residual returns, and residual=None drops that. Give "
+            "a residual, such as residual.channel_scaling(), or lift=True."
+        )
 
-    def zeros(rows: Callable[[layouts.MatrixLayout], int]) -> Any:
-        return layouts.map_layouts(
-            lambda spec, x: jnp.zeros((*spec.batch, rows(spec), spec.n), wide(x.dtype)), layout, params
+
+def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitState:
+    """The state before the first update: all zero, the bases too, which that update makes."""
+    layouts.require_rank(config.rank, layout)
+
+    def zeros(rows: Callable[[MatrixLayout], int]) -> PyTree:
+        return map_layouts(
+            lambda spec, x: jnp.zeros((*spec.batch, rows(spec), spec.n), wide(x.dtype)),
+            layout,
+            params,
         )
 
     grads = jax.eval_shape(lambda: zeros(lambda spec: spec.m))
-    basis = zero_bases(parts.schedule, grads)
-    per_column = parts.residual is not None and parts.residual.per_column
-    outside = zeros(lambda spec: 1 if per_column else spec.m)
-    inner = parts.inner.init(zeros(lambda _: rank))
+    basis = zero_bases(config, grads)
+    projected = zeros(lambda _: config.rank)
+    inner = config.inner.init(projected)
     # A state that the transport does not know is an error now, and not at the first refresh.
-    jax.eval_shape(parts.schedule.transport, inner, jax.tree.map(lambda s: s[..., :rank, :], basis))
+    rotation = jax.tree.map(lambda s: s[..., : config.rank, :], basis)
+    jax.eval_shape(config.transport, inner, rotation)
+    if isinstance(config.transport, Rotate):
+        require_betas(config.inner, inner, projected, config.transport.betas)
+    outside: Any = optax.EmptyState()
+    if config.residual is not None:
+        is_row = config.residual.marks.per_column
+        outside = config.residual.init(zeros(lambda spec: 1 if is_row else spec.m))
     return SplitState(
         count=jnp.zeros((), jnp.int32),
-        basis=basis if parts.schedule.store_basis else without_bases(grads),
+        basis=basis if config.store_basis else without_bases(grads),
         inner=inner,
-        residual=optax.EmptyState() if parts.residual is None else parts.residual.init(outside),
-        rule=jax.tree.map(lambda s: parts.schedule.rule.init(s.shape, s.dtype), basis),
+        residual=outside,
+        rule=rule_states(config, basis),
         layout=layout,
     )
 
 
-def _with_feedback(parts: _Parts, state: SplitState, updates: optax.Updates) -> optax.Updates:
-    """The gradients, with what the residual kept of the last ones."""
-    if parts.residual is None or parts.residual.feedback is None:
-        return updates
-    kept = layouts.map_layouts(layouts.MatrixLayout.from_matrix, state.layout, parts.residual.feedback(state.residual))
-    return jax.tree.map(lambda g, e: g.astype(e.dtype) + e, updates, kept)
-
-
 def _step(
-    parts: _Parts, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
-) -> tuple[Any, SplitState]:
-    """One update of gradients shaped like params, to directions (..., m, n): the algorithm box."""
-    grads = layouts.map_layouts(layouts.MatrixLayout.to_matrix, state.layout, updates)
-    before = Moved(state.basis, state.inner, state.rule)
-    moved = move(parts.schedule, state.count, grads, before)
-    projected = jax.tree.map(parts.products.project, moved.basis, grads)
+    config: SplitConfig, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
+) -> tuple[optax.Updates, SplitState]:
+    """One update: the algorithm box of the paper."""
+    grads = _gradients(config, updates, state)
+    now = moved(config, state, grads)
+    project = functools.partial(dense.project, map_stacks=config.map_stacks)
+    projected = jax.tree.map(project, now.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
-    direction, inner = parts.inner.update(projected, moved.inner, shapes, **extra_args)
-    context = extra_args | {
-        "grad": grads,
-        "projected": projected,
-        "direction": direction,
-        "basis": moved.basis,
-        "previous_basis": state.basis,
-        "inner_state": moved.inner,
-        "previous_inner_state": state.inner,
-    }
-    directions, residual = _combine(parts, context, updates, state)
-    return directions, SplitState(
+    direction, inner = config.inner.update(projected, now.inner, shapes, **extra_args)
+    split = Split(grads, projected, direction, now.basis, state.basis, now.inner, state.inner)
+    directions, residual = _combined(config, updates, state, extra_args | {"split": split})
+    back = map_layouts(MatrixLayout.from_matrix, state.layout, directions)
+    return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),
-        basis=moved.basis if parts.schedule.store_basis else state.basis,
+        basis=now.basis if config.store_basis else state.basis,
         inner=inner,
         residual=residual,
-        rule=moved.rule,
+        rule=now.rule,
         layout=state.layout,
     )
 
 
-def _combine(parts: _Parts, context: dict[str, Any], updates: optax.Updates, state: SplitState) -> tuple[Any, Any]:
-    """U = S (scale D) + L, and the residual's new state."""
-    grads, basis, projected, direction = (context[name] for name in ("grad", "basis", "projected", "direction"))
-    residual, products = parts.residual, parts.products
-    scaled = jax.tree.map(lambda d: jnp.asarray(parts.scale, d.dtype) * d, direction)
-    if residual is None:
-        return jax.tree.map(products.lift, basis, scaled), state.residual
-    removed = jax.tree.map(lambda g: jnp.asarray(residual.removed, g.dtype) * g, projected)
-    if not residual.per_column:
-        outside = jax.tree.map(products.outside, basis, removed, grads) if parts.lift else grads
-        outside, residual_state = residual.update(outside, state.residual, None, **context)
-        if parts.lift:
-            outside = jax.tree.map(lambda s, d, x: products.lift(s, d) + x, basis, scaled, outside)
-        return outside, residual_state
-    norms = layouts.map_layouts(gradient_squares, state.layout, updates)
-    if parts.lift:
-        inside = jax.tree.map(sum_of_squares, projected)
-        lifted = jax.tree.map(functools.partial(lifted_squares, orthonormal=parts.orthonormal), basis, projected)
-        norms = jax.tree.map(functools.partial(outside_norms, removed=residual.removed), norms, inside, lifted)
+def _gradients(config: SplitConfig, updates: optax.Updates, state: SplitState) -> PyTree:
+    """The gradients as (..., m, n), with what the residual kept of the last ones."""
+    grads = map_layouts(MatrixLayout.to_matrix, state.layout, updates)
+    if config.residual is None or config.residual.marks.feedback is None:
+        return grads
+    error = config.residual.marks.feedback(state.residual)
+    if error is None:
+        return grads
+
+    def add(grad: Array, kept: Any) -> Array:
+        return grad if isinstance(kept, optax.MaskedNode) else grad.astype(kept.dtype) + kept
+
+    return jax.tree.map(add, grads, error)
+
+
+def _combined(
+    config: SplitConfig, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
+) -> tuple[PyTree, PyTree]:
+    """The directions U (..., m, n), and the residual's new state.
+
+                  lift                            no lift
+      None        S (scale D)
+      dense       S (scale D) + L(G - c S g)      L(G)
+      per column  S (scale D - phi c g) + phi G   phi G
+
+    c is `removed_fraction`, and phi the factors of the columns (`columns`).
+    """
+    split: Split = extra_args["split"]
+    lift = functools.partial(dense.lift, map_stacks=config.map_stacks)
+    low_rank = jax.tree.map(lambda d: jnp.asarray(config.scale, d.dtype) * d, split.direction)
+    if config.residual is None:
+        return jax.tree.map(lift, split.basis, low_rank), state.residual
+    marks = config.residual.marks
+    transform: Any = functools.partial(config.residual.update, **extra_args)
+    removed = jax.tree.map(lambda g: jnp.asarray(marks.removed_fraction, g.dtype) * g, split.projected)
+    if marks.per_column:
+        norms = _column_norms(config, marks, updates, state, split)
+        outputs, residual = transform(norms, state.residual, None)
+        phi = jax.tree.map(column_factors, outputs, norms)
+        outside = jax.tree.map(lambda f, g: f * g.astype(f.dtype), phi, split.grad)
+        if config.lift:
+            low_rank = jax.tree.map(lambda d, f, g: d - f * g, low_rank, phi, removed)
     else:
-        norms = jax.tree.map(finite_root, norms)
-    outputs, residual_state = residual.update(norms, state.residual, None, **context)
-    factors = jax.tree.map(column_factors, outputs, norms)
-    if parts.lift:
-        return jax.tree.map(products.lift_scaled, factors, basis, scaled, removed, grads), residual_state
-    return jax.tree.map(lambda f, g: f * g.astype(f.dtype), factors, grads), residual_state
+        outside = split.grad
+        if config.lift:
+            inside = jax.tree.map(lift, split.basis, removed)
+            outside = jax.tree.map(lambda g, x: g.astype(x.dtype) - x, outside, inside)
+        outside, residual = transform(outside, state.residual, None)
+    if config.lift:
+        outside = jax.tree.map(lambda s, d, x: lift(s, d) + x, split.basis, low_rank, outside)
+    return outside, residual
 
 
-def _residual_transformation(
-    residual: ResidualTransformation | optax.GradientTransformation | None,
-) -> ResidualTransformation | None:
-    if residual is None or isinstance(residual, ResidualTransformation):
-        return residual
-    return ResidualTransformation(residual.init, optax.with_extra_args_support(residual).update)
+def _column_norms(config: SplitConfig, marks: Marks, updates: optax.Updates, state: SplitState, split: Split) -> PyTree:
+    """The column norms of what a residual transformation marked per column is not given."""
+    if not config.lift:
+        return map_layouts(gradient_norms, state.layout, updates)
+    norms_of = functools.partial(
+        residual_norms, removed_fraction=marks.removed_fraction, orthonormal=config.orthonormal
+    )
+    return map_layouts(norms_of, state.layout, updates, split.basis, split.projected)

@@ -22,13 +22,12 @@ import optax
 from jaxtyping import Array, Shaped
 from optax.contrib import MuonDimensionNumbers
 
+from grass_optax._trees.paths import describe, is_embedding, is_head, leaf_path, require_float
+
 DimensionNumbersOrFn = Any | Callable[[optax.Params], Any]
 
 SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
 
-# Parts of a path that name an embedding, beside all that contain "embed", or an output head.
-_EMBEDDINGS = frozenset({"wte", "wpe"})
-_HEADS = frozenset({"head", "lm_head", "output_head", "logits", "logits_dense"})
 MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)  # of a leaf with two axes, (input, output)
 
 
@@ -156,29 +155,6 @@ def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionN
     return jax.tree.map_with_path(checked, params, _resolve(weight_dimension_numbers, params))
 
 
-def is_embedding(path: Any) -> bool:
-    """Whether a part of the path of a leaf contains "embed", or is "wte" or "wpe" (in any case)."""
-    return any("embed" in part or part in _EMBEDDINGS for part in _parts(path))
-
-
-def is_head(path: Any) -> bool:
-    """Whether a part of the path of a leaf names an output head: see `split_labels`."""
-    return any(part in _HEADS for part in _parts(path))
-
-
-def _parts(path: Any) -> list[str]:
-    return leaf_path(path).lower().split("/")
-
-
-def leaf_path(path: Any) -> str:
-    """The path of a leaf as "a/b/c"; an nnx.State, whose leaves sit one attribute deeper, has those
-    of plain dicts.
-    """
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _is_layout(x: Any) -> bool:
     return isinstance(x, MatrixLayout)
 
@@ -214,19 +190,19 @@ def _is_dimension_numbers(x: Any) -> bool:
 def _layout_or_error(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> MatrixLayout:
     require_float(path, x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"{_named(path, x)} is complex: only real matrices can be split. {_EXCLUDE}")
+        raise TypeError(f"{describe(path, x)} is complex: only real matrices can be split. {_EXCLUDE}")
     if dims is None:
-        raise ValueError(f"{_named(path, x)} is not a matrix and has no dimension numbers. {_EXCLUDE}")
+        raise ValueError(f"{describe(path, x)} is not a matrix and has no dimension numbers. {_EXCLUDE}")
     if not isinstance(dims, MuonDimensionNumbers):
         raise ValueError(
-            f"{_named(path, x)} has dimension numbers {dims!r}; needed is an optax.contrib.MuonDimensionNumbers or "
+            f"{describe(path, x)} has dimension numbers {dims!r}; must be an optax.contrib.MuonDimensionNumbers or "
             "None."
         )
     reduction, output = (_axes(path, x, dims, axes) for axes in dims)
     named = reduction + output
     if len(set(named)) != len(named) or not reduction or not output:
         raise ValueError(
-            f"{_named(path, x)} has {dims}: reduction_axis and output_axis must name one axis or more each, and none "
+            f"{describe(path, x)} has {dims}: reduction_axis and output_axis must name one axis or more each, and none "
             "twice."
         )
     first = math.prod(x.shape[i] for i in reduction) <= math.prod(x.shape[i] for i in output)
@@ -237,7 +213,7 @@ def _axes(path: Any, x: Any, dims: MuonDimensionNumbers, axes: Any) -> tuple[int
     axes = tuple(axes) if isinstance(axes, Sequence) else (operator.index(axes),)
     if any(not -x.ndim <= i < x.ndim for i in axes):
         raise ValueError(
-            f"{_named(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None to "
+            f"{describe(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None to "
             "leave it whole."
         )
     return tuple(i % x.ndim for i in axes)
@@ -247,16 +223,3 @@ _EXCLUDE = (
     "Give it its own transformation with optax.partition (see grass_optax.layouts.split_labels), hide it with "
     "optax.masked, or give it weight_dimension_numbers."
 )
-
-
-def require_float(path: Any, x: Any) -> None:
-    """An error if a leaf is not floating point."""
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(
-            f"{_named(path, x)} is not floating point and has no gradient. Hide it from the optimizer with "
-            "optax.masked."
-        )
-
-
-def _named(path: Any, x: Any) -> str:
-    return f"leaf {leaf_path(path)!r} of shape {tuple(x.shape)} and type {x.dtype}"

@@ -1,10 +1,9 @@
-"""On a mesh with Explicit axes the arithmetic of a step runs as on one with Auto axes.
+"""What a step must know of a mesh: where the axes are Explicit, and where stacking would gather.
 
-There the type of an array says how it is sharded, and JAX refuses a product that sums over a
-sharded axis unless it is told how the result shall lie. The compiler knows better, but for one
-thing, which it is told.
-
-Members: with_auto_axes, whole_along.
+On a mesh with Explicit axes the arithmetic of a step runs as on one with Auto axes. There the type
+of an array says how it is sharded, and JAX refuses a product that sums over a sharded axis unless
+the caller says how the result is sharded. We leave placement to the compiler, except for one
+constraint (`whole_along`).
 """
 
 from collections.abc import Callable
@@ -12,11 +11,13 @@ from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 
-def with_auto_axes(f: Callable[..., Any], like: Any) -> Callable[..., Any]:
-    """f with all axes Auto inside, whose results lie as the arrays of `like` do, a tree of the
-    structure of the results; f itself on a mesh without Explicit axes.
+def with_auto_axes(f: Callable[..., Any], like: PyTree) -> Callable[..., Any]:
+    """f with all mesh axes Auto inside; f itself on a mesh without Explicit axes.
+
+    Its results are sharded as the arrays of `like`, a tree of the structure of the results.
     """
     shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
     if not any(AxisType.Explicit in x.mesh.axis_types for x in jax.tree.leaves(shardings)):
@@ -25,15 +26,23 @@ def with_auto_axes(f: Callable[..., Any], like: Any) -> Callable[..., Any]:
 
 
 def whole_along(x: jax.Array, axes: tuple[int, ...], like: Any) -> jax.Array:
-    """x, which on the mesh of `like` is not sharded along some axes (-1 is the last); of others the
-    compiler decides.
+    """Constrain `x` to be replicated along `axes` (negative) on the mesh of `like`.
 
-    Where moments are sharded along r, the compiler shards along r what is multiplied for them: a
-      basis that is drawn in the step, whose sharding no input fixes, and gathers the gradient for
-      it. Without a mesh of Auto axes it is x.
+    Other axes are left to the compiler. Without a mesh of Auto axes this is `x`. Where moments are
+    sharded along r, the compiler would shard along r what is multiplied for them: a basis that is
+    drawn in the step, whose sharding no input fixes. Then it would gather the gradient for it.
     """
     mesh = jax.typeof(like).sharding.mesh
-    if mesh.empty or mesh.size == 1 or set(mesh.axis_types) != {AxisType.Auto}:
+    if is_mesh_free(like) or set(mesh.axis_types) != {AxisType.Auto}:
         return x
     entries = (None if i - x.ndim in axes else PartitionSpec.UNCONSTRAINED for i in range(x.ndim))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*entries)))
+
+
+def is_mesh_free(x: Any) -> bool:
+    """True if `x` is not on a mesh of several devices.
+
+    On a mesh, equal shapes can have different shardings, and stacking them would force a gather.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    return bool(mesh.empty or mesh.size == 1)

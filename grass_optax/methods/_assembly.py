@@ -13,12 +13,10 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from grass_optax._blocks.turns import block_coordinate
-from grass_optax._inner.transforms import adam
-from grass_optax._linalg.dtypes import in_float32
+from grass_optax._inner.transforms import adam, in_float32
 from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
 from grass_optax.methods._badam import block_labels
-from grass_optax.residual import ResidualTransformation
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
 
@@ -98,7 +96,7 @@ def assemble(
     rule: SubspaceRule,
     betas: tuple[ArrayLike, ArrayLike],
     transport: Transport,
-    residual: ResidualTransformation | optax.GradientTransformation | None,
+    residual: optax.GradientTransformation | None,
     *,
     rank: int,
     update_proj_gap: int,
@@ -118,7 +116,7 @@ def assemble(
     your own can be:
 
     >>> tx = grass_optax.assemble(
-    ...     1e-3, subspaces.random_jump(), (0.9, 0.999), transport.reset, None, rank=2, update_proj_gap=100
+    ...     1e-3, subspaces.random_jump(), (0.9, 0.999), transport.reset(), None, rank=2, update_proj_gap=100
     ... )
     >>> tx.init({"w": jnp.ones((4, 8))}) is not None
     True

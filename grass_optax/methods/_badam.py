@@ -14,8 +14,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._blocks.cuts import in_block
 from grass_optax._blocks.turns import block_coordinate
-from grass_optax._inner.transforms import adam
-from grass_optax._linalg.dtypes import in_float32
+from grass_optax._inner.transforms import adam, in_float32
 from grass_optax._trees import layouts
 
 

@@ -16,9 +16,8 @@ from jax.typing import ArrayLike, DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._inner.narrow import storage_type
-from grass_optax._inner.transforms import adam, narrow_moments
-from grass_optax._linalg.dtypes import in_float32
-from grass_optax._linalg.grassmann import wide
+from grass_optax._inner.transforms import adam, in_float32, narrow_moments
+from grass_optax._linalg.dtypes import wide
 from grass_optax._trees import layouts
 
 _HIDDEN, _EMBEDDING, _HEAD, _ADAM = "hidden", "embedding", "head", "adam"

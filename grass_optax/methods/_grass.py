@@ -208,7 +208,7 @@ def subtrack_grad(
     Source: SubTrack your Grad, arXiv 2502.01586v1.
     """
     return assemble(
-        learning_rate, subspaces.tracking(step_size, tracking_rank), (b1, b2), transport.keep, None,
+        learning_rate, subspaces.tracking(step_size, tracking_rank), (b1, b2), transport.keep(), None,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, initial=subspaces.range_finder(), options=options,
     )  # fmt: skip
 
@@ -248,7 +248,7 @@ def galore(
     Source: GaLore, arXiv 2403.03507.
     """
     return assemble(
-        learning_rate, subspaces.svd(svd), (b1, b2), transport.keep, None,
+        learning_rate, subspaces.svd(svd), (b1, b2), transport.keep(), None,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
     )  # fmt: skip
 
@@ -331,7 +331,7 @@ def fira(
     """
     removed = 1.0 if one_of("residual", residual, ("exact", "scaled")) == "exact" else scale
     return assemble(
-        learning_rate, subspaces.svd(svd), (b1, b2), transport.keep,
+        learning_rate, subspaces.svd(svd), (b1, b2), transport.keep(),
         recovery(max_norm_growth, removed),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
     )  # fmt: skip
@@ -369,7 +369,7 @@ def apollo(
     Source: APOLLO, arXiv 2412.05270.
     """
     return assemble(
-        learning_rate, subspaces.random_projection(), (b1, b2), transport.keep,
+        learning_rate, subspaces.random_projection(), (b1, b2), transport.keep(),
         channel_scaling(max_norm_growth, scale),
         rank=rank, update_proj_gap=update_proj_gap, lift=False, store_basis=store_basis, options=options,
     )  # fmt: skip
@@ -401,7 +401,7 @@ def apollo_mini(
     Source: APOLLO, arXiv 2412.05270.
     """
     return assemble(
-        learning_rate, subspaces.random_projection(), (b1, b2), transport.keep,
+        learning_rate, subspaces.random_projection(), (b1, b2), transport.keep(),
         tensor_scaling(max_norm_growth, scale),
         rank=1, update_proj_gap=update_proj_gap, lift=False, store_basis=store_basis, options=options,
     )  # fmt: skip
@@ -494,7 +494,7 @@ def frugal(
             switch_every=update_proj_gap, active=active, scale=scale, options=options,
         )  # fmt: skip
     return assemble(
-        learning_rate, rules[projection], (b1, b2), transport.reset, sign(scale * sign_scale),
+        learning_rate, rules[projection], (b1, b2), transport.reset(), sign(scale * sign_scale),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=projection != "columns", options=options,
     )  # fmt: skip
 
@@ -531,7 +531,7 @@ def online_subspace_descent(
     """
     return assemble(
         learning_rate, subspaces.online_descent(1 / positive("update_proj_gap", update_proj_gap)), (b1, b2),
-        transport.keep, None,
+        transport.keep(), None,
         rank=rank, update_proj_gap=1, scale=scale, options=options,
     )  # fmt: skip
 
@@ -566,7 +566,7 @@ def coap(
     """
     every = positive("update_proj_gap", update_proj_gap) * positive("recompute_gap", recompute_gap)
     return assemble(
-        learning_rate, subspaces.coap(every), (b1, b2), transport.keep, None,
+        learning_rate, subspaces.coap(every), (b1, b2), transport.keep(), None,
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, options=options,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from grass_optax._trees.layouts import leaf_path
+from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owner
 
 

@@ -24,8 +24,9 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from grass_optax._blocks.turns import BlockCoordinateState
-from grass_optax._split.split import SplitState
-from grass_optax._trees.layouts import MatrixLayout, leaf_path
+from grass_optax._split.records import SplitState
+from grass_optax._trees.layouts import MatrixLayout
+from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owner
 
 Names = tuple[str, ...]  # the mesh axes that shard one axis of an array, the major one first

@@ -1,17 +1,23 @@
 """Axis 1: where does the basis go at a refresh?
 
-A rule is a pair `(init, update)`, like everything in Optax, for one leaf: `update` is a pure
-function of a `Refresh` to the new basis and the rule's new state. Most rules keep no state and are
-a `stateless_rule` of one function. The same type says how the first basis is made. A rule must
-return a finite basis whatever the gradient is.
+A rule is a pair `(init, update)`, like everything in Optax. It works on one matrix, and the refresh
+maps it over stacks: `update` is a pure function of a `Refresh` to the new basis and the rule's new
+state. Most rules keep no state and are a `stateless_rule` of one function. The same type makes the
+first basis.
 
-`rule` says what a rule is, `blind` has those that do not read the gradient, `seeing` those that do,
-`learned` those that take gradient steps of their own.
+`rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
+those that do, and `learned` those that take gradient steps on the basis itself.
 """
 
 from grass_optax.subspaces.gradient import dct, power_iteration, range_finder, svd, switch, tracking
 from grass_optax.subspaces.learned import coap, online_descent
-from grass_optax.subspaces.random import columns, frozen, random_jump, random_projection, random_walk
+from grass_optax.subspaces.random import (
+    columns,
+    frozen,
+    random_jump,
+    random_projection,
+    random_walk,
+)
 from grass_optax.subspaces.rule import (
     Refresh,
     SubspaceRule,

@@ -1,14 +1,12 @@
-"""Rules that do not read the gradient.
-
-Members: random_jump, random_walk, random_projection, columns, frozen.
-"""
+"""Rules that do not read the gradient."""
 
 import math
-from typing import Any, SupportsInt
+from typing import SupportsInt
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
 
 from grass_optax._checks import positive
 from grass_optax._linalg import grassmann
@@ -16,45 +14,48 @@ from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, tu
 
 
 def random_jump(orthonormal: bool = True) -> SubspaceRule:
-    """A fresh random basis: the orthonormal basis of a Gaussian, Haar on the Grassmannian
-    (GrassJump, sec. 4).
+    """A fresh random basis: the orthonormal basis of a Gaussian (GrassJump, sec. 4).
 
-    With `orthonormal=False` (the paper's "No QR") the Gaussian's columns are only scaled to unit
-    length. Then S^T S is not I, and nothing is corrected for it: projection, lift and transport use
-    S literally, with no pseudo-inverse.
+    Its subspace is Haar on the Grassmannian.
+
+    Args:
+      orthonormal: False only scales the Gaussian's columns to unit length (the paper's "No QR").
+        Then S^T S is not I, and nothing is corrected for it: projection, lift and transport use S
+        literally, without a pseudo-inverse.
     """
 
-    def jump(refresh: Refresh) -> Float[Array, "*b m r"]:
-        return grassmann.random_basis(refresh.key, refresh.basis.shape, refresh.basis.dtype, orthonormal)
+    def jump(refresh: Refresh) -> Float[Array, "m r"]:
+        shape, dtype = refresh.basis.shape, refresh.basis.dtype
+        return grassmann.random_basis(refresh.key, shape, dtype, orthonormal)
 
     return stateless_rule(jump, orthonormal=orthonormal, keyed=True)
 
 
-def random_walk(step_size: jax.typing.ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
-    """A random geodesic from the old basis, turning `walk_rank` of its directions (GrassWalk, eq.
-    4).
+def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
+    """A random geodesic from the old basis that turns some of its directions (GrassWalk, eq. 4).
 
     The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank`
-    by an SVD; the singular frames of such a matrix are Haar, so they are drawn as what they are.
-    `step_size` is the angle in radians of every direction; None draws each angle uniformly from [0,
-    2 pi), the law of the paper's step of 10^4 times a singular value. Needs walk_rank <= min(r, m -
-    r).
+    by an SVD. The singular frames of such a matrix are Haar, so they are drawn as what they are.
+
+    Args:
+      step_size: the angle in radians of every direction. None draws each angle uniformly from
+        [0, 2 pi), the law of the paper's step of 10^4 times a singular value.
+      walk_rank: the directions that turn, at most min(r, m - r).
     """
 
     walk_rank = positive("walk_rank", walk_rank)
 
-    def update(refresh: Refresh) -> tuple[Float[Array, "*b m r"], Any]:
+    def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
         frames_key, angle_key = jax.random.split(refresh.key)
         basis = refresh.basis
         left, right = grassmann.random_tangent_frames(frames_key, basis, walk_rank)
-        shape = (*basis.shape[:-2], walk_rank)
         if step_size is None:
-            angles = jax.random.uniform(angle_key, shape, basis.dtype, maxval=2 * math.pi)
+            angles = jax.random.uniform(angle_key, (walk_rank,), basis.dtype, maxval=2 * math.pi)
         else:
-            angles = jnp.broadcast_to(jnp.asarray(step_size, basis.dtype), shape)
+            angles = jnp.broadcast_to(jnp.asarray(step_size, basis.dtype), (walk_rank,))
         return grassmann.exp(basis, left, angles, right), refresh.rule_state
 
-    return SubspaceRule(turning("walk_rank", walk_rank), update, moves=True)
+    return SubspaceRule(init=turning("walk_rank", walk_rank), update=update, moves=True)
 
 
 def random_projection() -> SubspaceRule:
@@ -63,7 +64,7 @@ def random_projection() -> SubspaceRule:
     Its columns are neither orthonormal nor of unit length: it measures, and is not meant to lift.
     """
 
-    def draw(refresh: Refresh) -> Float[Array, "*b m r"]:
+    def draw(refresh: Refresh) -> Float[Array, "m r"]:
         shape, dtype = refresh.basis.shape, refresh.basis.dtype
         return jax.random.normal(refresh.key, shape, dtype) / shape[-1] ** 0.5
 
@@ -71,30 +72,29 @@ def random_projection() -> SubspaceRule:
 
 
 def columns() -> SubspaceRule:
-    """r of the m coordinate axes, drawn without replacement: S has a single 1 in each column
-    (FRUGAL).
+    """r of the m coordinate axes, drawn without replacement (FRUGAL).
+
+    S has a single 1 in each column.
     """
 
-    def draw(refresh: Refresh) -> Float[Array, "*b m r"]:
-        *batch, m, rank = refresh.basis.shape
-        chosen = jnp.argsort(jax.random.uniform(refresh.key, (*batch, m)))[..., None, :rank]
-        axes = jnp.arange(m).reshape((1,) * len(batch) + (m, 1))
-        return (chosen == axes).astype(refresh.basis.dtype)
+    def draw(refresh: Refresh) -> Float[Array, "m r"]:
+        m, rank = refresh.basis.shape
+        chosen = jnp.argsort(jax.random.uniform(refresh.key, (m,)))[:rank]
+        return (chosen[None] == jnp.arange(m)[:, None]).astype(refresh.basis.dtype)
 
     return stateless_rule(draw, keyed=True)
 
 
 def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
-    """The basis stays where it is; as `initial`, or to inject a basis, every matrix starts from the
-    one given.
+    """The basis does not move.
 
-    Say `orthonormal=False` of one that is not: the norms outside the subspace then follow from its
-    Gram matrix.
+    Args:
+      basis: the basis of every matrix, as `initial` or to inject one.
+      orthonormal: pass False if `basis` is not; the norms of the residual are then corrected with
+        its Gram matrix.
     """
 
-    def stay(refresh: Refresh) -> Float[Array, "*b m r"]:
-        if basis is None:
-            return refresh.basis
-        return jnp.broadcast_to(basis.astype(refresh.basis.dtype), refresh.basis.shape)
+    def stay(refresh: Refresh) -> Float[Array, "m r"]:
+        return refresh.basis if basis is None else basis.astype(refresh.basis.dtype)
 
     return stateless_rule(stay, orthonormal=orthonormal, moves=basis is None)

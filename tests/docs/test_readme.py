@@ -105,7 +105,7 @@ def test_the_worked_example_of_a_new_method_runs():
         grad = jax.random.normal(jax.random.key(1), (3, 20, 30))
         dims = optax.contrib.MuonDimensionNumbers(1, 2)
         stacked = namespace["split_by_subspace"](
-            subspaces.stateless_rule(namespace["largest_rows"]), optax.identity(), transport.reset, None, rank=5,
+            subspaces.stateless_rule(namespace["largest_rows"]), optax.identity(), transport.reset(), None, rank=5,
             update_proj_gap=2, weight_dimension_numbers=dims,
         )  # fmt: skip
         kept, _ = stacked.update(grad, stacked.init(grad))

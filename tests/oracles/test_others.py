@@ -64,7 +64,7 @@ def test_galore():
 
 def test_dct():
     tx = split_by_subspace(
-        subspaces.dct(), optax.scale_by_adam(**ADAM), transport.keep, None, rank=RANK, update_proj_gap=GAP, scale=0.3,
+        subspaces.dct(), optax.scale_by_adam(**ADAM), transport.keep(), None, rank=RANK, update_proj_gap=GAP, scale=0.3,
         weight_dimension_numbers=stacked_dimensions,
     )  # fmt: skip
     follow(history(tx), oracle(CosineGaLore))

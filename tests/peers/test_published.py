@@ -157,7 +157,7 @@ def difference(ours, theirs):
 def test_galore_in_their_bases_over_refreshes():
     with jax.enable_x64(True):
         updates, bases = theirs(GaLoreAdamW, "float64", eps=LARGE_EPS, rank=RANK, scale=0.25)
-        direction = with_their_bases(bases, transport.keep, None, scale=0.25)
+        direction = with_their_bases(bases, transport.keep(), None, scale=0.25)
         assert difference(ours(as_published(direction), "float64"), updates) < tolerances.ORACLE64
         forgetful = with_their_bases(bases, lambda state, _: jax.tree.map(jnp.zeros_like, state), None, scale=0.25)
         assert difference(ours(as_published(forgetful), "float64"), updates) > DIFFERENT
@@ -201,13 +201,13 @@ def test_fira_in_their_bases_over_refreshes():
             updates[scale], bases = theirs(FiraAdamW, "float64", eps=LARGE_EPS, rank=RANK, alpha=scale)
 
         def differs_by(residual, scale):
-            direction = with_their_bases(bases, transport.keep, residual, scale=scale)
+            direction = with_their_bases(bases, transport.keep(), residual, scale=scale)
             return difference(ours(as_published(direction), "float64"), updates[scale])
 
         assert differs_by(recovery(), 1.0) < tolerances.PUBLISHED64
-        assert differs_by(recovery(removed=0.25), 0.25) < tolerances.PUBLISHED64
+        assert differs_by(recovery(removed_fraction=0.25), 0.25) < tolerances.PUBLISHED64
         assert differs_by(recovery(), 0.25) > DIFFERENT  # the paper's residual
-        assert differs_by(recovery(None, removed=0.25), 0.25) > DIFFERENT  # the limiter has work to do
+        assert differs_by(recovery(None, removed_fraction=0.25), 0.25) > DIFFERENT  # the limiter has work to do
 
 
 @pytest.mark.parametrize(("scale", "residual"), [(1.0, "exact"), (0.25, "scaled")])
@@ -229,7 +229,7 @@ def test_apollo_in_their_projections_over_refreshes(kind, scale, zeta):
             options = dict(scale_front=scale_front, disable_nl=zeta is None)
             expected, bases = theirs(APOLLOAdamW, "float64", eps=LARGE_EPS, options=options, **group)
             if not scale_front:
-                direction = with_their_bases(bases, transport.keep, residual(zeta, scale), rank=rank, lift=False)
+                direction = with_their_bases(bases, transport.keep(), residual(zeta, scale), rank=rank, lift=False)
                 updates = ours(as_published(direction), "float64")
             assert difference(updates, expected) < tolerances.PUBLISHED64
 

@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import layouts
-from grass_optax._linalg.dtypes import in_float32
+from grass_optax._inner.transforms import in_float32
 from train.config.optimizers import (
     BASELINES,
     BESIDE_THE_SPLIT,

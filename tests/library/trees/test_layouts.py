@@ -168,21 +168,21 @@ ERRORS = {
     ),
     "split of a vector": (
         lambda: grass_optax.split_by_subspace(
-            grass_optax.subspaces.random_jump(), optax.identity(), grass_optax.transport.keep, None, rank=2,
+            grass_optax.subspaces.random_jump(), optax.identity(), grass_optax.transport.keep(), None, rank=2,
             update_proj_gap=3
         ).init({"b": jnp.ones(3)}),
         ValueError, "'b'.*not a matrix.*optax.partition",
     ),
     "split at too large a rank": (
         lambda: grass_optax.split_by_subspace(
-            grass_optax.subspaces.random_jump(), optax.identity(), grass_optax.transport.keep, None, rank=9,
+            grass_optax.subspaces.random_jump(), optax.identity(), grass_optax.transport.keep(), None, rank=9,
             update_proj_gap=3
         ).init({"w": W}),
         ValueError, "rank is 9, but leaf 'w' is a matrix of 8 x 12",
     ),
     "walk not stored": (
         lambda: grass_optax.split_by_subspace(
-            grass_optax.subspaces.random_walk(), optax.identity(), grass_optax.transport.keep, None, rank=2,
+            grass_optax.subspaces.random_walk(), optax.identity(), grass_optax.transport.keep(), None, rank=2,
             update_proj_gap=3, store_basis=False,
         ),
         ValueError, "store_basis=False.*read nothing but the key",

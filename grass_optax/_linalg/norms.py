@@ -1,0 +1,33 @@
+"""Norms of columns and matrices, in float32 at least."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from grass_optax._linalg.dtypes import wide
+
+
+def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
+    """The 2-norm of each column, in float32 at least; 0 where it is not finite, so that nothing is
+    scaled by it.
+
+    The squares of a float32 column overflow above 1e19.
+    """
+    return finite_root(sum_of_squares(x))
+
+
+def finite_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root, 0 where it is not finite."""
+    norms = jnp.sqrt(squares)
+    return jnp.where(jnp.isfinite(norms), norms, 0)
+
+
+def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
+    """The squared 2-norm of each column, in float32 at least."""
+    return jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=-2, keepdims=True)
+
+
+def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
+    """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the
+    same.
+    """
+    return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))

@@ -1,0 +1,80 @@
+"""What the split is, what it keeps, and what it offers its parts."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import optax
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import PyTree
+
+from grass_optax.residual import Residual
+from grass_optax.subspaces import SubspaceRule
+from grass_optax.transport import Transport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """The arguments of `split_by_subspace`, checked."""
+
+    rule: SubspaceRule
+    initial: SubspaceRule
+    inner: optax.GradientTransformationExtraArgs
+    transport: Transport
+    residual: Residual | None
+    rank: int
+    update_proj_gap: int
+    lift: bool
+    scale: ArrayLike
+    key: jax.Array | int
+    basis_dtype: DTypeLike | None
+    store_basis: bool
+    map_stacks: bool
+
+    @property
+    def orthonormal(self) -> bool:
+        """Whether every basis is, the first included."""
+        return self.rule.orthonormal and self.initial.orthonormal
+
+
+class SplitState(NamedTuple):
+    """State of `split_by_subspace`: trees shaped like params, matrices as (..., m, n) with m <= n.
+
+    Attributes:
+      count: (), int32: the updates so far.
+      basis: (..., m, r) per leaf; `optax.MaskedNode` where the basis is not stored.
+      inner: the state of the inner optimizer, over leaves (..., r, n).
+      residual: the state of the residual transformation, over column norms (..., 1, n) or
+        residuals (..., m, n).
+      rule: the state of the rule, per leaf; every array has the batch axes of the leaf.
+      layout: `layouts.MatrixLayout` per leaf; static, without arrays.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    basis: PyTree
+    inner: PyTree
+    residual: PyTree
+    rule: PyTree
+    layout: PyTree
+
+
+class Split(NamedTuple):
+    """What one step knows: the extra argument `split` of a residual transformation.
+
+    Attributes:
+      grad: G (..., m, n) per leaf, with the error that was fed back.
+      projected: g = S^T G (..., r, n) per leaf.
+      direction: D (..., r, n) per leaf, what `inner` returned for g.
+      basis: S (..., m, r) per leaf.
+      previous_basis: S of the step before; zero at the first step.
+      inner_state: the inner state after the transport.
+      previous_inner_state: the inner state before the transport.
+    """
+
+    grad: PyTree
+    projected: PyTree
+    direction: PyTree
+    basis: PyTree
+    previous_basis: PyTree
+    inner_state: PyTree
+    previous_inner_state: PyTree

@@ -1,0 +1,72 @@
+"""The key behind every random draw: a function of the user's key and of which matrix it is for.
+
+A matrix has a name, the path of its leaf without the integers in it, and an index: these integers,
+then its place in the batch axes of the leaf. So matrix 3 of the stack `layers/kernel` and the leaf
+`layers/3/kernel` draw the same, and adding a leaf changes no other leaf's draws.
+"""
+
+import functools
+import operator
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, UInt32
+
+from grass_optax._trees.paths import Path, leaf_path
+
+_IMPLEMENTATION = "threefry2x32"  # its bits depend neither on the backend nor on the sharding
+
+
+def checked_key(key: jax.Array | int) -> jax.Array | int:
+    """Return a key that `typed_key` can use.
+
+    An int becomes a key only when it is used: building an optimizer must not start JAX's backend.
+
+    Raises:
+      ValueError: not an int, an integer scalar, a threefry key or the data of one.
+    """
+    needed = f"Give an int, or jax.random.key(seed, impl={_IMPLEMENTATION!r})."
+    if not isinstance(key, jax.Array):
+        try:
+            return operator.index(key)
+        except TypeError as error:
+            raise ValueError(f"key is {key!r}. {needed}") from error
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(key)) != _IMPLEMENTATION:
+            raise ValueError(
+                f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on "
+                f"backend and sharding. {needed}"
+            )
+    elif not (jnp.issubdtype(key.dtype, jnp.integer) and key.shape in ((), (2,))):
+        raise ValueError(f"key is an array of shape {key.shape} and type {key.dtype}. {needed}")
+    return key
+
+
+def typed_key(key: jax.Array | int) -> Key[Array, ""]:
+    """Return the threefry key that a checked key stands for."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, jax.Array) and key.ndim == 1:
+        return jax.random.wrap_key_data(key, impl=_IMPLEMENTATION)
+    return jax.random.key(key, impl=_IMPLEMENTATION)
+
+
+def path_numbers(path: Path) -> tuple[int, ...]:
+    """The numbers of a leaf: the CRC-32 of its name, then the integers in its path."""
+    parts = leaf_path(path).split("/")
+    name = "/".join(part for part in parts if not part.isdecimal())
+    return (zlib.crc32(name.encode()), *(int(part) % 2**32 for part in parts if part.isdecimal()))
+
+
+def matrix_numbers(path: Path, batch: tuple[int, ...]) -> UInt32[np.ndarray, "*b k"]:
+    """The numbers of every matrix of a leaf: the leaf's, then its index in the batch axes."""
+    own = np.asarray(path_numbers(path), np.uint32)
+    index = np.moveaxis(np.indices(batch, np.uint32), 0, -1)
+    return np.concatenate([np.broadcast_to(own, (*batch, own.size)), index], axis=-1)
+
+
+def folded(key: Key[Array, ""], numbers: UInt32[Array, " k"]) -> Key[Array, ""]:
+    """The key of one matrix: its numbers folded into a key, one after the other."""
+    return functools.reduce(jax.random.fold_in, numbers, key)
