@@ -100,23 +100,26 @@ def test_leaves_of_one_shape_are_refreshed_as_if_each_were_alone(name):
 
 
 @drawing
-def test_keys_and_leaves_and_refreshes_draw_apart(name):
-    """A basis is a function of key, leaf and refresh, and of nothing else that is random."""
+def test_keys_and_leaves_and_matrices_and_refreshes_draw_apart(name):
+    """A basis is a function of key, leaf, matrix and refresh; nothing else of it is random."""
     options = dict.fromkeys(METHODS[name].needs, 0)  # golore draws from its random_start on
-    params = {"a": jnp.ones((12, 16)), "b": jnp.ones((12, 16))}  # large enough that no two draw the same axes
-    same = grads_like(params, 0)["a"]
+    m, n = 12, 16  # large enough that no two draw the same axes
+    params = {"a": jnp.ones((m, n)), "b": jnp.ones((m, n)), "stack": jnp.ones((2, 2, m, n))}
+    grad = grads_like(jnp.ones((m, n)), 0)
+    same = jax.tree.map(lambda x: jnp.broadcast_to(grad, x.shape), params)
 
     @jax.jit
     def update(key, state):
-        return make(name, 5, gap=1, key=key, **options).update({"a": same, "b": same}, state)
+        return make(name, 5, gap=1, key=key, **options).update(same, state)
 
     def two_updates(key):
         first, state = update(key, make(name, 5, gap=1, **options).init(params))
-        return [np.asarray(u[leaf]) for u in (first, update(key, state)[0]) for leaf in params]
+        return [x for u in (first, update(key, state)[0]) for leaf in u.values() for x in np.reshape(leaf, (-1, m, n))]
 
     drawn = two_updates(7) + two_updates(8)
-    assert all(not np.array_equal(drawn[i], drawn[j]) for i in range(8) for j in range(i))
-    chex.assert_trees_all_equal(two_updates(7), drawn[:4])
+    assert len(drawn) == 2 * 2 * 6
+    assert all(not np.array_equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))
+    chex.assert_trees_all_equal(two_updates(7), drawn[:12])
 
 
 @pytest.mark.parametrize("name", ["grassjump", "apollo_mini", "ldadam"])  # a residual per column, without lift, dense
