@@ -1,5 +1,6 @@
-"""A process of its own for each contestant: an allocator's peak never falls, and what one program
-leaves in memory must not be in the next one's figure.
+"""Measurements in a separate process per contestant.
+
+An allocator's peak never falls, and memory left by one program must not count for the next.
 """
 
 import json
@@ -14,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def allocator_bytes() -> dict[str, int] | None:
-    """What the device's allocator has given out, now and at most; None where it does not tell, as
-    on a CPU.
+    """Current and peak bytes of the device's allocator; None if it does not report them, as on a
+    CPU.
     """
     statistics = jax.devices()[0].memory_stats()
     if not statistics or "peak_bytes_in_use" not in statistics:
@@ -24,9 +25,7 @@ def allocator_bytes() -> dict[str, int] | None:
 
 
 def in_a_child(module: str, arguments: list[str]) -> dict[str, Any]:
-    """Run a module of this package, and return the JSON that it prints last; the error, if it
-    fails.
-    """
+    """Run a module of this package; return the JSON of its last line, or its error if it fails."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
@@ -37,7 +36,7 @@ def in_a_child(module: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def compiled_bytes(compiled: Any) -> dict[str, int]:
-    """What the compiler says that a program takes."""
+    """The memory of a program, as planned by the compiler."""
     analysis = compiled.memory_analysis()
     names = ("temp", "argument", "output", "alias")
     return {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in names}

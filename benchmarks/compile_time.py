@@ -1,11 +1,10 @@
-"""How long does an optimizer take to compile, and how large is its program, against the number of
-leaves?
+"""How do compile time and program size of an optimizer grow with the number of leaves?
 
     python -m benchmarks.compile_time --leaves 56 112 224 500
 
-The leaves are unstacked matrices of one size, those of a layer over and over: the number of weights
-grows with them, but neither tracing nor compiling depends on it much. Nothing is allocated. JAX's
-caches are cleared before each measurement, and the contestants take turns.
+The leaves are the matrices of one layer, unstacked and repeated. The number of weights grows with
+them, but affects neither tracing nor compilation much. Nothing is allocated. JAX's caches are
+cleared before each measurement, and the contestants take turns.
 """
 
 import argparse
@@ -26,7 +25,7 @@ METHODS = ("adamw", "muon", "grassjump", "grasswalk", "apollo")
 
 
 def compile_once(name: str, problem: Problem) -> dict[str, float]:
-    """Seconds of tracing and lowering, of compiling, and the size of what comes out."""
+    """Seconds to trace and lower, seconds to compile, and the size of the program."""
     jax.clear_caches()
     tx = JAX_CONTESTANTS[name](problem)
     start = time.perf_counter()
@@ -41,31 +40,31 @@ def compile_once(name: str, problem: Problem) -> dict[str, float]:
 
 
 def size_of(program: str) -> dict[str, float]:
-    """Instructions, bytes and conditionals of an optimized program in HLO's text."""
+    """Instructions, bytes and conditionals of an optimized program's HLO text."""
     instructions = re.findall(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*$", program, re.MULTILINE)
     conditionals = sum(1 for line in instructions if re.search(r" conditional\(", line))
     return {"instructions": len(instructions), "bytes": len(program.encode()), "conditionals": conditionals}
 
 
 def rows_of(names: list[str], problem: Problem, repeats: int) -> list[dict[str, Any]]:
-    """Each contestant, and how it stands to the first."""
+    """The row of each contestant, with its ratio to the first."""
     order, shuffle = list(names), random.Random(0).shuffle
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(repeats):
         shuffle(order)
         for name in order:
-            found[name].append(compile_once(name, problem))
-    totals = {name: [r["trace_seconds"] + r["compile_seconds"] for r in found[name]] for name in names}
+            measured[name].append(compile_once(name, problem))
+    totals = {name: [r["trace_seconds"] + r["compile_seconds"] for r in measured[name]] for name in names}
     base = statistics.median(totals[names[0]])
     return [
         {
             "name": name,
             "leaves": len(problem.shapes),
-            "trace_seconds": measure.spread([r["trace_seconds"] for r in found[name]]),
-            "compile_seconds": measure.spread([r["compile_seconds"] for r in found[name]]),
+            "trace_seconds": measure.spread([r["trace_seconds"] for r in measured[name]]),
+            "compile_seconds": measure.spread([r["compile_seconds"] for r in measured[name]]),
             "ratio": statistics.median(totals[name]) / base,
         }
-        | {key: found[name][0][key] for key in ("instructions", "bytes", "conditionals")}
+        | {key: measured[name][0][key] for key in ("instructions", "bytes", "conditionals")}
         for name in names
     ]
 
@@ -102,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print, write, and return what was written."""
+    """Measure, print, write, and return the tables."""
     args = parser().parse_args(arguments)
     where, tables = measure.machine(), []
     measure.say_where(where)

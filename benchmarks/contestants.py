@@ -1,7 +1,7 @@
-"""The optimizers of Optax, of this library and of rollfast that the benchmarks compare, by name.
+"""The optimizers of Optax, this library and rollfast that the benchmarks compare, by name.
 
-All have their defaults but for the learning rate, the rank and the interval of refreshes, which are
-the problem's.
+All use their defaults, except that the problem sets the learning rate, the rank and the interval
+between refreshes.
 """
 
 import functools
@@ -15,39 +15,31 @@ from optax.contrib import GaLoreDimensionNumbers
 
 import grass_optax
 from benchmarks.shapes import Problem
-from train.config.optimizers import UPDATE_PROJ_GAPS, OptimizerName
+from train.config.optimizers import OPTIMIZERS
 
 Transformation = optax.GradientTransformation
 Maker = Callable[[Problem], Transformation]
 
 
 class CannotRun(Exception):
-    """Why a contestant is not in a run; printed in its row."""
+    """Why a contestant is left out of a run; printed in its row."""
 
 
-def _ranked(method: Callable[..., Transformation], **options: Any) -> Maker:
-    """A method of this library that takes a rank and an interval."""
+def _ours(name: str, **options: Any) -> Maker:
+    """A method of this library, with the arguments that its row in `OPTIMIZERS` lists."""
+    row = OPTIMIZERS[name]
 
     def make(problem: Problem) -> Transformation:
-        axes = problem.dimension_numbers
-        common = {"rank": problem.rank, "update_proj_gap": problem.gap, "weight_dimension_numbers": axes}
-        return method(problem.rate, **(common | options))
+        gap = problem.gap if row.refreshes else row.update_proj_gap
+        arguments = row.arguments(rank=problem.rank, update_proj_gap=gap)
+        # What starts after a fraction of the run starts at once: golore's random phase. Before it,
+        # golore refreshes as galore does.
+        arguments |= dict.fromkeys(row.run_fractions, 0)
+        arguments |= {"weight_dimension_numbers": problem.dimension_numbers}
+        method: Callable[..., Transformation] = getattr(grass_optax, name)
+        return method(problem.rate, **(arguments | options))
 
     return make
-
-
-def _apollo_mini(problem: Problem) -> Transformation:
-    return grass_optax.apollo_mini(
-        problem.rate, update_proj_gap=problem.gap, weight_dimension_numbers=problem.dimension_numbers
-    )
-
-
-def _badam(problem: Problem) -> Transformation:
-    return grass_optax.badam(problem.rate, problem.gap, weight_dimension_numbers=problem.dimension_numbers)
-
-
-def _column_sgd(problem: Problem) -> Transformation:
-    return grass_optax.column_sgd(problem.rate, weight_dimension_numbers=problem.dimension_numbers)
 
 
 def _muon(problem: Problem) -> Transformation:
@@ -62,7 +54,7 @@ def _optax_galore(problem: Problem) -> Transformation:
 
 
 def _rollfast(module: str, method: str, interval: str) -> Maker:
-    """An optimizer of rollfast, which needs Python 3.12."""
+    """An optimizer of rollfast, which requires Python 3.12."""
 
     def make(problem: Problem) -> Transformation:
         if importlib.util.find_spec("rollfast") is None:
@@ -70,57 +62,45 @@ def _rollfast(module: str, method: str, interval: str) -> Maker:
         if problem.is_stacked:
             raise CannotRun("has no batch axes")
         function = getattr(importlib.import_module(f"rollfast.optim.{module}"), method)
-        made: Transformation = function(problem.rate, rank=problem.rank, **{interval: problem.gap})
-        return made
+        tx: Transformation = function(problem.rate, rank=problem.rank, **{interval: problem.gap})
+        return tx
 
     return make
 
 
 JAX_CONTESTANTS: dict[str, Maker] = {
     "adamw": lambda problem: optax.adamw(problem.rate),
-    "adamw-again": lambda problem: optax.adamw(problem.rate),  # how far two runs of one program differ
+    "adamw-again": lambda problem: optax.adamw(problem.rate),  # control: how far two runs of one program differ
     "muon": _muon,
     "optax-galore": _optax_galore,
     "rollfast-galore": _rollfast("galore", "galore_adamw", "update_interval"),
     "rollfast-apollo": _rollfast("apollo", "apollo_adamw", "projection_refresh_interval"),
-    "grassjump": _ranked(grass_optax.grassjump),
-    "grassjump-unstored": _ranked(grass_optax.grassjump, store_basis=False),
-    "grassjump-gaussian": _ranked(grass_optax.grassjump, orthonormal=False),
-    "grassjump-unstored-gaussian": _ranked(grass_optax.grassjump, orthonormal=False, store_basis=False),
-    "grasswalk": _ranked(grass_optax.grasswalk),
-    "subtrack": _ranked(grass_optax.subtrack),
-    "subtrack_grad": _ranked(grass_optax.subtrack_grad),
-    "galore": _ranked(grass_optax.galore),
-    "galore-randomized": _ranked(grass_optax.galore, svd="randomized"),
-    "golore": _ranked(grass_optax.golore, random_start=0),  # its random phase; before it, it refreshes as galore does
-    "fira": _ranked(grass_optax.fira),
-    "fira-randomized": _ranked(grass_optax.fira, svd="randomized"),
-    "apollo": _ranked(grass_optax.apollo),
-    "apollo-stored": _ranked(grass_optax.apollo, store_basis=True),
-    "apollo_mini": _apollo_mini,
-    "ldadam": _ranked(grass_optax.ldadam, update_proj_gap=1),
-    "frugal": _ranked(grass_optax.frugal),
-    "online_subspace_descent": _ranked(grass_optax.online_subspace_descent),
-    "coap": _ranked(grass_optax.coap),
-    "sumo": _ranked(grass_optax.sumo),
-    "badam": _badam,
-    "column_sgd": _column_sgd,
+    **{name: _ours(name) for name, row in OPTIMIZERS.items() if not row.is_baseline},
+    "grassjump-unstored": _ours("grassjump", store_basis=False),
+    "grassjump-gaussian": _ours("grassjump", orthonormal=False),
+    "grassjump-unstored-gaussian": _ours("grassjump", orthonormal=False, store_basis=False),
+    "galore-randomized": _ours("galore", svd="randomized"),
+    "fira-randomized": _ours("fira", svd="randomized"),
+    "apollo-stored": _ours("apollo", store_basis=True),
 }
-EXACT_SVD = frozenset({"galore", "fira", "optax-galore", "rollfast-galore"})  # seconds for a refresh on a CPU
-EVERY_STEP_ALIKE = frozenset({"adamw", "adamw-again", "muon", "ldadam", "column_sgd", "torch-adamw"})
+# A refresh with an exact SVD takes seconds on a CPU.
+EXACT_SVD = frozenset({"optax-galore", "rollfast-galore"}).union(
+    name for name, row in OPTIMIZERS.items() if row.svd == "always"
+)
+EVERY_STEP_ALIKE = frozenset({"adamw-again", "torch-adamw"}).union(
+    name for name, row in OPTIMIZERS.items() if not row.refreshes
+)
 
 
 def refresh_gap(name: str, problem: Problem) -> int | None:
-    """The interval of a contestant's refreshes in a run; None if all its steps are of one kind."""
+    """The interval between a contestant's refreshes in a run; None if all its steps are alike."""
     return None if name in EVERY_STEP_ALIKE else problem.gap
 
 
 @functools.cache
 def own_gap(name: str) -> int | None:
-    """The interval that a contestant has unless told otherwise; None if all its steps are of one
-    kind.
-    """
+    """A contestant's default interval; None if all its steps are alike."""
     if name in EVERY_STEP_ALIKE:
         return None
     method = name.split("-")[0]
-    return UPDATE_PROJ_GAPS[OptimizerName(method)] if method in set(OptimizerName) else 200  # all peers have 200
+    return OPTIMIZERS[method].update_proj_gap if method in OPTIMIZERS else 200  # all peers use 200

@@ -1,4 +1,4 @@
-"""The flags that benchmarks share."""
+"""Flags shared by the benchmarks."""
 
 import argparse
 from pathlib import Path
@@ -9,17 +9,17 @@ LAYOUTS = ("stacked", "unstacked")
 
 
 def command(name: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.<name>`, which may write JSON."""
+    """The parser of `python -m benchmarks.<name>`, with `--json`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     return parser
 
 
 def add_matrices(parser: argparse.ArgumentParser, layouts: tuple[str, ...] = LAYOUTS[:1]) -> None:
-    """Which matrices, and whether as stacks."""
+    """Add the flags that choose the matrices, and whether they are stacked."""
     parser.add_argument("--size", choices=SIZES, default="60m")
-    parser.add_argument("--layers", type=int, help="only so many layers of it")
+    parser.add_argument("--layers", type=int, help="use only this many layers")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(layouts))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# All measurements on one GPU, in ten minutes: benchmarks/gpu.sh DIRECTORY leaves JSON and the printed tables there.
-# Needs jax and optax; the training step needs flax too, and is left out without it. A command that fails or takes
-# longer than its share does not stop the others.
+# All measurements on one GPU, in ten minutes: benchmarks/gpu.sh DIRECTORY writes JSON and the printed tables there.
+# Requires jax and optax; the training step also requires flax, and is skipped without it. A command that fails or
+# exceeds its time limit does not stop the others.
 set -uo pipefail
-results=${1:?the directory for the results}
+results=${1:?give a directory for the results}
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
 cd "$(dirname "$0")/.."

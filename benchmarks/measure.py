@@ -1,11 +1,11 @@
-"""Timing of contestants that take turns, what is said about the times, and where it was measured.
+"""Timing of contestants that take turns, statistics of the times, and a description of the machine.
 
-In every round each contestant makes one step, in an order drawn anew, so that whatever else the
-machine does hits all of them alike; a ratio is taken within a round before its median is. A first
-step, and the rounds of the warm-up, are kept apart, and so is a first refresh: that part of the
-program runs for the first time.
+In every round each contestant makes one step, in a new random order, so that other load on the
+machine affects all alike; ratios are taken within a round, then their median. The first step, the
+warm-up rounds and the first refresh are reported separately, as code then runs for the first time.
 """
 
+import dataclasses
 import datetime
 import gc
 import importlib.metadata
@@ -30,16 +30,17 @@ PACKAGES = (
 )  # fmt: skip
 
 
-class Contestant(NamedTuple):
-    """Something that can be timed again and again."""
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """Something whose steps can be timed."""
 
     name: str
-    step: Callable[[], None]  # returns when the work is done
-    gap: int | None = None  # interval of its refreshes; None: all steps are of one kind
+    step: Callable[[], None]  # returns when the step is complete
+    gap: int | None = None  # interval between its refreshes; None: all steps are alike
 
 
 class Times(NamedTuple):
-    """Seconds of one contestant, by the number of its step."""
+    """Seconds of one contestant, by the index of the step."""
 
     first: float
     first_refresh: float | None
@@ -48,7 +49,7 @@ class Times(NamedTuple):
 
 
 def take_turns(contestants: Sequence[Contestant], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step of every contestant."""
+    """Return the seconds of every step of every contestant."""
     seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     order, shuffle = list(contestants), random.Random(0).shuffle
     gc.collect()
@@ -66,8 +67,9 @@ def take_turns(contestants: Sequence[Contestant], rounds: int) -> dict[str, list
 
 
 def sort_out(seconds: Sequence[float], gap: int | None, warmup: int) -> Times:
-    """The first step, those at which a refresh was due, and the others. Step i has seen i updates
-    before it.
+    """Separate the first step, the steps with a refresh, and the regular ones.
+
+    Step i follows i updates.
     """
     due = [i for i in range(1, len(seconds)) if gap and i % gap == 0]
     regular = {i: s for i, s in enumerate(seconds) if i >= max(warmup, 1) and i not in due}
@@ -76,7 +78,7 @@ def sort_out(seconds: Sequence[float], gap: int | None, warmup: int) -> Times:
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Least, quartiles, greatest; None of nothing."""
+    """Minimum, quartiles and maximum; None if there are no values."""
     if not values:
         return None
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
@@ -84,15 +86,15 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def ratios(times: Times, base: Times) -> list[float]:
-    """Regular steps over those of another, round by round."""
+    """Ratios of regular steps to those of another contestant, round by round."""
     return [times.regular[i] / base.regular[i] for i in times.regular.keys() & base.regular.keys()]
 
 
 def compare(times: Times, base: Times, own_gap: int | None) -> dict[str, Any]:
-    """All that is said of one contestant beside the one that the others are compared with.
+    """All statistics of one contestant relative to the base.
 
-    `refresh_over_base` is a refresh in steps of the base; `mean_over_base` the mean step where one
-    in `own_gap` is a refresh.
+    `refresh_over_base` is a refresh step over a step of the base; `mean_over_base` is the mean step
+    when one in `own_gap` is a refresh.
     """
     regular, refresh = spread(list(times.regular.values())), spread(list(times.refresh.values()))
     unit = statistics.median(base.regular.values())
@@ -117,7 +119,7 @@ def compare(times: Times, base: Times, own_gap: int | None) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what this was measured."""
+    """The machine and the versions of a measurement."""
     device = jax.devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -135,7 +137,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """The name of the processor, if Linux reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -150,16 +152,16 @@ def version(package: str) -> str | None:
 
 
 def write_json(path: Path | None, arguments: Namespace, where: dict[str, Any], tables: list[dict[str, Any]]) -> None:
-    """Leave what a command found, with all that is needed to run it again."""
+    """Write the results of a command, with its arguments and machine."""
     if path is None:
         return
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"arguments": given, "machine": where, "tables": tables}, indent=1) + "\n")
+    path.write_text(json.dumps({"arguments": plain, "machine": where, "tables": tables}, indent=1) + "\n")
 
 
 def say_where(where: dict[str, Any]) -> None:
-    """One line of `machine`."""
+    """Print `machine` in two lines."""
     versions = ", ".join(f"{name} {v}" for name, v in where["versions"].items())
     load = where["load"][0]
     print(f"{where['date']}  {where['device']} ({where['processor']}, {where['cpus']} CPUs, load {load:.1f})")
@@ -167,7 +169,7 @@ def say_where(where: dict[str, Any]) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the first to the left, the others to the right."""
+    """Aligned columns: the first left, the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
@@ -177,12 +179,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number, or a dash for none."""
+    """A number, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def milliseconds(values: dict[str, float] | None) -> str:
-    """The median, then least and greatest in brackets."""
+    """The median, then minimum and maximum in brackets."""
     return (
         "-"
         if values is None

@@ -1,9 +1,9 @@
-"""Optimizer state of every method on the LLaMA sizes of the papers: prints the table of
-docs/memory.md.
+"""How large is the optimizer state of every method? Prints the table of docs/memory.md.
 
     python -m benchmarks.memory
 
-Nothing is allocated: the bytes are those of `grass_optax.memory_report`, from shapes alone.
+For the LLaMA sizes of the papers. The bytes come from `grass_optax.memory_report`, from shapes
+alone; nothing is allocated.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from flax import nnx
 import grass_optax
 from benchmarks.shapes import RANKS
 from models import CONFIGS, Llama
-from train.config.optimizers import SCALES, UPDATE_PROJ_GAPS, OptimizerName
-from train.config.run import OptimizerFlags, ScheduleFlags
+from train.config.optimizers import OPTIMIZERS, OptimizerName
+from train.config.run import ScheduleFlags, default_optimizer
 from train.program.optimizer import make_optimizer
 
 
@@ -29,34 +29,28 @@ def abstract_params(size: str) -> Any:
 
 
 def optimizer(name: OptimizerName, rank: int) -> optax.GradientTransformation:
-    """The optimizer that the trainer makes, without gradient clip and with the method's own
-    interval.
-    """
-    flags = OptimizerFlags(
-        optimizer=name, rank=rank, scale=SCALES[name], update_proj_gap=UPDATE_PROJ_GAPS.get(name, 1), clip=0.0
-    )
+    """The trainer's optimizer with the method's defaults, without gradient clipping."""
+    flags = dataclasses.replace(default_optimizer(name, rank), clip=0.0)
     return make_optimizer(flags, ScheduleFlags(), seed=0)
 
 
 def state_bytes(size: str) -> dict[str, int]:
-    """Bytes of optimizer state of every method at one size."""
+    """Bytes of the optimizer state of every method at one size."""
     params = abstract_params(size)
-    return {
-        str(name): grass_optax.memory_report(optimizer(name, RANKS[size]), params).total_bytes for name in OptimizerName
-    }
+    return {name: grass_optax.memory_report(optimizer(name, RANKS[size]), params).total_bytes for name in OPTIMIZERS}
 
 
 def table(sizes: list[str]) -> str:
-    """A Markdown table of gigabytes (10^9 bytes), the methods by their state at the last size."""
+    """A Markdown table of gigabytes (10^9 bytes), sorted by the state at the last size."""
     columns = {size: state_bytes(size) for size in sizes}
-    names = sorted(OptimizerName, key=lambda name: columns[sizes[-1]][name])
+    names = sorted(OPTIMIZERS, key=lambda name: columns[sizes[-1]][name])
     rows = [
         ["method", *(f"{size} (r = {RANKS[size]})" for size in sizes), f"of adamw's, {sizes[-1]}"],
         ["---", *["---:"] * (len(sizes) + 1)],
     ]
     for name in names:
         last = columns[sizes[-1]]
-        share = f"{last[name] / last[OptimizerName.ADAMW]:.1%}"
+        share = f"{last[name] / last['adamw']:.1%}"
         rows.append([f"`{name}`", *(f"{columns[size][name] / 1e9:.3f}" for size in sizes), share])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -1,10 +1,10 @@
-"""Does training notice moments in fewer bits? The held-out loss of `tiny` with each type of
-moments, over seeds.
+"""Do moments in fewer bits change the result of training? The held-out loss of `tiny` with each
+precision of the moments, over seeds.
 
     python -m benchmarks.moments --run-dir runs/moments
 
-Prints a Markdown table and writes it with all losses to moments.json in the folder. A process per
-run; given again, it runs only what is not finished.
+Prints a Markdown table and writes the table and all losses to moments.json in the folder. Each run
+is a separate process; running the command again makes only the missing runs.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TYPES = ("float32", "bfloat16", "float8")
 
 
 def train(folder: Path, dtype: str, seed: int, optimizer: str, steps: int) -> dict[str, Any]:
-    """The summary of a run with both moments in one type."""
+    """Train with both moments in one precision, and return the summary."""
     run_dir = folder / f"{optimizer}-{dtype}-{seed}-{steps}"
     if not (run_dir / "summary.json").exists():
         options = ["--resume"] if run_dir.exists() else []
@@ -34,7 +34,7 @@ def train(folder: Path, dtype: str, seed: int, optimizer: str, steps: int) -> di
 
 
 def row(dtype: str, runs: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:
-    """Losses over seeds: mean, standard deviation, and the mean difference from float32 of the same
+    """Losses over seeds: mean, standard deviation, and mean difference from float32 at equal
     seeds.
     """
     losses, others = ([run["eval_loss"] for run in x] for x in (runs, reference))
@@ -66,18 +66,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the runs and of moments.json")
     parser.add_argument("--optimizer", default="grassjump")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    given = parser.parse_args()
+    args = parser.parse_args()
     runs: dict[str, list[dict[str, Any]]] = {dtype: [] for dtype in TYPES}
-    for seed in given.seeds:  # seeds outside, so that what is there when it is stopped can be compared
+    for seed in args.seeds:  # seeds in the outer loop, so that an interrupted benchmark has comparable runs
         for dtype in TYPES:
-            runs[dtype].append(train(given.run_dir, dtype, seed, given.optimizer, given.steps))
+            runs[dtype].append(train(args.run_dir, dtype, seed, args.optimizer, args.steps))
     rows = [row(dtype, runs[dtype], runs[TYPES[0]]) for dtype in TYPES]
-    report = {"optimizer": given.optimizer, "steps": given.steps, "seeds": given.seeds, "rows": rows}
-    (given.run_dir / "moments.json").write_text(json.dumps(report, indent=1) + "\n")
+    report = {"optimizer": args.optimizer, "steps": args.steps, "seeds": args.seeds, "rows": rows}
+    (args.run_dir / "moments.json").write_text(json.dumps(report, indent=1) + "\n")
     sys.stdout.write(table(rows) + "\n")
 
 

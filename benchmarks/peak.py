@@ -1,11 +1,10 @@
-"""How many bytes does an optimizer keep, and how many more does a step of it take?
+"""How much memory does an optimizer's state take, and how much more does a step?
 
     python -m benchmarks.peak --size 60m
 
-Of the donated step, in one gradient's bytes: the state (from shapes, exact), what the compiler
-plans for temporary values, and on a GPU the most that the allocator gave out over a first step, a
-refresh and a regular one, less weights, gradients and state. Each contestant has a process of its
-own.
+For the donated step, in units of one gradient's bytes: the state (exact, from shapes), the
+temporaries as planned by the compiler, and on a GPU the allocator's peak over a first, a refresh
+and a regular step, minus weights, gradients and state. Each contestant runs in a separate process.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import grass_optax
 from benchmarks import children, flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS, CannotRun
-from benchmarks.shapes import Problem, problem
+from benchmarks.shapes import Problem, make_problem
 from benchmarks.step import Step, donated_step
 
 METHODS = (
@@ -30,7 +29,7 @@ STEPS, GAP = 4, 2  # first, regular, refresh, regular
 
 
 def of_one(name: str, problem: Problem) -> dict[str, Any]:
-    """All figures of one contestant, in the process that measures no other."""
+    """All figures of one contestant; to be called in a separate process."""
     tx = JAX_CONTESTANTS[name](problem)
     state = jax.eval_shape(tx.init, problem.abstract)
     step = donated_step(tx).lower(problem.abstract, state, problem.abstract).compile()
@@ -45,7 +44,9 @@ def of_one(name: str, problem: Problem) -> dict[str, Any]:
 
 
 def _after_steps(tx: Any, step: Step, problem: Problem) -> dict[str, int] | None:
-    """Nothing random here: drawing weights could need more memory than a step."""
+    """The allocator after some steps. Weights are constant, as drawing them could take more memory
+    than a step.
+    """
     params, grads = (
         {name: jnp.full(shape, x, jnp.float32) for name, shape in problem.shapes.items()} for x in (0.02, 1e-3)
     )
@@ -56,31 +57,31 @@ def _after_steps(tx: Any, step: Step, problem: Problem) -> dict[str, int] | None
     return children.allocator_bytes()
 
 
-def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The figures in one gradient's bytes."""
-    if "error" in found or "missing" in found:
-        return {"name": name} | found
-    unit, allocator = found["gradient_bytes"], found["allocator"]
-    held = 2 * unit + found["state_bytes"]
+def row(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures in units of one gradient's bytes."""
+    if "error" in figures or "missing" in figures:
+        return {"name": name} | figures
+    unit, allocator = figures["gradient_bytes"], figures["allocator"]
+    held = 2 * unit + figures["state_bytes"]
     return {
         "name": name,
-        "state": found["state_bytes"] / unit,
-        "state_over_adam": found["state_bytes"] / found["adam_bytes"],
-        "compiled_temporary": found["compiled"]["temp"] / unit,
+        "state": figures["state_bytes"] / unit,
+        "state_over_adam": figures["state_bytes"] / figures["adam_bytes"],
+        "compiled_temporary": figures["compiled"]["temp"] / unit,
         "allocator_temporary": (allocator["peak"] - held) / unit if allocator else None,
         "allocator_peak": allocator["peak"] / unit if allocator else None,
-    } | found
+    } | figures
 
 
 def text(rows: list[dict[str, Any]]) -> str:
-    """The table; everything is in one gradient's bytes but for the third column."""
+    """The table, in units of one gradient's bytes except the third column."""
     header = ["", "state", "state over Adam's", "temporary, planned", "temporary, allocated", "peak with weights"]
     keys = ("state", "state_over_adam", "compiled_temporary", "allocator_temporary", "allocator_peak")
     complete = [r for r in rows if "state" in r]
     lines = [measure.table(header, [[r["name"], *(measure.number(r[k], 3) for k in keys)] for r in complete])]
     lines += [f"{r['name']}: not run, {r.get('missing') or r['error']}" for r in rows if "state" not in r]
     if any(r["allocator"] is None for r in complete):
-        lines.append("What the allocator gave out is not available on CPU.")
+        lines.append("Allocator figures are not available on CPU.")
     return "\n".join(lines)
 
 
@@ -95,16 +96,16 @@ def parser() -> argparse.ArgumentParser:
 
 def child(args: argparse.Namespace) -> None:
     """Print the figures of one contestant as JSON."""
-    given = problem(args.size, stacked=args.layouts[0] == "stacked", gap=GAP, layers=args.layers)
+    problem = make_problem(args.size, stacked=args.layouts[0] == "stacked", gap=GAP, layers=args.layers)
     try:
-        found = of_one(args.one, given)
+        figures = of_one(args.one, problem)
     except CannotRun as reason:
-        found = {"missing": str(reason)}
-    print(json.dumps(found | {"machine": measure.machine()}))
+        figures = {"missing": str(reason)}
+    print(json.dumps(figures | {"machine": measure.machine()}))
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print, write, and return what was written. This process leaves the device alone."""
+    """Measure, print, write, and return the tables. This process does not use the device."""
     args = parser().parse_args(arguments)
     if args.one:
         child(args)
@@ -112,16 +113,16 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     where: dict[str, Any] = {}
     tables = []
     for layout in args.layouts:
-        given = ["--size", args.size, "--layouts", layout]
-        given += ["--layers", str(args.layers)] if args.layers else []
+        words = ["--size", args.size, "--layouts", layout]
+        words += ["--layers", str(args.layers)] if args.layers else []
         rows = []
         for name in args.methods:
-            found = children.in_a_child("benchmarks.peak", [*given, "--one", name])
-            where = found.pop("machine", where)
-            rows.append(row(name, found))
+            figures = children.in_a_child("benchmarks.peak", [*words, "--one", name])
+            where = figures.pop("machine", where)
+            rows.append(row(name, figures))
             print(".", end="", file=sys.stderr, flush=True)
         tables.append({"size": args.size, "layout": layout, "rows": rows})
-        print(f"\n{args.size}, {layout}; in bytes of one gradient\n{text(rows)}", flush=True)
+        print(f"\n{args.size}, {layout}; in units of one gradient\n{text(rows)}", flush=True)
     if where:
         measure.say_where(where)
     measure.write_json(args.json, args, where, tables)

@@ -1,11 +1,11 @@
-"""How far is a plan's total from the memory that a step really takes?
+"""How close is a plan's total to the memory that a step really takes?
 
     python -m benchmarks.plan_check --model 60m
 
-The planned total of all host (CPU) devices of a mesh, beside what the process grew by: its resident
-memory at most during a few steps, less its memory before there was a state, when everything was
-compiled. Each optimizer has a process of its own. Linux only; on an accelerator,
-`benchmarks.train_step --peak` asks the allocator.
+Compares the planned total of all simulated CPU devices of a mesh with the growth of the process:
+the peak of its resident memory during a few steps, minus its memory after compilation and before
+the state was drawn. Each optimizer runs in a separate process. Linux only; for an accelerator use
+`benchmarks.train_step --peak`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from benchmarks import children, flags, measure
 from models import CONFIGS
 from train.__main__ import parse
-from train.config.optimizers import OptimizerName
+from train.config.optimizers import OPTIMIZERS
 from train.plan.command import compiled_step, device_bytes
 from train.plan.config import Plan, run_of_plan
 from train.program.program import Program, make_program
@@ -32,33 +32,32 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident(name: str) -> int:
-    """Bytes of resident memory: VmRSS now, VmHWM at most."""
+    """Bytes of resident memory: current (VmRSS) or peak (VmHWM)."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])
 
 
 def of_one(args: argparse.Namespace) -> dict[str, Any]:
-    """Planned and measured bytes of all devices together, in the process that measures no other
-    optimizer.
-    """
+    """Planned and measured bytes of all devices together; to be called in a separate process."""
     words = ["--model", args.model, "--optimizer", args.one, "--seq-len", str(args.sequence)]
     config = parse(["plan", *words, "--mesh", f"fsdp={DEVICES}", "--batch-size", str(args.batch * DEVICES)])
     assert isinstance(config, Plan)
     run = run_of_plan(config, DEVICES)
-    program = make_program(run, make_mesh(run.devices.mesh, run.data.batch_size))
-    found = compiled_step(program)
+    mesh = make_mesh(run.devices.mesh, run.data.batch_size)
+    program = make_program(mesh, run.model, run.data, run.optimizer, run.schedule)
+    step = compiled_step(program)
     held = device_bytes((program.state, program.windows))
-    return {"planned": DEVICES * found["compiled"]["total"], "held": DEVICES * held, "measured": grown(program)}
+    return {"planned": DEVICES * step["compiled"]["total"], "held": DEVICES * held, "measured": grown(program)}
 
 
 def grown(program: Program) -> int:
-    """What the process grows by for a state and a few steps."""
+    """Growth of the process during the draw of a state and a few steps."""
     draw = program.draw_state.lower().compile()  # type: ignore[attr-defined]
     step = program.train_step.lower(program.state, program.windows).compile()
     windows = jax.device_put(jnp.zeros(program.windows.shape, jnp.int32), program.windows.sharding)
     before, state = resident("VmRSS"), draw()
     jax.block_until_ready(state)
-    CLEAR.write_text("5")  # the most so far is forgotten: drawing may have needed more than a step
+    CLEAR.write_text("5")  # reset the peak: drawing may have taken more than a step
     for _ in range(STEPS):
         state, report = step(state, windows)
     jax.block_until_ready((state, report))
@@ -79,15 +78,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = flags.command("plan_check", __doc__)
     result.add_argument("--model", choices=CONFIGS, default="60m")
-    result.add_argument("--batch", type=int, default=1, help="windows of each device")
+    result.add_argument("--batch", type=int, default=1, help="windows per device")
     result.add_argument("--sequence", type=int, default=256)
-    result.add_argument("--methods", nargs="+", choices=list(OptimizerName), metavar="METHOD", default=list(METHODS))
-    result.add_argument("--one", choices=list(OptimizerName), help=argparse.SUPPRESS)  # in the child
+    result.add_argument("--methods", nargs="+", choices=list(OPTIMIZERS), metavar="METHOD", default=list(METHODS))
+    result.add_argument("--one", choices=list(OPTIMIZERS), help=argparse.SUPPRESS)  # in the child
     return result
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print, write, and return what was written."""
+    """Measure, print, write, and return the tables."""
     args = parser().parse_args(arguments)
     if args.one:
         host_devices(DEVICES)
@@ -96,14 +95,16 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     where: dict[str, Any] = {}
     rows = []
     for name in args.methods:
-        given = ["--model", args.model, "--batch", str(args.batch), "--sequence", str(args.sequence), "--one", name]
-        found = children.in_a_child("benchmarks.plan_check", given)
-        if "error" in found:
-            raise RuntimeError(f"{name}: {found['error']}")
-        where = found.pop("machine")
-        rows.append({"name": name, "ratio": found["measured"] / found["planned"]} | found)
+        words = ["--model", args.model, "--batch", str(args.batch), "--sequence", str(args.sequence), "--one", name]
+        figures = children.in_a_child("benchmarks.plan_check", words)
+        if "error" in figures:
+            raise RuntimeError(f"{name}: {figures['error']}")
+        where = figures.pop("machine")
+        rows.append({"name": name, "ratio": figures["measured"] / figures["planned"]} | figures)
     measure.say_where(where)
-    print(f"\n{args.model}, fsdp={DEVICES}, {args.batch} x {args.sequence} tokens a device: all devices\n{table(rows)}")
+    print(
+        f"\n{args.model}, fsdp={DEVICES}, {args.batch} x {args.sequence} tokens per device: all devices\n{table(rows)}"
+    )
     tables = [{"model": args.model, "devices": DEVICES, "rows": rows}]
     measure.write_json(args.json, args, where, tables)
     return tables

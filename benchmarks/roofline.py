@@ -1,18 +1,19 @@
-"""How far is a regular step from what the machine can do?
+"""How far is a regular step from the limits of the machine?
 
     python -m benchmarks.roofline --size 60m
 
-In the same rounds as the steps run a plain copy and plain matrix products, and set the ceilings.
-What a step has to move and compute at least comes from `COSTS`, and is a model: matrix products are
-taken to read their factors from memory and to write their results to it, everything between them to
-be fused. Two floors follow: the larger of the time for the bytes and the time for the products, if
-they overlap perfectly, and the sum, if not at all.
+A plain copy and plain matrix products run in the same rounds as the steps and set the ceilings. The
+least traffic and arithmetic of a step come from the model `COSTS`: matrix products read their
+factors from memory and write their results to it, and everything between them is fused. Two lower
+bounds follow: the larger of the times for traffic and arithmetic, if they overlap perfectly, and
+their sum, if they do not overlap.
 """
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,39 +21,40 @@ import jax.numpy as jnp
 from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS, refresh_gap
 from benchmarks.measure import Contestant
-from benchmarks.shapes import Problem, problem
+from benchmarks.shapes import Problem, make_problem
 from benchmarks.step import Weights, donated
 
 BYTES = 4  # float32
 
 
-class Cost(NamedTuple):
-    """What a regular step does to one matrix m x n (m <= n) at rank r, `optax.apply_updates`
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of a regular step for one matrix m x n (m <= n) at rank r, `optax.apply_updates`
     included.
     """
 
-    mn: int  # numbers moved: in units of mn,
+    mn: int  # numbers moved, in units of mn,
     mr: int  # of mr
     rn: int  # and of rn
-    products: int  # matrix products of 2mnr operations each
+    products: int  # matrix products, of 2mnr operations each
 
 
-# G is read for the projection and again for the residual; U, the result of a product, is written
-# and read; W is read and written; S is read; M and V are read and written. A basis that is not
-# stored is written and read.
+# G is read for the projection and for the residual; U, the result of a product, is written and
+# read; W is read and written; S is read; M and V are read and written. A basis that is not stored
+# is written and read.
 _SPLIT = Cost(mn=6, mr=1, rn=4, products=2)
 COSTS = {
     "adamw": Cost(mn=7, mr=0, rn=0, products=0),  # G; M, V and W twice
     "grassjump": _SPLIT,
     "grassjump-gaussian": _SPLIT,
-    "grassjump-unstored": _SPLIT._replace(mr=2),
-    "grassjump-unstored-gaussian": _SPLIT._replace(mr=2),
+    "grassjump-unstored": dataclasses.replace(_SPLIT, mr=2),
+    "grassjump-unstored-gaussian": dataclasses.replace(_SPLIT, mr=2),
     "grasswalk": _SPLIT,
     "subtrack": _SPLIT,
     "fira": _SPLIT,
     "fira-randomized": _SPLIT,
-    "galore": _SPLIT._replace(mn=5),  # G once
-    "galore-randomized": _SPLIT._replace(mn=5),
+    "galore": dataclasses.replace(_SPLIT, mn=5),  # G once
+    "galore-randomized": dataclasses.replace(_SPLIT, mn=5),
     "apollo": Cost(mn=4, mr=2, rn=4, products=1),  # G twice, W twice: nothing is lifted
     "apollo-stored": Cost(mn=4, mr=1, rn=4, products=1),
 }
@@ -60,7 +62,7 @@ METHODS = ("adamw", "grassjump", "grasswalk", "galore-randomized", "apollo")
 
 
 def least_bytes(cost: Cost, matrices: list[tuple[int, int]], rank: int) -> int:
-    """Bytes that a step moves at least."""
+    """Least bytes that a step moves."""
     total = 0
     for shape in matrices:
         m, n = sorted(shape)
@@ -74,7 +76,7 @@ def least_operations(cost: Cost, matrices: list[tuple[int, int]], rank: int) -> 
 
 
 def _plain(function: Callable[..., Any], *arguments: Any, donates: bool = False) -> Callable[[], None]:
-    """A function as something to time; one that donates is given its own result the next time."""
+    """A function to be timed; with `donates`, its result is its next argument."""
     compiled = jax.jit(function, donate_argnums=(0,) if donates else ()).lower(*arguments).compile()
     held = arguments
 
@@ -87,8 +89,8 @@ def _plain(function: Callable[..., Any], *arguments: Any, donates: bool = False)
 
 
 def ceilings(problem: Problem, megabytes: int, width: int) -> tuple[list[Contestant], dict[str, float]]:
-    """A copy in place, a square product, and the products of a step on the problem's own shapes,
-    with the bytes or operations of each.
+    """A copy in place, a square product, and the products of a step on the problem's shapes, with
+    the bytes or operations of each.
     """
     key, rank = jax.random.key(0), problem.rank
     vector = jnp.ones(megabytes * 2**20 // BYTES)
@@ -114,7 +116,7 @@ def ceilings(problem: Problem, megabytes: int, width: int) -> tuple[list[Contest
 
 
 def measured(problem: Problem, names: list[str], steps: int, warmup: int, megabytes: int, width: int) -> dict[str, Any]:
-    """Times of ceilings and steps in the same rounds, and what follows."""
+    """Time ceilings and steps in the same rounds, and compare them."""
     weights = Weights(problem)
     plain, amounts = ceilings(problem, megabytes, width)
     steppers = [
@@ -133,12 +135,12 @@ def measured(problem: Problem, names: list[str], steps: int, warmup: int, megaby
 
 def _median(times: dict[str, float] | None) -> float:
     if times is None:
-        raise SystemExit("No regular step was timed: give more --steps.")
+        raise SystemExit("No regular step was timed: increase --steps.")
     return times["median"]
 
 
 def row(name: str, problem: Problem, times: dict[str, float] | None, rates: dict[str, float]) -> dict[str, Any]:
-    """One method beside the ceilings."""
+    """One method relative to the ceilings."""
     cost, matrices, step = COSTS[name], problem.matrices, _median(times)
     moved, computed = least_bytes(cost, matrices, problem.rank), least_operations(cost, matrices, problem.rank)
     for_bytes, for_products = moved / rates["copy"], computed / rates["square product"]
@@ -186,14 +188,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_matrices(result)
     result.add_argument("--methods", nargs="+", choices=COSTS, metavar="METHOD", default=list(METHODS))
     result.add_argument("--steps", type=int, default=23)
-    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
+    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, including the first")
     result.add_argument("--copy-megabytes", type=int, help="256 on a CPU, 2048 elsewhere")
     result.add_argument("--product-width", type=int, help="2048 on a CPU, 8192 elsewhere")
     return result
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print, write, and return what was written."""
+    """Measure, print, write, and return the tables."""
     args = parser().parse_args(arguments)
     large = jax.default_backend() != "cpu"
     megabytes = args.copy_megabytes or (2048 if large else 256)
@@ -201,10 +203,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     where, tables = measure.machine(), []
     measure.say_where(where)
     for layout in args.layouts:
-        given = problem(args.size, stacked=layout == "stacked", gap=args.steps + 1, layers=args.layers)
-        result = measured(given, args.methods, args.steps, args.warmup, megabytes, width)
-        tables.append({"size": args.size, "layout": layout, "rank": given.rank} | result)
-        print(f"\n{args.size}, {layout}, rank {given.rank}\n{text(result)}", flush=True)
+        problem = make_problem(args.size, stacked=layout == "stacked", gap=args.steps + 1, layers=args.layers)
+        result = measured(problem, args.methods, args.steps, args.warmup, megabytes, width)
+        tables.append({"size": args.size, "layout": layout, "rank": problem.rank} | result)
+        print(f"\n{args.size}, {layout}, rank {problem.rank}\n{text(result)}", flush=True)
         measure.write_json(args.json, args, where, tables)
     return tables
 

@@ -1,63 +1,50 @@
 """The weight matrices of the LLaMA sizes, as parameters, gradients and dimension numbers.
 
-Seven matrices a layer: four of attention, three of the MLP. Embeddings, head and norms are left
-out, because Adam has them under every method here: with them all ratios would move towards 1 by an
-amount that depends on the vocabulary. Stacked, a layer axis stands in front of each of the seven;
-unstacked, every matrix is a leaf of its own.
+Seven matrices per layer: four of attention, three of the MLP. Embeddings, head and norms are left
+out, because every method leaves them to Adam: including them would move all ratios towards 1 by an
+amount that depends on the vocabulary. Stacked, each of the seven leaves has a leading layer axis;
+unstacked, every matrix is a leaf.
 """
 
-import importlib.util
+import dataclasses
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
+from models.config import CONFIGS
+
 # The rank that the papers use for each size.
 RANKS = {"60m": 128, "130m": 256, "350m": 256, "1b": 512, "3b": 512, "7b": 1024}
-OTHER_RANKS = {"tiny": 32}  # a quarter of the hidden size, as theirs mostly are
+OTHER_RANKS = {"tiny": 32}  # a quarter of the hidden size, like most of theirs
 RATE = 1e-3
 
 
-def _configs() -> dict[str, Any]:
-    """`models.config.CONFIGS`, read without the package around it, whose model needs Flax."""
-    path = Path(__file__).parent.parent / "models" / "config.py"
-    spec = importlib.util.spec_from_file_location("benchmarks._llama_configs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    configs: dict[str, Any] = module.CONFIGS
-    return configs
-
-
-CONFIGS = _configs()
 SIZES = tuple(OTHER_RANKS | RANKS)
 
 
 def every_matrix(params: Any) -> Any:
-    """The last two axes of each leaf are a matrix, (input, output)."""
+    """Mark the last two axes of each leaf as a matrix, (input, output)."""
     return jax.tree.map(lambda w: MuonDimensionNumbers(w.ndim - 2, w.ndim - 1), params)
 
 
 def stacked_only(params: Any) -> Any:
-    """Leaves with three axes are stacks of matrices, and no others are split: right for
+    """Mark leaves with three axes as stacks of matrices, and split no others, as in
     `models.Llama`.
     """
     return jax.tree.map(lambda w: MuonDimensionNumbers(1, 2) if w.ndim == 3 else None, params)
 
 
-class Problem(NamedTuple):
-    """What every optimizer of a run is given."""
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The input of every optimizer of a run."""
 
     shapes: dict[str, tuple[int, ...]]  # of the leaves: (input, output), or (layers, input, output)
     rank: int
-    gap: int  # updates from one refresh to the next
+    gap: int  # updates between refreshes
     dimension_numbers: Callable[[Any], Any] = every_matrix
     rate: float = RATE
 
@@ -78,7 +65,7 @@ class Problem(NamedTuple):
 
     @property
     def gradient_bytes(self) -> int:
-        """Bytes of one gradient of everything, the unit of the memory tables."""
+        """Bytes of one gradient of all parameters, the unit of the memory tables."""
         return 4 * sum(math.prod(shape) for shape in self.shapes.values())
 
 
@@ -89,11 +76,11 @@ def layer_shapes(size: str) -> dict[str, tuple[int, int]]:
 
 
 def rank_of(size: str) -> int:
-    """The rank of the papers."""
+    """The rank that the papers use."""
     return (RANKS | OTHER_RANKS)[size]
 
 
-def problem(size: str, *, stacked: bool, gap: int, layers: int | None = None) -> Problem:
+def make_problem(size: str, *, stacked: bool, gap: int, layers: int | None = None) -> Problem:
     """The matrices of one size, or of its first `layers` layers."""
     count = CONFIGS[size].num_layers if layers is None else layers
     shapes: dict[str, tuple[int, ...]] = {}
@@ -106,20 +93,21 @@ def problem(size: str, *, stacked: bool, gap: int, layers: int | None = None) ->
 
 
 def repeated(size: str, leaves: int, gap: int) -> Problem:
-    """So many unstacked leaves: the matrices of a layer over and over."""
+    """`leaves` unstacked leaves: the matrices of one layer, repeated."""
     layer = list(layer_shapes(size).items())
     named = ((*layer[i % len(layer)], i) for i in range(leaves))
     return Problem({f"{name}{i:03}": shape for name, shape, i in named}, rank_of(size), gap)
 
 
 def random_params(problem: Problem, seed: int = 0) -> dict[str, jax.Array]:
-    """Weights of deviation 0.02."""
+    """Random weights with standard deviation 0.02."""
     return _random(problem, seed, 0.02, decays=False)
 
 
 def random_grads(problem: Problem, seed: int = 1) -> dict[str, jax.Array]:
-    """Gradients whose singular values fall roughly as 1/i, as those of a network fall: what
-    orthonormalises a basis in passes takes more of them on a flat spectrum or a steep one.
+    """Random gradients whose singular values fall roughly as 1/i, like those of a network.
+
+    Iterative orthonormalisation takes more passes on a flatter or steeper spectrum.
     """
     return _random(problem, seed, 1e-3, decays=True)
 
@@ -130,5 +118,5 @@ def _random(problem: Problem, seed: int, deviation: float, *, decays: bool) -> d
         return deviation * fall * jax.random.normal(key, shape)
 
     keys = jax.random.split(jax.random.key(seed), len(problem.shapes))
-    drawn = jax.jit(draw, static_argnums=1)
-    return {name: drawn(key, shape) for key, (name, shape) in zip(keys, problem.shapes.items(), strict=True)}
+    draw_leaf = jax.jit(draw, static_argnums=1)
+    return {name: draw_leaf(key, shape) for key, (name, shape) in zip(keys, problem.shapes.items(), strict=True)}

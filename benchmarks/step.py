@@ -1,14 +1,13 @@
-"""How long is a step, and a step at which a refresh is due, beside AdamW's and those of other
-packages?
+"""How long does a step take, with and without a refresh, compared with AdamW and other packages?
 
     python -m benchmarks.step --size 60m
-    python -m benchmarks.step --size 60m --layouts stacked --steps 1000 --methods adamw grassjump grasswalk
+    python -m benchmarks.step --layouts stacked --steps 1000 --methods adamw grassjump grasswalk
 
-A step "donated" is what a training loop does: the update and `optax.apply_updates` in one program
-that may reuse the memory of weights and state. "Undonated" is `tx.update` alone, its results in
-fresh memory, as optimizers are often timed; there a step of AdamW pays for two and more gradients'
-worth of new pages, and every ratio looks better. All contestants of JAX step the same weights in
-turn, and have the same gradients.
+A "donated" step is that of a training loop: the update and `optax.apply_updates` in one program
+that may reuse the memory of weights and state. "Undonated" is `tx.update` alone, with its results
+in new memory, as optimizers are often timed; AdamW then pays for new pages of more than twice the
+size of the gradients, and every ratio to it looks better. All JAX contestants step the same weights
+in turn, with the same gradients.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import optax
 from benchmarks import flags, measure, torch_peers
 from benchmarks.contestants import EXACT_SVD, JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
 from benchmarks.measure import Contestant
-from benchmarks.shapes import Problem, problem, random_grads, random_params
+from benchmarks.shapes import Problem, make_problem, random_grads, random_params
 
 METHODS = (
     "adamw", "adamw-again", "muon", "optax-galore", "rollfast-galore", "rollfast-apollo", "grassjump",
@@ -34,7 +33,7 @@ MODES = ("donated", "undonated")
 
 
 class Weights:
-    """The weights that all contestants of JAX step, and the gradients that all of them get."""
+    """The weights that all JAX contestants step, and the gradients they use."""
 
     def __init__(self, problem: Problem) -> None:
         self.params = random_params(problem)
@@ -45,9 +44,7 @@ Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # weights, state, gradients -
 
 
 def donated_step(tx: optax.GradientTransformation) -> Any:
-    """Update and apply, in the memory of the old weights and the old state, to be lowered: a jitted
-    `Step`.
-    """
+    """A jitted `Step`: update and apply, in the memory of the old weights and state."""
 
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = tx.update(grads, state, params)
@@ -57,7 +54,7 @@ def donated_step(tx: optax.GradientTransformation) -> Any:
 
 
 def donated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
-    """A step as a training loop makes it."""
+    """The step of a training loop."""
     held = jax.jit(tx.init)(weights.params)
     compiled = donated_step(tx).lower(weights.params, held, weights.grads).compile()
 
@@ -85,8 +82,8 @@ def undonated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[]
 def jax_contestants(
     names: list[str], problem: Problem, mode: str
 ) -> tuple[list[Contestant], dict[str, float], dict[str, str]]:
-    """Those that can run, the seconds until each was compiled, and why the others cannot."""
-    weights, found, compiling, missing = Weights(problem), [], {}, {}
+    """The contestants that can run, their compile seconds, and why the others cannot run."""
+    weights, contestants, compiling, missing = Weights(problem), [], {}, {}
     for name in names:
         start = time.perf_counter()
         try:
@@ -96,35 +93,33 @@ def jax_contestants(
             continue
         step = (donated if mode == "donated" else undonated)(tx, weights)
         compiling[name] = time.perf_counter() - start
-        found.append(Contestant(name, step, refresh_gap(name, problem)))
-    return found, compiling, missing
+        contestants.append(Contestant(name, step, refresh_gap(name, problem)))
+    return contestants, compiling, missing
 
 
 def donated_only(names: list[str]) -> dict[str, str]:
-    """Why some are not timed without donation."""
-    reasons = dict.fromkeys(EXACT_SVD, "an SVD takes as long as donated")
-    reasons |= dict.fromkeys(torch_peers.TORCH_CONTESTANTS, "changes the weights in place: see donated")
+    """Why some contestants are not timed without donation."""
+    reasons = dict.fromkeys(EXACT_SVD, "its SVD takes as long as donated")
+    reasons |= dict.fromkeys(torch_peers.TORCH_CONTESTANTS, "updates the weights in place: see donated")
     return {name: reasons[name] for name in names if name in reasons}
 
 
 def measured(problem: Problem, mode: str, names: list[str], steps: int, warmup: int) -> dict[str, Any]:
-    """Time the contestants on one problem; the first that runs is the one the others are compared
-    with.
-    """
+    """Time the contestants on one problem; the first that runs is the base of the ratios."""
     left_out = {} if mode == "donated" else donated_only(names)
     jax_names = [name for name in names if name in JAX_CONTESTANTS and name not in left_out]
     torch_names = [name for name in names if name not in JAX_CONTESTANTS and name not in left_out]
-    found, compiling, missing = jax_contestants(jax_names, problem, mode)
-    peers, absent = torch_peers.contestants(torch_names, problem)
-    found, missing = found + peers, missing | absent | left_out
-    seconds = measure.take_turns(found, steps)
-    times = {c.name: measure.sort_out(seconds[c.name], c.gap, warmup) for c in found}
-    base = times[found[0].name]
+    contestants, compiling, missing = jax_contestants(jax_names, problem, mode)
+    peers, absent = torch_peers.torch_contestants(torch_names, problem)
+    contestants, missing = contestants + peers, missing | absent | left_out
+    seconds = measure.take_turns(contestants, steps)
+    times = {c.name: measure.sort_out(seconds[c.name], c.gap, warmup) for c in contestants}
+    base = times[contestants[0].name]
     rows = [
         {"name": name, "compile_seconds": compiling.get(name)} | measure.compare(t, base, own_gap(name))
         for name, t in times.items()
     ]
-    return {"mode": mode, "base": found[0].name, "rows": rows, "missing": missing}
+    return {"mode": mode, "base": contestants[0].name, "rows": rows, "missing": missing}
 
 
 def text(result: dict[str, Any]) -> str:
@@ -158,28 +153,30 @@ def parser() -> argparse.ArgumentParser:
     flags.add_matrices(result, flags.LAYOUTS)
     result.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     result.add_argument("--methods", nargs="+", metavar="METHOD", default=list(METHODS))
-    result.add_argument("--steps", type=int, default=41, help="of each contestant; 1000 to see rare long steps")
-    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
-    result.add_argument("--gap", type=int, default=10, help="steps from one refresh to the next")
+    result.add_argument("--steps", type=int, default=41, help="steps per contestant; 1000 to see rare long steps")
+    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, including the first")
+    result.add_argument("--gap", type=int, default=10, help="steps between refreshes")
     return result
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print, write, and return what was written."""
+    """Measure, print, write, and return the tables."""
     args = parser().parse_args(arguments)
     unknown = set(args.methods) - set(JAX_CONTESTANTS) - set(torch_peers.TORCH_CONTESTANTS)
     if unknown or args.methods[0] not in JAX_CONTESTANTS:
-        raise SystemExit(f"Not a method, or not one to compare the others with: {unknown or args.methods[0]}.")
+        raise SystemExit(
+            f"--methods has unknown names, or does not begin with a JAX one: {unknown or args.methods[0]}."
+        )
     if torch_peers.uses_cuda():
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch some memory
     where, tables = measure.machine(), []
     measure.say_where(where)
     for layout in args.layouts:
         for mode in args.modes:
-            given = problem(args.size, stacked=layout == "stacked", gap=args.gap, layers=args.layers)
-            result = measured(given, mode, args.methods, args.steps, args.warmup)
-            tables.append({"size": args.size, "layout": layout, "rank": given.rank} | result)
-            print(f"\n{args.size}, {layout} ({len(given.shapes)} leaves), rank {given.rank}, {mode}")
+            problem = make_problem(args.size, stacked=layout == "stacked", gap=args.gap, layers=args.layers)
+            result = measured(problem, mode, args.methods, args.steps, args.warmup)
+            tables.append({"size": args.size, "layout": layout, "rank": problem.rank} | result)
+            print(f"\n{args.size}, {layout} ({len(problem.shapes)} leaves), rank {problem.rank}, {mode}")
             print(text(result), flush=True)
             measure.write_json(args.json, args, where, tables)
     return tables

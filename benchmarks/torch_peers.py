@@ -1,8 +1,8 @@
-"""The optimizers that authors published for PyTorch, and PyTorch's AdamW, as contestants.
+"""The optimizers published for PyTorch by the authors of the methods, and PyTorch's AdamW.
 
-They know single matrices only, so a stack is given to them as its matrices, (output, input) each as
-PyTorch has them. A step of theirs changes the weights in place; it is compared with an update and
-`optax.apply_updates`. All of them step the same weights in turn.
+They support single matrices only, so a stack is passed as its matrices, each (output, input) as in
+PyTorch. Their step updates the weights in place, and is compared with an update followed by
+`optax.apply_updates`. All step the same weights in turn.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from benchmarks.contestants import EVERY_STEP_ALIKE, CannotRun
 from benchmarks.measure import Contestant
 from benchmarks.shapes import Problem
 
-# name -> package, its module with the optimizer, and what a group of its parameters has beside rank
-# and interval
+# name -> package, its module with the optimizer, and the options of its parameter group besides
+# rank and interval
 PUBLISHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "galore-torch": ("galore_torch", "adamw", {"scale": 0.25, "proj_type": "std"}),
     "fira-torch": ("fira", "fira_adamw", {"alpha": 0.25, "proj_type": "std"}),
@@ -29,12 +29,12 @@ TORCH_CONTESTANTS = ("torch-adamw", *PUBLISHED)
 
 
 def uses_cuda() -> bool:
-    """Whether PyTorch is there and sees a GPU."""
+    """Whether PyTorch is installed and sees a GPU."""
     return bool(importlib.util.find_spec("torch") and importlib.import_module("torch").cuda.is_available())
 
 
 def weights_with_grads(problem: Problem) -> list[Any]:
-    """The weights that all step, with gradients that fall as those of `shapes.random_grads`."""
+    """The weights that all step, with gradients like those of `shapes.random_grads`."""
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
@@ -46,13 +46,13 @@ def weights_with_grads(problem: Problem) -> list[Any]:
     return weights
 
 
-def contestants(names: list[str], problem: Problem) -> tuple[list[Contestant], dict[str, str]]:
-    """Those that can run, and why the others cannot."""
+def torch_contestants(names: list[str], problem: Problem) -> tuple[list[Contestant], dict[str, str]]:
+    """The contestants that can run, and why the others cannot."""
     if not names:
         return [], {}
     if importlib.util.find_spec("torch") is None:
         return [], dict.fromkeys(names, "torch is not installed")
-    weights, found, missing = weights_with_grads(problem), [], {}
+    weights, contestants, missing = weights_with_grads(problem), [], {}
     for name in names:
         try:
             optimizer = _optimizer(name, problem, weights)
@@ -60,8 +60,8 @@ def contestants(names: list[str], problem: Problem) -> tuple[list[Contestant], d
             missing[name] = str(reason)
             continue
         gap = None if name in EVERY_STEP_ALIKE else problem.gap
-        found.append(Contestant(name, _step(optimizer), gap))
-    return found, missing
+        contestants.append(Contestant(name, _step(optimizer), gap))
+    return contestants, missing
 
 
 def _step(optimizer: Any) -> Callable[[], None]:
@@ -84,13 +84,13 @@ def _optimizer(name: str, problem: Problem, weights: list[Any]) -> Any:
 
 
 def _published(package: str, module: str) -> Any:
-    """The optimizer of a package, without the package's __init__, which imports what is not used
-    here.
+    """The optimizer of a package, without running the package's `__init__`, which imports more than
+    is needed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise CannotRun(f"{package.replace('_', '-')} is not installed")
     if importlib.util.find_spec("transformers") is None and package != "apollo_torch":
-        raise CannotRun(f"{package.replace('_', '-')} needs transformers, which is not installed")
+        raise CannotRun(f"{package.replace('_', '-')} requires transformers, which is not installed")
     sys.modules.setdefault(package, importlib.util.module_from_spec(spec))
     return importlib.import_module(f"{package}.{module}").AdamW

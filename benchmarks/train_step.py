@@ -1,12 +1,12 @@
-"""What does an optimizer make of a whole training step: forward, backward, update?
+"""How does an optimizer change the cost of a whole training step: forward, backward, update?
 
     python -m benchmarks.train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16
     python -m benchmarks.train_step --model 1b --batch 32 --sequence 256 --dtype bfloat16 --peak
 
-The trainer's own step on a LLaMA and random tokens, compiled as the trainer compiles it. The
-contestants take turns on the same weights. With --peak it is not timed: each contestant has a
-process of its own, which tells the most memory that was in use. The kernels are split at the
-papers' rank; embeddings, head and norms are Adam's. Needs Flax.
+Runs the trainer's own compiled step on a LLaMA and random tokens. The contestants take turns on the
+same weights. With --peak, nothing is timed: each contestant runs in a separate process, which
+reports its peak memory. Kernels are split at the papers' rank; embeddings, head and norms are left
+to Adam. Requires Flax.
 """
 
 import argparse
@@ -31,18 +31,18 @@ METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "g
 
 
 def network(args: argparse.Namespace) -> LlamaConfig:
-    """The LLaMA that was asked for."""
+    """The configuration of the LLaMA."""
     return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=args.remat)
 
 
 def tokens(config: LlamaConfig, args: argparse.Namespace) -> jax.Array:
     """Random windows (batch, sequence + 1)."""
-    drawn = np.random.default_rng(0).integers(0, config.vocab_size, (args.batch, args.sequence + 1))
-    return jnp.asarray(drawn, jnp.int32)
+    windows = np.random.default_rng(0).integers(0, config.vocab_size, (args.batch, args.sequence + 1))
+    return jnp.asarray(windows, jnp.int32)
 
 
 def optimizer(name: str, args: argparse.Namespace) -> optax.GradientTransformation:
-    """A contestant on the model's parameters; those with three axes are stacked kernels, and
+    """A contestant for the model's parameters; those with three axes are stacked kernels, which are
     split.
     """
     return JAX_CONTESTANTS[name](_problem(args))
@@ -53,7 +53,7 @@ def _problem(args: argparse.Namespace) -> Problem:
 
 
 def compiled_step(name: str, args: argparse.Namespace) -> tuple[Any, Callable[[], TrainState]]:
-    """The trainer's step, compiled, and what draws its first state."""
+    """The compiled step of the trainer, and the function that draws its initial state."""
     config, tx = network(args), optimizer(name, args)
     initial = make_initial_state(config, tx, seed=0)
     step = jax.jit(make_train_step(structure(config), tx, optax.constant_schedule(RATE)), donate_argnums=0)
@@ -61,7 +61,7 @@ def compiled_step(name: str, args: argparse.Namespace) -> tuple[Any, Callable[[]
 
 
 class Run:
-    """The weights that all contestants step, and the tokens that all of them get."""
+    """The weights that all contestants step, and the tokens they use."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         config = network(args)
@@ -69,7 +69,7 @@ class Run:
         self.params = jax.jit(make_initial_state(config, optax.identity(), seed=0))().params
 
     def contestant(self, name: str) -> Callable[[], None]:
-        """One contestant's step, with an optimizer state of its own."""
+        """One contestant's step, with its optimizer state."""
         compiled, _ = compiled_step(name, self.args)
         state = jax.jit(optimizer(name, self.args).init)(self.params)
         count = jnp.zeros((), jnp.int32)
@@ -85,17 +85,17 @@ class Run:
 
 def timed(args: argparse.Namespace) -> dict[str, Any]:
     """Times of all contestants."""
-    run, found, missing = Run(args), [], {}
+    run, contestants, missing = Run(args), [], {}
     for name in args.methods:
         try:
-            found.append(Contestant(name, run.contestant(name), refresh_gap(name, _problem(args))))
+            contestants.append(Contestant(name, run.contestant(name), refresh_gap(name, _problem(args))))
         except CannotRun as reason:
             missing[name] = str(reason)
-    seconds = measure.take_turns(found, args.steps)
-    times = {c.name: measure.sort_out(seconds[c.name], c.gap, args.warmup) for c in found}
-    base = times[found[0].name]
+    seconds = measure.take_turns(contestants, args.steps)
+    times = {c.name: measure.sort_out(seconds[c.name], c.gap, args.warmup) for c in contestants}
+    base = times[contestants[0].name]
     rows = [{"name": name} | measure.compare(t, base, own_gap(name)) for name, t in times.items()]
-    return {"base": found[0].name, "rows": rows, "missing": missing}
+    return {"base": contestants[0].name, "rows": rows, "missing": missing}
 
 
 def timed_text(result: dict[str, Any]) -> str:
@@ -113,9 +113,7 @@ def timed_text(result: dict[str, Any]) -> str:
 
 
 def peak_of_one(args: argparse.Namespace) -> dict[str, Any]:
-    """Memory of one contestant: planned by the compiler, and on a GPU the most in use over a few
-    steps.
-    """
+    """Memory of one contestant: planned by the compiler, and on a GPU the peak over a few steps."""
     try:
         compiled, initial = compiled_step(args.one, args)
     except CannotRun as reason:
@@ -131,13 +129,13 @@ def peak_of_one(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def peaks(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Memory of every contestant; this process leaves the device alone."""
+    """Memory of every contestant. This process does not use the device."""
     where: dict[str, Any] = {}
     rows = []
     for name in args.methods:
-        found = children.in_a_child("benchmarks.train_step", [*_flags(args), "--gap", "2", "--one", name])
-        where = found.pop("machine", where)
-        rows.append({"name": name} | found)
+        figures = children.in_a_child("benchmarks.train_step", [*_flags(args), "--gap", "2", "--one", name])
+        where = figures.pop("machine", where)
+        rows.append({"name": name} | figures)
     for row in rows:
         if "compiled" in row:
             row["planned_bytes"] = planned(row["compiled"])
@@ -146,11 +144,9 @@ def peaks(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"base": args.methods[0], "rows": rows}, where
 
 
-def planned(found: dict[str, int]) -> int:
-    """All bytes of a program: what goes in and comes out, donated memory once, and what it needs
-    besides.
-    """
-    return found["argument"] + found["output"] - found["alias"] + found["temp"]
+def planned(memory: dict[str, int]) -> int:
+    """Total bytes of a program: arguments, results that do not alias them, and temporaries."""
+    return memory["argument"] + memory["output"] - memory["alias"] + memory["temp"]
 
 
 def _flags(args: argparse.Namespace) -> list[str]:
@@ -182,20 +178,22 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", choices=SIZES, default="tiny")
     result.add_argument("--batch", type=int, default=8)
     result.add_argument("--sequence", type=int, default=128)
-    result.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products")
+    result.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the matrix products"
+    )
     result.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     result.add_argument("--remat", action="store_true")
     result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
     result.add_argument("--steps", type=int, default=33)
-    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, the first among them")
-    result.add_argument("--gap", type=int, default=10, help="steps from one refresh to the next")
+    result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, including the first")
+    result.add_argument("--gap", type=int, default=10, help="steps between refreshes")
     result.add_argument("--peak", action="store_true", help="memory instead of time")
     result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
     return result
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print, write, and return what was written."""
+    """Measure, print, write, and return the tables."""
     args = parser().parse_args(arguments)
     if args.one:
         print(json.dumps(peak_of_one(args) | {"machine": measure.machine()}))

@@ -1,20 +1,21 @@
 """Gradient-subspace optimizers for JAX: published methods as Optax transformations, and the
-combinator they are written in.
+combinator that they are written in.
 """
 
-from grass_optax import residual, subspaces, transport
+from grass_optax import bases, methods, residual, state, subspaces, transport
 from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.transforms import in_float32
 from grass_optax._linalg import grassmann
 from grass_optax._split.records import SplitState
 from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
-from grass_optax.methods._assembly import assemble
-from grass_optax.methods._badam import badam, scale_by_badam
-from grass_optax.methods._column_sgd import column_sgd, scale_by_column_sgd
-from grass_optax.methods._grass import (
+from grass_optax.methods import (
     apollo,
     apollo_mini,
+    assemble,
+    badam,
     coap,
+    column_sgd,
     fira,
     frugal,
     galore,
@@ -25,7 +26,9 @@ from grass_optax.methods._grass import (
     online_subspace_descent,
     scale_by_apollo,
     scale_by_apollo_mini,
+    scale_by_badam,
     scale_by_coap,
+    scale_by_column_sgd,
     scale_by_fira,
     scale_by_frugal,
     scale_by_galore,
@@ -40,6 +43,7 @@ from grass_optax.methods._grass import (
     subtrack,
     subtrack_grad,
     sumo,
+    with_rates,
 )
 from grass_optax.state.memory import MemoryReport, memory_report
 from grass_optax.state.shardings import state_shardings
@@ -80,12 +84,17 @@ __all__ = [  # in reading order
     "scale_by_badam",
     "scale_by_column_sgd",
     "assemble",
+    "with_rates",
     "split_by_subspace",
     "SplitState",
     "block_coordinate",
+    "in_float32",
+    "methods",
     "subspaces",
     "transport",
     "residual",
+    "bases",
+    "state",
     "layouts",
     "grassmann",
     "state_shardings",

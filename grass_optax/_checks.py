@@ -1,7 +1,4 @@
-"""Arguments that cannot work are errors when a transformation is built.
-
-Members: one_of, positive.
-"""
+"""Arguments that cannot work are errors when a transformation is built."""
 
 import operator
 from collections.abc import Iterable
@@ -9,15 +6,15 @@ from typing import Any
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
-    """The value, if it is one of the choices, or an error that names it."""
+    """Return `value` if it is one of the choices; raise an error that names the argument if not."""
     choices = tuple(choices)
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; needed is one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
     return str(value)
 
 
 def positive(name: str, value: Any) -> int:
-    """The value as an int of at least 1, or an error that names it."""
+    """Return `value` as an int of at least 1; raise an error that names the argument if not."""
     try:
         value = operator.index(value)
     except TypeError as error:

@@ -1,12 +1,11 @@
-"""What the devices of a mesh send each other in a compiled program, read from its text.
+"""The traffic between the devices of a compiled program, read from its HLO text.
 
-The call graph is walked from the entry, so that what stands in a loop counts as often as the loop
-turns. A loop whose turns are known (a scan) multiplies. One whose turns are not known, and a
-conditional, are taken for the optimizer's refresh (docs/design.md, "One decision"): what they hold
-is set apart, for one turn and for every branch; a loop of unknown turns inside counts once too.
+The call graph is walked from the entry. The body of a loop with a known trip count (a scan) counts
+once per iteration. What is in a loop of unknown trip count, or in a branch of a conditional, is
+reported separately, as `conditional`: for one iteration of each such loop, and for every branch.
 
-Bytes are those of a ring: 2 (k - 1)/k of an array for a sum that all k devices get, (k - 1)/k for a
-gather.
+Bytes are those of ring algorithms: 2 (k - 1)/k of the array for an all-reduce over k devices,
+(k - 1)/k for an all-gather.
 """
 
 import math
@@ -18,7 +17,7 @@ KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
     "ragged-all-to-all",
 )  # fmt: skip
-# A TPU's compiler fuses an all-reduce with the slice that a device keeps, in a computation of this
+# A TPU compiler fuses an all-reduce with the slice that a device keeps, in a computation of this
 # name.
 FUSED_SCATTER = "all-reduce-scatter"
 # It also spreads one gather over the fusions that it overlaps with: a chain, which starts where
@@ -30,19 +29,19 @@ _ARRAY = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([^\s,}]+)")
 _CALLED_LIST = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _BODY, _CONDITION = re.compile(r"\bbody=%?([^\s,]+)"), re.compile(r"\bcondition=%?([^\s,]+)")
-_KNOWN_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Sent(NamedTuple):
-    """Collectives that are alike."""
+    """Identical collectives, counted together."""
 
     kind: str
     dtype: str
     shape: tuple[int, ...]  # of the result on one device
-    group_size: int  # of a permute, the two ends of a pair
-    at_refresh: bool  # in place of at every step
+    group_size: int  # 2 for a permute: the ends of a pair
+    conditional: bool  # in a branch, or in a loop of unknown trip count
     times: int
-    bytes: int  # that one device sends in all of them
+    bytes: int  # sent by one device in all of them
 
 
 class _Instruction(NamedTuple):
@@ -59,20 +58,27 @@ class _Program(NamedTuple):
     devices: int
 
 
-_Found = Counter[tuple[str, str, tuple[int, ...], int, bool]]  # the first fields of a Sent -> times
+_Times = Counter[tuple[str, str, tuple[int, ...], int, bool]]  # the first fields of a Sent -> times
 
 
 def collectives(text: str) -> list[Sent]:
-    """Return what the program `text` (`compiled.as_text()`) sends, the most bytes first."""
-    program, found = _parsed(text), _Found()
-    _walk(program, program.entry, 1, False, found)
-    sent = [Sent(*key, times, round(times * _bytes_of_one(*key[:4]))) for key, times in found.items()]
-    return sorted(sent, key=lambda one: (-one.bytes, one))
+    """Return the collectives of a program, by bytes in descending order.
+
+    Args:
+      text: The HLO text of the program, `compiled.as_text()`.
+
+    Raises:
+      ValueError: If the text is not that of a compiled program, or has an unknown form.
+    """
+    program, times = _parsed(text), _Times()
+    _walk(program, program.entry, 1, False, times)
+    sent = [Sent(*key, count, round(count * _bytes_per_collective(*key[:4]))) for key, count in times.items()]
+    return sorted(sent, key=lambda row: (-row.bytes, row))
 
 
-def total_bytes(sent: list[Sent], *, at_refresh: bool = False) -> int:
-    """Return the bytes that a device sends at every step, or beside that at a refresh."""
-    return sum(one.bytes for one in sent if one.at_refresh is at_refresh)
+def total_bytes(sent: list[Sent], *, conditional: bool = False) -> int:
+    """Return the bytes that one device always sends, or those that it sends conditionally."""
+    return sum(row.bytes for row in sent if row.conditional is conditional)
 
 
 def _parsed(text: str) -> _Program:
@@ -83,8 +89,8 @@ def _parsed(text: str) -> _Program:
             current = line.removeprefix("ENTRY ").split(maxsplit=1)[0].removeprefix("%")
             computations[current] = []
             entry = current if line.startswith("ENTRY ") else entry
-        elif current and (found := _INSTRUCTION.match(line)) is not None:
-            name, result, opcode, rest = found.groups()
+        elif current and (match := _INSTRUCTION.match(line)) is not None:
+            name, result, opcode, rest = match.groups()
             computations[current].append(_Instruction(name, result, opcode, rest, line.lstrip().startswith("ROOT ")))
     if not entry:
         raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
@@ -94,100 +100,108 @@ def _parsed(text: str) -> _Program:
     return _Program(computations, entry, math.prod(counts))
 
 
-def _walk(program: _Program, name: str, times: int, at_refresh: bool, found: _Found) -> None:
-    """Add what a computation sends that is called `times` times."""
-    for one in program.computations[name]:
-        if one.opcode == "while":
-            turns, (condition, body) = _turns(program, name, one), _sides(one)
-            # The condition is looked at before every turn, and once more.
-            _walk(program, condition, times * ((turns or 0) + 1), at_refresh, found)
-            _walk(program, body, times * (1 if turns is None else turns), at_refresh or turns is None, found)
-        elif one.opcode.removesuffix("-start") in KINDS:
-            for kind, dtype, shape in _arrays(program, name, one):
-                found[kind, dtype, shape, _group_size(one.rest, program.devices), at_refresh] += times
+def _walk(program: _Program, name: str, calls: int, conditional: bool, times: _Times) -> None:
+    """Count the collectives of a computation that is called `calls` times."""
+    for instruction in program.computations[name]:
+        if instruction.opcode == "while":
+            iterations, (condition, body) = _trip_count(program, name, instruction), _condition_and_body(instruction)
+            # The condition is evaluated before every iteration, and once more at the end.
+            _walk(program, condition, calls * ((iterations or 0) + 1), conditional, times)
+            is_unknown = iterations is None
+            _walk(program, body, calls if iterations is None else calls * iterations, conditional or is_unknown, times)
+        elif instruction.opcode.removesuffix("-start") in KINDS:
+            for kind, dtype, shape in _arrays(program, name, instruction):
+                times[kind, dtype, shape, _group_size(instruction.rest, program.devices), conditional] += calls
         else:
-            for called in _called(one):
-                _walk(program, called, times, at_refresh or one.opcode == "conditional", found)
+            for callee in _callees(instruction):
+                _walk(program, callee, calls, conditional or instruction.opcode == "conditional", times)
 
 
-def _called(one: _Instruction) -> list[str]:
-    if one.opcode.endswith(("-done", "-update")):  # of an asynchronous call, which its start has counted
+def _callees(instruction: _Instruction) -> list[str]:
+    if instruction.opcode.endswith(("-done", "-update")):  # of an asynchronous call, counted at its start
         return []
-    lists = [name.strip().removeprefix("%") for names in _CALLED_LIST.findall(one.rest) for name in names.split(",")]
-    return [*_CALLED.findall(one.rest), *filter(None, lists)]
+    lists = _CALLED_LIST.findall(instruction.rest)
+    names = [name.strip().removeprefix("%") for names in lists for name in names.split(",")]
+    return [*_CALLED.findall(instruction.rest), *filter(None, names)]
 
 
-def _sides(loop: _Instruction) -> tuple[str, str]:
+def _condition_and_body(loop: _Instruction) -> tuple[str, str]:
     condition, body = _CONDITION.search(loop.rest), _BODY.search(loop.rest)
     if condition is None or body is None:
-        raise ValueError(f"a loop is not understood: {loop.rest[:200]}")
+        raise ValueError(f"a while loop has no condition or no body: {loop.rest[:200]}")
     return condition[1], body[1]
 
 
-def _turns(program: _Program, name: str, loop: _Instruction) -> int | None:
-    """Return how often a loop turns; None if that is not known when compiling.
+def _trip_count(program: _Program, name: str, loop: _Instruction) -> int | None:
+    """Return the trip count of a loop, or None if it is not known at compile time.
 
-    Most compilers say so. A TPU's does not: there a counter of the carry, which starts at a
-    constant and grows by one, is compared with a third.
+    Most compilers annotate it. A TPU compiler does not: there the loop is recognised by a counter
+    in its carry that starts at a constant, grows by a constant, and is compared with a constant.
     """
-    if (known := _KNOWN_TURNS.search(loop.rest)) is not None:
+    if (known := _KNOWN_TRIP_COUNT.search(loop.rest)) is not None:
         return int(known[1])
-    around, condition, body = ({one.name: one for one in program.computations[side]} for side in (name, *_sides(loop)))
-    compared = _root(condition)
-    if compared.opcode != "compare" or "direction=LT" not in compared.rest:
+    caller, condition, body = (
+        {instruction.name: instruction for instruction in program.computations[computation]}
+        for computation in (name, *_condition_and_body(loop))
+    )
+    comparison = _root(condition)
+    if comparison.opcode != "compare" or "direction=LT" not in comparison.rest:
         return None
-    counter, end = _operands(compared)[:2]
+    counter, end = _operands(comparison)[:2]
     index = re.search(r"\bindex=(\d+)", condition[counter].rest)
-    carry, carried = around[_operands(loop)[0]], _root(body)
-    if condition[counter].opcode != "get-tuple-element" or not carry.opcode == carried.opcode == "tuple" or not index:
+    first_carry, next_carry = caller[_operands(loop)[0]], _root(body)
+    are_tuples = first_carry.opcode == next_carry.opcode == "tuple"
+    if condition[counter].opcode != "get-tuple-element" or not are_tuples or not index:
         return None
-    grown = _source(body, _operands(carried)[int(index[1])])
-    if grown.opcode != "add":
+    increment = _source(body, _operands(next_carry)[int(index[1])])
+    if increment.opcode != "add":
         return None
-    start, last = _constant(around, _operands(carry)[int(index[1])]), _constant(condition, end)
-    steps = [step for operand in _operands(grown) if (step := _constant(body, operand))]
-    if start is None or last is None or len(steps) != 1:
+    start, stop = _constant(caller, _operands(first_carry)[int(index[1])]), _constant(condition, end)
+    steps = [step for operand in _operands(increment) if (step := _constant(body, operand))]
+    if start is None or stop is None or len(steps) != 1:
         return None
-    return max(math.ceil((last - start) / steps[0]), 0)
+    return max(math.ceil((stop - start) / steps[0]), 0)
 
 
 def _root(computation: dict[str, _Instruction]) -> _Instruction:
-    return next(one for one in computation.values() if one.is_root)
+    return next(instruction for instruction in computation.values() if instruction.is_root)
 
 
-def _operands(one: _Instruction) -> list[str]:
-    return re.findall(r"%([^\s,()]+)", one.rest.split(")", 1)[0])
+def _operands(instruction: _Instruction) -> list[str]:
+    return re.findall(r"%([^\s,()]+)", instruction.rest.split(")", 1)[0])
 
 
 def _constant(computation: dict[str, _Instruction], name: str) -> int | None:
-    one = _source(computation, name)
-    value = re.match(r"(-?\d+)\)", one.rest)
-    return int(value[1]) if one.opcode == "constant" and value else None
+    instruction = _source(computation, name)
+    value = re.match(r"(-?\d+)\)", instruction.rest)
+    return int(value[1]) if instruction.opcode == "constant" and value else None
 
 
 def _source(computation: dict[str, _Instruction], name: str) -> _Instruction:
-    """Return what an instruction is a copy of, or itself."""
-    one = computation[name]
-    while one.opcode in ("copy", "bitcast", "convert"):
-        one = computation[_operands(one)[0]]
-    return one
+    """Return the instruction that this one copies, or itself."""
+    instruction = computation[name]
+    while instruction.opcode in ("copy", "bitcast", "convert"):
+        instruction = computation[_operands(instruction)[0]]
+    return instruction
 
 
-def _arrays(program: _Program, name: str, one: _Instruction) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return (kind, dtype, shape) of each array that a collective makes."""
-    inside, kind, result = program.computations[name], one.opcode.removesuffix("-start"), one.result
-    if "chain_id=" in one.rest and not any(CHAIN_START in x.rest and one.name in _operands(x) for x in inside):
-        return []  # a later piece of it
+def _arrays(program: _Program, name: str, collective: _Instruction) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return (kind, dtype, shape) of each result of a collective."""
+    computation = program.computations[name]
+    kind, result = collective.opcode.removesuffix("-start"), collective.result
+    starts_chain = any(CHAIN_START in user.rest and collective.name in _operands(user) for user in computation)
+    if "chain_id=" in collective.rest and not starts_chain:
+        return []  # a later piece of a chain
     if name.startswith(FUSED_SCATTER) and kind == "all-reduce":
-        kind, result = "reduce-scatter", next(other.result for other in inside if other.is_root)
+        kind, result = "reduce-scatter", next(user.result for user in computation if user.is_root)
     arrays = _ARRAY.findall(result)
-    if one.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results), and numbers of its own
+    if collective.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results), and internal counters
         arrays = [array for array in arrays if array != ("u32", "")]
         arrays = arrays[len(arrays) // 2 :]
     return [(kind, dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in arrays]
 
 
-def _bytes_of_one(kind: str, dtype: str, shape: tuple[int, ...], k: int) -> float:
+def _bytes_per_collective(kind: str, dtype: str, shape: tuple[int, ...], k: int) -> float:
     bits = 8 if dtype == "pred" else int(re.sub(r"\D*(\d+).*", r"\1", dtype))
     size = math.prod(shape) * bits / 8
     shares = {
@@ -200,9 +214,7 @@ def _bytes_of_one(kind: str, dtype: str, shape: tuple[int, ...], k: int) -> floa
 
 
 def _group_size(attributes: str, devices: int) -> int:
-    """Return how many devices take part in one collective, in each of the forms in which XLA writes
-    groups.
-    """
+    """Return the number of devices in one group of a collective, for each notation of XLA."""
     if "source_target_pairs=" in attributes:
         return 2
     if "replica_groups={}" in attributes:

@@ -1,9 +1,31 @@
-"""LLaMA in Flax NNX: single-device code that knows nothing of optimizers, meshes or data."""
+"""LLaMA in Flax NNX: the model, its configurations, generation and conversion of weights.
+
+Single-device code that knows nothing of optimizers, meshes or data. `models.config` alone needs
+neither Flax nor JAX, so the names that do are imported at their first use (PEP 562).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from models.config import CONFIGS as CONFIGS
 from models.config import LlamaConfig as LlamaConfig
 from models.config import count_parameters as count_parameters
-from models.convert import from_hf_state_dict as from_hf_state_dict
-from models.convert import to_hf_state_dict as to_hf_state_dict
-from models.generation import generate as generate
-from models.llama import Llama as Llama
+
+if TYPE_CHECKING:
+    from models.convert import from_hf_state_dict as from_hf_state_dict
+    from models.convert import to_hf_state_dict as to_hf_state_dict
+    from models.generation import generate as generate
+    from models.llama import Llama as Llama
+
+_HOMES = {
+    "Llama": "models.llama",
+    "from_hf_state_dict": "models.convert",
+    "generate": "models.generation",
+    "to_hf_state_dict": "models.convert",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,7 +1,7 @@
-"""The shape and the dtypes of a LLaMA: all that the model needs to know, and nothing of training.
+"""The configuration of a LLaMA: shapes and dtypes, independent of training.
 
-`LlamaConfig` checks itself on construction, `CONFIGS` names the sizes of the low-rank training
-papers, and `count_parameters` gives the size of a model without building it.
+`LlamaConfig` is validated on construction, `CONFIGS` has the sizes used in the low-rank training
+papers, and `count_parameters` returns the size of a model without building it.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ class LlamaConfig:
     intermediate_size: int
     num_heads: int
     num_layers: int
-    num_kv_heads: int | None = None  # None: as many as num_heads (no grouped queries)
+    num_kv_heads: int | None = None  # None: num_heads (no grouped queries)
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e4
     init_std: float = 0.02
-    dtype: str = "float32"  # of the products with kernels and of the residual stream
+    dtype: str = "float32"  # of matrix products and the residual stream
     param_dtype: str = "float32"
-    remat: bool = False  # recompute each block in the backward pass: memory for about a third more time
+    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_layers")
@@ -39,18 +39,18 @@ class LlamaConfig:
                 raise ValueError(f"{name} must be positive, got {value!r}.")
         if self.hidden_size % self.num_heads:
             raise ValueError(
-                f"hidden_size={self.hidden_size} does not split into num_heads={self.num_heads} "
-                "equal heads; choose a hidden_size that is a multiple of num_heads."
+                f"hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}; "
+                "choose a hidden_size that is a multiple of num_heads."
             )
         if self.head_dim % 2:
             raise ValueError(
-                f"hidden_size / num_heads = {self.head_dim} is odd, and rotary positions turn "
+                f"hidden_size / num_heads = {self.head_dim} is odd, but rotary positions need "
                 "pairs of features; choose sizes with an even quotient."
             )
         if self.num_heads % self.kv_heads:
             raise ValueError(
-                f"num_heads={self.num_heads} does not split into num_kv_heads={self.kv_heads} "
-                "equal groups; choose a num_kv_heads that divides num_heads."
+                f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.kv_heads}; "
+                "choose a num_kv_heads that divides num_heads."
             )
         for name in ("dtype", "param_dtype"):
             if (dtype := getattr(self, name)) not in DTYPES:
@@ -58,12 +58,12 @@ class LlamaConfig:
 
     @property
     def head_dim(self) -> int:
-        """Features of one head."""
+        """Features per head."""
         return self.hidden_size // self.num_heads
 
     @property
     def kv_heads(self) -> int:
-        """Key and value heads, with the default resolved."""
+        """Number of key and value heads, with the default resolved."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
@@ -89,9 +89,9 @@ def _config(
     )
 
 
-# 9m to 7b: the configs released with GaLore (Zhao et al. 2024); tables in papers swap the heads and
-# the layers of 1b. tiny: 9m for two CPU cores and a minute, with a vocabulary to match. 70b: LLaMA
-# 2's (Touvron et al. 2023), to plan for.
+# 9m to 7b are the configurations released with GaLore (Zhao et al. 2024); tables in papers swap the
+# heads and the layers of 1b. tiny is 9m with a smaller vocabulary, for a minute on two CPU cores.
+# 70b is LLaMA 2's (Touvron et al. 2023), for plans.
 CONFIGS: dict[str, LlamaConfig] = {
     "tiny": _config(128, 352, heads=4, layers=4, vocab=2048),
     "9m": _config(128, 352, heads=4, layers=4),

@@ -1,8 +1,8 @@
-"""Weights to and from the names and the layout of Hugging Face LLaMA checkpoints, in NumPy.
+"""Conversion of weights to and from Hugging Face LLaMA checkpoints, in NumPy.
 
-There every linear weight is (out, in) and every layer has entries of its own; here kernels are
+Hugging Face stores linear weights as (out, in) and each layer separately; here kernels are
 (in, out) and the layers are stacked on a leading axis. Both rotate the pairs (c, c + half of the
-head), so no column moves.
+head), so columns keep their order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ import numpy as np
 
 from models.config import LlamaConfig
 
-# Our path -> their name; the braces stand for the index of the layer.
+# Our path -> Hugging Face name; {} is the index of the layer.
 HF_NAMES = {
     "embed/embedding": "model.embed_tokens.weight",
     "layers/attention_norm/scale": "model.layers.{}.input_layernorm.weight",
@@ -30,29 +30,35 @@ HF_NAMES = {
 
 
 def from_hf_state_dict(config: LlamaConfig, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the parameters of `Llama(config)` as nested dicts of arrays, in the dtypes given.
+    """Return the parameters of `Llama(config)` as nested dicts of arrays, with unchanged dtypes.
 
-    Load them with `nnx.update(model, jax.tree.map(jnp.asarray, params))`. Raises ValueError naming
-    every missing, unexpected or mis-shaped entry; a checkpoint with a tied head lacks its lm_head.
+    Load them with `nnx.update(model, jax.tree.map(jnp.asarray, params))`. A checkpoint with a tied
+    head lacks `lm_head`.
+
+    Raises:
+      ValueError: Names every missing, unexpected or mis-shaped entry.
     """
-    given = {name: np.asarray(array) for name, array in state_dict.items()}
+    arrays = {name: np.asarray(array) for name, array in state_dict.items()}
     shapes_only = {path: np.broadcast_to(0, shape) for path, shape in _shapes(config).items()}
-    _check(_unstack(shapes_only), given)
+    _check(_unstack(shapes_only), arrays)
     flat = {}
     for path, name in HF_NAMES.items():
-        layers = [given[name.format(i)] for i in range(config.num_layers)]
+        layers = [arrays[name.format(i)] for i in range(config.num_layers)]
         flat[path] = _transpose(path, np.stack(layers) if _is_stacked(path) else layers[0])
     return _nest(flat)
 
 
 def to_hf_state_dict(config: LlamaConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return `params`, nested dicts or `nnx.state(model)`, in their layout: the inverse map.
+    """Return `params`, nested dicts or `nnx.state(model)`, in the layout of Hugging Face.
 
-    Raises ValueError naming every missing, unexpected or mis-shaped path.
+    This is the inverse of `from_hf_state_dict`.
+
+    Raises:
+      ValueError: Names every missing, unexpected or mis-shaped path.
     """
-    given = dict(_flatten(params))
-    _check({path: np.broadcast_to(0, shape) for path, shape in _shapes(config).items()}, given)
-    return {name: np.ascontiguousarray(array) for name, array in _unstack(given).items()}
+    arrays = dict(_flatten(params))
+    _check({path: np.broadcast_to(0, shape) for path, shape in _shapes(config).items()}, arrays)
+    return {name: np.ascontiguousarray(array) for name, array in _unstack(arrays).items()}
 
 
 def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
@@ -80,28 +86,28 @@ def _is_stacked(path: str) -> bool:
 
 
 def _transpose(path: str, array: np.ndarray) -> np.ndarray:
-    """Swap (in, out) and (out, in); norms and the embedding, (V, D) on both sides, stay."""
+    """Swap (in, out) and (out, in); norms and the embedding have the same layout in both."""
     return np.swapaxes(array, -1, -2) if path.endswith("/kernel") else array
 
 
 def _unstack(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Give each layer of each path its own name, in the layout of the other side."""
+    """Return each layer under its Hugging Face name and in the layout of Hugging Face."""
     named = {}
     for path, name in HF_NAMES.items():
-        turned = _transpose(path, flat[path])
-        for i, layer in enumerate(turned if _is_stacked(path) else [turned]):
+        transposed = _transpose(path, flat[path])
+        for i, layer in enumerate(transposed if _is_stacked(path) else [transposed]):
             named[name.format(i)] = layer
     return named
 
 
-def _check(expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless names and shapes agree; one line for each that does not."""
-    problems = [f"missing: {name}" for name in expected if name not in given]
-    problems += [f"unexpected: {name}" for name in given if name not in expected]
+def _check(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless names and shapes agree, with a line for each that does not."""
+    problems = [f"missing: {name}" for name in expected if name not in actual]
+    problems += [f"unexpected: {name}" for name in actual if name not in expected]
     problems += [
-        f"wrong shape: {name} is {given[name].shape}, the config needs {expected[name].shape}"
+        f"wrong shape: {name} is {actual[name].shape}, the config needs {expected[name].shape}"
         for name in expected
-        if name in given and given[name].shape != expected[name].shape
+        if name in actual and actual[name].shape != expected[name].shape
     ]
     if problems:
         raise ValueError("the weights do not fit the config:\n" + "\n".join(problems))

@@ -1,4 +1,4 @@
-"""Text generation without a cache: for each token of the text S, a forward pass over a window W."""
+"""Text generation without a cache: one forward pass over a window W per token of the text S."""
 
 import functools
 
@@ -20,10 +20,19 @@ def generate(
     temperature: float | Array = 1.0,
     top_k: int | None = None,
 ) -> Array:
-    """Continue each prompt (B, T) by `length` sampled tokens: (B, T + length), the prompt first.
+    """Extend each prompt by sampled tokens.
 
-    Each token sees at most `window` tokens before it: give the sequence length of training. At
-    temperature 0 the likeliest token is taken; `top_k` keeps only the k likeliest in the draw.
+    Args:
+      model: The model.
+      prompt_BT: Tokens of the prompts, at least one each.
+      length: Number of tokens to sample.
+      key: Key of the draws.
+      window: Number of preceding tokens that the model sees: the sequence length of training.
+      temperature: Divides the logits; 0 takes the most likely token.
+      top_k: Sample among the k most likely tokens only.
+
+    Returns:
+      The tokens of prompts and continuations, (B, T + length).
     """
     batch, prompt_length = prompt_BT.shape
     if prompt_length < 1 or length < 1 or window < 1:
@@ -35,7 +44,7 @@ def generate(
     tokens_BS = jnp.pad(prompt_BT, ((0, 0), (0, length)))
 
     def step(position: Array, tokens_BS: Array) -> Array:
-        # Before the window is full, its tail holds tokens still to come: causality hides them.
+        # Before the window is full, its tail holds zeros, which causal attention hides.
         start = jnp.maximum(position - window, 0)
         seen_BW = jax.lax.dynamic_slice(tokens_BS, (0, start), (batch, window))
         logits_BV = model(seen_BW)[:, position - 1 - start]
@@ -47,11 +56,11 @@ def generate(
 
 
 def sample(logits_BV: Array, key: Array, temperature: float | Array, top_k: int | None = None) -> Array:
-    """Draw one token for each row: (B, V) -> (B,), the argmax where temperature is 0."""
+    """Draw one token per row, (B, V) -> (B,); the argmax where the temperature is 0."""
     greedy_B = jnp.argmax(logits_BV, axis=-1)
     if top_k is not None:
         kth_B1 = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
         logits_BV = jnp.where(logits_BV < kth_B1, -jnp.inf, logits_BV)
-    # At temperature 0 the draw is discarded: 1 only keeps the division finite.
-    drawn_B = jax.random.categorical(key, logits_BV / jnp.where(temperature > 0, temperature, 1.0))
-    return jnp.where(temperature > 0, drawn_B, greedy_B)
+    # At temperature 0 the draw is discarded; 1 keeps the division finite.
+    sampled_B = jax.random.categorical(key, logits_BV / jnp.where(temperature > 0, temperature, 1.0))
+    return jnp.where(temperature > 0, sampled_B, greedy_B)

@@ -1,16 +1,15 @@
-"""LLaMA in Flax NNX: one block, stacked along a leading layer axis, and one scan over the layers.
+"""LLaMA in Flax NNX: one block, stacked along a leading layer axis and scanned over the layers.
 
 Shape suffixes of local names:
     B batch   T position   V vocabulary   D hidden    F intermediate   L layer
     N heads   K key and value heads       H features of a head         C = H / 2 rotated pairs
 
-Kernels are (in, out); inside `layers` every parameter has a leading L. The compute dtype is that of
-all products and of the residual stream; norms, rotations, the softmax and the logits that come out
-are float32.
+Kernels are (in, out); in `layers` every parameter has a leading axis L. Products and the residual
+stream have the compute dtype; norms, rotations, the softmax and the returned logits are float32.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +24,13 @@ def _anywhere(x: Array) -> Array:
     return x
 
 
-class Placement(NamedTuple):
-    """Where activations lie on a mesh: functions that say it of an array, and by default leave it
-    to JAX.
-    """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Sharding constraints to apply to activations; by default none."""
 
-    embedded: Callable[[Array], Array] = _anywhere  # the embeddings (B, T, D) as they are looked up
+    embedded: Callable[[Array], Array] = _anywhere  # the embeddings (B, T, D) after the look-up
     stream: Callable[[Array], Array] = _anywhere  # the residual stream (B, T, D) between blocks, and the logits
-    heads: Callable[[Array], Array] = _anywhere  # what heads give (B, T, N H), and its gradient
+    heads: Callable[[Array], Array] = _anywhere  # the output of the heads (B, T, N H), and its gradient
 
 
 ANYWHERE = Placement()
@@ -46,11 +44,11 @@ def rope_tables(positions_T: Array, head_dim: int, theta: float) -> tuple[Array,
 
 
 def rotate(x_BTNH: Array, sin_TC: Array, cos_TC: Array) -> Array:
-    """Turn each pair (x[c], x[c + H/2]) by its angle: (B, T, N, H) -> the same shape, float32."""
+    """Rotate each pair (x[c], x[c + H/2]) by its angle; returns the same shape, in float32."""
     sin_1T1C, cos_1T1C = sin_TC[None, :, None, :], cos_TC[None, :, None, :]
     a_BTNC, b_BTNC = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = (a_BTNC * cos_1T1C - b_BTNC * sin_1T1C, b_BTNC * cos_1T1C + a_BTNC * sin_1T1C)
-    return jnp.concatenate(turned, axis=-1)
+    rotated = (a_BTNC * cos_1T1C - b_BTNC * sin_1T1C, b_BTNC * cos_1T1C + a_BTNC * sin_1T1C)
+    return jnp.concatenate(rotated, axis=-1)
 
 
 def _linear(config: LlamaConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -77,7 +75,7 @@ def _norm(config: LlamaConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
 
 
 class Attention(nnx.Module):
-    """Causal attention with rotary positions; N / K query heads share a key and a value head."""
+    """Causal attention with rotary positions; N / K query heads share one key and value head."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
         width, kv_width = config.hidden_size, config.kv_heads * config.head_dim
@@ -112,7 +110,7 @@ class SwiGLU(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One layer: attention, then SwiGLU, each on a normalised copy of the residual stream."""
+    """One layer: attention, then SwiGLU, each on the normalised residual stream."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = _norm(config, rngs)
@@ -145,7 +143,7 @@ class Llama(nnx.Module):
         self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
 
     def __call__(self, tokens_BT: Array, place: Placement = ANYWHERE) -> Array:
-        """Return the logits (B, T, V), float32, of the token after each position."""
+        """Return the float32 logits (B, T, V) of the token after each position."""
         config = self.config
         sin_TC, cos_TC = rope_tables(jnp.arange(tokens_BT.shape[1]), config.head_dim, config.rope_theta)
 
@@ -153,9 +151,9 @@ class Llama(nnx.Module):
             return place.stream(block(x_BTD, sin_TC, cos_TC, place)), None
 
         if config.remat:
-            # A scan keeps the two passes apart, so the barrier against merging them is not needed.
+            # A scan separates the two passes, so the barrier against merging them is not needed.
             step = jax.checkpoint(step, prevent_cse=False)
-        # Cast after the look-up: gradients of repeated tokens then add up in the parameters' dtype.
+        # After the look-up, so that gradients of repeated tokens add up in the parameter dtype.
         x_BTD = place.stream(place.embedded(self.embed(tokens_BT).astype(config.dtype)))
         x_BTD, _ = jax.lax.scan(step, x_BTD, self.layers)
         return place.stream(self.lm_head(self.norm(x_BTD)).astype(jnp.float32))

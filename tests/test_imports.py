@@ -98,8 +98,6 @@ FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in fol
 FOLDERS = {path.stem for path in (ROOT / "grass_optax").iterdir() if path.suffix == ".py" or path.is_dir()} - {
     "__init__", "__pycache__"
 }  # fmt: skip
-# Folders that a user may open. The other public names are those of `__all__`.
-PUBLIC_FOLDERS = {folder for folder in FOLDERS if not folder.startswith("_")}
 
 
 def folder_of(name):
@@ -171,8 +169,8 @@ def test_a_library_file_has_at_most_260_lines(path):
 
 
 def test_what_is_public_is_what_is_exported():
-    public = {name for name in dir(grass_optax) if not name.startswith("_")}
-    assert public == set(grass_optax.__all__) | PUBLIC_FOLDERS
+    assert {name for name in dir(grass_optax) if not name.startswith("_")} == set(grass_optax.__all__)
+    assert {folder for folder in FOLDERS if not folder.startswith("_")} <= set(grass_optax.__all__)
 
 
 # What `grass_optax.methods` offers beside methods: what a method of one's own is written with.

@@ -1,6 +1,5 @@
 """What several test files share: the methods under test, gradients, and bases from outside."""
 
-import dataclasses
 import functools
 
 import jax
@@ -13,52 +12,13 @@ from optax.contrib import MuonDimensionNumbers
 import grass_optax
 from grass_optax import subspaces
 from tests import tolerances
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """The facts about a method, as a row of the trainer's table states them."""
-
-    name: str
-    takes: frozenset[str] = frozenset({"rank", "update_proj_gap"})
-    gap_argument: str = "update_proj_gap"
-    static_integers: tuple[str, ...] = ()
-    run_fractions: tuple[str, ...] = ()
-    splits: bool = True
-    draws: bool = True
-    recovers: bool = False
-    svd: str = "never"
-
-    def arguments(self, **settings):
-        own_names = {"update_proj_gap": self.gap_argument}
-        named = {own_names.get(name, name): value for name, value in settings.items()}
-        return {name: value for name, value in named.items() if name in self.takes}
-
-
-ROWS = [
-    Row("grassjump", recovers=True),
-    Row("grasswalk", static_integers=("walk_rank",), recovers=True),
-    Row("subtrack", static_integers=("tracking_rank",), recovers=True),
-    Row("subtrack_grad", static_integers=("tracking_rank",)),
-    Row("galore", draws=False, svd="always"),
-    Row("golore", run_fractions=("random_start",), svd="sometimes"),
-    Row("fira", draws=False, recovers=True, svd="always"),
-    Row("apollo", recovers=True),
-    Row("apollo_mini", takes=frozenset({"update_proj_gap"}), recovers=True),
-    Row("ldadam"),
-    Row("frugal"),
-    Row("online_subspace_descent"),
-    Row("coap", static_integers=("recompute_gap",), svd="sometimes"),
-    Row("sumo"),
-    Row("badam", takes=frozenset({"switch_every"}), gap_argument="switch_every", splits=False),
-    Row("column_sgd", takes=frozenset(), splits=False, draws=False),
-]
+from train.config.optimizers import OPTIMIZERS, Optimizer
 
 
 class Method:
-    """A method, and which of the laws' special cases it is."""
+    """A method, and which of the laws' special cases it is: a row of the trainer's table."""
 
-    def __init__(self, row):
+    def __init__(self, row: Optimizer):
         self.alias = getattr(grass_optax, row.name)
         self.scale_by = getattr(grass_optax, f"scale_by_{row.name}")
         self.arguments, self.needs = row.arguments, row.run_fractions
@@ -73,7 +33,7 @@ class Method:
         return self.arguments(rank=rank, update_proj_gap=gap) | dict.fromkeys(self.needs, 8)
 
 
-METHODS = {row.name: Method(row) for row in ROWS}
+METHODS = {row.name: Method(row) for row in OPTIMIZERS.values() if not row.is_baseline}
 SPLIT = [name for name, method in METHODS.items() if method.splits]
 # By module, so that all tests of a method in a file follow each other and share what is compiled
 # for it.

@@ -8,31 +8,37 @@ import tyro
 
 from train.compare.config import Compare, compare_defaults
 from train.config.run import Pretrain, UserError, defaults
+from train.config.stored import read_config, read_stored
 from train.config.validate import refuse_conflicts
 from train.plan.config import Plan, plan_defaults
-from train.pretrain.folder import stored
 
 Command = Pretrain | Compare | Plan
+HOW_TO_RESUME = (
+    "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
+    "and add --resume if --run-dir contains a config.json."
+)
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Return the whole configuration of a command.
+    """Return the complete configuration of a command.
 
-    The arguments are read twice: once for the flags that the defaults of others depend on, and once
-    more with these defaults, or with the configuration of the run that is to be resumed.
+    The arguments are parsed twice: once for the flags that the defaults of other flags depend on,
+    and once more with these defaults, or with the settings of a stored run.
     """
-    given = _read(arguments, None)
-    if isinstance(given, Compare):
-        return _read(arguments, compare_defaults(given))
-    if isinstance(given, Plan):
-        return _read(arguments, plan_defaults(given))
-    if not given.resume:
-        return _read(arguments, defaults(given))
-    kept = stored(given.run_dir).config
-    resumed = _read(arguments, kept)
-    assert isinstance(resumed, Pretrain)
-    refuse_conflicts(resumed, kept)
-    return resumed
+    parsed = _read(arguments, None)
+    if isinstance(parsed, Compare):
+        return _read(arguments, compare_defaults(parsed))
+    if isinstance(parsed, Plan):
+        return _read(arguments, plan_defaults(parsed))
+    stored = read_stored(parsed.run_dir).config if parsed.resume else None
+    if parsed.config is not None:
+        config = _read(arguments, read_config(parsed.config, parsed.run_dir))
+    else:
+        config = _read(arguments, stored or defaults(parsed))
+    if stored is not None:
+        assert isinstance(config, Pretrain)
+        refuse_conflicts(config, stored)
+    return config
 
 
 def _read(arguments: Sequence[str], default: Command | None) -> Command:
@@ -43,38 +49,42 @@ def _read(arguments: Sequence[str], default: Command | None) -> Command:
     commands = (
         Annotated[Pretrain, command(Pretrain)] | Annotated[Compare, command(Compare)] | Annotated[Plan, command(Plan)]
     )
-    config: Command = tyro.cli(commands, args=arguments, prog="python -m train", config=(tyro.conf.OmitArgPrefixes,))
+    config: Command = tyro.cli(
+        commands,
+        args=arguments,
+        prog="python -m train",
+        description="Train language models with GrassWalk, GrassJump and their rivals.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
     return config
 
 
-def run(config: Command) -> None:
-    """Do what a command asks; these imports take seconds, which --help and mistakes need not wait
-    for.
+def dispatch(config: Command) -> None:
+    """Run a command.
+
+    The commands are imported here because their imports take seconds, which `--help` and mistakes
+    in the flags should not have to wait for.
     """
     if isinstance(config, Compare):
-        from train.compare.command import compare
+        from train.compare.command import run_compare
 
-        compare(config)
+        run_compare(config)
     elif isinstance(config, Plan):
-        from train.plan.command import plan
+        from train.plan.command import run_plan
 
-        plan(config)
+        run_plan(config)
     else:
-        from train.pretrain.command import pretrain
+        from train.pretrain.command import run_pretrain
         from train.system.processes import joined
 
-        go_on = (
-            "Checkpoints are whole: to go on, start the same command in every process, on as many as you like, with "
-            "--resume if --run-dir holds a config.json."
-        )
-        with joined(config.processes, go_on):
-            pretrain(config)
+        with joined(config.processes, HOW_TO_RESUME):
+            run_pretrain(config)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command and return the status of the process."""
+    """Run a command and return the exit status."""
     try:
-        run(parse(arguments))
+        dispatch(parse(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

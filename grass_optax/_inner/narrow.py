@@ -9,8 +9,6 @@ shorter: a token's, in an embedding. Its scale is a power of two, so that the nu
 stored stay the same while the largest entry moves within a factor of 2, and one that does not
 change is not rounded: rounded anew by a new scale at every step, a second moment with b2 = 0.999
 would be noise.
-
-Members: CompressedState, storage_type, compressed, decoded, encoded, stochastically_rounded.
 """
 
 import zlib
@@ -22,7 +20,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from grass_optax._trees.keys import path_numbers
 
@@ -37,17 +35,23 @@ _LARGEST_SECOND = 2.0**126  # in place of one that overflowed: finite when round
 
 
 class CompressedState(NamedTuple):
-    """State of an Optax transformation whose moments are kept in narrow types."""
+    """State of an Optax transformation whose moments are kept in narrow types.
 
-    seed: jax.Array  # (), uint32: a transport rounds too, and knows nothing but the state
-    narrow: Any  # the transformation's own state; moments (..., r, n) in narrow types
-    first_scale: Any  # (..., 1, n) per leaf, float32; MaskedNode for a leaf without
-    second_scale: Any
+    Attributes:
+      seed: (), uint32; in the state because a transport rounds too, and knows nothing else.
+      narrow: the transformation's own state, with moments (..., r, n) in narrow types.
+      first_scale: (..., 1, n) per leaf, float32; MaskedNode for a leaf without scale.
+      second_scale: the same of second moments.
+    """
+
+    seed: jax.Array
+    narrow: PyTree
+    first_scale: PyTree
+    second_scale: PyTree
 
 
 def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
-    """The narrow type that an argument names; None for types that leave moments as they are:
-    float32 and wider.
+    """The narrow type that an argument names; None for float32 and wider, which change nothing.
 
     Raises:
       ValueError: another type.
@@ -68,11 +72,11 @@ def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
 def compressed(state: Any, mu_dtype: np.dtype | None, nu_dtype: np.dtype | None, seed: jax.Array) -> CompressedState:
     """A transformation's first state, all zero, with its moments in narrow types.
 
-    Complex leaves stay as they are, and in 8 bits those without blocks of two numbers or more:
-      vectors, single rows.
+    Complex leaves are unchanged, and in 8 bits also vectors and single rows, which have no blocks
+    of two numbers or more.
 
     Raises:
-      TypeError: a state of which it is not known that it has moments and a count.
+      TypeError: a state that is not known to have moments and a count.
     """
     if not _moments(state) or "count" not in state._fields:
         raise TypeError(
@@ -103,8 +107,8 @@ def decoded(state: CompressedState) -> Any:
 def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedState:
     """What `decoded` returned, with other numbers in it, in the types of `like`.
 
-    `moved` is for a transport, which rounds at the same count as the update before it: it draws
-    apart.
+    `moved` is for a transport. It rounds at the same count as the update before it, so it needs
+    draws of its own.
     """
     narrow, scales = {}, {}
     for field in _moments(own):
@@ -128,8 +132,7 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
 
 
 def stochastically_rounded(x: Float[Array, "*s"], dtype: DTypeLike, uniform: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """One of the two neighbours of x among the numbers of a floating type, still in float32; the
-    mean is x.
+    """One of the two neighbours of x in a floating type, still in float32; the mean is x.
 
     With k the exponent of x and p mantissa bits: spacing = 2^(k - p), and x / spacing is rounded up
       where the fraction of it is above `uniform`, from [0, 1). Above the largest number is the

@@ -1,15 +1,12 @@
-"""Inner optimizers that Optax does not have.
+"""Transformations that Optax does not have, for inside and outside the subspace."""
 
-Members: orthogonalize, adam, narrow_moments.
-"""
-
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from grass_optax._checks import one_of
 from grass_optax._inner.narrow import compressed, decoded, encoded, storage_type
@@ -18,7 +15,7 @@ from grass_optax._linalg.dtypes import wide, widened
 from grass_optax._linalg.orthonormal import orthonormalize
 from grass_optax._trees.keys import checked_key, typed_key
 
-ORTHOGONALIZATIONS = ("exact", "newton_schulz")
+Orthogonalization = Literal["exact", "newton_schulz"]
 # Muon's quintic polynomial and number of steps (Jordan, 2024): singular values end between 0.7 and
 # 1.2.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -33,31 +30,9 @@ def adam(
     nu_dtype: DTypeLike | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` whose moments may be kept in narrow types (`narrow_moments`); nothing
-    else if both are None.
-    """
-    wide = None if storage_type("mu_dtype", mu_dtype) else mu_dtype
-    return narrow_moments(optax.scale_by_adam(b1, b2, eps, mu_dtype=wide), mu_dtype, nu_dtype, key)
-
-
-def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """A transformation with its state and arithmetic in float32 at least; updates keep their type.
-
-    Examples:
-      >>> tx = grass_optax.in_float32(optax.scale_by_adam())
-      >>> tx.init({"w": jnp.ones(3, jnp.bfloat16)}).nu["w"].dtype
-      dtype('float32')
-    """
-    wide_tx = optax.with_extra_args_support(tx)
-
-    def init(params: optax.Params) -> Any:
-        return wide_tx.init(widened(params))
-
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
-        wide, state = wide_tx.update(widened(updates), state, params, **extra_args)
-        return jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    """`optax.scale_by_adam`, with moments stored in narrow dtypes if requested."""
+    wide_type = None if storage_type("mu_dtype", mu_dtype) else mu_dtype
+    return narrow_moments(optax.scale_by_adam(b1, b2, eps, mu_dtype=wide_type), mu_dtype, nu_dtype, key)
 
 
 def narrow_moments(
@@ -66,44 +41,80 @@ def narrow_moments(
     nu_dtype: DTypeLike | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformation:
-    """A transformation with moments and a count, keeping these in bfloat16 or float8_e4m3fn between
-    its updates.
+    """Store the moments of a transformation in bfloat16 or float8_e4m3fn between its updates.
 
-    None, float32 and wider types leave them as they are. Roundings are functions of (key, count,
-    path of the leaf). `compressed` says how.
+    Its state must hold moments and a count. None, float32 and wider types leave the moments as they
+    are. Rounding is stochastic, a function of (key, count, path of the leaf); see
+    `grass_optax._inner.narrow`.
     """
     mu_type, nu_type = storage_type("mu_dtype", mu_dtype), storage_type("nu_dtype", nu_dtype)
     if mu_type is None and nu_type is None:
         return tx
     key = checked_key(key)
 
-    def init(params: optax.Params) -> Any:
+    def init(params: optax.Params) -> PyTree:
         seed = jax.random.bits(typed_key(key), (), jnp.uint32)
         return compressed(tx.init(params), mu_type, nu_type, seed)
 
     with_extra = optax.with_extra_args_support(tx)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra: Any) -> tuple[optax.Updates, Any]:
+    def update(
+        updates: optax.Updates, state: PyTree, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, PyTree]:
         updates, plain = with_extra.update(updates, decoded(state), params, **extra)
         return updates, encoded(plain, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def orthogonalize(method: str = "exact") -> optax.GradientTransformation:
-    """Each matrix (..., r, n), r <= n, by its polar factor: A Sigma B^T becomes A B^T (SUMO, Muon).
+def orthogonalize(method: Orthogonalization = "exact") -> optax.GradientTransformation:
+    """Replace each matrix (..., r, n), r <= n, by its polar factor: A Sigma B^T becomes A B^T.
 
-    "exact" is that to rounding, where singular values are above 1e-8 of the largest;
-    "newton_schulz" are Muon's five steps, after which all lie between 0.7 and 1.2. Both in matrix
-    products only; zero stays zero.
+    "exact" does so to rounding, where singular values are above 1e-8 of the largest;
+    "newton_schulz" takes Muon's five steps, after which all lie between 0.7 and 1.2. Both use only
+    matrix products, and both keep zero at zero.
     """
-    of = _exact if one_of("orthogonalization", method, ORTHOGONALIZATIONS) == "exact" else _quintic
+    polar_factor = _exact if one_of("orthogonalization", method, get_args(Orthogonalization)) == "exact" else _quintic
 
-    def update(updates: Any, params: Any) -> Any:
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
-        return jax.tree.map(lambda x: of(x.astype(wide(x.dtype))).astype(x.dtype), updates)
+        return jax.tree.map(lambda x: polar_factor(x.astype(wide(x.dtype))).astype(x.dtype), updates)
 
     return optax.stateless(update)
+
+
+def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Run a transformation with its state and arithmetic in float32 at least.
+
+    Gradients and params are converted on the way in, and updates get the type of the gradients
+    back. In bfloat16 a second moment with b2 = 0.999 rounds back to itself and never decays, and a
+    first moment loses what is below 1/256 of it.
+
+    Args:
+      tx: any Optax transformation.
+
+    Returns:
+      The corresponding `optax.GradientTransformationExtraArgs`.
+
+    Examples:
+      >>> params = jnp.ones(3, jnp.bfloat16)
+      >>> tx = grass_optax.in_float32(optax.scale_by_adam())
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> updates.dtype, state.nu.dtype
+      (dtype(bfloat16), dtype('float32'))
+    """
+    wide_tx = optax.with_extra_args_support(tx)
+
+    def init(params: optax.Params) -> PyTree:
+        return wide_tx.init(widened(params))
+
+    def update(
+        updates: optax.Updates, state: PyTree, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, PyTree]:
+        wide_updates, state = wide_tx.update(widened(updates), state, params, **extra_args)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), wide_updates, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _exact(x: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:

@@ -4,8 +4,9 @@ Each part gets an optimizer of its own. The split is written over three axes: `s
 the basis goes), `transport` (what the moments become when it moves) and `residual` (what becomes of
 the rest). `inner`, the optimizer inside the subspace, is any Optax transformation.
 
-`_step` is the algorithm. In the paper's letters G is `grads`, S `basis`, g `projected`, D
-`direction`, R what the residual transformation is given and L what it returns.
+`_step` is the algorithm, and `combine` its last line. In the paper's letters G is `grads`, S
+`basis`, g `projected`, D `direction`, R what the residual transformation is given and L what it
+returns.
 """
 
 import functools
@@ -21,7 +22,7 @@ from jaxtyping import Array, PyTree
 from grass_optax._checks import positive
 from grass_optax._inner.states import require_betas
 from grass_optax._linalg.dtypes import wide
-from grass_optax._split.columns import column_factors, gradient_norms, residual_norms
+from grass_optax._split.combine import combined
 from grass_optax._split.records import Split, SplitConfig, SplitState
 from grass_optax._split.refresh import moved, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
@@ -29,7 +30,7 @@ from grass_optax._trees.keys import checked_key
 from grass_optax._trees.layouts import MatrixLayout, map_layouts
 from grass_optax._trees.mesh import with_auto_axes
 from grass_optax.bases import dense
-from grass_optax.residual import Marks, as_residual
+from grass_optax.residual.marks import as_residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Rotate, Transport, first_moment_only, keep, reset, rotate
 
@@ -205,7 +206,7 @@ def _step(
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner = config.inner.update(projected, now.inner, shapes, **extra_args)
     split = Split(grads, projected, direction, now.basis, state.basis, now.inner, state.inner)
-    directions, residual = _combined(config, updates, state, extra_args | {"split": split})
+    directions, residual = combined(config, updates, state, extra_args | {"split": split})
     back = map_layouts(MatrixLayout.from_matrix, state.layout, directions)
     return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),
@@ -230,51 +231,3 @@ def _gradients(config: SplitConfig, updates: optax.Updates, state: SplitState) -
         return grad if isinstance(kept, optax.MaskedNode) else grad.astype(kept.dtype) + kept
 
     return jax.tree.map(add, grads, error)
-
-
-def _combined(
-    config: SplitConfig, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
-) -> tuple[PyTree, PyTree]:
-    """The directions U (..., m, n), and the residual's new state.
-
-                  lift                            no lift
-      None        S (scale D)
-      dense       S (scale D) + L(G - c S g)      L(G)
-      per column  S (scale D - phi c g) + phi G   phi G
-
-    c is `removed_fraction`, and phi the factors of the columns (`columns`).
-    """
-    split: Split = extra_args["split"]
-    lift = functools.partial(dense.lift, map_stacks=config.map_stacks)
-    low_rank = jax.tree.map(lambda d: jnp.asarray(config.scale, d.dtype) * d, split.direction)
-    if config.residual is None:
-        return jax.tree.map(lift, split.basis, low_rank), state.residual
-    marks = config.residual.marks
-    transform: Any = functools.partial(config.residual.update, **extra_args)
-    removed = jax.tree.map(lambda g: jnp.asarray(marks.removed_fraction, g.dtype) * g, split.projected)
-    if marks.per_column:
-        norms = _column_norms(config, marks, updates, state, split)
-        outputs, residual = transform(norms, state.residual, None)
-        phi = jax.tree.map(column_factors, outputs, norms)
-        outside = jax.tree.map(lambda f, g: f * g.astype(f.dtype), phi, split.grad)
-        if config.lift:
-            low_rank = jax.tree.map(lambda d, f, g: d - f * g, low_rank, phi, removed)
-    else:
-        outside = split.grad
-        if config.lift:
-            inside = jax.tree.map(lift, split.basis, removed)
-            outside = jax.tree.map(lambda g, x: g.astype(x.dtype) - x, outside, inside)
-        outside, residual = transform(outside, state.residual, None)
-    if config.lift:
-        outside = jax.tree.map(lambda s, d, x: lift(s, d) + x, split.basis, low_rank, outside)
-    return outside, residual
-
-
-def _column_norms(config: SplitConfig, marks: Marks, updates: optax.Updates, state: SplitState, split: Split) -> PyTree:
-    """The column norms of what a residual transformation marked per column is not given."""
-    if not config.lift:
-        return map_layouts(gradient_norms, state.layout, updates)
-    norms_of = functools.partial(
-        residual_norms, removed_fraction=marks.removed_fraction, orthonormal=config.orthonormal
-    )
-    return map_layouts(norms_of, state.layout, updates, split.basis, split.projected)

@@ -1,13 +1,10 @@
-"""Any weight as a batch of matrices (..., m, n) with m <= n, and back. Orientation lives here and
-nowhere else.
+"""Any weight as a batch of matrices (..., m, n) with m <= n, and back.
 
-Which axes of a leaf make the matrix is said by dimension numbers, exactly as Optax's Muon takes
-them: a `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, each an axis or several,
-every axis not named a batch axis. The canonical form has the smaller dimension first, so that the
-basis lives on it; a square matrix has its reduction (input) axis first.
-
-Members: MatrixLayout, matrix_layouts, map_layouts, require_rank, split_labels, dimension_numbers,
-require_float, is_embedding, is_head, leaf_path.
+Orientation lives here and nowhere else. Dimension numbers say which axes of a leaf make the matrix,
+exactly as Optax's Muon takes them: `optax.contrib.MuonDimensionNumbers(reduction_axis,
+output_axis)`, each an axis or several. Every other axis is a batch axis. The canonical form has the
+smaller dimension first, so that the basis lives on it. A square matrix has its reduction (input)
+axis first.
 """
 
 import dataclasses
@@ -19,11 +16,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, PyTree, Shaped
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._trees.paths import describe, is_embedding, is_head, leaf_path, require_float
 
+__all__ = [
+    "MatrixLayout",
+    "matrix_layouts",
+    "map_layouts",
+    "split_labels",
+    "dimension_numbers",
+    "leaf_path",
+    "is_embedding",
+    "is_head",
+    "require_float",
+    "DimensionNumbersOrFn",
+    "SPLIT",
+    "ADAM",
+    "MATRIX",
+]
+
+# A tree of MuonDimensionNumbers and None, a prefix of one, or a function of params to one.
 DimensionNumbersOrFn = Any | Callable[[optax.Params], Any]
 
 SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
@@ -34,11 +48,17 @@ MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)  # of a leaf with
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class MatrixLayout:
-    """How one leaf is seen as (..., m, n). Static: as a pytree it has no leaves, so a state can
-    carry it.
+    """How one leaf is seen as (..., m, n).
+
+    As a pytree it is static and has no leaves, so a state can carry it.
+
+    Attributes:
+      shape: of the leaf.
+      m_axes: the axes of the leaf that make m.
+      n_axes: the axes of the leaf that make n.
     """
 
-    shape: tuple[int, ...]  # of the leaf
+    shape: tuple[int, ...]
     m_axes: tuple[int, ...]
     n_axes: tuple[int, ...]
 
@@ -86,9 +106,10 @@ class MatrixLayout:
         return tuple(self.shape[i] for i in axes)
 
 
-def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Any:
-    """A tree like params with the `MatrixLayout` of every leaf; without dimension numbers every
-    leaf must be 2-D.
+def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> PyTree:
+    """A tree like params with the `MatrixLayout` of every leaf.
+
+    Without dimension numbers every leaf must be 2-D.
 
     Raises:
       ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers
@@ -102,13 +123,13 @@ def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumb
     return jax.tree.map_with_path(_layout_or_error, params, dims)
 
 
-def map_layouts(f: Callable[..., Any], layout: Any, *trees: Any) -> Any:
+def map_layouts(f: Callable[..., Any], layout: PyTree, *trees: PyTree) -> PyTree:
     """`jax.tree.map` over a tree of layouts and trees like it."""
     return jax.tree.map(f, layout, *trees, is_leaf=_is_layout)
 
 
 def require_rank(rank: int, layout: Any) -> None:
-    """An error if a matrix of the tree has no subspace of this dimension."""
+    """Raise a ValueError if a matrix of the tree has no subspace of this dimension."""
     for path, spec in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
         if rank > spec.m:
             raise ValueError(
@@ -122,9 +143,14 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     """A function of params for `optax.partition`: a tree of "split" and "adam".
 
     With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split.
-    Without, the 2-D leaves with min(m, n) > `rank`, unless they are an embedding or an output head
-    by their path: a part of it contains "embed", or is one of "wte", "wpe", "head", "lm_head",
-    "output_head", "logits", "logits_dense" (in any case).
+    Without, the 2-D leaves with min(m, n) > `rank`, except embeddings and the output head. These
+    are known by their path: a part of it contains "embed", or is one of "wte", "wpe", "head",
+    "lm_head", "output_head", "logits", "logits_dense" (in any case).
+
+    Examples:
+      >>> params = {"embed": jnp.ones((9, 4)), "dense": {"kernel": jnp.ones((4, 8))}}
+      >>> layouts.split_labels(rank=2)(params)
+      {'dense': {'kernel': 'split'}, 'embed': 'adam'}
     """
 
     def label(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> str:
@@ -143,9 +169,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
 
 def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn) -> Any:
-    """A tree like params of the dimension numbers of every leaf, checked; None for a leaf
-    without.
-    """
+    """A tree like params of the checked dimension numbers of every leaf; None for one without."""
 
     def checked(path: Any, x: Any, dims: Any) -> MuonDimensionNumbers | None:
         if dims is not None:
@@ -164,9 +188,7 @@ def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None
 
 
 def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Params) -> Any:
-    """Dimension numbers given as a tree, a prefix of one or a function of params, as a tree like
-    params.
-    """
+    """Dimension numbers as a tree like params, from such a tree, a prefix or a function."""
     dims = weight_dimension_numbers
     if not isinstance(dims, MuonDimensionNumbers) and callable(dims):
         dims = dims(params)
@@ -195,8 +217,8 @@ def _layout_or_error(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> Ma
         raise ValueError(f"{describe(path, x)} is not a matrix and has no dimension numbers. {_EXCLUDE}")
     if not isinstance(dims, MuonDimensionNumbers):
         raise ValueError(
-            f"{describe(path, x)} has dimension numbers {dims!r}; must be an optax.contrib.MuonDimensionNumbers or "
-            "None."
+            f"{describe(path, x)} has dimension numbers {dims!r}; these must be an "
+            "optax.contrib.MuonDimensionNumbers or None."
         )
     reduction, output = (_axes(path, x, dims, axes) for axes in dims)
     named = reduction + output

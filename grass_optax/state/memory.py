@@ -1,7 +1,4 @@
-"""What an optimizer costs in memory, read from shapes alone.
-
-Members: memory_report, MemoryReport.
-"""
+"""What an optimizer costs in memory, read from shapes alone."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,7 +11,14 @@ from grass_optax.state.owners import owner
 
 
 class LeafMemory(NamedTuple):
-    """State bytes of one leaf of params."""
+    """State bytes of one leaf of params.
+
+    Attributes:
+      path: as "a/b/c".
+      shape: of the leaf.
+      state_bytes: of the optimizer.
+      adam_bytes: of `optax.adam`.
+    """
 
     path: str
     shape: tuple[int, ...]
@@ -23,12 +27,17 @@ class LeafMemory(NamedTuple):
 
 
 class MemoryReport(NamedTuple):
-    """State bytes of an optimizer, per leaf and in total, beside those of `optax.adam`. Prints as a
-    table.
+    """State bytes of an optimizer beside those of `optax.adam`. Prints as a table.
+
+    Attributes:
+      leaves: a `LeafMemory` for every leaf of params.
+      shared_bytes: of counts and the like, which belong to no leaf.
+      total_bytes: of the whole state.
+      adam_bytes: of the whole state of `optax.adam`.
     """
 
     leaves: tuple[LeafMemory, ...]
-    shared_bytes: int  # counts and the like, which belong to no leaf
+    shared_bytes: int
     total_bytes: int
     adam_bytes: int
 
@@ -54,14 +63,20 @@ class MemoryReport(NamedTuple):
 def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> MemoryReport:
     """The exact bytes of the state of any Optax transformation, without allocating it.
 
-    `params` may be arrays or `jax.ShapeDtypeStruct`s. An array of the state belongs to the leaf
-    whose path its own path contains; for the split leaves of `grassjump` that is 4 (mr + 2nr + 1)
-    bytes per matrix.
+    For a split leaf of `grassjump` they are 4 (mr + 2nr + 1) per matrix.
 
-    >>> params = {"kernel": jax.ShapeDtypeStruct((512, 1376), jnp.float32)}
-    >>> report = grass_optax.memory_report(grass_optax.grassjump(1e-2, rank=128), params)
-    >>> report.leaves[0].state_bytes == 4 * (512 * 128 + 2 * 128 * 1376 + 1)
-    True
+    Args:
+      tx: any Optax transformation.
+      params: arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      A `MemoryReport`; printed, it is a table.
+
+    Examples:
+      >>> params = {"kernel": jax.ShapeDtypeStruct((512, 1376), jnp.float32)}
+      >>> report = grass_optax.memory_report(grass_optax.grassjump(1e-2, rank=128), params)
+      >>> report.leaves[0].state_bytes == 4 * (512 * 128 + 2 * 128 * 1376 + 1)
+      True
     """
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
     adam_bytes_of = dict(bytes_of)

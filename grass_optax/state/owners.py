@@ -1,7 +1,4 @@
-"""Which parameter does an array of an optimizer's state belong to?
-
-Members: owner.
-"""
+"""Which parameter does an array of an optimizer's state belong to?"""
 
 from collections.abc import Container
 from typing import Any
@@ -10,10 +7,10 @@ import jax
 
 
 def owner(path: Any, owners: Container[Any]) -> Any:
-    """The parameter an array of the state belongs to: its path ends that of the array, after a
-    field of some state.
+    """Return the path of the parameter that a state array belongs to, or None.
 
-    In `SplitState.rule` the state of the rule may follow it.
+    It is the longest parameter path that ends the path of the array and follows a field of some
+    state. In `SplitState.rule` the state of the rule may follow it.
     """
     for start in range(len(path) + 1):
         if start and not isinstance(path[start - 1], jax.tree_util.GetAttrKey):

@@ -1,18 +1,18 @@
 """Where every array of an optimizer's state lies on a mesh, given where the parameters lie.
 
-A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis lies on a and
-whose n axis lies on b:
-  basis and what a rule keeps  (..., m, r)  P(a, None)
-  moments                      (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n; of the others
-                                            those that divide r shard that, P(a, b)
-  dense residuals              (..., m, n)  P(a, b)
-  norms of matrices            (...)        replicated but for the batch axes, which everything keeps
-so that S^T G is a sum over a and scattered over n or r, and no (m, n) or (m, r) array is ever
-gathered. Which axis is m is read from `SplitState.layout`, since a transformation is opaque and a
-square leaf ambiguous. A side of several axes, such as heads and head size, keeps the mesh axes of
-the first if no other is sharded: what a reshape can keep.
+A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis is sharded by a
+and whose n axis by b::
 
-Members: state_shardings.
+  basis and rule state  (..., m, r)  P(a, None)
+  moments               (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n;
+                                     of the others those that divide r shard that, P(a, b)
+  dense residuals       (..., m, n)  P(a, b)
+  norms of matrices     (...)        replicated, except for the batch axes
+
+Every array keeps the batch axes. So S^T G is a sum over a, scattered over n or r, and no (m, n) or
+(m, r) array is ever gathered. `SplitState.layout` says which axis is m, because a transformation is
+opaque and a square leaf ambiguous. A side of several axes, such as heads and head size, keeps the
+mesh axes of the first if no other is sharded: what a reshape can keep.
 """
 
 import math
@@ -56,28 +56,34 @@ class _Sides(NamedTuple):
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params, param_shardings: Any) -> Any:
-    """A tree like `tx.init(params)` of the sharding of each array, for `out_shardings` and
-    `device_put`.
+    """The sharding of each array of `tx.init(params)`, for `out_shardings` and `device_put`.
 
-    For a split leaf P(a, b): the basis P(a, None), the moments P(None, (b, a)), or P(a, b) where a
-    divides r and not n, or P(None, b) where it divides neither; batch axes keep theirs; what is
-    shaped like its parameter has its sharding, and what is not known is replicated. A state that is
-    made without this lies on one device, and one that an update has moved compiles it again.
+    For a split leaf P(a, b) the basis is P(a, None) and the moments P(None, (b, a)); P(a, b) where
+    a divides r and not n, and P(None, b) where it divides neither. Batch axes keep theirs. What is
+    shaped like its parameter has its sharding, and an unknown array is replicated. Without these
+    shardings `tx.init` places the state on a single device, and the first update reshards it and
+    triggers a recompilation.
 
     Args:
-      tx: any Optax transformation; of this library's it knows every state.
+      tx: any Optax transformation; every state of this library is known.
       params: arrays or `jax.ShapeDtypeStruct`s.
       param_shardings: a tree like params, or a prefix of it, of `NamedSharding`s.
 
-    >>> mesh = jax.make_mesh((1,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> params = {"w": jax.ShapeDtypeStruct((8, 16), jnp.float32)}
-    >>> sharding = jax.sharding.NamedSharding(mesh, jax.P("fsdp", None))
-    >>> shardings = grass_optax.state_shardings(grass_optax.scale_by_grassjump(rank=2), params, sharding)
-    >>> tuple(optax.tree_utils.tree_get(shardings, "basis")["w"].spec)
-    ('fsdp',)
+    Returns:
+      A tree like `tx.init(params)` of `NamedSharding`s.
 
     Raises:
-      ValueError, TypeError: shardings that are not those of the params, or not `NamedSharding`s.
+      ValueError: shardings that do not fit the params.
+      TypeError: a sharding that is not a `NamedSharding`.
+
+    Examples:
+      >>> mesh = jax.make_mesh((1,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> params = {"w": jax.ShapeDtypeStruct((8, 16), jnp.float32)}
+      >>> sharding = jax.sharding.NamedSharding(mesh, jax.P("fsdp", None))
+      >>> tx = grass_optax.scale_by_grassjump(rank=2)
+      >>> shardings = grass_optax.state_shardings(tx, params, sharding)
+      >>> tuple(optax.tree_utils.tree_get(shardings, "basis")["w"].spec)
+      ('fsdp',)
     """
     leaves = _leaves(params, param_shardings)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)

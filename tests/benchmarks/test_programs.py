@@ -23,7 +23,7 @@ from benchmarks import (
     torch_peers,
     train_step,
 )
-from train.config.optimizers import BASELINES, OptimizerName
+from train.config.optimizers import OPTIMIZERS
 
 SMALL = ["--size", "tiny", "--layers", "1"]
 
@@ -69,9 +69,9 @@ def test_step_times_refreshes_apart_and_names_what_is_missing(tmp_path, capsys):
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is a peer, and need not be there")
 def test_a_peer_of_torch_steps_or_is_named_as_missing():
-    problem = shapes.problem("tiny", stacked=True, gap=2, layers=1)
+    problem = shapes.make_problem("tiny", stacked=True, gap=2, layers=1)
     names = list(torch_peers.TORCH_CONTESTANTS)
-    found, missing = torch_peers.contestants(names, problem)
+    found, missing = torch_peers.torch_contestants(names, problem)
     assert {peer.name for peer in found} | set(missing) == set(names)
     seconds = measure.take_turns(found, 3)
     assert all(len(s) == 3 for s in seconds.values())
@@ -79,8 +79,8 @@ def test_a_peer_of_torch_steps_or_is_named_as_missing():
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    problem = shapes.problem("tiny", stacked=False, gap=2, layers=1)
-    found, missing = torch_peers.contestants(["torch-adamw", "galore-torch"], problem)
+    problem = shapes.make_problem("tiny", stacked=False, gap=2, layers=1)
+    found, missing = torch_peers.torch_contestants(["torch-adamw", "galore-torch"], problem)
     assert found == []
     assert set(missing) == {"torch-adamw", "galore-torch"}
     with pytest.raises(contestants.CannotRun, match="not installed"):
@@ -203,15 +203,15 @@ def test_plan_check_measures_more_than_half_of_what_is_held(tmp_path):
 
 def test_every_method_of_the_library_is_a_contestant():
     """All but the baselines, which are Optax's, under the names that the trainer gives them."""
-    assert set(OptimizerName) <= set(contestants.JAX_CONTESTANTS)
-    problem = shapes.problem("tiny", stacked=True, gap=2, layers=1)
-    for name in set(OptimizerName) - BASELINES:
+    assert set(OPTIMIZERS) <= set(contestants.JAX_CONTESTANTS)
+    problem = shapes.make_problem("tiny", stacked=True, gap=2, layers=1)
+    for name in (name for name, row in OPTIMIZERS.items() if not row.is_baseline):
         jax.eval_shape(contestants.JAX_CONTESTANTS[name](problem).init, problem.abstract)
 
 
 @pytest.mark.parametrize("stacked", [True, False])
 def test_shapes_are_those_of_the_model(stacked):
-    problem = shapes.problem("60m", stacked=stacked, gap=1)
+    problem = shapes.make_problem("60m", stacked=stacked, gap=1)
     assert len(problem.shapes) == (7 if stacked else 56)
     assert sorted(problem.matrices) == 8 * 4 * [(512, 512)] + 8 * 2 * [(512, 1376)] + 8 * [(1376, 512)]
     assert problem.gradient_bytes == 4 * sum(math.prod(shape) for shape in problem.matrices)

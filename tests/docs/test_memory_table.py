@@ -1,13 +1,13 @@
-"""docs/memory.md says what the arrays of a state would take."""
+"""docs/reference/memory.md says what the arrays of a state would take."""
 
 from pathlib import Path
 
 import pytest
 
 from benchmarks import memory
-from train.config.optimizers import OptimizerName
+from train.config.optimizers import OPTIMIZERS
 
-DOCS = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "reference" / "memory.md").read_text()
 
 
 def documented():
@@ -26,7 +26,7 @@ def test_table_is_what_the_states_take(size):
 
 
 def test_every_optimizer_is_in_the_table():
-    assert set(documented()) == set(OptimizerName)
+    assert set(documented()) == set(OPTIMIZERS)
 
 
 def test_formulas():

@@ -138,7 +138,7 @@ def test_init_takes_whatever_optax_gives_it(name):
 def test_an_unknown_option_is_an_error_that_names_it():
     with pytest.raises(TypeError, match="weight_decay"):
         METHODS["galore"].scale_by(2, weight_decay=0.1)
-    for inside in ("projection", "lift", "initial", "own_inner"):  # the last three are words of `assemble`
+    for inside in ("projection", "lift", "initial"):  # the last two are words of `assemble`
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{inside}'"):
             METHODS["galore"].alias(0.1, **{inside: None})
 

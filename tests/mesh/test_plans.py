@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from hlo.traffic import Sent
 from train.__main__ import parse
 from train.config.run import Pretrain
-from train.plan.command import planned_step
+from train.plan.command import planned_program, planned_step
 from train.plan.config import Plan, run_of_plan
 from train.program.program import make_program
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
@@ -49,7 +49,8 @@ def held(tree: Any) -> list[int]:
 )
 def test_what_is_planned_is_what_a_step_holds(mesh: str, words: tuple[str, ...]) -> None:
     run, devices = planned(*words, mesh=mesh)
-    found, program = planned_step(run, devices), make_program(run, devices)  # not the same loops, on a CPU
+    found = planned_step(run, planned_program(run, devices))
+    program = make_program(devices, run.model, run.data, run.optimizer, run.schedule)  # other loops, on a CPU
     windows = jax.device_put(jnp.zeros(program.windows.shape, jnp.int32), program.windows.sharding)
     state = program.draw_state()
     step = program.train_step.lower(state, windows).compile()
@@ -72,7 +73,7 @@ def test_weights_are_gathered_and_activations_are_not_summed() -> None:
     places.
     """
     run, devices = planned("--optimizer", "adamw", mesh="fsdp=8")
-    sent = [Sent(**one) for one in planned_step(run, devices)["sent"]]
+    sent = [Sent(**one) for one in planned_step(run, planned_program(run, devices))["sent"]]
     kernels = [one for one in sent if one.dtype == "f32" and len(one.shape) == 2 and max(one.shape) < VOCABULARY]
     gathers, sums = ([one for one in kernels if one.kind == kind] for kind in ("all-gather", "all-reduce"))
     assert sum(one.times for one in gathers) == 2 * 7 * LAYERS
@@ -89,7 +90,7 @@ def test_no_activation_is_gathered_beside_tensor_parallelism(mesh: str) -> None:
     embeddings and heads of all windows. Over `tensor` a device may gather those of its own.
     """
     run, devices = planned("--optimizer", "adamw", "--remat", mesh=mesh, batch=4)
-    sent = [Sent(**one) for one in planned_step(run, devices)["sent"]]
+    sent = [Sent(**one) for one in planned_step(run, planned_program(run, devices))["sent"]]
     gathers = [one.shape for one in sent if one.kind == "all-gather" and one.dtype == "f32" and SEQUENCE in one.shape]
     assert {shape[0] for shape in gathers} <= {1}
     assert [one for one in sent if one.kind == "all-reduce" and one.shape[:2] == (1, SEQUENCE)]  # of heads and features

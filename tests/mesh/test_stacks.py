@@ -35,7 +35,7 @@ def test_a_stack_updated_matrix_by_matrix_sends_one_matrix_at_a_time():
     def sent(options):
         """What has the size of an S^T G and more, at every step."""
         program = on_a_mesh("grassjump", frozen(options), "8", leaves, steps=0).program
-        found = [one for one in collectives(program) if not one.at_refresh and math.prod(one.shape) >= RANK * n]
+        found = [one for one in collectives(program) if not one.conditional and math.prod(one.shape) >= RANK * n]
         return {(one.kind, math.prod(one.shape), one.times) for one in found}
 
     assert sent({}) == {("all-reduce", 2 * RANK * n, 1), ("all-gather", 2 * RANK * n, 1)}
@@ -59,7 +59,7 @@ def test_a_stack_updated_matrix_by_matrix_gets_the_same_numbers(mesh):
     """
     leaves, options = (("stack", SHAPES["stack"]),), frozen(RANDOMIZED | MAPPED)
     run = on_a_mesh("golore", options, mesh, leaves)
-    assert any(one.times == 2 for one in collectives(run.program) if not one.at_refresh)
+    assert any(one.times == 2 for one in collectives(run.program) if not one.conditional)
     updates, states = on_one_device("golore", options, leaves)
     assert_near(run.updates, updates)
     assert_near(run.states[-1], states[-1])

@@ -44,7 +44,7 @@ def test_a_scan_multiplies_and_scans_in_scans_do_too() -> None:
         return lax.scan(lambda y, _: (summed(y), None), x, length=3)[0] + lax.all_gather(x, "x").sum(0), None
 
     found = sent(lambda x: lax.scan(twice, x, length=5)[0])
-    assert {(one.kind, one.times, one.at_refresh) for one in found} == {
+    assert {(one.kind, one.times, one.conditional) for one in found} == {
         ("all-reduce", 15, False),
         ("all-gather", 5, False),
     }
@@ -63,18 +63,18 @@ def test_a_loop_of_unknown_turns_is_a_refresh() -> None:
         return lax.all_gather(x, "x").sum(0)
 
     found = sent(body, jax.ShapeDtypeStruct((), jnp.int32))
-    assert {(one.kind, one.times, one.at_refresh) for one in found} == {
+    assert {(one.kind, one.times, one.conditional) for one in found} == {
         ("all-reduce", 3, True),
         ("all-gather", 1, False),
     }
-    assert total_bytes(found, at_refresh=True) == 3 * 2 * 7 * 64 // 8
+    assert total_bytes(found, conditional=True) == 3 * 2 * 7 * 64 // 8
 
 
 def test_what_the_condition_of_a_loop_sends_is_of_every_step() -> None:
     def body(x: Array) -> Array:
         return lax.while_loop(lambda y: lax.psum(y.sum(), "x") < 1, lambda y: y + lax.ppermute(y, "x", [(0, 1)]), x)
 
-    assert {(one.kind, one.at_refresh) for one in sent(body)} == {("all-reduce", False), ("collective-permute", True)}
+    assert {(one.kind, one.conditional) for one in sent(body)} == {("all-reduce", False), ("collective-permute", True)}
 
 
 def test_both_branches_of_a_conditional_are_a_refresh() -> None:
@@ -82,7 +82,7 @@ def test_both_branches_of_a_conditional_are_a_refresh() -> None:
         return lax.cond(due > 0, summed, lambda y: lax.all_gather(y, "x").sum(0), x)
 
     found = sent(body, jax.ShapeDtypeStruct((), jnp.int32))
-    assert {(one.kind, one.times, one.at_refresh) for one in found} == {
+    assert {(one.kind, one.times, one.conditional) for one in found} == {
         ("all-reduce", 1, True),
         ("all-gather", 1, True),
     }

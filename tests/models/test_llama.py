@@ -10,8 +10,7 @@ import pytest
 from flax import nnx
 
 from models import CONFIGS, Llama, LlamaConfig, count_parameters, from_hf_state_dict, to_hf_state_dict
-from models import generation as generate
-from models.generation import sample
+from models.generation import generate, sample
 from models.llama import rope_tables, rotate
 
 SMALL = LlamaConfig(

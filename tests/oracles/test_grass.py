@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import grass_optax
+from reference.grass import GrassOracle
 from tests import tolerances
-from tests.oracles.grass import GrassOracle
 from tests.util import SQUARE, STACK, TALL, WIDE, basis_of, grads_like, run, stacked_dimensions
 
 GAP, STEPS = 3, 12  # refreshes at t = 4, 7, 10

@@ -176,7 +176,7 @@ def test_online_subspace_descent():
 
 
 def test_coap():
-    oracles = follow(run("coap", recompute_gap=2), oracle(Coap, recompute=2), after_first)
+    oracles = follow(run("coap", refreshes_per_svd=2), oracle(Coap, recompute=2), after_first)
     assert sum(x.stepped for x in oracles) == 6  # and three that are recomputed
     assert 0 < sum(x.clipped for x in oracles) < 6
 

@@ -7,8 +7,8 @@ LAPACK. Nothing is shared with the library.
 
 import numpy as np
 
+from reference.grass import GrassOracle
 from tests.oracles.galore import GaLore
-from tests.oracles.grass import GrassOracle
 
 
 def captured(S, G):

@@ -1,4 +1,4 @@
-"""One small corpus, and caches of tokens and of compiled programs, for all tests of the trainer."""
+"""One small corpus, and caches of tokens and compiled programs, for all tests of the trainer."""
 
 import shutil
 import sys
@@ -28,7 +28,7 @@ def launcher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Launcher
 
 @pytest.fixture
 def compiled(launcher: Launcher) -> Iterator[None]:
-    """Let this process, too, share what it compiles."""
+    """Let this process share compiled programs too."""
     settings = {
         "jax_compilation_cache_dir": str(launcher.caches / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0,

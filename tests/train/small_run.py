@@ -1,4 +1,4 @@
-"""A run that takes seconds, and how the tests start it."""
+"""A run that takes seconds, and how tests start it."""
 
 import os
 import socket
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.pretrain.folder import METRICS
+from train.pretrain.folder import RunFolder
 from train.pretrain.metrics import read_rows
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
-# Checkpoints at 5 and 10, evaluations at 6, new subspaces at 4 and 8: nothing falls together.
+# Checkpoints at 5 and 10, evaluations at 6, new subspaces at 4 and 8: nothing coincides.
 SMALL = {
     "steps": STEPS,
     "batch_size": 2,
@@ -26,18 +26,25 @@ SMALL = {
     "log_every": 3,
     "sample_tokens": 5,
 }
-# For losses on other devices: a fifth of the usual rate. Adam makes a whole step of a gradient that
-# is nothing but the rounding of a sum, so that at 5e-3 the losses of one device and of two came to
-# differ by 1.4e-4 in 20 steps; at 1e-3 they stay within 5e-7 (jax 0.10 and 0.12). From one batch to
-# the next they differ by 2e-3 to 5e-2 of themselves.
+# For losses on other devices: a fifth of the usual learning rate. Adam turns a gradient that is
+# nothing but rounding into a whole step, so at 5e-3 the losses of one and of two devices differed
+# by 1.4e-4 after 20 steps; at 1e-3 they stay within 5e-7 (jax 0.10 and 0.12). From one batch to the
+# next they differ by 2e-3 to 5e-2, relatively.
 STEADY = {"batch_size": 8, "steps": 20, "learning_rate": 1e-3}
 SAME_LOSS = 1e-5
 
 
 def losses(run_dir: Path) -> dict[int, float]:
     """The loss of each update so far."""
-    path = run_dir / METRICS
-    return {row["step"]: row["loss"] for row in read_rows(path) if "loss" in row}
+    rows = read_rows(RunFolder(run_dir).metrics)
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def write_texts(folder: Path, **texts: str) -> str:
+    """Write text files by name, and return the --data that reads them."""
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_bytes(text.encode())
+    return f"files:{folder}/*.txt"
 
 
 class Launcher:
@@ -48,14 +55,14 @@ class Launcher:
 
     def arguments(self, run_dir: Path, **flags: object) -> list[str]:
         """The command line of a fresh small run, with `flags` added or replaced."""
-        given = {
+        values = {
             "run_dir": run_dir,
             "data": f"files:{self.corpus}/**/*.py",
             "cache_dir": self.caches / "tokens",
             **SMALL,
             **flags,
         }
-        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items()]
+        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items()]
         return ["pretrain", *(word for pair in pairs for word in pair)]
 
     def comparison(self, run_dir: Path, *words: str, **flags: object) -> list[str]:
@@ -65,7 +72,7 @@ class Launcher:
         return ["compare", *pretrain[1:gap], *pretrain[gap + 2 :], *words]
 
     def start(self, arguments: list[str], devices: int = 1, **options: object) -> subprocess.Popen[str]:
-        """Start a process of so many devices, and share what it compiles with the others."""
+        """Start a process with `devices` devices, and share compiled programs with the others."""
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(self.caches / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -76,15 +83,15 @@ class Launcher:
         return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
 
     def finish(self, arguments: list[str], devices: int = 1) -> str:
-        """Run a process to its end, which has to be a good one, and return what it printed."""
+        """Run a process until it ends successfully, and return its output."""
         process = self.start(arguments, devices)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
         return output
 
     def job(self, arguments: list[str], processes: int, devices: int, logs: Path, last: Sequence[str] = ()) -> "Job":
-        """Start several processes as one run, each with so many devices and a log of its own; the
-        last is told more.
+        """Start several processes as one run, each with `devices` devices and its own log; the last
+        gets more arguments.
         """
         where = ["--distributed", "--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", processes]
         started = []
@@ -97,13 +104,13 @@ class Launcher:
 
 
 class Job:
-    """The processes of a run under way."""
+    """The processes of a run in progress."""
 
     def __init__(self, processes: Sequence[subprocess.Popen[str]], logs: Sequence[Path]) -> None:
         self.processes, self.logs = processes, logs
 
     def wait(self, timeout: float) -> list[int]:
-        """Return how the processes ended, which they have to in so many seconds."""
+        """Return the exit statuses of the processes, which must end within `timeout` seconds."""
         try:
             return [process.wait(timeout) for process in self.processes]
         finally:
@@ -112,12 +119,12 @@ class Job:
 
     @property
     def output(self) -> list[str]:
-        """What each has said."""
+        """The output of each process."""
         return [log.read_text() for log in self.logs]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

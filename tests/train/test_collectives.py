@@ -148,7 +148,7 @@ LESS, BY_ONE = "compare(%i, %end), direction=LT", "add(%k, %one)"
 
 
 @pytest.mark.parametrize(
-    ("start", "compared", "grown", "times", "at_refresh"),
+    ("start", "compared", "grown", "times", "conditional"),
     [
         ("constant(0)", LESS, BY_ONE, 32, False),
         ("constant(2)", LESS, BY_ONE, 30, False),
@@ -162,7 +162,7 @@ LESS, BY_ONE = "compare(%i, %end), direction=LT", "add(%k, %one)"
     ],
 )
 def test_turns_are_read_where_the_compiler_does_not_say_them(
-    start: str, compared: str, grown: str, times: int, at_refresh: bool
+    start: str, compared: str, grown: str, times: int, conditional: bool
 ) -> None:
     (one,) = collectives(looped(start, compared, grown))
-    assert (one.times, one.at_refresh) == (times, at_refresh)
+    assert (one.times, one.conditional) == (times, conditional)

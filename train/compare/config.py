@@ -1,14 +1,12 @@
-"""What a comparison is: optimizers, the sweep of each, and the ordinary run behind each of its
-cells.
-"""
+"""The configuration of a comparison: optimizers, sweeps, and the ordinary run of each cell."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
-from train.config.optimizers import LEARNING_RATES, NO_GAP, SCALES, UPDATE_PROJ_GAPS, WITHOUT_SCALE, OptimizerName
+from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import (
     DataFlags,
     ModelFlags,
@@ -16,48 +14,51 @@ from train.config.run import (
     Pretrain,
     ReportFlags,
     ScheduleFlags,
+    default_optimizer,
     defaults,
-    flags,
 )
+from train.config.stored import Settings, settings_of
 
-# What belongs to a cell, or follows from its optimizer. All other flags are common to the
-# comparison.
+# Settings of the optimizer that differ between cells. All others are common to the comparison.
 OF_A_CELL = ("optimizer", "learning_rate", "adam_learning_rate", "update_proj_gap", "scale")
-EVALUATIONS = 10  # of a run, for the curves
+EVALUATIONS = 10  # per run, for the curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareFlags:
-    """The optimizers. Without a sweep, each has its own learning rate, scale and interval."""
+    """The optimizers. Without a sweep, each uses its default learning rate, scale and interval."""
 
-    optimizers: Annotated[tuple[OptimizerName, ...], tyro.conf.EnumChoicesFromValues] = ()
-    """Which methods."""
+    optimizers: tuple[OptimizerName, ...] = ()
+    """Optimizers to compare."""
     sweep_lr: tuple[float, ...] | None = None
-    """Try these peak learning rates with each."""
-    sweep_scale: tuple[float, ...] | None = None
-    """Try these scales with each, in all combinations. They are ratios of rates: apollo gets their
-    squares and apollo_mini 128 times these, for it takes the root; badam has none.
-    """
+    """Peak learning rates to try with each optimizer."""
+    sweep_scale: Annotated[
+        tuple[float, ...] | None,
+        tyro.conf.arg(
+            help="Scales to try with each optimizer and learning rate. Scales are learning-rate ratios. APOLLO takes a "
+            "square root, so it is given scale², and APOLLO-Mini 128·scale²; BAdam has no scale."
+        ),
+    ] = None
     rank: int = OptimizerFlags.rank
-    """Dimension of the subspaces (a quarter of the hidden size)."""
+    """Dimension of the subspaces; by default a quarter of the hidden size."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
-    """Largest norm of the gradient of all weights together; 0 for no limit."""
+    """Clip the gradient to this global norm; 0 for no clipping."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Train with several optimizers on the same data from the same weights: a table and a plot.
+    """Train with several optimizers from the same weights on the same data: a table and a plot.
 
-    The defaults shown go with tiny, stdlib and 300 steps; others are in brackets. Every run is one
-    of `pretrain`, in a process and in a folder of its own in --run-dir; of those of an optimizer,
-    the best keeps its checkpoints. Given again, the same command goes on where it was stopped, and
-    more optimizers or values may be added to it.
+    Each run is an ordinary `pretrain` run in a separate process, with a folder in --run-dir;
+    checkpoints are kept for the best run of each optimizer. Run the command again to resume where
+    it stopped, with more optimizers or values if you like. The defaults below are for tiny, stdlib
+    and 300 steps.
     """
 
     run_dir: Path
-    """Folder for the table, the plot and the runs. Must not hold anything else."""
+    """Folder for the table, the plot and the runs. Must not contain anything else."""
     compare: CompareFlags = CompareFlags()
     model: ModelFlags = dataclasses.field(default_factory=ModelFlags)
     data: DataFlags = dataclasses.field(default_factory=DataFlags)
@@ -74,22 +75,22 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Name of its folder, and the label of its curve."""
+        """Name of its folder, and label of its curve."""
         return f"{self.optimizer}-lr{short(self.learning_rate)}-scale{short(self.scale)}"
 
 
 def short(number: float) -> str:
-    """Spell a number so that it is read back exactly, without a final .0."""
+    """Format a number exactly, without a trailing .0."""
     return repr(number).removesuffix(".0")
 
 
-def compare_defaults(given: Compare) -> Compare:
-    """Return what follows from the model, corpus and steps that were `given`."""
-    run = defaults(Pretrain(run_dir=given.run_dir, model=given.model, data=given.data, schedule=given.schedule))
+def compare_defaults(parsed: Compare) -> Compare:
+    """Return the defaults that follow from the model, corpus and steps of `parsed`."""
+    run = defaults(Pretrain(run_dir=parsed.run_dir, model=parsed.model, data=parsed.data, schedule=parsed.schedule))
     eval_every = max(run.schedule.steps // EVALUATIONS, 1)
     return Compare(
-        run_dir=given.run_dir,
-        compare=CompareFlags(optimizers=given.compare.optimizers, rank=run.optimizer.rank),
+        run_dir=parsed.run_dir,
+        compare=CompareFlags(optimizers=parsed.compare.optimizers, rank=run.optimizer.rank),
         model=run.model,
         data=run.data,
         schedule=run.schedule,
@@ -98,35 +99,30 @@ def compare_defaults(given: Compare) -> Compare:
 
 
 def cells(config: Compare) -> list[Cell]:
-    """Return the runs to make, those of an optimizer side by side."""
+    """Return the runs of a comparison, grouped by optimizer."""
     sweep = config.compare
     return [
         Cell(name, learning_rate, scale)
         for name in sweep.optimizers
-        for learning_rate in sweep.sweep_lr or (LEARNING_RATES[name],)
+        for learning_rate in sweep.sweep_lr or (OPTIMIZERS[name].learning_rate,)
         for scale in scales(name, sweep.sweep_scale)
     ]
 
 
 def scales(name: OptimizerName, sweep: tuple[float, ...] | None) -> tuple[float, ...]:
-    """Return the scales that a sweep means for this optimizer."""
-    if sweep is None or name in WITHOUT_SCALE:
-        return (SCALES[name],)
-    if name in (OptimizerName.APOLLO, OptimizerName.APOLLO_MINI):
-        # Theirs enters as its square root, and 128 is APOLLO-Mini's 1: this makes the sweep one of
-        # rates for all.
-        return tuple(SCALES[name] * scale**2 for scale in sweep)
-    return sweep
+    """Return the scales of an optimizer in a sweep of learning-rate ratios."""
+    row = OPTIMIZERS[name]
+    if sweep is None or not row.has_scale:
+        return (row.scale,)
+    return tuple(row.scale * scale**2 for scale in sweep) if row.scale_enters_as_root else sweep
 
 
 def run_of(config: Compare, cell: Cell) -> Pretrain:
-    """Return the run behind a cell."""
-    optimizer = OptimizerFlags(
-        optimizer=cell.optimizer,
+    """Return the configuration of the run of a cell."""
+    optimizer = dataclasses.replace(
+        default_optimizer(cell.optimizer, config.compare.rank),
         learning_rate=cell.learning_rate,
         scale=cell.scale,
-        rank=config.compare.rank,
-        update_proj_gap=UPDATE_PROJ_GAPS.get(cell.optimizer, NO_GAP),
         weight_decay=config.compare.weight_decay,
         clip=config.compare.clip,
     )
@@ -140,21 +136,9 @@ def run_of(config: Compare, cell: Cell) -> Pretrain:
     )
 
 
-def spelt(name: str, value: object) -> str:
-    """Return a flag with its value; one that is on or off has its negation in place of a value."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag}={value}"
-
-
-def arguments(run: Pretrain) -> list[str]:
-    """Return the command line of a run, every flag spelt out."""
-    settings = {"run_dir": run.run_dir, **flags(run)}
-    return ["pretrain", *(spelt(name, value) for name, value in settings.items())]
-
-
-def common_flags(config: Compare) -> dict[str, Any]:
-    """Return the settings that all runs share, as JSON has them."""
-    settings = flags(run_of(config, cells(config)[0]))
-    return {name: value for name, value in settings.items() if name not in OF_A_CELL}
+def common_settings(config: Compare) -> Settings:
+    """Return the settings that all runs share."""
+    settings = settings_of(run_of(config, cells(config)[0]))
+    for name in OF_A_CELL:
+        del settings["optimizer"][name]
+    return settings

@@ -1,7 +1,8 @@
-"""What a comparison shows: a table in Markdown, the same in JSON, and the curves of the best run of
-each optimizer.
+"""The results of a comparison: a table in Markdown, the same in JSON, and the curves of the best
+run of each optimizer.
 """
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from train.compare.config import Compare, cells, scales, short
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
 from train.config.optimizers import OptimizerName
-from train.pretrain.folder import METRICS
+from train.pretrain.folder import RunFolder
 from train.pretrain.metrics import read_rows, save_figure
 from train.system.files import write_whole
 
@@ -19,17 +20,15 @@ HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "o
 
 
 def write_report(config: Compare, record: Record) -> str:
-    """Write compare.json, compare.md and compare.png from the runs that have an outcome; return the
-    table's text.
-    """
-    found = results(config)
-    best, notes = best_of_each(found), edges(config, found)
-    text = report(config, found, best, notes)
+    """Write compare.json, compare.md and compare.png from the finished runs; return the table."""
+    finished = results(config)
+    best, notes = best_of_each(finished), edges(config, finished)
+    text = markdown(config, finished, best, notes)
     content = {
-        **record._asdict(),
+        **dataclasses.asdict(record),
         "best": [result._asdict() for result in best],
         "notes": notes,
-        "runs": [result._asdict() for result in found],
+        "runs": [result._asdict() for result in finished],
     }
     write_whole(config.run_dir / COMPARISON, json.dumps(content, indent=1) + "\n")
     write_whole(config.run_dir / TABLE, text)
@@ -38,26 +37,24 @@ def write_report(config: Compare, record: Record) -> str:
 
 
 def by_loss(result: Result) -> float:
-    """Order results by held-out loss: what has none comes last."""
+    """Sort key: the held-out loss; diverged runs come last."""
     return math.inf if result.eval_loss is None else result.eval_loss
 
 
-def best_of_each(found: list[Result]) -> list[Result]:
+def best_of_each(finished: list[Result]) -> list[Result]:
     """Return the best run of each optimizer, the best optimizer first."""
     best: dict[str, Result] = {}
-    for result in sorted(found, key=by_loss):
+    for result in sorted(finished, key=by_loss):
         best.setdefault(result.optimizer, result)
     return list(best.values())
 
 
-def edges(config: Compare, found: list[Result]) -> list[str]:
-    """Say of which optimizers the best run is at an edge of the sweep; of those only that have been
-    swept whole.
-    """
+def edges(config: Compare, finished: list[Result]) -> list[str]:
+    """Note each optimizer whose best run is at an edge of a sweep, once its sweep is complete."""
     notes = []
-    for best in best_of_each(found):
-        name = OptimizerName(best.optimizer)
-        if best.diverged or sum(result.optimizer == name for result in found) < runs_of(config, name):
+    for best in best_of_each(finished):
+        name = best.optimizer
+        if best.diverged or sum(result.optimizer == name for result in finished) < runs_of(config, name):
             continue
         for flag, value, swept in (
             ("--sweep-lr", best.learning_rate, config.compare.sweep_lr or ()),
@@ -65,37 +62,38 @@ def edges(config: Compare, found: list[Result]) -> list[str]:
         ):
             if len(swept) > 1 and value in (min(swept), max(swept)):
                 end = "lower" if value == min(swept) else "upper"
-                notes.append(f"{name}: {short(value)} is the {end} edge of {flag}, so its best may lie beyond.")
+                notes.append(f"{name}: {short(value)} is the {end} edge of {flag}; the optimum may be beyond it.")
     return notes
 
 
 def runs_of(config: Compare, name: OptimizerName) -> int:
-    """Return how many runs an optimizer has."""
+    """Return the number of runs of an optimizer."""
     return sum(cell.optimizer == name for cell in cells(config))
 
 
-def report(config: Compare, found: list[Result], best: list[Result], notes: list[str]) -> str:
+def markdown(config: Compare, finished: list[Result], best: list[Result], notes: list[str]) -> str:
     """Return the content of compare.md."""
-    parts = [summary_line(config, found), table(best), *(f"* {note}" for note in notes)]
+    parts = [summary_line(config, finished), table(best), *(f"* {note}" for note in notes)]
     if len(cells(config)) > len(config.compare.optimizers):
-        parts += ["## All runs", table(sorted(found, key=by_loss))]
+        parts += ["## All runs", table(sorted(finished, key=by_loss))]
     return "\n\n".join(["# Comparison", *parts]) + "\n"
 
 
-def summary_line(config: Compare, found: list[Result]) -> str:
-    """Return the sentence on what was compared, and how the runs shown were chosen."""
+def summary_line(config: Compare, finished: list[Result]) -> str:
+    """Describe what was compared, and how the runs shown were chosen."""
     swept = [
         f"{what} {', '.join(map(short, values))}"
         for what, values in (("learning rates", config.compare.sweep_lr), ("scales", config.compare.sweep_scale))
         if values
     ]
-    chosen = f"the best of {' and '.join(swept)}, by the loss shown" if swept else "the defaults of each optimizer"
-    to_come = len(cells(config)) - len(found)
+    shown = f"the best of {' and '.join(swept)}, by the loss shown" if swept else "the defaults of each optimizer"
+    count = len(cells(config))
+    missing = count - len(finished)
     return (
         f"{config.model.model}, {config.schedule.steps} steps of {config.data.batch_size} x {config.data.seq_len} "
         f"tokens of {config.data.data}, seed {config.data.seed}, rank {config.compare.rank}, on "
-        f"{', '.join(sorted({str(result.device) for result in found if result.device})) or 'nothing yet'}; {chosen}."
-        + (f" **{to_come} of {len(cells(config))} runs are still to be made.**" if to_come else "")
+        f"{', '.join(sorted({str(result.device) for result in finished if result.device})) or 'no device yet'}; "
+        f"{shown}." + (f" **{missing} of {count} runs are missing.**" if missing else "")
     )
 
 
@@ -107,33 +105,34 @@ def table(shown: list[Result]) -> str:
 
 def row(result: Result) -> tuple[str, ...]:
     """Return the cells of the table for a run."""
-    loss = "diverged" if result.diverged else spelt(result.eval_loss, ".4f")
+    loss = "diverged" if result.diverged else formatted(result.eval_loss, ".4f")
     return (
         result.optimizer,
         short(result.learning_rate),
         short(result.scale),
         loss,
-        spelt(result.bits_per_byte, ".4f"),
-        spelt(result.tokens_per_second, ",.0f"),
-        spelt(result.optimizer_bytes, ","),
-        spelt(result.peak_memory_bytes, ","),
+        formatted(result.bits_per_byte, ".4f"),
+        formatted(result.tokens_per_second, ",.0f"),
+        formatted(result.optimizer_bytes, ","),
+        formatted(result.peak_memory_bytes, ","),
     )
 
 
-def spelt(number: float | None, form: str) -> str:
+def formatted(number: float | None, spec: str) -> str:
     """Format a number that may be missing."""
-    return "-" if number is None else format(number, form)
+    return "-" if number is None else format(number, spec)
 
 
 def curves(config: Compare, shown: list[Result]) -> Figure:
-    """Draw the held-out loss of each run over the steps."""
+    """Plot the held-out loss of each run over the steps."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="held-out loss (nats per token)")
     axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)  # type: ignore[attr-defined]  # it is a list
     for result in shown:
-        evaluations = [r for r in read_rows(config.run_dir / result.folder / METRICS) if "eval_loss" in r]
+        rows = read_rows(RunFolder(config.run_dir / result.folder).metrics)
+        evaluations = [row for row in rows if "eval_loss" in row]
         label = f"{result.optimizer}, lr {short(result.learning_rate)}, scale {short(result.scale)}"
-        axes.plot([r["step"] for r in evaluations], [r["eval_loss"] for r in evaluations], label=label)
+        axes.plot([row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations], label=label)
     if shown:
         figure.legend(loc="outside right upper", fontsize="small")
     return figure

@@ -1,105 +1,237 @@
-"""The optimizers by name, and what each is given unless told otherwise.
+"""The optimizers: one row each, with all facts that trainer, benchmarks and tests need.
 
-The scales and intervals are the defaults of the functions of `grass_optax` that have these names,
-and those are the papers'. They stand here a second time, and a test compares them, because `--help`
-must not wait for JAX.
+Scales and intervals repeat the defaults of the `grass_optax` functions (which follow the papers) so
+that `--help` need not import JAX; a test keeps them in sync.
 """
 
-import enum
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+SPLIT_ARGUMENTS = frozenset({"rank", "update_proj_gap", "scale", "key", "map_stacks"})
 
 
-class OptimizerName(enum.StrEnum):
-    """The methods of `grass_optax`, and two baselines."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The facts about one optimizer.
 
-    GRASSJUMP = "grassjump"
-    GRASSWALK = "grasswalk"
-    SUBTRACK = "subtrack"
-    SUBTRACK_GRAD = "subtrack_grad"
-    GALORE = "galore"
-    GOLORE = "golore"
-    FIRA = "fira"
-    APOLLO = "apollo"
-    APOLLO_MINI = "apollo_mini"
-    LDADAM = "ldadam"
-    FRUGAL = "frugal"
-    BADAM = "badam"
-    ONLINE_SUBSPACE_DESCENT = "online_subspace_descent"
-    COAP = "coap"
-    SUMO = "sumo"
-    COLUMN_SGD = "column_sgd"
-    ADAMW = "adamw"
-    MUON = "muon"
+    Attributes:
+      name: Name of the function, and of the optimizer on the command line.
+      learning_rate: Default peak learning rate of the trainer, for the model `tiny` and `scale`.
+      learning_rate_source: Where this rate comes from.
+      scale: Default factor of the low-rank part. For a baseline, factor of the rate of the kernels.
+      update_proj_gap: Default number of steps between two subspaces, or between two blocks; None if
+        the optimizer has no such interval.
+      package: The package that provides it; an optimizer of Optax is a baseline.
+      takes: Which of `rank`, `update_proj_gap` (under its own name), `scale`, `key` and
+        `map_stacks` the function takes.
+      gap_argument: The function's own name for the interval.
+      run_fractions: Further required arguments that count updates, each as a fraction of the run.
+      scale_enters_as_root: The update is proportional to the square root of `scale`.
+      static_integers: Its own integer arguments, which `optax.inject_hyperparams` must not trace.
+      splits: Built on `split_by_subspace`.
+      draws: Its bases, or its blocks, depend on `key`.
+      recovers: Also updates along the part of the gradient outside the subspace.
+      svd: How much of its refreshes factorise the gradient with an exact SVD.
+    """
+
+    name: str
+    learning_rate: float
+    learning_rate_source: str
+    scale: float = 1.0
+    update_proj_gap: int | None = None
+    package: Literal["grass_optax", "optax"] = "grass_optax"
+    takes: frozenset[str] = SPLIT_ARGUMENTS
+    gap_argument: str = "update_proj_gap"
+    run_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    scale_enters_as_root: bool = False
+    static_integers: tuple[str, ...] = ()
+    splits: bool = True
+    draws: bool = True
+    recovers: bool = False
+    svd: Literal["never", "sometimes", "always"] = "never"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is one of Optax's optimizers."""
+        return self.package == "optax"
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether some steps do extra work: False if all steps are alike."""
+        return self.update_proj_gap not in (None, 1)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether `scale` has a meaning."""
+        return self.is_baseline or "scale" in self.takes
+
+    def arguments(self, **settings: Any) -> dict[str, Any]:
+        """Return those of `settings` that the function takes, under its own names."""
+        own_names = {"update_proj_gap": self.gap_argument}
+        named = {own_names.get(name, name): value for name, value in settings.items()}
+        return {name: value for name, value in named.items() if name in self.takes}
 
 
-BASELINES = frozenset({OptimizerName.ADAMW, OptimizerName.MUON})  # of Optax
-BESIDE_THE_SPLIT = frozenset({OptimizerName.BADAM, OptimizerName.COLUMN_SGD})  # of grass_optax, and no subspaces
-WITHOUT_RANK = BASELINES | BESIDE_THE_SPLIT | {OptimizerName.APOLLO_MINI}
-WITHOUT_SCALE = frozenset({OptimizerName.BADAM})  # it updates a block of weights at a time, all at one rate
-WITHOUT_KEY = frozenset({OptimizerName.COLUMN_SGD})
+_SWEEP = "best of a sweep by factors of 2 at 300 steps"
+_BETTER_OF_TWO = "better of 0.003 and 0.01 at 100 steps of 8 windows"
+_GALORE = "GaLore's, not tuned"
 
-# Peak learning rates, for tiny and the scales below. Of grassjump, grasswalk and adamw the best of
-# a sweep by factors of 2 (3 for adamw) at 300 steps; of frugal the best of 0.001, 0.003 and 0.01,
-# of apollo_mini, coap, column_sgd and online_subspace_descent the better of 0.003 and 0.01, at 100
-# steps of 8 windows. Not tuned: muon (adamw's, as its updates have the size of adamw's), badam
-# (Adam's default; it is made for fine-tuning), ldadam (its scripts' 0.001; 0.003 and 0.01 were as
-# good) and the others (0.01, GaLore's).
-LEARNING_RATES = {
-    OptimizerName.GRASSJUMP: 5e-3,
-    OptimizerName.GRASSWALK: 1e-2,
-    OptimizerName.SUBTRACK: 1e-2,
-    OptimizerName.SUBTRACK_GRAD: 1e-2,
-    OptimizerName.GALORE: 1e-2,
-    OptimizerName.GOLORE: 1e-2,
-    OptimizerName.FIRA: 1e-2,
-    OptimizerName.APOLLO: 1e-2,
-    OptimizerName.APOLLO_MINI: 3e-3,
-    OptimizerName.LDADAM: 1e-3,
-    OptimizerName.FRUGAL: 3e-3,
-    OptimizerName.BADAM: 1e-3,
-    OptimizerName.ONLINE_SUBSPACE_DESCENT: 3e-3,
-    OptimizerName.COAP: 3e-3,
-    OptimizerName.SUMO: 1e-2,
-    OptimizerName.COLUMN_SGD: 3e-3,
-    OptimizerName.ADAMW: 3e-3,
-    OptimizerName.MUON: 3e-3,
+OPTIMIZERS: dict[str, Optimizer] = {
+    row.name: row
+    for row in (
+        Optimizer(
+            name="grassjump",
+            learning_rate=5e-3,
+            learning_rate_source=_SWEEP,
+            scale=0.25,
+            update_proj_gap=100,
+            recovers=True,
+        ),
+        Optimizer(
+            name="grasswalk",
+            learning_rate=1e-2,
+            learning_rate_source=_SWEEP,
+            scale=0.25,
+            update_proj_gap=100,
+            static_integers=("walk_rank",),
+            recovers=True,
+        ),
+        Optimizer(
+            name="subtrack",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            scale=0.25,
+            update_proj_gap=200,
+            static_integers=("tracking_rank",),
+            recovers=True,
+        ),
+        Optimizer(
+            name="subtrack_grad",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            scale=0.25,
+            update_proj_gap=200,
+            static_integers=("tracking_rank",),
+        ),
+        Optimizer(
+            name="galore",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            scale=0.25,
+            update_proj_gap=200,
+            draws=False,
+            svd="always",
+        ),
+        Optimizer(
+            name="golore",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            scale=0.25,
+            update_proj_gap=200,
+            run_fractions={"random_start": 0.8},  # GoLore@20% of arXiv 2410.11289: random in the last fifth
+            svd="sometimes",
+        ),
+        Optimizer(
+            name="fira",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            scale=0.25,
+            update_proj_gap=200,
+            draws=False,
+            recovers=True,
+            svd="always",
+        ),
+        Optimizer(
+            name="apollo",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            update_proj_gap=200,
+            scale_enters_as_root=True,
+            recovers=True,
+        ),
+        Optimizer(
+            name="apollo_mini",
+            learning_rate=3e-3,
+            learning_rate_source=_BETTER_OF_TWO,
+            scale=128.0,
+            update_proj_gap=200,
+            takes=SPLIT_ARGUMENTS - {"rank"},
+            scale_enters_as_root=True,
+            recovers=True,
+        ),
+        Optimizer(
+            name="ldadam",
+            learning_rate=1e-3,
+            learning_rate_source="that of its scripts; 0.003 and 0.01 were as good",
+            update_proj_gap=1,
+        ),
+        Optimizer(
+            name="frugal",
+            learning_rate=3e-3,
+            learning_rate_source="best of 0.001, 0.003 and 0.01 at 100 steps of 8 windows",
+            update_proj_gap=200,
+        ),
+        Optimizer(
+            name="badam",
+            learning_rate=1e-3,
+            learning_rate_source="Adam's default, not tuned; BAdam is made for fine-tuning",
+            update_proj_gap=100,
+            takes=frozenset({"switch_every", "key"}),  # it updates one block of weights at a time, all at one rate
+            gap_argument="switch_every",
+            splits=False,
+        ),
+        Optimizer(
+            name="online_subspace_descent",
+            learning_rate=3e-3,
+            learning_rate_source=_BETTER_OF_TWO,
+            update_proj_gap=200,
+        ),
+        Optimizer(
+            name="coap",
+            learning_rate=3e-3,
+            learning_rate_source=_BETTER_OF_TWO,
+            update_proj_gap=32,
+            static_integers=("recompute_gap",),
+            svd="sometimes",
+        ),
+        Optimizer(
+            name="sumo",
+            learning_rate=1e-2,
+            learning_rate_source=_GALORE,
+            update_proj_gap=200,
+        ),
+        Optimizer(
+            name="column_sgd",
+            learning_rate=3e-3,
+            learning_rate_source=_BETTER_OF_TWO,
+            takes=frozenset({"scale"}),
+            splits=False,
+            draws=False,
+        ),
+        Optimizer(
+            name="adamw",
+            learning_rate=3e-3,
+            learning_rate_source="best of a sweep by factors of 3 at 300 steps",
+            package="optax",
+            takes=frozenset(),
+            splits=False,
+            draws=False,
+        ),
+        Optimizer(
+            name="muon",
+            learning_rate=3e-3,
+            learning_rate_source="AdamW's, as its updates have the size of AdamW's",
+            package="optax",
+            takes=frozenset(),
+            splits=False,
+            draws=False,
+        ),
+    )
 }
-# Factor of the low-rank part; of the baselines, of the rate of the same weights.
-SCALES = {
-    OptimizerName.GRASSJUMP: 0.25,
-    OptimizerName.GRASSWALK: 0.25,
-    OptimizerName.SUBTRACK: 0.25,
-    OptimizerName.SUBTRACK_GRAD: 0.25,
-    OptimizerName.GALORE: 0.25,
-    OptimizerName.GOLORE: 0.25,
-    OptimizerName.FIRA: 0.25,
-    OptimizerName.APOLLO: 1.0,
-    OptimizerName.APOLLO_MINI: 128.0,
-    OptimizerName.LDADAM: 1.0,
-    OptimizerName.FRUGAL: 1.0,
-    OptimizerName.BADAM: 1.0,
-    OptimizerName.ONLINE_SUBSPACE_DESCENT: 1.0,
-    OptimizerName.COAP: 1.0,
-    OptimizerName.SUMO: 1.0,
-    OptimizerName.COLUMN_SGD: 1.0,
-    OptimizerName.ADAMW: 1.0,
-    OptimizerName.MUON: 1.0,
-}
-# Steps between two subspaces; for badam, between two blocks. The others have none.
-UPDATE_PROJ_GAPS = {
-    OptimizerName.GRASSJUMP: 100,
-    OptimizerName.GRASSWALK: 100,
-    OptimizerName.SUBTRACK: 200,
-    OptimizerName.SUBTRACK_GRAD: 200,
-    OptimizerName.GALORE: 200,
-    OptimizerName.GOLORE: 200,
-    OptimizerName.FIRA: 200,
-    OptimizerName.APOLLO: 200,
-    OptimizerName.APOLLO_MINI: 200,
-    OptimizerName.LDADAM: 1,
-    OptimizerName.FRUGAL: 200,
-    OptimizerName.BADAM: 100,
-    OptimizerName.ONLINE_SUBSPACE_DESCENT: 200,
-    OptimizerName.COAP: 32,
-    OptimizerName.SUMO: 200,
-}
-NO_GAP = 100  # for those that have none, so that the flag has a value
+
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[tuple(OPTIMIZERS)]  # the choices of the command line
+NO_GAP = 100  # value of --update-proj-gap for an optimizer that has no interval

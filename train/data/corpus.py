@@ -1,8 +1,8 @@
-"""The text to train on: documents without repeats, each either for training or held out.
+"""The text to train on: deduplicated documents, split into training and held-out sets.
 
 A document is a text file, a line of a .jsonl file, or a row of a .parquet file. `documents` reads
-them, `split` divides them. Both depend on the texts alone and, where a bound cuts a corpus short,
-on their names.
+them and `split` divides them. The result depends only on the texts, and on their names if a limit
+truncates the corpus.
 """
 
 import glob
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from train.config.run import FILES, STDLIB, UserError
 
 HELD_OUT = 0.05  # of the bytes
-# Distributions whose Python files are part of the stdlib corpus: what this trainer itself runs on.
+# Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
 DEPENDENCIES = (
     "flax",
     "grain",
@@ -35,7 +35,7 @@ DEPENDENCIES = (
 
 
 class Document(NamedTuple):
-    """A text, its size in UTF-8, and the SHA-256 by which it is known and ordered."""
+    """A text, its size in UTF-8, and the SHA-256 that identifies and orders it."""
 
     name: str
     text: str
@@ -44,32 +44,34 @@ class Document(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Training and held-out documents, each in the order of their SHA-256."""
+    """Training and held-out documents, each ordered by SHA-256."""
 
     train: list[Document]
     held_out: list[Document]
 
 
 def documents(source: str, megabytes: float = 0.0) -> list[Document]:
-    """Read `stdlib` or `files:GLOB`: no more than `megabytes` (0: all), in the order of SHA-256."""
+    """Read `stdlib` or `files:GLOB`, at most `megabytes` (0: all), ordered by SHA-256."""
     is_stdlib = source == STDLIB
     texts = _python_texts() if is_stdlib else _matching_texts(source.removeprefix(FILES))
     budget = megabytes * 1e6 or float("inf")
-    found: dict[str, Document] = {}
+    by_digest: dict[str, Document] = {}
     for name, text in texts:
         document = _document(name, text)
         if document.bytes > budget:
             break
-        if document.bytes and document.sha256 not in found:
-            found[document.sha256] = document
+        if document.bytes and document.sha256 not in by_digest:
+            by_digest[document.sha256] = document
             budget -= document.bytes
-    if not found:
-        raise UserError(f"--data {source} gives no text within --data-megabytes {megabytes:g}: widen either.")
-    return [found[digest] for digest in sorted(found)]
+    if not by_digest:
+        raise UserError(
+            f"--data {source} has no text within --data-megabytes {megabytes:g}: raise the limit or choose other text."
+        )
+    return [by_digest[digest] for digest in sorted(by_digest)]
 
 
 def split(documents: list[Document]) -> Split:
-    """Hold out 5 % of the bytes, whole documents only; a lone document gives its end."""
+    """Hold out 5 % of the bytes, in whole documents; a single document is cut near its end."""
     if len(documents) == 1:
         return _cut(documents[0])
     room = HELD_OUT * sum(document.bytes for document in documents)
@@ -79,8 +81,8 @@ def split(documents: list[Document]) -> Split:
             held_out.append(document)
             room -= document.bytes
     held_out = held_out or [min(documents, key=lambda document: document.bytes)]
-    kept_out = {document.sha256 for document in held_out}
-    return Split([document for document in documents if document.sha256 not in kept_out], held_out)
+    digests = {document.sha256 for document in held_out}
+    return Split([document for document in documents if document.sha256 not in digests], held_out)
 
 
 def _document(name: str, text: str) -> Document:
@@ -97,18 +99,18 @@ def _cut(document: Document) -> Split:
 
 
 def _python_texts() -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of the Python files of the standard library and of DEPENDENCIES."""
+    """Yield (name, text) of the Python files of the standard library and of `DEPENDENCIES`."""
     paths = dict(_standard_library())
     for distribution in DEPENDENCIES:
         for file in importlib.metadata.files(distribution) or []:
             if file.suffix == ".py":
                 paths[f"{distribution}:{file.as_posix()}"] = Path(str(file.locate()))
-    # In the order of a hash, so that a bounded corpus has some of everything, the same anywhere.
+    # Ordered by a hash, so that a truncated corpus is a mixture, and the same on every machine.
     for name in sorted(paths, key=lambda name: hashlib.sha256(name.encode()).digest()):
         try:
             yield name, paths[name].read_bytes().decode()
         except (UnicodeDecodeError, FileNotFoundError):
-            continue  # the standard library tests odd encodings; a packager may leave files out
+            continue  # the standard library tests unusual encodings; packagers may omit files
 
 
 def _standard_library() -> Iterator[tuple[str, Path]]:
@@ -122,13 +124,13 @@ def _standard_library() -> Iterator[tuple[str, Path]]:
 
 
 def _matching_texts(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of the files that match `pattern`, in the order of their paths."""
-    paths = [Path(found) for found in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
+    """Yield (name, text) of the files that match `pattern`, ordered by path."""
+    paths = [Path(name) for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
     paths = [path for path in paths if path.is_file()]
     if not paths:
         raise UserError(
-            f"--data {FILES}{pattern} matches no file (looked from {Path.cwd()}): quote the "
-            "pattern, so that the shell leaves it alone, and use ** to reach into folders."
+            f"--data {FILES}{pattern} matches no file (relative to {Path.cwd()}): quote the "
+            "pattern, so that the shell does not expand it, and use ** to search subfolders."
         )
     for path in paths:
         if path.suffix == ".parquet":
@@ -138,7 +140,7 @@ def _matching_texts(pattern: str) -> Iterator[tuple[str, str]]:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             text = raw.decode()
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not UTF-8 text ({error}): narrow the pattern to text files.") from error
+            raise UserError(f"{path} is not UTF-8 text ({error}): restrict the pattern to text files.") from error
         if path.name.removesuffix(".gz").endswith(".jsonl"):
             yield from _records(path, text)
         else:
@@ -150,7 +152,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise UserError(f"reading {path} takes pyarrow: pip install pyarrow.") from error
+        raise UserError(f"reading {path} requires pyarrow: pip install pyarrow.") from error
     try:
         column = parquet.read_table(path, columns=["text"]).column("text")
         texts = list(map(_checked_text, column.to_pylist()))
@@ -160,7 +162,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    # Only \n ends a record: the other line ends of Unicode may stand inside one.
+    # Only \n ends a record: the other line separators of Unicode may occur inside one.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -172,5 +174,5 @@ def _records(path: Path, text: str) -> Iterator[tuple[str, str]]:
 def _checked_text(text: object) -> str:
     if not isinstance(text, str):
         raise TypeError(f"its text is a {type(text).__name__}")
-    # JSON can spell half a surrogate pair, which UTF-8 cannot.
+    # JSON can encode half a surrogate pair, which UTF-8 cannot.
     return text.encode(errors="replace").decode()

@@ -1,7 +1,7 @@
 """The tokenizer: byte-level BPE, trained on the training documents of a corpus.
 
-Byte level: every string has tokens and comes back exactly, and every token is a known number of
-bytes, which is what bits per byte needs.
+At byte level every string can be encoded and is decoded exactly, and every token has a known number
+of bytes, which bits per byte needs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn at most `vocab_size` tokens: fewer if the texts do not hold as many different pairs."""
+    """Train a tokenizer of at most `vocab_size` tokens; fewer if the texts have too few pairs."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -29,27 +29,27 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer that was saved with `Tokenizer.save`."""
+    """Read a tokenizer saved with `Tokenizer.save`."""
     return _plain(Tokenizer.from_file(str(path)))
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:
-    # A text that spells the end of text is text. The setting is not part of the saved file.
+    # The string <|endoftext|> in a text is plain text. The saved file lacks this setting.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def encode_documents(tokenizer: Tokenizer, texts: list[str], at_once: int = 256) -> Iterator[np.ndarray]:
-    """Yield the tokens of each text, closed by the end of text, in order."""
+    """Yield the tokens of each text in order, followed by the end of text."""
     end = tokenizer.token_to_id(END_OF_TEXT)
-    for start in range(0, len(texts), at_once):  # in groups: encodings are many times larger than their text
+    for start in range(0, len(texts), at_once):  # in groups, as encodings are many times larger than their text
         for encoding in tokenizer.encode_batch_fast(texts[start : start + at_once]):
             yield np.asarray([*encoding.ids, end], dtype=np.int64)
 
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return how many bytes of text each token stands for: the end of text for none."""
-    # At byte level a token is spelt with one character per byte.
+    """Return the bytes of text of each token; the end of text has none."""
+    # At byte level the string of a token has one character per byte.
     lengths = np.zeros(tokenizer.get_vocab_size(), np.int64)
     for spelling, token in tokenizer.get_vocab().items():
         lengths[token] = len(spelling)

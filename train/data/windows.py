@@ -1,10 +1,10 @@
 """Batches of tokens, as a pure function of (seed, step).
 
 `load_tokens` turns a corpus into two arrays of tokens on disk, once. Their folder is named after a
-hash of the documents and the tokenizer's settings, appears in one rename, and is verified when it
-is opened. `training_windows` and `held_out_batches` are Grain datasets over contiguous windows of
-such an array; as a step knows the indices of its windows, resuming a run needs no state of theirs,
-and any process can read those of its own devices.
+hash of the documents and the tokenizer's settings, appears in one rename, and is verified when
+opened. `training_windows` and `held_out_batches` are Grain datasets over contiguous windows of such
+an array. The indices of a batch follow from the step, so the datasets have no state to save, and
+each process can read just the rows of its own devices.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from train.data.corpus import Document, Split, documents, split
 from train.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from train.system.files import locked, make_durable
 
-LAYOUT = 1  # of the folder; a change of what is written here or how must change it
+LAYOUT = 1  # version of the folder format; to be changed with the format
 UNFINISHED = ".unfinished"
 
 
 class Tokens(NamedTuple):
-    """A corpus in tokens, each document closed by the end of text."""
+    """A tokenized corpus; each document is followed by the end of text."""
 
-    fingerprint: str  # names the folder, so the documents and the tokenizer
+    fingerprint: str  # identifies the documents and the tokenizer; name of the folder
     tokenizer: tokenizers.Tokenizer
     train: np.ndarray
     held_out: np.ndarray
@@ -42,27 +42,27 @@ def load_tokens(
     fingerprint: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Tokens:
-    """Return the tokens of a corpus from the cache, where they are put if they are not there.
+    """Return the tokens of a corpus from the cache, preparing them first if necessary.
 
-    A `fingerprint` asks for just these tokens. While they are in the cache the corpus is not read;
-    if they have to be made again and the corpus has changed, that is an error.
+    With a `fingerprint`, only the tokens with this fingerprint are accepted. If they are in the
+    cache, the corpus is not read; if they are not and the corpus has changed, that is an error.
     """
     if fingerprint and (tokens := _open(config.cache_dir, fingerprint)):
         return tokens
     parts = split(documents(config.data, config.data_megabytes))
-    found = _fingerprint(parts, vocab_size)
-    if fingerprint not in (None, found):
+    current = _fingerprint(parts, vocab_size)
+    if fingerprint not in (None, current):
         raise UserError(
-            f"--data {config.data} is no longer the text of this run, and its tokens are not in "
-            f"{config.cache_dir} either: restore one of them, or start a new run elsewhere."
+            f"--data {config.data} is no longer the text of this run, and its tokens are not in the "
+            f"cache {config.cache_dir}: restore either, or start a new run in another --run-dir."
         )
     with locked(config.cache_dir):
-        if not _open(config.cache_dir, found):
+        if not _open(config.cache_dir, current):
             size = sum(document.bytes for part in parts for document in part) / 1e6
-            counts = f"{len(parts.train)} documents and {len(parts.held_out)} held-out ones"
-            say(f"preparing {size:.1f} MB of text, once: {counts}")
-            _build(config.cache_dir, found, parts, vocab_size)
-    tokens = _open(config.cache_dir, found)
+            counts = f"{len(parts.train)} training and {len(parts.held_out)} held-out documents"
+            say(f"tokenizing {size:.1f} MB of text (cached for later runs): {counts}")
+            _build(config.cache_dir, current, parts, vocab_size)
+    tokens = _open(config.cache_dir, current)
     assert tokens is not None  # it has just been verified or written
     return tokens
 
@@ -74,7 +74,7 @@ def _fingerprint(parts: Split, vocab_size: int) -> str:
 
 
 def _open(cache_dir: Path, fingerprint: str) -> Tokens | None:
-    """Return what the folder holds, or None if it is missing or not as it was written."""
+    """Return the content of the folder, or None if it is missing or damaged."""
     folder = cache_dir / fingerprint
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -88,7 +88,7 @@ def _open(cache_dir: Path, fingerprint: str) -> Tokens | None:
 
 
 def _build(cache_dir: Path, fingerprint: str, parts: Split, vocab_size: int) -> None:
-    """Write the folder under another name, then rename it. The caller holds the lock."""
+    """Write the folder under a temporary name, then rename it. The caller holds the lock."""
     for left_by_a_killed_run in cache_dir.glob(f"*{UNFINISHED}"):
         shutil.rmtree(left_by_a_killed_run)
     folder = cache_dir / f"{fingerprint}{UNFINISHED}"
@@ -98,7 +98,7 @@ def _build(cache_dir: Path, fingerprint: str, parts: Split, vocab_size: int) -> 
         with open(path, "rb") as file:
             make_durable(file.fileno())
     if (final := cache_dir / fingerprint).exists():
-        shutil.rmtree(final)  # damaged, or there would be nothing to build
+        shutil.rmtree(final)  # damaged, or it would have been used
     folder.rename(final)
 
 
@@ -129,7 +129,7 @@ def _sha256(path: Path) -> str:
 
 
 class Windows:
-    """Contiguous windows of `seq_len + 1` tokens: each token is predicted in just one of them."""
+    """Contiguous windows of `seq_len + 1` tokens; each token is predicted in exactly one window."""
 
     def __init__(self, tokens: np.ndarray, seq_len: int) -> None:
         self.tokens, self.seq_len = tokens, seq_len
@@ -143,19 +143,17 @@ class Windows:
 
 
 def training_windows(tokens: np.ndarray, config: DataFlags) -> grain.MapDataset:
-    """Return the endless dataset of training windows (T + 1,): update t + 1 sees those from t B to
-    (t + 1) B.
+    """Return the endless dataset of training windows (T + 1,); update t + 1 uses windows t B to
+    (t + 1) B - 1.
 
-    Every window comes once per epoch, in an order that is drawn anew for each epoch.
+    Every window occurs once per epoch, in an order drawn for each epoch.
     """
     windows = grain.MapDataset.source(_windows(tokens, config, "training"))
     return windows.seed(config.seed).shuffle().repeat()
 
 
 def training_rows(windows: grain.MapDataset, step: int, batch_size: int) -> Callable[[int, int], np.ndarray]:
-    """Return the function that reads rows [start, stop) of the batch (B, T + 1) of update `step` +
-    1.
-    """
+    """Return the function that reads rows [start, stop) of the batch of update `step` + 1."""
 
     def rows(start: int, stop: int) -> np.ndarray:
         return np.stack([np.asarray(windows[step * batch_size + row]) for row in range(start, stop)])
@@ -164,7 +162,7 @@ def training_rows(windows: grain.MapDataset, step: int, batch_size: int) -> Call
 
 
 def held_out_batches(tokens: np.ndarray, config: DataFlags, count: int) -> grain.MapDataset:
-    """Return at most `count` batches (B, T + 1) of held-out windows: the same for every seed."""
+    """Return up to `count` batches (B, T + 1) of held-out windows, the same for every seed."""
     windows = grain.MapDataset.source(_windows(tokens, config, "held-out")).seed(0).shuffle()
     return windows.batch(config.batch_size, drop_remainder=False)[:count]
 
@@ -173,7 +171,7 @@ def _windows(tokens: np.ndarray, config: DataFlags, side: str) -> Windows:
     windows = Windows(tokens, config.seq_len)
     if not windows:
         raise UserError(
-            f"the {side} text of --data {config.data} has {len(tokens)} tokens, and a window takes "
-            f"{config.seq_len + 1}: give more text or a smaller --seq-len."
+            f"the {side} text of --data {config.data} has {len(tokens)} tokens, but a window needs "
+            f"{config.seq_len + 1}: use more text or a smaller --seq-len."
         )
     return windows

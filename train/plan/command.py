@@ -1,9 +1,8 @@
-"""What a training step will take of each device of a mesh, and what the devices will send each
-other.
+"""`plan`: memory per device and traffic between devices of a training step on a mesh.
 
-The trainer's own step is compiled ahead of time from shapes and shardings; nothing runs and nothing
-is allocated, so the devices need not be here. Host (CPU) devices stand for them, or the compiler of
-a TPU compiles for a topology.
+The trainer's own step is compiled ahead of time from shapes and shardings. Nothing is run or
+allocated, so the devices need not be present: simulated CPU devices stand for them, or a TPU
+compiler compiles for a topology.
 """
 
 import dataclasses
@@ -19,8 +18,8 @@ from jax.sharding import Mesh
 
 from hlo.traffic import collectives
 from models import count_parameters
-from train.config.optimizers import SCALES, OptimizerName
-from train.config.run import Pretrain, UserError, flags
+from train.config.run import Pretrain, UserError, default_optimizer
+from train.config.stored import settings_of
 from train.config.validate import check
 from train.plan.config import Plan, run_of_plan
 from train.plan.report import text
@@ -30,78 +29,83 @@ from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
 from train.system.devices import host_devices
 from train.system.files import write_whole
 
-# The flags of a run that decide what a step takes; the others are not in a plan.
-PLANNED = (
-    "model", "vocab_size", "dtype", "param_dtype", "remat", "batch_size", "seq_len", "optimizer", "rank", "mu_dtype",
-    "nu_dtype", "mesh",
-)  # fmt: skip
-NO_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins what it says of a program that does not fit
+# The settings of a run that decide the cost of a step, by group.
+PLANNED = {
+    "model": ("model", "vocab_size", "dtype", "param_dtype", "remat"),
+    "data": ("batch_size", "seq_len"),
+    "optimizer": ("optimizer", "rank", "mu_dtype", "nu_dtype"),
+    "devices": ("mesh",),
+}
+NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for a program that does not fit
 
 
-def plan(config: Plan) -> None:
-    """Compile, print, and write if asked to."""
+def run_plan(config: Plan) -> None:
+    """Compile, print, and write JSON if requested."""
     path = config.plan.json
-    if path is not None and not os.access(path.parent, os.W_OK):  # said before minutes of compilation
-        raise UserError(
-            f"--json {path} cannot be written: choose a file in a folder that exists and may be written to."
-        )
+    if path is not None and not os.access(path.parent, os.W_OK):  # checked before minutes of compilation
+        raise UserError(f"--json {path} cannot be written: choose a file in an existing, writable folder.")
     sizes = mesh_sizes(config.devices.mesh)
     run = run_of_plan(config, sizes[DATA] * sizes[FSDP])
     check(run)
     count = math.prod(sizes.values())
     devices = tpu_devices(config.plan.topology, count) if config.plan.topology else host_devices(count)
     mesh = make_mesh(run.devices.mesh, run.data.batch_size, devices)
-    refuse_untraceable(run, mesh)
-    found = planned_step(run, mesh)
-    found |= {"topology": config.plan.topology, "versions": versions()}
-    print(text(found))
+    program = planned_program(run, mesh)
+    refuse_untraceable(program, run.optimizer.optimizer, run.devices.mesh)
+    plan = planned_step(run, program) | {"topology": config.plan.topology, "versions": versions()}
+    print(text(plan))
     if path is not None:
-        write_whole(path, json.dumps(found, indent=1) + "\n")
+        write_whole(path, json.dumps(plan, indent=1) + "\n")
 
 
 def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:
-    """Return the devices of a TPU that is not here."""
-    from jax.experimental import topologies  # the API is experimental, and plans for CPU devices do without it
+    """Return the devices of a TPU topology that is not present."""
+    from jax.experimental import topologies  # experimental, and not needed for CPU devices
 
     jax.config.update("jax_platforms", "cpu")  # or JAX looks for a TPU in this machine
     try:
         devices: Sequence[jax.Device] = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"--topology {topology} does not work, {_mended(str(error))}") from None
-    except RuntimeError:  # of JAX itself, before there is a backend
+        raise UserError(f"--topology {topology} does not work: {_explained(str(error))}") from None
+    except RuntimeError:  # raised by JAX itself, before there is a backend
         raise UserError(
-            f"--topology {topology} needs the compiler of TPUs, the package libtpu, and JAX does not find it: "
-            "pip install 'jax[tpu]', or leave --topology out to plan with CPU devices."
+            f"--topology {topology} requires the TPU compiler of the package libtpu, which JAX cannot find: "
+            "pip install 'jax[tpu]', or leave --topology out to plan with simulated CPU devices."
         ) from None
     if len(devices) != count:
         raise UserError(
-            f"--topology {topology} has {len(devices)} devices, and --mesh is for {count}: make them the same."
+            f"--topology {topology} has {len(devices)} devices, but --mesh has {count}: make the two numbers equal."
         )
     return devices
 
 
-def _mended(error: str) -> str:
+def _explained(error: str) -> str:
     if error.startswith("INVALID_ARGUMENT"):
-        return f"libtpu does not know it ({error}): give a generation and its chips, as in v5e:8x8 or v5p:4x4x4."
+        return f"libtpu rejects it ({error}). Give a generation and its chips, for example v5e:8x8 or v5p:4x4x4."
     return (
-        f"libtpu does not start ({error}): it serves one process of a machine at a time, so wait for the other, or set "
-        "ALLOW_MULTIPLE_LIBTPU_LOAD=true, which does no harm where nothing runs."
+        f"libtpu does not start ({error}). It serves one process of a machine at a time: wait for the other one, or "
+        "set ALLOW_MULTIPLE_LIBTPU_LOAD=true, which is safe because nothing is run."
     )
 
 
-def planned_step(run: Pretrain, mesh: Mesh) -> dict[str, Any]:
-    """Return what a step of `run` takes of each device of `mesh`, as JSON has it."""
-    program = make_program(run, mesh, planned=True)
+def planned_program(run: Pretrain, mesh: Mesh) -> Program:
+    """Return the programs of a run on the devices that those of `mesh` stand for."""
+    return make_program(mesh, run.model, run.data, run.optimizer, run.schedule, planned=True)
+
+
+def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
+    """Return the cost of a step of `run` per device, as JSON has it."""
+    mesh, settings = program.mesh, settings_of(run)
     held = {
         "parameters": device_bytes(program.state.params),
         "optimizer_state": device_bytes((program.state.opt_state, program.state.step)),
         "batch": device_bytes(program.windows),
-        "gradients": device_bytes(program.state.params),  # of the same shapes and dtypes, and laid out alike
+        "gradients": device_bytes(program.state.params),  # same shapes, dtypes and shardings
         "adamw_state": adamw_state_bytes(run, mesh),
     }
     start = time.perf_counter()
     return {
-        "flags": {name: value for name, value in flags(run).items() if name in PLANNED},
+        "flags": {name: settings[group][name] for group, names in PLANNED.items() for name in names},
         "parameters": count_parameters(run.model.build()),
         "device": mesh.devices.flat[0].device_kind,
         "devices": mesh.size,
@@ -113,9 +117,7 @@ def planned_step(run: Pretrain, mesh: Mesh) -> dict[str, Any]:
 
 
 def compiled_step(program: Program) -> dict[str, Any]:
-    """Return what the compiler says of a step: its memory, and what is sent. Or that it does not
-    fit.
-    """
+    """Return the compiler's figures of a step: memory and traffic, or why it does not fit."""
     try:
         compiled = program.train_step.lower(program.state, program.windows).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -126,23 +128,20 @@ def compiled_step(program: Program) -> dict[str, Any]:
     analysis = compiled.memory_analysis()
     names = ("argument", "output", "alias", "temp", "generated_code")
     memory = {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in names}
-    # What is donated is both argument and output.
+    # Donated memory is counted both as argument and as output.
     memory["total"] = sum(memory.values()) - 2 * memory["alias"]
     memory["peak"] = int(getattr(analysis, "peak_memory_in_bytes", 0))
-    sent = [one._asdict() for one in collectives(str(compiled.as_text()))]
+    sent = [row._asdict() for row in collectives(str(compiled.as_text()))]
     return {"does_not_fit": None, "compiled": memory, "sent": sent}
 
 
 def device_bytes(tree: Any) -> int:
-    """Return the bytes of one device's part of arrays, from their shapes and shardings."""
+    """Return the bytes of one device's shards of arrays, from their shapes and shardings."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def adamw_state_bytes(run: Pretrain, mesh: Mesh) -> int:
-    """Return what AdamW's state would take of one device."""
-    name = OptimizerName.ADAMW
-    adamw = dataclasses.replace(
-        run.optimizer, optimizer=name, scale=SCALES[name], mu_dtype="float32", nu_dtype="float32"
-    )
-    state = make_program(dataclasses.replace(run, optimizer=adamw), mesh).state
+    """Return the bytes of AdamW's state on one device."""
+    adamw = dataclasses.replace(run, optimizer=default_optimizer("adamw", run.optimizer.rank))
+    state = planned_program(adamw, mesh).state
     return device_bytes((state.opt_state, state.step))

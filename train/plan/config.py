@@ -1,4 +1,4 @@
-"""What is planned: the flags of a run that decide what its step takes, and for which devices."""
+"""The configuration of a plan: the flags that decide the cost of a step, and the devices."""
 
 import dataclasses
 from pathlib import Path
@@ -11,9 +11,9 @@ class BatchFlags:
     """The batch."""
 
     batch_size: int | None = None
-    """Windows of text in a batch (None: one for each device of data x fsdp)."""
+    """Windows of text per batch; None for one per device of data x fsdp."""
     seq_len: int = DataFlags.seq_len
-    """Tokens predicted in a window (256 for models other than tiny)."""
+    """Tokens predicted per window; 256 by default for models other than tiny."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,20 +21,17 @@ class PlanFlags:
     """The plan."""
 
     topology: str = ""
-    """Compile for these TPUs, none of which need be here: v5e:8x8, v5p:4x4x4. Needs libtpu (CPU
-    devices).
-    """
+    """TPUs to compile for, as v5e:8x8; requires libtpu. Default: simulated CPU devices."""
     json: Path | None = None
-    """Write the plan here too."""
+    """Also write the plan to this file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Say what a training step will take of each device of a mesh, and what the devices will send
-    each other.
+    """Report the memory per device and the traffic between devices of a training step.
 
-    The step of `pretrain` is compiled for the devices of --mesh, which need not be here; nothing
-    runs. The defaults shown go with tiny and grassjump; others are in brackets.
+    Compiles the step of `pretrain` for the devices of --mesh, which need not be present; nothing is
+    run. The defaults below are for tiny and grassjump.
     """
 
     plan: PlanFlags = PlanFlags()
@@ -44,14 +41,14 @@ class Plan:
     devices: DeviceFlags = dataclasses.field(default_factory=DeviceFlags)
 
 
-def plan_defaults(given: Plan) -> Plan:
-    """Return what follows from the model and optimizer that were `given`."""
-    run = defaults(Pretrain(run_dir=Path(), model=given.model, optimizer=given.optimizer))
+def plan_defaults(parsed: Plan) -> Plan:
+    """Return the defaults that follow from the model and optimizer of `parsed`."""
+    run = defaults(Pretrain(run_dir=Path(), model=parsed.model, optimizer=parsed.optimizer))
     return Plan(model=run.model, batch=BatchFlags(seq_len=run.data.seq_len), optimizer=run.optimizer)
 
 
 def run_of_plan(config: Plan, shards: int) -> Pretrain:
-    """Return the run that is planned, on a mesh that shards a batch over so many devices."""
+    """Return the run to plan, on a mesh that shards a batch over `shards` devices."""
     batch_size = shards if config.batch.batch_size is None else config.batch.batch_size
     return Pretrain(
         run_dir=Path(),

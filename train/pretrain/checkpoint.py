@@ -1,7 +1,7 @@
-"""The states that a run can go back to, kept by Orbax.
+"""Checkpoints of a run, written with Orbax.
 
-A checkpoint is written under another name and appears in one rename: one that is listed is whole.
-Saving waits for the disk: when `save` returns, the state is safe.
+A checkpoint is written under a temporary name and appears in one rename, so a listed checkpoint is
+complete. Saving is synchronous: when `save` returns, the state is on disk.
 """
 
 from pathlib import Path
@@ -24,8 +24,8 @@ class Checkpoints:
             enable_async_checkpointing=False,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        # The step of the newest checkpoint, if there is one: the same for all processes, whatever
-        # each sees already.
+        # Step of the newest checkpoint, or None. Process 0 decides, as a network file system may
+        # show other processes an older listing.
         self.latest: int | None = on_first(self._manager.latest_step)
 
     def __enter__(self) -> Self:
@@ -40,8 +40,8 @@ class Checkpoints:
         self.latest = step
 
     def restore(self, step: int, abstract: State) -> State:
-        """Return the state after `step` updates; `abstract` has its structure, shapes and
-        shardings, whatever those of the run that saved it were.
+        """Return the state after `step` updates, with the structure, shapes and shardings of
+        `abstract`, which may differ from the shardings of the run that saved it.
         """
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return cast(State, state)

@@ -11,10 +11,10 @@ from train.program.step import Params
 
 
 class Evaluation(NamedTuple):
-    """How well held-out tokens are predicted."""
+    """The result of an evaluation on held-out text."""
 
     eval_loss: float  # mean nats per token
-    bits_per_byte: float  # the same, free of the tokenizer: all bits over all bytes of just these tokens
+    bits_per_byte: float  # total bits over the total bytes of the same tokens: independent of the tokenizer
 
 
 def evaluate(
@@ -26,7 +26,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate on windows (B, T + 1); `poll` is called before each batch and may raise.
 
-    The end of a document has to be predicted too: it adds its nats, and no bytes.
+    The end of a document is predicted too: it contributes its nats, but no bytes.
     """
     nats, tokens, size = 0.0, 0, 0
     for windows in batches:
@@ -34,5 +34,5 @@ def evaluate(
         nats += float(np.asarray(losses(params, windows), np.float64).sum())
         tokens += windows[:, 1:].size
         size += int(token_bytes[windows[:, 1:]].sum())
-    # Text of nothing but ends of documents has no bytes to speak of.
+    # If every token is the end of a document, there are no bytes to divide by.
     return Evaluation(nats / tokens, nats / (math.log(2) * size) if size else math.inf)

@@ -1,94 +1,129 @@
-"""The folder of a run: whether it is free, and the configuration that it keeps.
+"""The folder of a run.
 
 config.json    every setting, the versions of the packages, the fingerprint of the tokens
-metrics.jsonl  a row per update, and a row per evaluation
+metrics.jsonl  a row per update and a row per evaluation
 checkpoints/   the last two states
-loss.png, sample.txt, summary.json    the results; the summary comes last, so it marks the end
+loss.png, sample.txt, summary.json    the results; summary.json is written last and marks the end
 """
 
+import contextlib
 import importlib.metadata
 import json
 import platform
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from train.config.run import Pretrain, UserError, flags, from_flags
-from train.system.files import write_whole
+from train.config.run import Pretrain, UserError
+from train.config.stored import CONFIG, Stored, read_stored, settings_of
+from train.pretrain.metrics import Metrics, plot
+from train.system.files import locked, write_whole
+from train.system.processes import everywhere, on_first
 
-CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
-LOSS_CURVE, SAMPLE, SUMMARY = "loss.png", "sample.txt", "summary.json"
-TOKEN = ".token"  # by which the processes of a run know that they share the folder
-SHARED_AFTER = 90.0  # seconds; network file systems keep what they have seen of a folder for up to a minute
+SHARED_AFTER = 90.0  # seconds; network file systems cache the content of a folder for up to a minute
 PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 
 
-class Stored(NamedTuple):
-    """What config.json says."""
+class RunFolder:
+    """The folder of a run, shared by all processes.
 
-    config: Pretrain
-    fingerprint: str
-    versions: dict[str, str]
+    `is_finished`, `refuse_used`, `fingerprint`, `opened` and `write_results` are to be called in
+    every process: process 0 does the work, and all get its result or raise its error. The other
+    methods work in the calling process alone and start no backend of JAX.
+    """
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / CONFIG
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.loss_curve = path / "loss.png"
+        self.sample = path / "sample.txt"
+        self.summary = path / "summary.json"
+        self._token = path / ".token"  # by which processes recognise that they share the folder
 
-def refuse_used(run_dir: Path) -> None:
-    """Refuse a folder that holds a run."""
-    if any((run_dir / name).exists() for name in (CONFIG, METRICS, CHECKPOINTS)):
-        raise UserError(
-            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, or choose another folder."
-        )
+    def is_finished(self) -> bool:
+        """Whether the run in this folder is complete."""
+        return on_first(self.summary.exists)
 
+    def refuse_used(self) -> None:
+        """Refuse a folder that contains a run."""
+        on_first(self._refuse_used)
 
-def store(config: Pretrain, fingerprint: str) -> None:
-    """Write config.json."""
-    content = {"config": flags(config), "data_fingerprint": fingerprint, "versions": versions()}
-    write_whole(config.run_dir / CONFIG, json.dumps(content, indent=1) + "\n")
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the tokens of the stored run."""
+        return on_first(lambda: self.stored().fingerprint)
 
+    @contextlib.contextmanager
+    def opened(self, config: Pretrain, fingerprint: str) -> Iterator[None]:
+        """Lock the folder, store the configuration, and check that all processes see the folder."""
+        with contextlib.ExitStack() as held:
+            token = on_first(lambda: self._open(config, fingerprint, held))
+            everywhere(lambda: self.wait_for_token(token))
+            yield
 
-def stored(run_dir: Path) -> Stored:
-    """Read config.json."""
-    try:
-        content = json.loads((run_dir / CONFIG).read_text())
-    except FileNotFoundError:
-        raise UserError(
-            f"--run-dir {run_dir} holds no run to resume: check the folder, or leave --resume out to start one."
-        ) from None
-    return Stored(from_flags(content["config"], run_dir), content["data_fingerprint"], content["versions"])
+    def write_results(self, metrics: Metrics, sample: str, summary: dict[str, Any]) -> None:
+        """Write the results of a finished run."""
 
+        def write() -> None:
+            plot(metrics, self.loss_curve)
+            write_whole(self.sample, sample + "\n")
+            write_whole(self.summary, json.dumps(summary, indent=1) + "\n")
 
-def leave_token(run_dir: Path) -> str:
-    """Write down something that no other folder holds, and return it."""
-    token = secrets.token_hex()
-    write_whole(run_dir / TOKEN, token)
-    return token
+        on_first(write)
 
+    def stored(self) -> Stored:
+        """Read config.json."""
+        return read_stored(self.path)
 
-def wait_for_token(run_dir: Path, token: str, patience: float = SHARED_AFTER) -> None:
-    """Wait until what another process has left is seen here too: the folder is the same."""
-    deadline = time.monotonic() + patience
-    while not ((path := run_dir / TOKEN).exists() and path.read_text() == token):
-        if time.monotonic() > deadline:
+    def store(self, config: Pretrain, fingerprint: str) -> None:
+        """Write config.json."""
+        content = {"config": settings_of(config), "data_fingerprint": fingerprint, "versions": versions()}
+        write_whole(self.config, json.dumps(content, indent=1) + "\n")
+
+    def leave_token(self) -> str:
+        """Write a random token into the folder and return it."""
+        token = secrets.token_hex()
+        write_whole(self._token, token)
+        return token
+
+    def wait_for_token(self, token: str, patience: float = SHARED_AFTER) -> None:
+        """Wait until this process can read the token that another one wrote into the folder."""
+        deadline = time.monotonic() + patience
+        while not (self._token.exists() and self._token.read_text() == token):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--run-dir {self.path} is not the folder that process 0 writes to: use a folder on a file system "
+                    "that all processes share."
+                )
+            time.sleep(min(1, patience / 10))
+
+    def _open(self, config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> str:
+        refusal = f"another process is training in --run-dir {self.path}: wait until it has finished."
+        held.enter_context(locked(self.path, refusal))
+        if config.resume:
+            self._report_new_versions()
+        else:
+            self._refuse_used()
+            self.store(config, fingerprint)
+        return self.leave_token()
+
+    def _refuse_used(self) -> None:
+        if any(path.exists() for path in (self.config, self.metrics, self.checkpoints)):
             raise UserError(
-                f"--run-dir {run_dir} is not the folder of that name that process 0 writes to: give one on a file "
-                "system that all processes share."
+                f"--run-dir {self.path} already contains a run: add --resume to continue it, or choose another folder."
             )
-        time.sleep(min(1, patience / 10))
+
+    def _report_new_versions(self) -> None:
+        """Report packages that have changed since the run began, as results may then differ."""
+        before, now = self.stored().versions, versions()
+        changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+        if changed:
+            print(f"note: resuming with other versions is not bit-exact: {', '.join(changed)}")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages whose numbers a run depends on."""
+    """Return the versions of Python and of the packages that the numbers of a run depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def is_finished(run_dir: Path) -> bool:
-    """Whether the run in this folder came to its end."""
-    return (run_dir / SUMMARY).exists()
-
-
-def tell_new_versions(run_dir: Path) -> None:
-    """Say so if packages have changed since the run began: only then is going on not bit-exact."""
-    before, now = stored(run_dir).versions, versions()
-    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
-    if changed:
-        print(f"note: this will not be bit for bit what it would have been: {', '.join(changed)}")

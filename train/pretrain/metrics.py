@@ -1,4 +1,4 @@
-"""The numbers of a run: rows in metrics.jsonl, and what is made of them at the end."""
+"""The metrics of a run: rows of metrics.jsonl, and their summary and plot at the end."""
 
 import io
 import json
@@ -14,11 +14,11 @@ Row = dict[str, Any]
 
 
 class Metrics:
-    """The rows of metrics.jsonl, in memory and on disk, where each arrives as it is added."""
+    """The rows of metrics.jsonl, in memory and on disk; each row is written when it is added."""
 
     def __init__(self, path: Path | None, step: int) -> None:
-        """Open the file, and forget what comes after `step`, from which the run goes on; with None
-        nothing is kept.
+        """Open the file and drop the rows after `step`, where the run resumes. If `path` is None,
+        rows are discarded.
         """
         self.rows: list[Row] = []
         self._file: TextIO | None = None
@@ -49,7 +49,7 @@ class Metrics:
             self._file.flush()
 
     def make_durable(self) -> None:
-        """Wait until all rows are on the disk: a checkpoint must not get there before them."""
+        """Flush all rows to disk: a checkpoint must not become visible before them."""
         if self._file:
             make_durable(self._file.fileno())
 
@@ -68,9 +68,9 @@ class Metrics:
         return [row for row in self.rows if "eval_loss" in row]
 
     def summary(self) -> Row:
-        """Return the last evaluation, the losses at both ends, and the overall speed."""
+        """Return the last evaluation, the first and last training loss, and the overall speed."""
         last, updates = self.evaluations[-1], self.updates
-        # Updates have equally many tokens: the overall speed is the harmonic mean of theirs.
+        # All updates have the same number of tokens, so the overall speed is their harmonic mean.
         seconds_per_token = sum(1 / row["tokens_per_second"] for row in updates) / len(updates)
         return {
             "steps": updates[-1]["step"],
@@ -83,7 +83,7 @@ class Metrics:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows up to the first that is torn, as the last one of a killed run may be."""
+    """Return the rows of a file, up to a partial last row that a killed run may have left."""
     rows: list[Row] = []
     if path.exists():
         for line in path.read_bytes().splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""How a run shows itself: a live line on a terminal, plain lines anywhere else."""
+"""Progress output: a live line on a terminal, plain lines elsewhere."""
 
 import datetime
 import time
@@ -9,12 +9,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class Display:
-    """Shows updates, and messages among them."""
+    """Shows updates, and messages between them."""
 
     def __init__(self, steps: int, every: int, quiet: bool = False) -> None:
-        """Expect `steps` updates; where there is no terminal, show each `every`-th; where `quiet`,
-        nothing.
-        """
+        """Without a terminal, show each `every`-th of `steps` updates; if `quiet`, show none."""
         self.steps, self.every = steps, every
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
         self.live: Progress | None = None
@@ -22,7 +20,7 @@ class Display:
             line = TextColumn("{task.description}", markup=False)
             self.live = Progress(BarColumn(bar_width=20), line, console=self.console)
             self.task = self.live.add_task("compiling", total=steps)
-        self.first: tuple[int, float] | None = None  # the first update shown, and when
+        self.first: tuple[int, float] | None = None  # the first update shown, and its time
 
     def __enter__(self) -> Self:
         if self.live:
@@ -41,15 +39,15 @@ class Display:
         """Show the update that led to `step`."""
         line = (
             f"step {step}/{self.steps}  loss {loss:.4f}  lr {lr:.2e}  "
-            f"{tokens_per_second:,.0f} tokens/s  ETA {self._left(step)}"
+            f"{tokens_per_second:,.0f} tokens/s  ETA {self._remaining(step)}"
         )
         if self.live:
             self.live.update(self.task, completed=step, description=line)
         elif step % self.every == 0 or step == self.steps:
             self.say(line)
 
-    def _left(self, step: int) -> str:
-        """Return the time to the end at the pace so far, evaluations and checkpoints included."""
+    def _remaining(self, step: int) -> str:
+        """Return the remaining time at the average pace, evaluations and checkpoints included."""
         now = time.monotonic()
         if self.first is None:
             self.first = step, now

@@ -1,9 +1,9 @@
-"""Where the arrays of a run lie: the only file that knows the axes of a mesh.
+"""The sharding of the arrays of a run: the only file that knows the axes of a mesh.
 
-A mesh has three axes. `data` holds copies of everything and shards the batch; `fsdp` shards the
-batch too, and every matrix; `tensor` shards heads, intermediate features and the vocabulary. What
-each axis of a parameter means is said by `LOGICAL`, where it lies by `TENSOR_SHARDS` and `_axes`;
-the optimizer's state follows from that.
+A mesh has three axes. `data` replicates the model and shards the batch; `fsdp` shards the batch and
+every matrix; `tensor` shards heads, intermediate features and the vocabulary. `LOGICAL` names the
+axes of each parameter, `TENSOR_SHARDS` and `_axes` map them to the mesh; the sharding of the
+optimizer state follows.
 """
 
 import functools
@@ -23,7 +23,7 @@ from train.program.step import Params, TrainState
 
 AXES = DATA, FSDP, TENSOR = ("data", "fsdp", "tensor")
 TENSOR_SHARDS = ("heads", "intermediate", "vocabulary")
-# The axes of a parameter by the end of its path. Norms are small, and whole everywhere.
+# The axes of a parameter, by the end of its path. Norms are small and replicated.
 LOGICAL = {
     "embed/embedding": ("vocabulary", "hidden"),
     "q/kernel": ("layer", "hidden", "heads"),
@@ -37,65 +37,65 @@ LOGICAL = {
 }
 
 
-def make_mesh(given: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return the mesh that --mesh asks for, over all devices; of one device if it is not given.
+def make_mesh(spec: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh that --mesh specifies, over all devices; a mesh of one device if it is empty.
 
-    All axes are Auto: JAX decides what is sent where, from where parameters and batches lie.
+    All axes are Auto: JAX plans the communication from the shardings of parameters and batches.
     """
-    if not given and jax.process_count() > 1:
+    if not spec and jax.process_count() > 1:
         raise UserError(
-            f"--distributed has {jax.device_count()} devices in {jax.process_count()} processes, and --mesh does not "
-            "say what they are for: give it, as fsdp=-1."
+            f"--distributed has {jax.device_count()} devices in {jax.process_count()} processes, but no --mesh to "
+            "arrange them in: pass one, for example fsdp=-1."
         )
     devices = jax.devices() if devices is None else devices
-    sizes = dict.fromkeys(AXES, 1) | _parsed(given)
-    count = len(devices) if given else 1
+    sizes = dict.fromkeys(AXES, 1) | _parsed(spec)
+    count = len(devices) if spec else 1
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != count:
         raise UserError(
-            f"--mesh {given} is for {known} devices or a multiple, and there are {count}: give sizes whose product is "
-            "that, or -1 for one of them."
+            f"--mesh {spec} needs {known} devices or a multiple, and there are {count}: choose sizes whose product is "
+            f"{count}, or -1 for one of them."
         )
     shards = sizes[DATA] * sizes[FSDP]
     if batch_size % shards:
         raise UserError(
-            f"--mesh {given} shards a batch over data x fsdp = {shards} devices, and --batch-size is {batch_size}: "
-            "give a multiple."
+            f"--mesh {spec} shards a batch over data x fsdp = {shards} devices, but --batch-size is {batch_size}: "
+            f"choose a multiple of {shards}."
         )
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 
-def mesh_sizes(given: str) -> dict[str, int]:
-    """Return the size of every axis of a mesh whose devices need not be here, so that -1 would say
-    nothing.
+def mesh_sizes(spec: str) -> dict[str, int]:
+    """Return the size of every axis of a mesh whose devices are not present, so that -1 has no
+    meaning.
     """
-    sizes = _parsed(given)
+    sizes = _parsed(spec)
     if not sizes or -1 in sizes.values():
         raise UserError(
-            f"--mesh {given!r} does not say for how many devices to plan: give all sizes, as in fsdp=64 or "
+            f"--mesh {spec!r} does not say how many devices to plan for: give all sizes, for example fsdp=64 or "
             "data=8,fsdp=64; data=1 for one device."
         )
     return dict.fromkeys(AXES, 1) | sizes
 
 
-def _parsed(given: str) -> dict[str, int]:
+def _parsed(spec: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for part in given.split(",") if given else ():
+    for part in spec.split(",") if spec else ():
         axis, _, size = part.strip().partition("=")
         if axis not in AXES or axis in sizes or not (size == "-1" or (size.isdecimal() and int(size) > 0)):
             raise UserError(
-                f"--mesh {given} has the part {part.strip()!r}: give sizes for some of {', '.join(AXES)}, each once, "
-                "as in data=2,fsdp=4; -1 for what is left."
+                f"--mesh {spec} has the invalid part {part.strip()!r}: give a size for any of {', '.join(AXES)}, each "
+                "once, for example data=2,fsdp=4; -1 for all remaining devices."
             )
         sizes[axis] = int(size)
     if list(sizes.values()).count(-1) > 1:
-        raise UserError(f"--mesh {given} leaves more than one size open: give -1 once.")
+        raise UserError(f"--mesh {spec} has more than one size of -1: use -1 once.")
     return sizes
 
 
 def placed(mesh: Mesh, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
-    """Return the shapes of a state with the sharding of each array."""
+    """Return the shapes of a state, with the sharding of each array."""
     params = param_shardings(mesh, abstract.params)
     shardings: Any = TrainState(replicated(mesh), params, opt_state_shardings(tx, abstract.params, params))  # type: ignore[arg-type]
     state: TrainState = jax.tree.map(
@@ -105,7 +105,7 @@ def placed(mesh: Mesh, tx: optax.GradientTransformation, abstract: TrainState) -
 
 
 def param_shardings(mesh: Mesh, params: Params) -> Any:
-    """Return where each parameter lies."""
+    """Return the sharding of each parameter."""
     return jax.tree.map_with_path(lambda path, x: _param_sharding(mesh, path, x), params)
 
 
@@ -117,7 +117,8 @@ def _param_sharding(mesh: Mesh, path: Any, x: Any) -> NamedSharding:
         if size % math.prod(mesh.shape[axis] for axis in names):
             over = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in names)
             raise UserError(
-                f"--mesh shards the {meaning} axis of {name}, {size} long, over {over}: give sizes that divide it."
+                f"--mesh shards the {meaning} axis of {name}, of size {size}, over {over}: "
+                f"choose sizes that divide {size}."
             )
     return NamedSharding(mesh, PartitionSpec(*(names[0] if len(names) == 1 else names or None for names in axes)))
 
@@ -125,9 +126,9 @@ def _param_sharding(mesh: Mesh, path: Any, x: Any) -> NamedSharding:
 def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, ...]]:
     """Return the mesh axes of each axis of a parameter.
 
-    `fsdp` lies on the side of a kernel where the basis of its subspace is, the smaller one and the
-    input of a square one, or the basis would be whole on every device (docs/sharding.md); of
-    embeddings and head on the hidden dimension.
+    `fsdp` shards the side of a kernel that the basis of its subspace spans, or every device would
+    hold the whole basis (docs/sharding.md): the smaller side, and the input side of a square
+    kernel. It shards the hidden axis of embeddings and head.
     """
     if not logical:
         return []
@@ -137,26 +138,26 @@ def _axes(logical: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[str, .
 
 
 def maps_stacks(mesh: Mesh, planned: bool) -> bool:
-    """Whether the optimizer multiplies one layer after the other: where a device holds a part of
-    each matrix.
+    """Whether the optimizer multiplies the layers of a stack one after the other.
 
-    Not in what runs on CPU devices: they begin the sums of independent loops each in an order of
-      its own, and then wait for each other for ever (docs/sharding.md).
+    It does so where a device holds a shard of each matrix, but not in programs that run on CPU
+    devices: these start the sums of independent loops in different orders and then wait for each
+    other forever (docs/sharding.md).
     """
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     return mesh.shape[FSDP] * mesh.shape[TENSOR] > 1 and (planned or not is_cpu)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return where a batch (B, T + 1) lies."""
+    """Return the sharding of a batch (B, T + 1)."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
 def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.ndarray]) -> jax.Array:
-    """Return the batch of which each device asks for its `rows` [start, stop): a process reads
-    those of its own.
+    """Return the batch whose rows [start, stop) are `rows(start, stop)`; each process reads only
+    the rows of its own devices.
     """
-    read = functools.cache(rows)  # devices that differ in `tensor` alone ask for the same
+    read = functools.cache(rows)  # devices along `tensor` hold the same rows
 
     def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(windows.shape[0])
@@ -166,14 +167,14 @@ def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.nda
 
 
 def placement(mesh: Mesh) -> Placement:
-    """Return where activations lie.
+    """Return the sharding constraints of activations.
 
-    Each device has the residual stream (B, T, D) and the logits (B, T, V) of its own windows, and
-    weights are gathered for them layer by layer. Left to itself, the compiler shards the hidden
-    dimension: every device then works on the whole batch, and all of them sum the results of nearly
-    every product, which grow with the batch. Embeddings are looked up where their columns are, and
-    then change places over `fsdp`; the compiler alone would gather those of the whole batch, if it
-    is sharded over `data` too. Heads lie on `tensor` alone, and not as the rows of `o` do.
+    Each device holds the residual stream (B, T, D) and the logits (B, T, V) of its own windows, and
+    weights are gathered layer by layer. Left alone, the compiler shards the hidden dimension: then
+    every device works on the whole batch, and nearly every product is followed by an all-reduce
+    that grows with the batch. Embeddings are looked up where their columns are, then exchanged over
+    `fsdp`; the compiler alone would gather those of the whole batch if it is also sharded over
+    `data`. Heads are sharded over `tensor` only, unlike the rows of `o`.
     """
 
     def at(*axes: Any) -> Callable[[jax.Array], jax.Array]:
@@ -185,5 +186,5 @@ def placement(mesh: Mesh) -> Placement:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device has whole."""
+    """Return the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

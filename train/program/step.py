@@ -1,4 +1,4 @@
-"""One update, as a pure function from state to state.
+"""One training step, as a pure function from state to state.
 
 Shapes: B batch, T positions; a window holds T + 1 tokens, of which T are predicted.
 """
@@ -19,22 +19,22 @@ Params = Any  # nested dicts of arrays
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on."""
+    """Everything that a run needs to resume."""
 
-    step: Array  # (), int32: updates so far
+    step: Array  # (), int32: number of updates
     params: Params
     opt_state: optax.OptState
 
 
 class Report(NamedTuple):
-    """What an update tells about itself."""
+    """Metrics of one update."""
 
     loss: Array  # (), float32: mean nats per token, before the update
     learning_rate: Array  # (), float32
 
 
 def structure(config: LlamaConfig) -> nnx.GraphDef[Llama]:
-    """Return the model without its arrays: `nnx.merge` of it and the parameters is the model."""
+    """Return the model without its arrays; `nnx.merge` it with parameters to get the model."""
     return nnx.graphdef(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
 
 
@@ -44,7 +44,7 @@ def abstract_params(config: LlamaConfig) -> Params:
 
 
 def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
-    """Return the function that draws the state of step 0."""
+    """Return the function that draws the initial state."""
 
     def initial_state() -> TrainState:
         params = nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param))
@@ -54,7 +54,7 @@ def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, se
 
 
 def token_losses(graphdef: nnx.GraphDef[Llama], params: Params, windows: Array, place: Placement = ANYWHERE) -> Array:
-    """Return the cross-entropy (B, T), float32 nats, of each token given those before it."""
+    """Return the cross-entropy (B, T) of each token given those before it, in float32 nats."""
     logits = nnx.merge(graphdef, params)(windows[:, :-1], place)
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), windows[:, 1:])
 
@@ -65,8 +65,10 @@ def make_train_step(
     schedule: optax.Schedule,
     place: Placement = ANYWHERE,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
-    """Return the update; `schedule` is only reported, as the optimizer has it built in. `place` is
-    the model's.
+    """Return the training step.
+
+    `schedule` is only used to report the learning rate, as the optimizer applies its own; `place`
+    is passed to the model.
     """
 
     def mean_loss(params: Params, windows: Array) -> Array:
@@ -83,6 +85,6 @@ def make_train_step(
 
 
 def all_finite(tree: Any) -> Array:
-    """Return whether no float in the tree is infinite or nan."""
+    """Return whether every float in the tree is finite."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()

@@ -1,4 +1,4 @@
-"""The devices: what a run was made on, and those of a CPU that stand for others."""
+"""Device helpers: describe the device of a run; create simulated CPU devices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import jax
 
 
 def device_summary() -> dict[str, Any]:
-    """Return the device's name and, where its backend tells, the most memory this process has had
-    in use there.
+    """Return the name of the device and, if its backend reports it, the peak memory of this
+    process.
     """
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}  # None on CPU
@@ -17,7 +17,7 @@ def device_summary() -> dict[str, Any]:
 
 
 def host_devices(count: int) -> Sequence[jax.Device]:
-    """Return so many CPU devices of this process, in which no backend may have been started."""
+    """Return `count` simulated CPU devices. Must be called before a JAX backend is initialised."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     return jax.devices()

@@ -1,8 +1,8 @@
-"""Several processes as one run: how they meet, agree and end. The engine is `jax.distributed`.
+"""Several processes as one run: how they start, agree and end. Built on `jax.distributed`.
 
-Every process does the same with its own devices. Process 0 alone reads and writes what is the run's
-and no array; what it finds, and what goes wrong in any, all are told. So they take the same turns,
-and end together.
+Every process runs the same program on its own devices. Only process 0 reads and writes the run's
+metadata (everything but arrays). Its results, and any user error in any process, are broadcast, so
+all processes take the same branches and exit together.
 """
 
 import contextlib
@@ -21,17 +21,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from train.config.run import ProcessFlags, UserError
+from train.config.stored import Settings, differences
 from train.system.signals import Stopped
 
 Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def joined(config: ProcessFlags, go_on: str) -> Iterator[None]:
-    """Be one of the processes of a run while entered; `go_on` says what to do if one of them dies.
+def joined(config: ProcessFlags, how_to_resume: str) -> Iterator[None]:
+    """Be one of the processes of a run while entered.
 
-    What is not raised in all of them ends this process at once: JAX would wait for the others at
-      its exit, while they wait for it in the middle of a sum. They end when they miss it.
+    An exception that is not raised in every process terminates this one immediately: a normal exit
+    would make JAX wait for peers that are blocked in a collective. The peers abort when its
+    heartbeat stops.
+
+    Args:
+      config: Flags of the processes.
+      how_to_resume: Ends the message that is printed if this process dies.
     """
     if not config.distributed:
         _refuse_alone(config)
@@ -39,8 +45,8 @@ def joined(config: ProcessFlags, go_on: str) -> Iterator[None]:
         return
     _initialize(config)
     last_words = LastWords(
-        f"process {jax.process_index()} of {jax.process_count()} did not come to its end: it failed, was killed, or "
-        f"missed another process that did. What stands above and in the logs of the others says which. {go_on}"
+        f"process {jax.process_index()} of {jax.process_count()} died: it failed, was killed, or lost contact with "
+        f"another process that did. The messages above and the logs of the other processes say which. {how_to_resume}"
     )
     try:
         yield
@@ -56,13 +62,11 @@ def joined(config: ProcessFlags, go_on: str) -> Iterator[None]:
 
 
 def _refuse_alone(config: ProcessFlags) -> None:
-    given = [
-        name for name in ("coordinator_address", "num_processes", "process_id") if getattr(config, name) is not None
-    ]
-    if given:
-        raise UserError(
-            f"--{given[0].replace('_', '-')} is for one process of several: add --distributed, or leave it out."
-        )
+    for name in ("coordinator_address", "num_processes", "process_id"):
+        if getattr(config, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} only applies to a multi-process run: add --distributed, or leave it out."
+            )
 
 
 def _initialize(config: ProcessFlags) -> None:
@@ -78,39 +82,40 @@ def _initialize(config: ProcessFlags) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed could not join the other processes ({str(error).rstrip('.')}): start all of them under "
-            "SLURM, Open MPI, Kubernetes or on a TPU pod, or give each --coordinator-address HOST:PORT of process 0, "
-            "its port free, --num-processes, and its own --process-id from 0."
+            f"--distributed could not connect to the other processes ({str(error).rstrip('.')}): start all of them "
+            "under SLURM, Open MPI, Kubernetes or on a TPU pod, or pass each --coordinator-address HOST:PORT of "
+            "process 0 (a free port), --num-processes, and its own --process-id from 0."
         ) from error
 
 
 class LastWords:
-    """Says something if this process ends before it withdraws it, in whatever way: nobody can catch
-    a SIGKILL, nor how JAX ends a process that misses another. A shell waits for a line, and speaks
-    when there can be none.
+    """Prints a message if this process dies without calling `withdraw`, even by SIGKILL or by JAX's
+    abort, neither of which Python can intercept.
+
+    A shell reads from a pipe to this process, and prints the message if the pipe closes first.
     """
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, message: str) -> None:
         script = 'read -r _ || printf "%s\\n" "$0" >&2'
-        # In a group of its own: Ctrl-C on a terminal is not for it.
-        self._shell = subprocess.Popen(["sh", "-c", script, words], stdin=subprocess.PIPE, process_group=0)
+        # In its own process group, so that Ctrl-C on a terminal does not kill it.
+        self._shell = subprocess.Popen(["sh", "-c", script, message], stdin=subprocess.PIPE, process_group=0)
 
     def withdraw(self) -> None:
-        """All is well."""
+        """Cancel the message: the process is exiting normally."""
         self._shell.communicate(b"\n")
 
 
 class SharedStopSignals:
-    """While entered, SIGTERM or SIGINT in one process makes `poll` raise `Stopped` in all, at the
-    same step.
+    """While entered, SIGTERM or SIGINT in one process makes `poll` raise `Stopped` in all processes
+    at the same step.
 
-    JAX's preemption service watches SIGTERM, and has the processes stop at the step after the last
-    that any of them has asked about. SIGINT is handed on to it, and a second one ends the process.
+    JAX's preemption service handles SIGTERM: it stops the processes at the step after the last one
+    that any of them has polled. SIGINT is forwarded to it, and a second SIGINT exits the process.
     """
 
     def __init__(self) -> None:
         self._interrupted = False
-        self._asked = 0
+        self._polled = 0
 
     def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGINT, self._receive)
@@ -126,63 +131,64 @@ class SharedStopSignals:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def poll(self, step: int) -> None:
-        """Raise `Stopped` if this is the step agreed on; to be called before each, with the same
-        step in all.
+        """Raise `Stopped` if the processes have agreed to stop at this step.
 
-        Of a run that goes on at step t, no step before t was asked about: a signal by then has it
-          stop at one of them.
+        To be called before each step, with the same step in all processes. A resumed run also
+        queries the steps before its first one, because a signal received earlier may name one of
+        them as the stopping step.
         """
-        steps = range(self._asked + 1, step + 1) or (step,)
-        self._asked = step
+        steps = range(self._polled + 1, step + 1) or (step,)
+        self._polled = step
         if any(multihost_utils.reached_preemption_sync_point(t) for t in steps):
             raise Stopped("stopped by a signal to one of the processes")
 
 
 def is_first() -> bool:
-    """Whether this process writes what is the run's."""
+    """Whether this is process 0, which writes the run's metadata."""
     return jax.process_index() == 0
 
 
 def on_first(work: Callable[[], Result]) -> Result:
-    """Do `work` in process 0, and return in all what it returned: a value that JSON can spell."""
+    """Run `work` in process 0, and return its result, which must be JSON-serialisable, in all."""
     if jax.process_count() == 1:
         return work()
     value = everywhere(lambda: work() if is_first() else None)
-    first: Result = json.loads(told_by_all(json.dumps(value))[0])
+    first: Result = json.loads(gathered(json.dumps(value))[0])
     return first
 
 
 def everywhere(work: Callable[[], Result]) -> Result:
-    """Do `work` in all processes; what the user has to mend in one of them is raised in all."""
+    """Run `work` in all processes; a `UserError` in one of them is raised in all."""
     if jax.process_count() == 1:
         return work()
-    results, error = list[Result](), ""
+    results, message = list[Result](), ""
     try:
         results.append(work())
-    except UserError as caught:
-        error = str(caught)
-    for process, told in enumerate(told_by_all(error)):
-        if told:
-            raise UserError(f"process {process} of {jax.process_count()}: {told}")
+    except UserError as error:
+        message = str(error)
+    for process, message_there in enumerate(gathered(message)):
+        if message_there:
+            raise UserError(f"process {process} of {jax.process_count()}: {message_there}")
     return results[0]
 
 
-def refuse_different(settings: dict[str, Any]) -> None:
-    """Refuse processes that were not started alike."""
-    first, *others = map(json.loads, told_by_all(json.dumps(settings))) if jax.process_count() > 1 else (settings,)
+def refuse_different(settings: Settings) -> None:
+    """Refuse processes that were started with different settings."""
+    if jax.process_count() == 1:
+        return
+    first, *others = map(json.loads, gathered(json.dumps(settings)))
     for process, theirs in enumerate(others, 1):
-        for name in first:
-            if theirs[name] != first[name]:
-                raise UserError(
-                    f"process {process} was given --{name.replace('_', '-')} {theirs[name]}, and process 0 "
-                    f"{first[name]}: give all processes the same flags but --process-id."
-                )
+        for flag, value, expected in differences(theirs, first):
+            raise UserError(
+                f"process {process} was given {flag} {value}, but process 0 {flag} {expected}: "
+                "give all processes the same flags except --process-id."
+            )
 
 
-def told_by_all(text: str) -> list[str]:
-    """Return what each process gives, in all."""
-    letters = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray(letters.size))
-    padded = np.pad(letters, (0, int(sizes.max()) - letters.size))
+def gathered(text: str) -> list[str]:
+    """All-gather: return the `text` of every process, in process order."""
+    encoded: Any = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(encoded.size))
+    padded = np.pad(encoded, (0, int(sizes.max()) - encoded.size))
     rows = multihost_utils.process_allgather(padded)
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]

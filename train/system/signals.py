@@ -1,4 +1,4 @@
-"""Stopping on request: SIGINT and SIGTERM are noticed where the run can be saved."""
+"""Stopping on SIGINT and SIGTERM at points where the run can be saved."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While entered, the first signal makes `poll` raise `Stopped`; the second ends the process."""
+    """While entered, a first signal makes `poll` raise `Stopped`, a second exits the process."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -28,10 +28,10 @@ class StopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
-            os._exit(128 + number)  # what a shell reports for a process killed by this signal
+            os._exit(128 + number)  # the status a shell reports for a process killed by this signal
         self.received = signal.Signals(number)
 
     def poll(self) -> None:
-        """Raise `Stopped` if a signal has come."""
+        """Raise `Stopped` if a signal has arrived."""
         if self.received is not None:
             raise Stopped(self.received.name)

@@ -178,7 +178,7 @@ def test_a_switch_leaves_nothing_behind():
 @pytest.mark.parametrize(
     ("options", "params", "message"),
     [
-        (dict(order="shuffled"), {}, "order is 'shuffled'; needed is one of 'ascending', 'descending', 'random'"),
+        (dict(order="shuffled"), {}, "order is 'shuffled'; it must be one of 'random', 'ascending', 'descending'"),
         (dict(switch_every=0), {}, "switch_every is 0; give 1 or more"),
         (dict(switch_every=1.5), {}, "switch_every is 1.5; it shapes the computation"),
         (dict(active=0), {}, "active is 0; give 1 or more"),

@@ -309,7 +309,7 @@ def test_transports_see_float32(dtype):
     chex.assert_trees_all_equal_shapes_and_dtypes(empty, state)
     assert not any(np.any(x) for x in jax.tree.leaves(decoded(empty)))
     assert empty.seed == state.seed
-    assert transport.keep(state, rotation) is state
+    assert transport.keep()(state, rotation) is state
 
 
 # --- methods --------------------------------------------------------------------------------------

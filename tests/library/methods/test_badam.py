@@ -141,7 +141,7 @@ def test_errors_say_what_to_do():
         badam(0.1).init({"n": jnp.ones((2, 2, 2), jnp.int32)})
     params = {"k": jnp.ones((4, 2, 2))}
     tx = badam(0.1, weight_decay=0.1)
-    with pytest.raises(ValueError, match="call update.updates, state, params"):
+    with pytest.raises(ValueError, match="requires the current value of parameters"):
         tx.update(params, tx.init(params))
     tx = optax.inject_hyperparams(badam, ("switch_every", "key"))(0.1)
     with pytest.raises(ValueError, match="blocks is .*name it in static_args"):

@@ -151,7 +151,7 @@ def test_a_llama_keeps_the_momentum_of_its_head_and_the_moments_of_its_norms():
     model = nnx.eval_shape(lambda: Llama(CONFIGS["tiny"], rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     tx = column_sgd(0.1, weight_dimension_numbers=stacked_kernels)
-    states = jax.eval_shape(tx.init, params).inner_states
+    states = jax.eval_shape(tx.init, params)[0].inner_states
     leaves = {kind: jax.tree.leaves_with_path(state) for kind, state in states.items()}
     assert leaves["hidden"] == leaves["embedding"] == []
     (head,) = (x for _, x in leaves["head"] if x.ndim)

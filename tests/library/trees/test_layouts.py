@@ -136,7 +136,7 @@ ERRORS = {
     ),
     "completion": (
         lambda: grass_optax.grassjump(0.1, completion="full"),
-        ValueError, "'full'; needed is one of 'none', 'isotropic'",
+        ValueError, "'full'; it must be one of 'none', 'isotropic'",
     ),
     "axis out of range": (
         lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers=MuonDimensionNumbers(1, 2)).init({"w": W}),

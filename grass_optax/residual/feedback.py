@@ -1,0 +1,49 @@
+"""The residual as an error that the next gradient gets back."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from grass_optax._inner.states import first_moment
+from grass_optax._linalg.products import lift
+from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, map_present
+
+
+def error_feedback(b1: ArrayLike) -> Residual:
+    """Drop the residual from this update and add it to the next gradient (LDAdam).
+
+    With it goes what the momentum lost in the change of basis::
+
+      E = G - S g + b1 / (1 - b1) (S_old M_old - S M)
+
+    where M_old and M are the first moment before and after the transport. State: mn numbers.
+
+    Args:
+      b1: of the inner optimizer.
+    """
+
+    def init(params: optax.Params) -> ErrorFeedbackState:
+        return ErrorFeedbackState(jax.tree.map(jnp.zeros_like, params))
+
+    def error(outside: Array, basis: Array, old_basis: Array, moment: Array, old_moment: Array) -> Array:
+        decay = jnp.asarray(b1, outside.dtype)
+        before, after = (
+            lift(s.astype(outside.dtype), x.astype(outside.dtype))
+            for s, x in ((old_basis, old_moment), (basis, moment))
+        )
+        return outside + decay / (1 - decay) * (before - after)
+
+    def update(
+        updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, ErrorFeedbackState]:
+        del state, params
+        split = extra_args["split"]
+        moments = (first_moment(x, b1) for x in (split.inner_state, split.previous_inner_state))
+        errors = map_present(error, updates, split.basis, split.previous_basis, *moments)
+        return jax.tree.map(jnp.zeros_like, updates), ErrorFeedbackState(errors)
+
+    return Residual(optax.GradientTransformationExtraArgs(init, update), feedback=errors_in)

@@ -1,0 +1,43 @@
+"""The pages follow the style sheet of CONTRIBUTING.md, and their code runs."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PROSE, CODE = 100, 120
+AVOIDED = r"\b(mend|mends|tells|is told|are told|goes on|go on|but for|in place of|so many)\b"
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def without_code(page):
+    return re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+
+
+@every_page
+def test_prose_is_wrapped(page):
+    """Tables excepted, so that a diff shows what changed."""
+    lines = without_code(page).splitlines()
+    assert [line for line in lines if len(line) > PROSE and not line.startswith("|")] == []
+    assert [line for line in page.read_text().splitlines() if len(line) > CODE and not line.startswith("|")] == []
+
+
+@every_page
+def test_words_are_those_of_the_style_sheet(page):
+    text = without_code(page)
+    if page.name == "CONTRIBUTING.md":  # it lists them
+        text = text[: text.index("## English")]
+    assert re.findall(AVOIDED, text) == []
+
+
+@pytest.mark.parametrize("page", ["guides/migrating.md", "guides/moments.md"])
+def test_examples_run(page):
+    """Those of the other guides are run by the tests of what they show."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert blocks
+    with jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(block, {})

@@ -1,0 +1,195 @@
+"""The command line of a comparison, its runs, and the mistakes it reports."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import main, parse
+from train.compare.command import child_arguments
+from train.compare.config import OF_A_CELL, Cell, Compare, cells, common_settings, run_of
+from train.config.optimizers import NO_GAP, OPTIMIZERS
+from train.config.run import Pretrain
+from train.config.stored import differences, settings_of
+from train.system.files import locked
+
+
+def comparison(words: str) -> Compare:
+    config = parse(["compare", "--run-dir", "runs/x", *words.split()])
+    assert isinstance(config, Compare)
+    return config
+
+
+LINE = (
+    "--model tiny --optimizers adamw muon column_sgd galore fira apollo subtrack ldadam frugal grasswalk grassjump "
+    "--steps 50"
+)
+
+
+def test_without_a_sweep_each_optimizer_has_its_own_rate_and_scale() -> None:
+    config = comparison(LINE)
+    assert [cell.optimizer for cell in cells(config)] == LINE.split()[3:-2]
+    for cell in cells(config):
+        row = OPTIMIZERS[cell.optimizer]
+        assert cell == (row.name, row.learning_rate, row.scale)
+    assert (config.schedule.steps, config.schedule.warmup_steps) == (50, 5)
+    assert (config.report.eval_every, config.report.sample_tokens) == (5, 0)
+
+
+def test_the_sweeps_are_a_grid_for_each_optimizer() -> None:
+    rates, factors = (3e-4, 1e-3, 3e-3, 1e-2), (0.125, 0.25, 0.5, 1.0)
+    config = comparison(f"{LINE} --sweep-lr 3e-4 1e-3 3e-3 1e-2 --sweep-scale 0.125 0.25 0.5 1")
+    expected = [
+        (name, lr, scale**2 if name == "apollo" else scale)  # its scale enters as a square root
+        for name in config.compare.optimizers
+        for lr in rates
+        for scale in factors
+    ]
+    assert cells(config) == expected
+    assert len(expected) == 11 * 16
+
+
+def test_swept_scales_are_ratios_of_rates_and_badam_has_one() -> None:
+    config = comparison("--optimizers apollo_mini badam apollo --sweep-scale 0.5 2")
+    assert [(cell.optimizer, cell.scale) for cell in cells(config)] == [
+        ("apollo_mini", 32.0),
+        ("apollo_mini", 512.0),
+        ("badam", 1.0),
+        ("apollo", 0.25),
+        ("apollo", 4.0),
+    ]
+
+
+def test_defaults_follow_the_model_the_corpus_and_the_steps() -> None:
+    config = comparison("--optimizers adamw --model 60m --data files:x --steps 7")
+    assert (config.compare.rank, config.model.vocab_size, config.data.seq_len) == (128, 32000, 256)
+    assert (config.data.data_megabytes, config.report.eval_every) == (0, 1)
+    config = comparison("--optimizers adamw --rank 8 --eval-every 3 --sample-tokens 9 --clip 0 --weight-decay 0.5")
+    assert (config.compare.rank, config.report.eval_every, config.report.sample_tokens) == (8, 3, 9)
+    assert (config.compare.clip, config.compare.weight_decay) == (0, 0.5)
+
+
+def test_a_run_of_a_comparison_is_an_ordinary_run(tmp_path: Path) -> None:
+    """Its command line reads the same run; without a sweep it is the default run of `pretrain`."""
+    words = "--optimizers muon ldadam --steps 50 --seed 3 --rank 8"
+    config = comparison(f"{words} --sweep-lr 0.1 --sweep-scale 1e-7 --sample-prompt=--x --remat")
+    for cell in cells(config):
+        run = run_of(config, cell)
+        for is_begun in (False, True):
+            *line, path, resume = [*child_arguments(run, tmp_path, is_begun), *([""] if not is_begun else [])]
+            assert (path, resume) == (str(tmp_path), "--resume" if is_begun else "")
+            child = parse([*line, str(run.run_dir)])
+            assert isinstance(child, Pretrain)
+            assert dataclasses.replace(child, config=None) == run
+        assert run.run_dir == Path("runs/x") / f"{cell.optimizer}-lr0.1-scale1e-07"
+    for cell in cells(comparison(words)):
+        plain = parse(["pretrain", "--run-dir", "x", "--optimizer", cell.optimizer, *words.split()[3:]])
+        assert isinstance(plain, Pretrain)
+        changes = differences(settings_of(run_of(comparison(words), cell)), settings_of(plain))
+        assert list(changes) == [("--eval-every", 5, 0), ("--sample-tokens", 0, 64)]
+
+
+def test_runs_differ_in_what_belongs_to_a_cell_only() -> None:
+    config = comparison("--optimizers adamw galore ldadam --sweep-lr 1 2 --sweep-scale 3 4")
+    common = common_settings(config)
+    for cell in cells(config):
+        settings = settings_of(run_of(config, cell))
+        own = {name: settings["optimizer"].pop(name) for name in OF_A_CELL}
+        assert settings == common
+        assert (own["optimizer"], own["learning_rate"], own["scale"]) == tuple(cell)
+        assert own["adam_learning_rate"] is None
+        assert own["update_proj_gap"] == (OPTIMIZERS[cell.optimizer].update_proj_gap or NO_GAP)
+
+
+def test_no_two_cells_share_a_folder() -> None:
+    close = [Cell("adamw", lr, 1.0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
+    assert [cell.folder for cell in close] == [
+        f"adamw-lr{lr}-scale1" for lr in ("0.1", "0.1000000001", "1e-05", "1", "10")
+    ]
+
+
+def test_help_shows_the_flags_and_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["compare", "--help"])
+    assert left.value.code == 0
+    shown = "".join(capsys.readouterr().out.split())
+    for name in ("optimizers", "sweep-lr", "sweep-scale", "run-dir", "steps", "data", "seed", "batch-size", "rank"):
+        assert f"--{name}" in shown
+    assert "--learning-rate" not in shown
+    assert all(name in shown for name in OPTIMIZERS)
+
+
+MISTAKES = [
+    ("", "--optimizers is empty: give at least one value"),
+    ("--optimizers adamw muon adamw", "--optimizers adamw muon adamw contains a value twice: give each once"),
+    ("--optimizers adamw --sweep-lr", "--sweep-lr is empty: give at least one value, for example --sweep-lr 1e-3 1e-2"),
+    ("--optimizers adamw --sweep-scale", "--sweep-scale is empty"),
+    ("--optimizers adamw --sweep-lr 1e-3 0.001", "--sweep-lr 0.001 0.001 contains a value twice"),
+    ("--optimizers adamw --sweep-lr 0.1 0", "--sweep-lr 0.0 must be positive and finite"),
+    ("--optimizers adamw --sweep-lr nan", "--sweep-lr nan must be positive and finite"),
+    ("--optimizers adamw --sweep-scale inf", "--sweep-scale inf must be at least 0 and finite"),
+    ("--optimizers adamw --sweep-scale -1", "--sweep-scale -1.0 must be at least 0 and finite"),
+    ("--optimizers adamw --steps 0", "--steps 0 must be at least 1"),
+    ("--optimizers adamw grassjump --rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
+    ("--optimizers adamw --model huge", "--model huge is unknown"),
+    ("--optimizers adamw --data files:/nonexistent/*", "files:/nonexistent/* matches no file"),
+    ("--optimizers adamw --data-megabytes 0.05 --seq-len 99999", "use more text or a smaller --seq-len"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_a_mistake_is_reported_before_anything_is_written(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--run-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache")]
+    assert main(["compare", *folders, *words.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_optimizer_is_reported_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["compare", "--run-dir", "runs/x", "--optimizers", "adamw", "sgd"])
+    assert left.value.code == 2
+    shown = capsys.readouterr().err
+    assert "sgd" in shown
+    assert "grasswalk" in shown
+
+
+def refusal(run_dir: Path, words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["compare", "--run-dir", str(run_dir), *words.split()]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "text"), [("thesis.tex", "Abstract"), ("compare.json", "[]"), ("compare.json", "{")])
+def test_a_folder_that_holds_something_else_is_refused(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert "is not empty, but contains no comparison (of this version): choose" in refusal(
+        tmp_path, "--optimizers adamw", capsys
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_other_common_flags_are_refused_but_other_optimizers_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"settings": common_settings(comparison("--optimizers adamw")), "data_fingerprint": "of another text"}
+    (tmp_path / "compare.json").write_text(json.dumps(record))
+    error = refusal(tmp_path, "--optimizers adamw --steps 40 --rank 8", capsys)
+    assert "--steps 40 (it has 300), --warmup-steps 4 (it has 30)" in error
+    assert "--rank 8 (it has 32)" in error
+    assert "choose another --run-dir" in error
+    # These flags may change, so the next error is that the text has changed.
+    error = refusal(tmp_path, "--optimizers muon galore --sweep-lr 1 2 --log-every 3", capsys)
+    assert "--data stdlib is no longer the text of the comparison" in error
+
+
+def test_one_comparison_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("some text " * 999)
+    with locked(tmp_path / "runs"):
+        words = f"--optimizers adamw --data files:{tmp_path}/*.txt --seq-len 8 --cache-dir {tmp_path}/cache"
+        assert "another process is comparing in --run-dir" in refusal(tmp_path / "runs", words, capsys)

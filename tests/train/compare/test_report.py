@@ -1,0 +1,191 @@
+"""The table, the record and the plot of a comparison, from runs whose numbers are known."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+
+from train.__main__ import parse
+from train.compare.command import remove_checkpoints
+from train.compare.config import Compare
+from train.compare.record import Record, Result, mark_diverged, median_speed, results
+from train.compare.report import best_of_each, curves, edges, summary_line, write_report
+from train.system.devices import device_summary
+
+RECORD = Record({"schedule": {"steps": 30}}, "a text")
+
+
+def comparison(folder: Path, words: str) -> Compare:
+    config = parse(["compare", "--run-dir", str(folder), *words.split()])
+    assert isinstance(config, Compare)
+    return config
+
+
+def leave_run(folder: Path, name: str, eval_loss: float, **more: Any) -> None:
+    """What a finished run leaves, as far as a comparison reads it."""
+    run = folder / name
+    run.mkdir()
+    summary = {"eval_loss": eval_loss, "bits_per_byte": eval_loss / 2, "optimizer_bytes": 12345, "device": "abacus"}
+    (run / "summary.json").write_text(json.dumps(summary | more))
+    rows: list[dict[str, float]] = [{"step": 0, "eval_loss": 9.0, "bits_per_byte": 4.5}]
+    speeds = [1.0] * 5 + [100.0, 300.0, 4000.0]
+    rows += [{"step": t, "loss": 8.0, "lr": 0.1, "tokens_per_second": v} for t, v in enumerate(speeds, 1)]
+    rows.append({"step": 8, "eval_loss": eval_loss, "bits_per_byte": eval_loss / 2})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def leave_diverged(folder: Path, name: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "log.txt").write_text("step 1\nerror: the loss at step 2 is not finite\n\n")
+    mark_diverged(folder / name)
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def table_of(text: str) -> list[list[str]]:
+    return [cells_of(line) for line in text.splitlines() if line.startswith("|")]
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Compare:
+    """Two rates of three optimizers: one best at the upper edge, one diverged once, one always."""
+    for name, loss in (("adamw-lr0.001-scale1", 5.0), ("adamw-lr0.01-scale1", 4.5), ("muon-lr0.001-scale1", 4.25)):
+        leave_run(tmp_path, name, loss, **({"peak_memory_bytes": 7654321} if "muon" in name else {}))
+    for name in ("muon-lr0.01-scale1", "grassjump-lr0.001-scale0.25", "grassjump-lr0.01-scale0.25"):
+        leave_diverged(tmp_path, name)
+    return comparison(tmp_path, "--optimizers adamw muon grassjump --sweep-lr 1e-3 1e-2")
+
+
+def test_the_table_has_the_best_run_of_each_optimizer_the_best_first(swept: Compare) -> None:
+    text = write_report(swept, RECORD)
+    assert (swept.run_dir / "compare.md").read_text() == text
+    head, _, *rows = table_of(text.partition("## All runs")[0])
+    assert head == ["optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes",
+                    "peak memory bytes"]  # fmt: skip
+    assert rows == [
+        ["muon", "0.001", "1", "4.2500", "2.1250", "300", "12,345", "7,654,321"],
+        ["adamw", "0.01", "1", "4.5000", "2.2500", "300", "12,345", "-"],
+        ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-"],
+    ]
+    assert "on abacus; the best of learning rates 0.001, 0.01, by the loss shown." in text
+    assert "are missing" not in text
+
+
+def test_the_table_of_all_runs_hides_nothing(swept: Compare) -> None:
+    _, _, *rows = table_of(write_report(swept, RECORD).partition("## All runs")[2])
+    assert [row[:4] for row in rows] == [
+        ["muon", "0.001", "1", "4.2500"],
+        ["adamw", "0.01", "1", "4.5000"],
+        ["adamw", "0.001", "1", "5.0000"],
+        ["muon", "0.01", "1", "diverged"],
+        ["grassjump", "0.001", "0.25", "diverged"],
+        ["grassjump", "0.01", "0.25", "diverged"],
+    ]
+
+
+def test_a_best_run_at_an_edge_is_noted(swept: Compare) -> None:
+    text = write_report(swept, RECORD)
+    assert "* adamw: 0.01 is the upper edge of --sweep-lr; the optimum may be beyond it." in text
+    assert "* muon: 0.001 is the lower edge of --sweep-lr; the optimum may be beyond it." in text
+    assert "grassjump:" not in text
+
+
+def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> None:
+    config = comparison(tmp_path, "--optimizers adamw badam --sweep-lr 1 2 3 --sweep-scale 0.5 1 2")
+
+    def finished(best: tuple[float, float]) -> list[Result]:
+        grid = [(lr, scale) for lr in (1.0, 2.0, 3.0) for scale in (0.5, 1.0, 2.0)]
+        runs = [Result("adamw", *at, "", False, eval_loss=1.0 + (at != best)) for at in grid]
+        return runs + [Result("badam", lr, 1.0, "", False, eval_loss=abs(lr - 2)) for lr in (1.0, 2.0, 3.0)]
+
+    assert edges(config, finished((2.0, 1.0))) == []
+    assert [note[:20] for note in edges(config, finished((2.0, 2.0)))] == ["adamw: 2 is the uppe"]
+    assert len(edges(config, finished((3.0, 0.5)))) == 2
+    assert edges(config, finished((3.0, 0.5))[1:]) == []  # one run is missing
+    plain = comparison(tmp_path, "--optimizers adamw")
+    assert edges(plain, [Result("adamw", 0.003, 1.0, "", False, eval_loss=1.0)]) == []
+
+
+def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
+    write_report(swept, RECORD)
+    content = json.loads((swept.run_dir / "compare.json").read_text())
+    assert content["settings"] == {"schedule": {"steps": 30}}
+    assert content["data_fingerprint"] == "a text"
+    assert [run["folder"] for run in content["best"]] == [
+        "muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25",
+    ]  # fmt: skip
+    assert len(content["runs"]) == 6
+    assert content["runs"][1] == {
+        "optimizer": "adamw", "learning_rate": 0.01, "scale": 1.0, "folder": "adamw-lr0.01-scale1", "diverged": False,
+        "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0, "optimizer_bytes": 12345,
+        "peak_memory_bytes": None, "device": "abacus",
+    }  # fmt: skip
+    assert len(content["notes"]) == 2
+
+
+def test_the_plot_has_a_labelled_curve_for_each_optimizer(swept: Compare) -> None:
+    shown = [result for result in best_of_each(results(swept)) if not result.diverged]
+    (axes,) = curves(swept, shown).axes
+    lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert lines == {
+        "muon, lr 0.001, scale 1": [[0, 9], [8, 4.25]],
+        "adamw, lr 0.01, scale 1": [[0, 9], [8, 4.5]],
+    }
+    write_report(swept, RECORD)
+    assert (swept.run_dir / "compare.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Path) -> None:
+    config = comparison(tmp_path, "--optimizers adamw muon")
+    text = write_report(config, RECORD)
+    assert "**2 of 2 runs are missing.**" in text
+    assert len(table_of(text)) == 2
+    leave_run(tmp_path, "adamw-lr0.003-scale1", 5.0)
+    (tmp_path / "muon-lr0.003-scale1").mkdir()  # begun
+    text = write_report(config, RECORD)
+    assert "**1 of 2 runs are missing.**" in text
+    assert [row[0] for row in table_of(text)] == ["optimizer", "---", "adamw"]
+    assert "## All runs" not in text
+    assert "the defaults of each optimizer" in summary_line(config, [])
+
+
+def test_only_the_best_runs_keep_their_weights(swept: Compare) -> None:
+    for run in swept.run_dir.iterdir():
+        (run / "checkpoints" / "8").mkdir(parents=True)
+    (swept.run_dir / "galore-lr1-scale1" / "checkpoints").mkdir(parents=True)  # not of this command
+    remove_checkpoints(swept)
+    kept = {path.parent.name for path in swept.run_dir.glob("*/checkpoints")}
+    best = {"muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25"}
+    assert kept == best | {"galore-lr1-scale1"}
+
+
+def test_the_first_updates_do_not_count_for_the_speed() -> None:
+    rows = [{"tokens_per_second": float(v)} for v in (1, 1, 1, 1, 1, 30, 10, 20)]
+    assert median_speed([{"eval_loss": 3.0}, *rows]) == 20
+    assert median_speed(rows[:3]) == 1  # a run too short to wait for
+
+
+def test_the_last_message_of_a_diverged_run_is_stored(swept: Compare) -> None:
+    kept = swept.run_dir / "muon-lr0.01-scale1" / "diverged.txt"
+    assert kept.read_text() == "error: the loss at step 2 is not finite\n"
+
+
+@pytest.mark.parametrize(
+    ("statistics", "summary"),
+    [
+        ({"peak_bytes_in_use": 5, "bytes_in_use": 3}, {"device": "abacus", "peak_memory_bytes": 5}),
+        ({"bytes_in_use": 3}, {"device": "abacus"}),
+        (None, {"device": "abacus"}),
+    ],
+)
+def test_peak_memory_is_what_the_backend_reports(
+    statistics: dict[str, int] | None, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = SimpleNamespace(device_kind="abacus", memory_stats=lambda: statistics)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert device_summary() == summary

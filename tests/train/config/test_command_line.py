@@ -1,0 +1,249 @@
+"""The command line: flags arrive, defaults follow, mistakes are reported in one line."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.small_run import ROOT
+from train.__main__ import Command, main, parse
+from train.config.optimizers import OPTIMIZERS
+from train.config.run import Pretrain, ProcessFlags, UserError
+from train.config.stored import GROUPS, settings_of
+from train.config.validate import refuse_conflicts
+
+# For every stored flag a value that is not a default.
+OTHER: dict[str, object] = {
+    "model": "20m",
+    "vocab_size": 999,
+    "dtype": "bfloat16",
+    "param_dtype": "bfloat16",
+    "remat": True,
+    "data": "files:texts/*.txt",
+    "data_megabytes": 3.5,
+    "cache_dir": "/somewhere/else",
+    "batch_size": 7,
+    "seq_len": 33,
+    "seed": 11,
+    "optimizer": "grasswalk",
+    "learning_rate": 0.5,
+    "adam_learning_rate": 0.25,
+    "rank": 5,
+    "update_proj_gap": 17,
+    "scale": 0.75,
+    "weight_decay": 0.125,
+    "clip": 2.5,
+    "mu_dtype": "bfloat16",
+    "nu_dtype": "float8",
+    "steps": 77,
+    "warmup_steps": 3,
+    "final_lr_fraction": 0.375,
+    "log_every": 4,
+    "eval_every": 9,
+    "eval_batches": 6,
+    "save_every": 8,
+    "sample_tokens": 21,
+    "sample_prompt": "import ",
+    "mesh": "fsdp=1",
+}
+
+
+def command(*words: object) -> list[str]:
+    return ["pretrain", "--run-dir", "runs/x", *map(str, words)]
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def flat(config: Command) -> dict[str, Any]:
+    """The stored settings by name, without their groups."""
+    assert isinstance(config, Pretrain)
+    return {name: value for group in settings_of(config).values() for name, value in group.items()}
+
+
+def words(name: str, value: object) -> list[object]:
+    """A flag and its value; a boolean flag has none."""
+    return [flag(name)] if value is True else [flag(name), value]
+
+
+def test_other_covers_every_flag() -> None:
+    assert list(OTHER) == list(flat(parse(command())))
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_every_flag_arrives_alone(name: str) -> None:
+    value = OTHER[name]
+    assert flat(parse(command()))[name] != value
+    assert flat(parse(command(*words(name, value))))[name] == value
+
+
+def test_all_flags_arrive_together() -> None:
+    config = parse(command(*(word for name, value in OTHER.items() for word in words(name, value))))
+    assert flat(config) == OTHER
+    assert config.run_dir == Path("runs/x")
+    assert not config.resume
+
+
+def test_help_does_not_import_jax() -> None:
+    script = "import sys, train.__main__; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_command_line_with_few_flags_has_the_defaults_of_tiny() -> None:
+    line = "pretrain --model tiny --optimizer grassjump --steps 300 --run-dir runs/demo --seed 0"
+    config = parse(line.split())
+    assert (config.model.vocab_size, config.schedule.warmup_steps) == (2048, 30)
+    assert config.data.data_megabytes == 16
+    assert config.optimizer.rank == 32
+
+
+def test_defaults_follow_model_optimizer_corpus_and_steps() -> None:
+    words = ("--model", "60m", "--optimizer", "adamw", "--data", "files:x", "--steps", 50)
+    settings = flat(parse(command(*words)))
+    assert settings["vocab_size"] == 32000
+    assert settings["rank"] == 128
+    assert settings["learning_rate"] == 3e-3
+    assert settings["data_megabytes"] == 0
+    assert settings["warmup_steps"] == 5
+
+
+def test_the_cache_goes_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert flat(parse(command()))["cache_dir"] == "/caches/grass_optax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert flat(parse(command()))["cache_dir"] == "/home/me/.cache/grass_optax"
+
+
+def test_a_configuration_is_frozen() -> None:
+    config = parse(command())
+    for part in (config, *(getattr(config, group) for group in GROUPS)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, dataclasses.fields(part)[0].name, None)
+
+
+def test_no_name_is_in_two_groups() -> None:
+    names = [name for group in settings_of(parse(command())).values() for name in group]
+    assert len(names) == len(set(names))
+
+
+def test_conflicts_are_named_and_what_changes_no_result_may_change() -> None:
+    stored = parse(command())
+    with pytest.raises(UserError) as error:
+        refuse_conflicts(parse(command("--rank", 8, "--steps", 20)), stored)
+    for part in ("--rank 8 (the run has 32)", "--steps 20 (the run has 300)", "another --run-dir"):
+        assert part in str(error.value)
+    free = ("--steps", 300, "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
+    refuse_conflicts(parse(command(*free)), stored)
+
+
+def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    assert "pretrain" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for name in (*OTHER, "run_dir", "resume", "config", *vars(ProcessFlags())):
+        assert flag(name) in shown
+    assert all(name in shown for name in OPTIMIZERS)
+    assert "--data." not in shown
+
+
+MISTAKES = [
+    ("--model huge", "--model huge is unknown: choose one of tiny, 9m"),
+    ("--steps -5", "--steps -5 must be at least 1"),
+    ("--steps 0", "--steps 0 must be at least 1"),
+    ("--rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
+    ("--optimizer muon --rank 0", "--rank 0 must be at least 1"),
+    ("--optimizer badam --scale 0.5", "--scale 0.5 has no effect on badam: leave it out"),
+    ("--rank 0", "--rank 0 must be at least 1"),
+    ("--warmup-steps 300", "--warmup-steps 300 must be below --steps 300"),
+    ("--steps 5 --warmup-steps 6", "--warmup-steps 6 must be below --steps 5"),
+    ("--vocab-size 256", "--vocab-size 256 must be at least 257"),
+    ("--learning-rate 0", "--learning-rate 0.0 must be positive"),
+    ("--learning-rate nan", "--learning-rate nan must be positive"),
+    ("--adam-learning-rate -1", "--adam-learning-rate -1.0 must be positive"),
+    ("--clip -1", "--clip -1.0 must be at least 0"),
+    ("--clip nan", "--clip nan must be at least 0"),
+    (
+        "--optimizer muon --mu-dtype float8",
+        "--mu-dtype float8 applies to the methods of grass_optax, and muon is Optax's",
+    ),
+    ("--seed 4294967296", "--seed 4294967296 must be below 2^32"),
+    ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'"),
+    ("--data files:", "--data files: must be stdlib or files:GLOB"),
+    ("--data files:/nonexistent/*.txt", "--data files:/nonexistent/*.txt matches no file"),
+    ("--data-megabytes 0.000001", "has no text within --data-megabytes 1e-06"),
+    ("--data-megabytes 0.05 --seq-len 99999", "use more text or a smaller --seq-len"),
+    ("--num-processes 2", "--num-processes only applies to a multi-process run: add --distributed, or leave it out"),
+    ("--resume", "contains no run to resume: check the folder, or leave --resume out"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_a_mistake_is_reported_before_anything_is_written(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, cache = tmp_path / "run", tmp_path / "cache"
+    status = main(["pretrain", "--run-dir", str(folder), "--cache-dir", str(cache), *words.split()])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("words", ["--optimizer sgd", "--steps many", "--dtype int8", "--rnak 3"])
+def test_an_invalid_value_or_flag_is_reported(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(command(*words.split()))
+    assert left.value.code == 2
+    assert words.split()[0] in capsys.readouterr().err
+
+
+def test_a_used_folder_is_refused_before_the_text_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    arguments = ["pretrain", "--run-dir", str(tmp_path), "--data", "files:/nonexistent/*"]
+    assert main(arguments) == 2
+    assert "already contains a run: add --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["--run-dir", "--cache-dir"])
+def test_a_folder_that_cannot_be_written_is_reported(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "a.txt").write_text("a text " * 999)
+    folders = {"--run-dir": tmp_path / "run", "--cache-dir": tmp_path / "cache"}
+    words = [str(word) for pair in (folders | {name: tmp_path / "file" / "x"}).items() for word in pair]
+    assert main(["pretrain", "--data", f"files:{tmp_path}/*.txt", "--seq-len", "8", *words]) == 2
+    assert "cannot be written (Not a directory): choose another" in capsys.readouterr().err
+
+
+def test_the_groups_are_the_fields_of_a_configuration() -> None:
+    fields = [field.name for field in dataclasses.fields(Pretrain)]
+    assert fields == ["run_dir", "resume", "config", "processes", *GROUPS]
+
+
+def test_the_processes_are_not_stored() -> None:
+    words = "--distributed --coordinator-address node1:1234 --num-processes 8 --process-id 3 --heartbeat-timeout 9"
+    config = parse(command(*words.split()))
+    assert config.processes == ProcessFlags(
+        distributed=True, coordinator_address="node1:1234", num_processes=8, process_id=3, heartbeat_timeout=9
+    )
+    assert not set(vars(config.processes)) & set(flat(config))
+
+
+def test_a_boolean_flag_of_a_stored_run_may_be_repeated_but_not_negated() -> None:
+    stored = parse(command("--remat"))
+    assert stored.model.build().remat
+    assert not parse(command()).model.build().remat
+    with pytest.raises(UserError, match=r"--remat False \(the run has True\)"):
+        refuse_conflicts(parse(command("--no-remat")), stored)

@@ -1,0 +1,376 @@
+"""Whole runs: the files they write, which no interruption changes by a bit."""
+
+import json
+import math
+import os
+import pty
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.train.small_run import ROOT, STEPS, Launcher
+from train.__main__ import main
+from train.config.optimizers import OptimizerName
+from train.config.stored import settings_of
+from train.data.tokenizer import END_OF_TEXT
+from train.data.windows import held_out_batches, load_tokens
+from train.pretrain import loop
+from train.pretrain.checkpoint import Checkpoints
+from train.pretrain.folder import RunFolder
+from train.program.optimizer import make_optimizer
+from train.program.step import TrainState, make_initial_state
+from train.system.files import locked
+
+Row = dict[str, Any]
+RESULTS = ("loss.png", "sample.txt", "summary.json")
+
+
+def rows(run_dir: Path) -> list[Row]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(run_dir: Path) -> list[Row]:
+    """All measurements of a run except its speed."""
+    speed = "tokens_per_second"
+    return [{key: row[key] for key in row if key != speed} for row in rows(run_dir)]
+
+
+def final_state(run_dir: Path) -> TrainState:
+    config = RunFolder(run_dir).stored().config
+    tx = make_optimizer(config.optimizer, config.schedule, config.data.seed)
+    abstract = jax.eval_shape(make_initial_state(config.model.build(), tx, config.data.seed))
+    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        return checkpoints.restore(STEPS, abstract)
+
+
+def assert_same_run(run_dir: Path, other: Path) -> None:
+    """Compare every loss, learning rate and evaluation, and every bit of the last state."""
+    assert numbers(run_dir) == numbers(other)
+    states = final_state(run_dir), final_state(other)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    for x, y in zip(*map(jax.tree.leaves, states), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+    assert (run_dir / "sample.txt").read_text() == (other / "sample.txt").read_text()
+
+
+class Finished:
+    """An uninterrupted run, made once per optimizer."""
+
+    def __init__(self, launcher: Launcher, run_dir: Path, optimizer: OptimizerName) -> None:
+        self.run_dir, self.flags = run_dir, {"optimizer": optimizer}
+        self.output = launcher.finish(launcher.arguments(run_dir, **self.flags))
+
+
+@pytest.fixture(scope="session")
+def finished(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[OptimizerName], Finished]:
+    runs: dict[OptimizerName, Finished] = {}
+
+    def make(optimizer: OptimizerName) -> Finished:
+        if optimizer not in runs:
+            runs[optimizer] = Finished(launcher, tmp_path_factory.mktemp("runs") / "x", optimizer)
+        return runs[optimizer]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adamw(finished: Callable[[OptimizerName], Finished]) -> Finished:
+    return finished("adamw")
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], object]) -> None:
+    """Return as soon as `happened`, which must be while the process is alive."""
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        time.sleep(1e-3)
+
+
+def has_rows(run_dir: Path, count: int) -> bool:
+    path = run_dir / "metrics.jsonl"
+    return path.exists() and path.read_bytes().count(b'"loss"') >= count
+
+
+def metrics_file(run_dir: Path) -> int | None:
+    """Identify the file of a process, which the next process replaces."""
+    path = run_dir / "metrics.jsonl"
+    return path.stat().st_ino if path.exists() else None
+
+
+def is_saving(run_dir: Path, step: int) -> bool:
+    return any((run_dir / "checkpoints").glob(f"{step}.*tmp*"))
+
+
+# The files of a run
+
+
+@pytest.mark.parametrize("optimizer", ["grassjump", "grasswalk", "adamw"])
+def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[OptimizerName], Finished]) -> None:
+    run_dir = finished(optimizer).run_dir
+    updates = [row for row in rows(run_dir) if "loss" in row]
+    evaluations = [row for row in rows(run_dir) if "eval_loss" in row]
+    assert [row["step"] for row in updates] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in evaluations] == [0, 6, STEPS]
+    assert updates[0]["loss"] == pytest.approx(math.log(300), rel=0.02)
+    assert all(row.keys() == {"step", "loss", "lr", "tokens_per_second"} for row in updates)
+    assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
+    kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert kept == ["10", "12"]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+    assert summary["eval_loss"] == evaluations[-1]["eval_loss"]
+    assert summary["bits_per_byte"] == evaluations[-1]["bits_per_byte"]
+    assert (summary["first_train_loss"], summary["last_train_loss"]) == (
+        updates[0]["loss"],
+        updates[-1]["loss"],
+    )
+    slowest, *_, fastest = sorted(row["tokens_per_second"] for row in updates)
+    assert slowest < summary["tokens_per_second"] < fastest
+    state = final_state(run_dir)
+    assert summary["optimizer_bytes"] == sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
+    assert summary["parameters"] == sum(x.size for x in jax.tree.leaves(state.params))
+    assert (run_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_configuration_is_complete(adamw: Finished) -> None:
+    content = json.loads((adamw.run_dir / "config.json").read_text())
+    config = RunFolder(adamw.run_dir).stored().config
+    assert content["config"] == settings_of(config)
+    assert content["versions"]["jax"] == jax.__version__
+    tokens = load_tokens(config.data, config.model.vocab_size, say=pytest.fail)
+    assert content["data_fingerprint"] == tokens.fingerprint
+
+
+def test_evaluation_bytes_are_those_of_the_predicted_tokens(adamw: Finished) -> None:
+    config = RunFolder(adamw.run_dir).stored().config
+    tokens = load_tokens(config.data, config.model.vocab_size)
+    batches = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
+    predicted = [window[1:].tolist() for batch in batches for window in batch]
+    assert len(predicted) == 3 * 2
+    end = tokens.tokenizer.token_to_id(END_OF_TEXT)
+    spelt = [tokens.tokenizer.id_to_token(t) for window in predicted for t in window if t != end]
+    evaluation = rows(adamw.run_dir)[-1]
+    nats = evaluation["eval_loss"] * sum(map(len, predicted))
+    expected = nats / math.log(2) / sum(map(len, spelt))
+    assert evaluation["bits_per_byte"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_a_terminal_lines_are_plain(adamw: Finished) -> None:
+    assert "\x1b" not in adamw.output
+    assert "\r" not in adamw.output
+    shown = re.findall(r"^step (\d+)/12  loss \S+  lr \S+  \S+ tokens/s  ETA", adamw.output, re.M)
+    assert shown == ["3", "6", "9", "12"]
+    sample = (adamw.run_dir / "sample.txt").read_text()
+    assert sample.startswith("def ")
+    assert sample in adamw.output
+    assert "bits_per_byte" in adamw.output
+
+
+def test_on_a_terminal_a_live_line_is_redrawn(launcher: Launcher, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    arguments = launcher.arguments(tmp_path / "run", optimizer="adamw")
+    process = launcher.start(arguments, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 1 << 16)
+        except OSError:  # how Linux ends a terminal
+            break
+    os.close(ours)
+    assert process.wait() == 0, shown
+    assert re.search(rb"\r\x1b\[2K|\x1b\[1A", shown)  # the line is redrawn
+    assert re.search(rb"step 12/12  loss \S+  lr \S+  \S+ tokens/s  ETA 0:00:00", shown)
+
+
+# Existing runs
+
+
+def everything(run_dir: Path) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_a_used_folder_is_refused(adamw: Finished, launcher: Launcher, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(adamw.run_dir)
+    assert main(launcher.arguments(adamw.run_dir, **adamw.flags)) == 2
+    assert "already contains a run: add --resume" in capsys.readouterr().err
+    assert everything(adamw.run_dir) == before
+
+
+def test_resuming_a_finished_run_reports_its_end(adamw: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(adamw.run_dir)
+    assert main(["pretrain", "--run-dir", str(adamw.run_dir), "--resume", "--steps", "12"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert everything(adamw.run_dir) == before
+
+
+def test_a_resumed_run_refuses_other_flags(adamw: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(adamw.run_dir)
+    words = ["--resume", "--steps", "13", "--optimizer", "grassjump"]
+    assert main(["pretrain", "--run-dir", str(adamw.run_dir), *words]) == 2
+    error = capsys.readouterr().err
+    assert "--steps 13 (the run has 12)" in error
+    assert "--optimizer grassjump (the run has adamw)" in error
+    assert "--rank" not in error
+    assert everything(adamw.run_dir) == before
+
+
+def test_a_folder_is_used_by_one_process_at_a_time(
+    launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "run"):
+        assert main(launcher.arguments(tmp_path / "run")) == 2
+    assert "another process is training" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_config_file_repeats_a_run_bit_for_bit(adamw: Finished, launcher: Launcher, tmp_path: Path) -> None:
+    config = adamw.run_dir / "config.json"
+    launcher.finish(["pretrain", "--run-dir", str(tmp_path / "run"), "--config", str(config)])
+    assert_same_run(tmp_path / "run", adamw.run_dir)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads(config.read_text())
+
+
+def test_a_flag_overrides_the_config_file_of_a_run(adamw: Finished, launcher: Launcher, tmp_path: Path) -> None:
+    arguments = ["pretrain", "--run-dir", str(tmp_path / "run"), "--config", str(adamw.run_dir / "config.json")]
+    launcher.finish([*arguments, "--steps", "3", "--sample-tokens", "0"])
+    losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
+    assert len(losses) == 3
+    assert losses[0] == next(row["loss"] for row in rows(adamw.run_dir) if "loss" in row)
+
+
+def test_a_run_of_an_older_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"config": {"model": "tiny", "steps": 3}, "data_fingerprint": "", "versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert main(["pretrain", "--run-dir", str(tmp_path), "--resume"]) == 2
+    assert "was written by an older version, whose settings were not grouped" in capsys.readouterr().err
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "grassjump"])
+def test_kills_change_nothing(
+    optimizer: OptimizerName,
+    finished: Callable[[OptimizerName], Finished],
+    launcher: Launcher,
+    tmp_path: Path,
+) -> None:
+    run_dir = tmp_path / "run"
+    fresh = launcher.arguments(run_dir, optimizer=optimizer)
+    resume = ["pretrain", "--run-dir", str(run_dir), "--resume"]
+    draw = random.Random(optimizer)
+    early, late = draw.randint(1, 4), draw.randint(6, 11)
+    moments: list[Callable[[], bool]] = [
+        lambda: has_rows(run_dir, early),  # before the first checkpoint
+        lambda: is_saving(run_dir, 10),
+        lambda: has_rows(run_dir, late),
+        lambda: (run_dir / "checkpoints" / "12").exists(),  # only the results are missing
+    ]
+    for moment, arguments in zip(moments, (fresh, resume, resume, resume), strict=True):
+        before = metrics_file(run_dir)
+        process = launcher.start(arguments)
+        wait_for(process, lambda before=before: metrics_file(run_dir) != before)
+        wait_for(process, moment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (run_dir / "summary.json").exists()
+    launcher.finish(resume)
+    assert_same_run(run_dir, finished(optimizer).run_dir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits(number: signal.Signals, adamw: Finished, launcher: Launcher, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    # Checkpoints at each step change no result, and leave time to send a signal.
+    process = launcher.start(launcher.arguments(run_dir, **adamw.flags, save_every=1))
+    wait_for(process, lambda: has_rows(run_dir, 2))
+    os.kill(process.pid, number)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    (step,) = re.findall(rf"{number.name}: saved after step (\d+); to resume: python -m train", output)
+    assert rows(run_dir)[-1]["step"] == int(step) < STEPS
+    assert (run_dir / "checkpoints" / step).exists()
+    assert not (run_dir / "summary.json").exists()
+    launcher.finish(["pretrain", "--run-dir", str(run_dir), "--resume"])
+    assert_same_run(run_dir, adamw.run_dir)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_signal_is_handled_during_an_evaluation(
+    adamw: Finished,
+    launcher: Launcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_dir, evaluate = tmp_path / "run", loop.evaluate
+
+    def signalled(losses: Any, params: Any, batches: Any, *others: Any) -> Any:
+        def during() -> Any:
+            for number, batch in enumerate(batches):
+                if number == 1:
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+        return evaluate(losses, params, during(), *others)
+
+    monkeypatch.setattr(loop, "evaluate", signalled)
+    assert main(launcher.arguments(run_dir, **adamw.flags)) == 0
+    assert "SIGTERM: saved after step 0" in capsys.readouterr().out
+    assert rows(run_dir) == []
+    monkeypatch.undo()
+    assert main(["pretrain", "--run-dir", str(run_dir), "--resume"]) == 0
+    assert_same_run(run_dir, adamw.run_dir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_exits_immediately(number: signal.Signals) -> None:
+    script = (
+        "import signal, time\n"
+        "from train.system.signals import StopSignals\n"
+        "with StopSignals() as signals:\n"
+        f"    signal.raise_signal({int(number)})\n"
+        "    print('still here', flush=True)\n"
+        f"    signal.raise_signal({int(number)})\n"
+        "    print('never here', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stdout == "still here\n"
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    ("what", "flags"),
+    [
+        ("loss", {"learning_rate": 1e37}),  # the weights are finite, but not their products
+        ("state", {"learning_rate": 3e38, "weight_decay": 1e3}),
+    ],
+)
+def test_a_run_that_diverges_keeps_its_good_checkpoints(
+    what: str,
+    flags: dict[str, float],
+    launcher: Launcher,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_dir = tmp_path / "run"
+    steady = {"optimizer": "adamw", "warmup_steps": 0, "save_every": 1}
+    assert main(launcher.arguments(run_dir, **steady, **flags)) == 3
+    ((where, step),) = re.findall(r"the (loss|state) at step (\d+) is not finite", capsys.readouterr().err)
+    assert where == what
+    kept = [int(path.name) for path in (run_dir / "checkpoints").iterdir()]
+    assert sorted(kept) == list(range(1, int(step)))
+    assert all(math.isfinite(row["loss"]) for row in rows(run_dir) if "loss" in row)

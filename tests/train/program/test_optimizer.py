@@ -1,0 +1,190 @@
+"""Every optimizer by name: its row is true of the library, and the trainer's flags reach it."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
+from train.config.run import OptimizerFlags, ScheduleFlags
+from train.program.optimizer import make_optimizer, state_bytes
+
+SCHEDULE = ScheduleFlags(steps=20, warmup_steps=0)
+METHODS = {name: row for name, row in OPTIMIZERS.items() if not row.is_baseline}
+BASELINES = [name for name in OPTIMIZERS if name not in METHODS]
+# As in the model: a head that no method splits, a stack of two kernels, norms.
+SHAPES = {"lm_head": {"kernel": (8, 11)}, "layers": {"up": {"kernel": (2, 8, 12)}, "norm": {"scale": (2, 8)}}}
+
+
+def random_tree(seed: int) -> Any:
+    draw = np.random.default_rng(seed)
+    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    return jax.tree.map(lambda shape: jnp.asarray(draw.normal(size=shape), jnp.float32), SHAPES, is_leaf=is_shape)
+
+
+PARAMS, GRADS = random_tree(0), random_tree(1)
+
+
+def optimizer(name: OptimizerName, **flags: Any) -> optax.GradientTransformation:
+    settings = {
+        "learning_rate": 0.01,
+        "rank": 2,
+        "update_proj_gap": 3,
+        "scale": OPTIMIZERS[name].scale,
+        "clip": 0.0,
+    } | flags
+    return make_optimizer(OptimizerFlags(optimizer=name, **settings), SCHEDULE, seed=0)
+
+
+def signature(name: OptimizerName) -> dict[str, Any]:
+    parameters = inspect.signature(getattr(grass_optax, name)).parameters
+    return {parameter.name: parameter.default for parameter in parameters.values()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_has_the_defaults_of_the_function(name: OptimizerName) -> None:
+    defaults, row = signature(name), OPTIMIZERS[name]
+    if "scale" in row.takes:
+        assert defaults["scale"] == row.scale
+    if row.update_proj_gap is not None:
+        assert defaults[row.gap_argument] == row.update_proj_gap
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_lists_the_arguments_that_the_function_takes(name: OptimizerName) -> None:
+    defaults, row = signature(name), OPTIMIZERS[name]
+    assert row.takes == defaults.keys() & (SPLIT_ARGUMENTS | {row.gap_argument})
+    assert (row.update_proj_gap is not None) == (row.gap_argument in row.takes)
+    # Everything else has a default, so a row that lacks something is a TypeError here.
+    required = {argument for argument, default in defaults.items() if default is inspect.Parameter.empty}
+    assert required - {"learning_rate", "rank", "kwargs"} == row.run_fractions.keys()
+    assert set(row.static_integers) <= defaults.keys()
+
+
+def test_every_method_of_the_library_has_a_row() -> None:
+    names = {name.removeprefix("scale_by_") for name in grass_optax.__all__ if name.startswith("scale_by_")}
+    assert names == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_says_whether_the_method_splits(name: OptimizerName) -> None:
+    state = jax.eval_shape(optimizer(name).init, PARAMS)
+    assert bool(optax.tree_utils.tree_get_all_with_path(state, "SplitState")) == OPTIMIZERS[name].splits
+
+
+def test_arguments_have_the_names_of_the_function() -> None:
+    settings = {"rank": 4, "update_proj_gap": 7, "scale": 2.0, "key": 1, "map_stacks": True}
+    assert OPTIMIZERS["galore"].arguments(**settings) == settings
+    assert OPTIMIZERS["apollo_mini"].arguments(**settings).keys() == settings.keys() - {"rank"}
+    assert OPTIMIZERS["badam"].arguments(**settings) == {"switch_every": 7, "key": 1}
+    assert OPTIMIZERS["adamw"].arguments(**settings) == {}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_update_is_finite_and_its_flags_arrive(name: OptimizerName) -> None:
+    @jax.jit
+    def update(scale: float, adam_learning_rate: float) -> Any:
+        tx = optimizer(name, scale=scale, adam_learning_rate=adam_learning_rate)
+        state = tx.init(PARAMS)
+        updates, after = tx.update(GRADS, state, PARAMS)
+        same = jax.tree.map(lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), state, after)
+        assert all(jax.tree.leaves(same))
+        return updates, after
+
+    updates, state = update(OPTIMIZERS[name].scale, 0.01)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, state)) if leaf.dtype.kind == "f")
+    assert state_bytes(optimizer(name, adam_learning_rate=0.01), PARAMS) == sum(
+        leaf.nbytes for leaf in jax.tree.leaves(state)
+    )
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(updates["layers"]["up"]))
+    faster, _ = update(OPTIMIZERS[name].scale, 0.03)
+    np.testing.assert_allclose(faster["layers"]["norm"]["scale"], 3 * updates["layers"]["norm"]["scale"], rtol=1e-5)
+    np.testing.assert_array_equal(faster["layers"]["up"]["kernel"], updates["layers"]["up"]["kernel"])
+    scaled, _ = update(4 * OPTIMIZERS[name].scale, 0.01)
+    np.testing.assert_array_equal(scaled["lm_head"]["kernel"], updates["lm_head"]["kernel"])
+    np.testing.assert_array_equal(scaled["layers"]["norm"]["scale"], updates["layers"]["norm"]["scale"])
+    is_same = np.array_equal(scaled["layers"]["up"]["kernel"], updates["layers"]["up"]["kernel"])
+    assert is_same == (not OPTIMIZERS[name].has_scale)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_scale_of_a_baseline_is_the_rate_of_its_kernels(name: OptimizerName) -> None:
+    def update(**flags: float) -> Any:
+        tx = optimizer(name, weight_decay=0.1, **flags)
+        return jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)[0]
+
+    one, quarter, other = update(), update(scale=0.25), update(learning_rate=0.0025, adam_learning_rate=0.01)
+    np.testing.assert_allclose(quarter["layers"]["up"]["kernel"], 0.25 * one["layers"]["up"]["kernel"], rtol=1e-6)
+    for x, y in zip(jax.tree.leaves(quarter), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_moments_of_a_baseline_are_float32_like_those_of_the_methods(name: OptimizerName) -> None:
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    tx = optimizer(name)
+    updates, state = jax.eval_shape(lambda: tx.update(params, tx.init(params), params))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(updates)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim > 1} == {"float32"}
+
+
+def test_parameters_that_muon_leaves_alone_get_the_adamw_of_adamw() -> None:
+    updates = {}
+    for name in BASELINES:
+        tx = optimizer(name, weight_decay=0.1)
+        state = tx.init(PARAMS)
+        for grads in (GRADS, PARAMS):
+            updates[name], state = tx.update(grads, state, PARAMS)
+    adamw, muon = updates["adamw"], updates["muon"]
+    np.testing.assert_array_equal(muon["lm_head"]["kernel"], adamw["lm_head"]["kernel"])
+    np.testing.assert_array_equal(muon["layers"]["norm"]["scale"], adamw["layers"]["norm"]["scale"])
+
+
+def test_muon_moves_a_kernel_as_far_as_adamw() -> None:
+    """The root mean square of its update is 0.2 lr for any shape, within the accuracy of its five
+    iterations.
+    """
+    for shape in ((1, 8, 8), (1, 64, 16), (3, 16, 64)):
+        params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
+        tx = optimizer("muon")
+        update = jax.jit(tx.update)(params, tx.init(params), params)[0]["kernel"]
+        # Muon's iteration stops at singular values between 0.7 and 1.2, and the update is in
+        # proportion to them.
+        assert 0.65 < np.sqrt(np.mean(update**2)) / (0.2 * 0.01) < 1.25
+
+
+def test_moments_have_the_types_of_the_flags() -> None:
+    state = jax.eval_shape(optimizer("grassjump", mu_dtype="bfloat16", nu_dtype="float8").init, PARAMS)
+    (split,) = optax.tree_utils.tree_get_all_with_path(state, "SplitState")
+    narrow = split[1].inner.narrow
+    assert narrow.mu["layers"]["up"]["kernel"].dtype == jnp.bfloat16
+    assert narrow.nu["layers"]["up"]["kernel"].dtype == jnp.float8_e4m3fn
+
+
+def arguments_of(name: OptimizerName, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The keyword arguments that the trainer passes to the function."""
+    passed: dict[str, Any] = {}
+
+    def method(*_: Any, **options: Any) -> optax.GradientTransformation:
+        passed.update(options)
+        return optax.identity()
+
+    monkeypatch.setattr(grass_optax, name, method)
+    optimizer(name)
+    return passed
+
+
+def test_golore_turns_random_for_the_last_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arguments_of("golore", monkeypatch)["random_start"] == 16
+
+
+def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = arguments_of("badam", monkeypatch)
+    assert passed["switch_every"] == 3
+    rest = {"weight_decay", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
+    assert passed.keys() == {"switch_every"} | rest

@@ -1,0 +1,109 @@
+"""The schedule, the update, and the optimizer's view of the weights, by hand."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from models import LlamaConfig
+from train.config.optimizers import OptimizerName
+from train.config.run import OptimizerFlags, ScheduleFlags
+from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
+from train.program.step import (
+    all_finite,
+    make_initial_state,
+    make_train_step,
+    structure,
+    token_losses,
+)
+
+MODEL = LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2)
+SCHEDULE = ScheduleFlags(steps=20, warmup_steps=5, final_lr_fraction=0.25)
+WINDOWS = np.arange(18, dtype=np.int32).reshape(2, 9) % 11
+
+
+def small(optimizer: OptimizerName, **flags: float) -> OptimizerFlags:
+    settings = OptimizerFlags(optimizer=optimizer, rank=4, update_proj_gap=3, learning_rate=0.01)
+    return dataclasses.replace(settings, **flags)  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_as_a_cosine() -> None:
+    schedule = make_schedule(2.0, SCHEDULE)
+    rates = [float(schedule(step)) for step in range(21)]
+    np.testing.assert_allclose(rates[:5], [0.4, 0.8, 1.2, 1.6, 2.0], rtol=1e-6)
+    fall = [0.5 + 1.5 * (1 + math.cos(math.pi * t / 15)) / 2 for t in range(16)]
+    np.testing.assert_allclose(rates[5:], fall, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "warmup", "last"), [(300, 30, 0.1), (20, 5, 0.25), (9, 0, 0.0), (7, 1, 1.0)])
+def test_the_learning_rate_is_that_of_the_formula(steps: int, warmup: int, last: float) -> None:
+    """A line from peak / warmup to the peak, then a cosine to a fraction of it, in float64."""
+    schedule = make_schedule(5e-3, ScheduleFlags(steps=steps, warmup_steps=warmup, final_lr_fraction=last))
+    for step in range(steps + 3):
+        progress = min(max((step - warmup) / (steps - warmup), 0), 1)
+        cosine = last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+        factor = (step + 1) / warmup if step < warmup else cosine
+        assert abs(float(jax.jit(schedule)(step)) - 5e-3 * factor) < 1.5e-9
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_short_warmup_starts_at_the_peak(warmup: int) -> None:
+    schedule = make_schedule(2.0, ScheduleFlags(steps=3, warmup_steps=warmup))
+    assert float(schedule(0)) == 2.0
+
+
+def test_only_stacked_kernels_are_split() -> None:
+    state = jax.eval_shape(make_initial_state(MODEL, optax.identity(), 0))
+    marks = stacked_kernels(state.params)
+    for path, leaf in jax.tree.leaves_with_path(state.params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        mark = marks
+        for key in path:
+            mark = mark[key.key]
+        if name.startswith("layers/") and name.endswith("kernel"):
+            assert (mark.reduction_axis, mark.output_axis, leaf.ndim) == (1, 2, 3)
+        else:
+            assert mark is None
+
+
+@pytest.mark.parametrize("optimizer", ["grassjump", "adamw", "muon"])
+def test_an_update_keeps_the_shape_of_the_state(optimizer: OptimizerName) -> None:
+    tx = make_optimizer(small(optimizer), SCHEDULE, seed=0)
+    state = jax.eval_shape(make_initial_state(MODEL, tx, 0))
+    step = make_train_step(structure(MODEL), tx, make_schedule(0.01, SCHEDULE))
+    after, report = jax.eval_shape(step, state, WINDOWS)
+    assert after == state
+    assert {(x.shape, x.dtype) for x in report} == {((), np.dtype(np.float32))}
+
+
+def test_the_gradient_is_clipped_by_its_norm() -> None:
+    params = {"w": jnp.zeros(2)}
+    grads = {"w": jnp.asarray([3.0, 4.0])}
+    for limit, factor in ((1.0, 0.2), (0.0, 1.0), (100.0, 1.0)):
+        tx = make_optimizer(small("adamw", clip=limit), SCHEDULE, seed=0)
+        _, state = tx.update(grads, tx.init(params), params)
+        moments = [
+            leaf for _, mu in optax.tree_utils.tree_get_all_with_path(state, "mu") for leaf in jax.tree.leaves(mu)
+        ]
+        np.testing.assert_allclose(*moments, 0.1 * factor * grads["w"], rtol=1e-6)
+
+
+def test_losses_are_the_cross_entropy_of_the_next_token() -> None:
+    params = jax.jit(make_initial_state(MODEL, optax.identity(), 0))().params
+    params["lm_head"]["kernel"] = jnp.zeros_like(params["lm_head"]["kernel"])
+    losses = token_losses(structure(MODEL), params, jnp.asarray(WINDOWS))
+    assert losses.shape == (2, 8)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, math.log(11), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_detected_anywhere(bad: float) -> None:
+    good = {"a": jnp.ones((3, 4)), "count": jnp.asarray(2), "b": (jnp.ones(5, jnp.bfloat16),)}
+    assert all_finite(good)
+    assert not all_finite(good | {"a": jnp.ones((3, 4)).at[1, 2].set(bad)})
+    assert not all_finite(good | {"b": (jnp.ones(5, jnp.bfloat16).at[4].set(bad),)})

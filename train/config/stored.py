@@ -1,0 +1,142 @@
+"""The settings of a run as JSON: what config.json holds, and how it is read back.
+
+A setting is stored under the name of its group: `{"data": {"seed": 0, ...}, ...}`.
+"""
+
+import dataclasses
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from train.config.run import (
+    DataFlags,
+    DeviceFlags,
+    ModelFlags,
+    OptimizerFlags,
+    Pretrain,
+    ReportFlags,
+    ScheduleFlags,
+    UserError,
+)
+
+CONFIG = "config.json"  # in the folder of a run
+Settings = dict[str, dict[str, Any]]  # group -> name -> value, as JSON has it
+
+# The groups that are stored. --run-dir, --resume, --config and the processes are not.
+GROUPS: dict[str, type] = {
+    "model": ModelFlags,
+    "data": DataFlags,
+    "optimizer": OptimizerFlags,
+    "schedule": ScheduleFlags,
+    "report": ReportFlags,
+    "devices": DeviceFlags,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The content of a config.json."""
+
+    config: Pretrain
+    fingerprint: str
+    versions: dict[str, str]
+
+
+def settings_of(config: Pretrain) -> Settings:
+    """Return the stored settings of a configuration."""
+    groups = {name: dataclasses.asdict(getattr(config, name)) for name in GROUPS}
+    groups["data"]["cache_dir"] = str(config.data.cache_dir.absolute())
+    return groups
+
+
+def differences(settings: Settings, others: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (flag, value, other value) for each of `settings` that differs in `others`."""
+    for group, values in settings.items():
+        for name, value in values.items():
+            other = others.get(group, {}).get(name)
+            if value != other:
+                yield f"--{name.replace('_', '-')}", value, other
+
+
+def read_stored(run_dir: Path) -> Stored:
+    """Read the config.json of the run in `run_dir`."""
+    path = run_dir / CONFIG
+    if not path.exists():
+        raise UserError(
+            f"--run-dir {run_dir} contains no run to resume: check the folder, or leave --resume out to start a run."
+        )
+    content = _read(path)
+    return Stored(
+        config=_config(content, path, run_dir),
+        fingerprint=str(content.get("data_fingerprint")),
+        versions=content.get("versions", {}),
+    )
+
+
+def read_config(path: Path, run_dir: Path) -> Pretrain:
+    """Return the configuration in a config.json, for a run in `run_dir`."""
+    return _config(_read(path), path, run_dir)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): give the config.json of a run.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise UserError(f'{path} has no object "config": give the config.json of a run.')
+    return content
+
+
+def _config(content: dict[str, Any], path: Path, run_dir: Path) -> Pretrain:
+    """Return the configuration; settings that are missing have their defaults."""
+    groups = content["config"]
+    if "model" in groups and not isinstance(groups["model"], dict):
+        raise UserError(
+            f"{path} was written by an older version, whose settings were not grouped: "
+            "start a new run in another --run-dir, with the same flags."
+        )
+    for name, values in groups.items():
+        if name not in GROUPS or not isinstance(values, dict):
+            raise UserError(f"{path} has an unknown group of settings, {name!r}: remove it.")
+    return Pretrain(run_dir=run_dir, **{name: _group(name, values, path) for name, values in groups.items()})
+
+
+def _group(group: str, values: dict[str, Any], path: Path) -> Any:
+    kinds = get_type_hints(GROUPS[group])
+    if unknown := [f"{group}.{name}" for name in values if name not in kinds]:
+        raise UserError(f"{path} has unknown settings: {', '.join(unknown)}. Remove them.")
+    return GROUPS[group](
+        **{name: _value(kinds[name], value, f"{group}.{name}", path) for name, value in values.items()}
+    )
+
+
+def _value(kind: Any, value: Any, name: str, path: Path) -> Any:
+    """Return the value of a setting of type `kind`, from its JSON."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if not _fits(kind, value):
+        raise UserError(f"{path} has {name} = {value!r}: it must be {_described(kind)}.")
+    return value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_fits(option, value) for option in get_args(kind))
+    if kind is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_described, get_args(kind)))
+    return {float: "a number", int: "an integer", bool: "true or false", types.NoneType: "null"}.get(kind, "a string")
