@@ -8,7 +8,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax import memory_report
-from grass_optax.methods._badam import badam, scale_by_badam
+from grass_optax.methods._badam import badam
 from tests import tolerances
 from tests.library.blocks.views import ADAM, CYCLE, PREFIXES, K, N, apart, gradients, stacked, together
 from tests.oracles.block_coordinate import BlockOracle
@@ -107,31 +107,6 @@ def test_the_state_is_that_of_one_block_and_of_the_rest():
     assert memory_report(frozen, params).total_bytes == 4 * 2 * block + 2 * count
     named = badam(0.1, blocks=PREFIXES, freeze_rest=True)
     assert memory_report(named, apart(stacked())).total_bytes == 4 * 2 * (3 * 5 + 2) + 2 * count
-
-
-def test_which_leaves_are_in_the_blocks():
-    ones = jnp.ones
-    params = {
-        "layers": {"kernel": ones((N, 3, 5)), "norm": ones((N, 3))},
-        "embed": {"table": ones((2, 7, 3))}, "lm_head": {"kernel": ones((3, 7))}, "dense": ones((5, 2, 2)),
-    }  # fmt: skip
-    dims = {"layers": {"kernel": MuonDimensionNumbers(1, 2), "norm": None}, "embed": None, "lm_head": None,
-            "dense": MuonDimensionNumbers(0, (1, 2))}  # fmt: skip
-
-    def shape_of_moments(**options):
-        state = scale_by_badam(**options).init(params)
-        return jax.tree.map(jnp.shape, optax.tree_utils.tree_get(state, "BlockCoordinateState").inner.mu)
-
-    hidden = optax.MaskedNode()
-    others = {"embed": {"table": hidden}, "lm_head": {"kernel": hidden}, "dense": hidden}
-    chosen = {"layers": {"kernel": (1, 3, 5), "norm": hidden}, **others}
-    assert shape_of_moments(weight_dimension_numbers=dims) == chosen
-    assert shape_of_moments(weight_dimension_numbers=lambda _: dims) == chosen
-    with pytest.raises(ValueError, match="differ in size along axis 0"):  # by default "dense" is taken for a stack of 5
-        shape_of_moments()
-    params["dense"] = ones((N, 2, 2))
-    assert shape_of_moments() == chosen | {"dense": (1, 2, 2)}
-    assert shape_of_moments(blocks=["layers"]) == {"kernel": (1, N, 3, 5), "norm": (1, N, 3)}
 
 
 def test_errors_say_what_to_do():
