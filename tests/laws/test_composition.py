@@ -163,7 +163,7 @@ def test_a_first_moment_is_found_in_chains_of_chains(name):
 
 
 @pytest.mark.parametrize("name", ["grassjump", "galore"])
-def test_hyper_gradients(name):
+def test_updates_are_differentiable_over_a_refresh_backwards_and_forwards(name):
     """The derivative of what four updates lead to, over a refresh, backwards as forwards and by
     differences.
     """

@@ -15,7 +15,7 @@ NARROW8 = {"mu_dtype": FP8, "nu_dtype": FP8}
 
 @pytest.mark.parametrize(("dtype", "each"), [(BF16, 2), (FP8, 1)])
 @pytest.mark.parametrize("m", [24, 2048])
-def test_bytes(dtype, each, m):
+def test_moments_in_few_bits_take_their_bytes_and_a_scale_each_column(dtype, each, m):
     """2nr each for both moments in 8 bits together, and four bytes for each column of each."""
     n, r = 4 * m, m // 4
     params = {"x": jax.ShapeDtypeStruct((m, n), jnp.float32)}
@@ -68,7 +68,7 @@ def test_methods_train_as_in_float32(name):
     assert (max(errors) > 0) == (name not in ("sumo", "apollo_mini"))  # no Adam in the subspace; moments of one row
 
 
-def test_every_method_takes_the_options():
+def test_blocks_and_column_sgd_take_narrow_moments():
     """Those that the table above does not have."""
     layers = {"layers": {"kernel": jnp.ones((4, 8, 12))}, "norm": jnp.ones(8)}
     for tx in (

@@ -64,7 +64,7 @@ def test_isotropic_completion_restores_what_a_jump_leaves_behind():
     np.testing.assert_allclose(completed, 1, rtol=1e-5)
 
 
-def test_simple_transports():
+def test_the_simple_transports_keep_clear_or_turn():
     state, q = adam_state(), rotation()
     assert transport.keep(state, q) is state
     assert all(not np.any(x) for x in jax.tree.leaves(transport.reset()(state, q)))

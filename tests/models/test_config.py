@@ -37,6 +37,6 @@ def test_sizes_are_the_published_ones(name, millions):
         ({"param_dtype": "f32"}, "param_dtype must be one of float32, bfloat16, got 'f32'"),
     ],
 )
-def test_config_errors(change, message):
+def test_a_config_that_cannot_be_is_an_error_that_says_why(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)

@@ -29,7 +29,7 @@ def test_conversion_round_trip_is_exact(param_dtype, tokens):
     np.testing.assert_array_equal(forward(other, tokens), forward(model, tokens))
 
 
-def test_conversion_layout(model):
+def test_a_weight_of_hugging_face_is_the_transpose_of_a_kernel(model):
     state_dict = to_hf_state_dict(SMALL, nnx.state(model))
     assert len(state_dict) == 3 + 9 * SMALL.num_layers
     kernel = np.asarray(model.layers.mlp.down.kernel)

@@ -47,7 +47,7 @@ def test_state_is_params_with_documented_paths_and_stacked_layers(model):
     assert all(type(leaf) is nnx.Param for leaf in leaves.values())
 
 
-def test_initialisation(model):
+def test_weights_start_with_the_standard_deviation_of_the_config(model):
     config = dataclasses.replace(CONFIGS["tiny"], init_std=0.02)
     for path, leaf in flat_state(make(config, 0)).items():
         value = np.asarray(leaf)
@@ -109,7 +109,7 @@ def test_rotation_depends_on_relative_position_only():
 
 
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
-def test_bfloat16_compute(param_dtype, tokens, model):
+def test_bfloat16_costs_the_roundings_of_its_products(param_dtype, tokens, model):
     config = dataclasses.replace(SMALL, dtype="bfloat16", param_dtype=param_dtype)
     low = make(config, 0)
     # JAX's attention widens bfloat16 scores to float32 by implicit promotion.

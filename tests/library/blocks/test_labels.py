@@ -12,7 +12,7 @@ from grass_optax import scale_by_badam
 N = 4
 
 
-def test_which_leaves_are_in_the_blocks():
+def test_stacked_matrices_are_in_the_blocks_by_default_or_by_dimension_numbers():
     ones = jnp.ones
     params = {
         "layers": {"kernel": ones((N, 3, 5)), "norm": ones((N, 3))},

@@ -174,7 +174,7 @@ def test_a_gradient_that_is_not_finite_shows(dtype, bad):
 
 
 @both
-def test_squares_that_overflow(dtype):
+def test_squares_that_overflow_are_stored_as_the_largest_number(dtype):
     """V is infinite in float32, and what it divides 0. Here it is the largest that is stored: the
     update is as small, and the entry recovers.
     """
@@ -194,7 +194,7 @@ def test_squares_that_overflow(dtype):
 
 @both
 @pytest.mark.parametrize("size", [0.0, 1e-40, 1e-30, 1e30])
-def test_every_size_of_a_block(dtype, size):
+def test_a_block_of_any_size_is_stored(dtype, size):
     x = jnp.full((4, 8), size, jnp.float32)
     _, own = state_of(x, dtype, x)
     assert is_finite((own.mu, own.nu))
@@ -202,7 +202,7 @@ def test_every_size_of_a_block(dtype, size):
         np.testing.assert_allclose(moment, x, rtol=SPACING[dtype], atol=2.0**-126)
 
 
-def test_saturation():
+def test_what_is_beyond_the_largest_number_is_stored_as_that():
     for dtype in (BF16, FP8):
         largest = float(jnp.finfo(dtype).max)
         x = jnp.asarray([largest, -largest, 3.4e38, -3.4e38], jnp.float32)
@@ -235,7 +235,7 @@ def test_only_a_state_with_moments_can_be_compressed():
             narrow_moments(tx, BF16).init(jnp.ones(3))
 
 
-def test_blocks():
+def test_a_scale_is_for_the_shorter_axis_and_none_for_vectors():
     """A column of (..., r, n), a row where the last axis is the shorter; none in vectors and single
     rows.
     """

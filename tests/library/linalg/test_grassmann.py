@@ -1,17 +1,16 @@
 """Points, tangents and geodesics of the Grassmannian: random bases, frames, the exponential map."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from grass_optax import grassmann
-from grass_optax._linalg import products, spectral
+from grass_optax._linalg import products
 from tests import tolerances
 
 KEY = jax.random.key(0)
@@ -34,11 +33,11 @@ def test_random_bases_are_orthonormal(m, share, batch, seed):
 
 
 @pytest.mark.parametrize("rank", [128, 256, 500, 512])
-def test_random_bases_at_size(rank):
+def test_random_bases_are_orthonormal_at_the_size_of_a_model(rank):
     assert error(grassmann.random_basis(KEY, (512, rank), jnp.float32)) < tolerances.ORTHONORMAL32
 
 
-def test_random_bases_in_float64():
+def test_random_bases_are_orthonormal_to_float64():
     with jax.enable_x64(True):
         assert error(grassmann.random_basis(KEY, (64, 32), jnp.float64)) < tolerances.ORTHONORMAL64
 
@@ -51,7 +50,7 @@ def test_random_bases_are_uniform():
     np.testing.assert_allclose(projectors.mean(0), np.eye(6) / 3, atol=0.04)
 
 
-def test_unit_columns():
+def test_bases_of_unit_columns_are_not_orthonormal():
     basis = grassmann.random_basis(KEY, (3, 50, 20), jnp.float32, orthonormal=False)
     np.testing.assert_allclose(jnp.linalg.norm(basis, axis=-2), 1, rtol=1e-6)
     assert error(basis) > 0.1
@@ -77,7 +76,7 @@ def test_exp_follows_the_geodesic():
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_tangent_frames(k):
+def test_tangent_frames_are_orthonormal_and_tangent(k):
     basis = grassmann.random_basis(KEY, (2, 12, 5), jnp.float32)
     left, right = grassmann.random_tangent_frames(jax.random.key(1), basis, k)
     assert (left.shape, right.shape) == ((2, 12, k), (2, 5, k))

@@ -1,17 +1,11 @@
 """Orthonormalisation: the polar factor, whatever the size."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+
 from grass_optax import grassmann
-from grass_optax._linalg import products, spectral
 from tests import tolerances
 
 KEY = jax.random.key(0)

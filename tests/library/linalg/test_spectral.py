@@ -1,17 +1,12 @@
 """Bases of the range of a gradient, beside those of an SVD."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+
 from grass_optax import grassmann
-from grass_optax._linalg import products, spectral
+from grass_optax._linalg import spectral
 from tests import tolerances
 
 KEY = jax.random.key(0)

@@ -7,7 +7,7 @@ import grass_optax
 from tests.util import WIDE, grads_like
 
 
-def test_rates_decay_and_mask():
+def test_weights_decay_under_a_mask_and_other_leaves_have_their_own_rate():
     """W <- W - lr (U + decay W) on split leaves, with its own rate on the others."""
     params = {"w": 2.0 * jnp.ones(WIDE), "v": 2.0 * jnp.ones(WIDE), "b": 2.0 * jnp.ones(3)}
     mask = {"w": True, "v": False, "b": True}

@@ -16,7 +16,7 @@ def test_scale_of_frugal_is_that_of_both_parts():
     np.testing.assert_allclose(part, 0.25 * whole, rtol=1e-6)
 
 
-def test_frugal_blocks():
+def test_frugals_blocks_get_adam_in_turn_and_otherwise_the_sign():
     """Adam for one layer of four, the sign for the others; state of one layer."""
     params = {"kernel": jnp.ones((4, 3, 5))}
     tx = grass_optax.scale_by_frugal(projection="blocks", update_proj_gap=2, sign_scale=0.5)

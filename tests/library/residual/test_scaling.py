@@ -31,7 +31,7 @@ def limited(norms, growth, shape=(2, 3)):
         ([1, 5, 500], float("inf"), [1, 5, 500]),
     ],
 )
-def test_norm_growth_limit(norms, growth, expected):
+def test_a_norm_grows_by_no_more_than_its_limit(norms, growth, expected):
     np.testing.assert_allclose(limited(norms, growth), expected, rtol=1e-5)
 
 

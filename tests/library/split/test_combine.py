@@ -51,7 +51,7 @@ def test_without_lift_the_residual_gets_the_gradient():
         np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1], WIDE), rtol=1e-4)  # one factor a column
 
 
-def test_residual_is_told_what_the_step_knows():
+def test_a_residual_sees_what_the_step_knows():
     seen = {}
 
     def update(updates, state, params=None, **extra):

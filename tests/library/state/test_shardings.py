@@ -147,7 +147,7 @@ def test_moments_in_few_bits_lie_as_those_in_float32():
     assert scales == [P("tensor")]  # one for each row
 
 
-def test_scales_have_no_rank():
+def test_scales_are_whole_on_the_devices_that_share_the_rank():
     """(1, n): one for each column, whole on the devices that share the rank."""
     tx = grass_optax.scale_by_grassjump(rank=4, mu_dtype="float8_e4m3fn", nu_dtype="float8_e4m3fn")
     inner = split_of(specs(tx, {"w": (16, 18)}, {"w": P("fsdp", "tensor")})).inner
