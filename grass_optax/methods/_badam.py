@@ -1,7 +1,6 @@
 """BAdam: Adam on one block of the parameters at a time."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax
 import optax
@@ -146,17 +145,10 @@ def badam(
         mu_dtype=mu_dtype, nu_dtype=nu_dtype, weight_dimension_numbers=weight_dimension_numbers, key=key,
     )  # fmt: skip
     labels = block_labels(blocks, weight_dimension_numbers)
-    decay: optax.GradientTransformation = optax.add_decayed_weights(weight_decay, mask)
+    decay = optax.add_decayed_weights(weight_decay, mask)
     decays: dict[Hashable, optax.GradientTransformation] = {
-        layouts.SPLIT: decay if _is_zero(weight_decay) else active_only(
-            decay, switch_every=switch_every, blocks=blocks, order=order, key=key
-        ),
+        layouts.SPLIT: active_only(decay, switch_every=switch_every, blocks=blocks, order=order, key=key),
         layouts.ADAM: optax.identity() if freeze_rest else decay,
-    }  # fmt: skip
+    }
     rates = scale_by_rates(learning_rate, adam_learning_rate, labels)
     return optax.chain(direction, optax.partition(decays, labels), rates)
-
-
-def _is_zero(weight_decay: Any) -> bool:
-    """Whether nothing decays, so that the state needs no count of turns for the decay."""
-    return isinstance(weight_decay, int | float) and weight_decay == 0

@@ -18,9 +18,8 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax import residual, subspaces, transport
-from tests.docs.test_switches import configuration
-from tests.util import METHODS, assert_same, optimizer
+from grass_optax import methods, residual, subspaces, transport
+from tests.util import METHODS, assert_same, make, optimizer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -73,42 +72,40 @@ def method_table():
     return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
-@contextlib.contextmanager
-def named_parts(name):
-    """While it is open, the parts that a method makes are listed, each with the function's name."""
-    parts = []
+def parts_of(name):
+    """The functions that make a method's rule, transport and residual; "dropped" for no residual."""
+    made, given = [], []
 
     def listed(f):
         @functools.wraps(f)
-        def made(*args, **kwargs):
-            parts.append((f(*args, **kwargs), f.__name__))
-            return parts[-1][0]
+        def wrapper(*args, **kwargs):
+            made.append((f(*args, **kwargs), f.__name__))
+            return made[-1][0]
 
-        return made
+        return wrapper
 
-    homes = subspaces, transport, residual, sys.modules[METHODS[name].scale_by.__module__]
+    def assemble(*parts, **options):
+        given.extend(parts)
+        return methods.assemble(*parts, **options)
+
+    home = sys.modules[METHODS[name].scale_by.__module__]
     makers = ("grass_optax.subspaces", "grass_optax.transport", "grass_optax.residual")
     with contextlib.ExitStack() as stack:
-        for home in homes:
-            for attribute, f in list(vars(home).items()):
+        for module in (subspaces, transport, residual, home):
+            for attribute, f in list(vars(module).items()):
                 if inspect.isfunction(f) and f.__module__.startswith(makers):
-                    stack.enter_context(mock.patch.object(home, attribute, listed(f)))
-        yield parts
+                    stack.enter_context(mock.patch.object(module, attribute, listed(f)))
+        stack.enter_context(mock.patch.object(home, "assemble", assemble, create=True))
+        make(name)
+    return ["dropped" if part is None else next(n for one, n in made if one is part) for part in given]
 
 
 def test_method_table_names_every_method_and_its_parts():
     rows = method_table()
     assert sorted(rows) == sorted(METHODS)
     for name, row in rows.items():
-        with named_parts(name) as parts:
-            config = configuration(name)
-        if config is None:  # beside the split
-            assert (row["rule"], row["transport"], row["residual"]) == ("none",) * 3
-        else:
-            axes = {"rule": config.rule, "transport": config.transport, "residual": config.residual}
-            for axis, part in axes.items():
-                assert row[axis] == next((made_by for made, made_by in parts if made is part), "dropped")
-            assert (config.residual is None) == (row["residual"] == "dropped")
+        beside_the_split = ["none"] * 3
+        assert (parts_of(name) or beside_the_split) == [row[axis] for axis in ("rule", "transport", "residual")]
         number, _, link = row["paper"].strip("[)").partition("](")
         assert link == f"https://arxiv.org/abs/{number}"
         assert number in METHODS[name].scale_by.__doc__

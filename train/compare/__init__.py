@@ -1,0 +1,1 @@
+"""The command `compare`: several runs of `pretrain`, a table and a plot."""

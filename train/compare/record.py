@@ -63,7 +63,8 @@ def stored_record(folder: Path) -> Record | None:
         return Record(content["settings"], content["data_fingerprint"])
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         raise UserError(
-            f"--run-dir {folder} is not empty, but contains no comparison (of this version): choose another folder."
+            f"--run-dir {folder} is not empty, and contains no comparison that this version can read: "
+            "choose another folder."
         ) from None
 
 

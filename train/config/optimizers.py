@@ -192,7 +192,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             learning_rate=3e-3,
             learning_rate_source=_BETTER_OF_TWO,
             update_proj_gap=32,
-            static_integers=("recompute_gap",),
+            static_integers=("refreshes_per_svd",),
             svd="sometimes",
         ),
         Optimizer(

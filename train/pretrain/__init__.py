@@ -1,0 +1,1 @@
+"""The command `pretrain`: the training loop and the files of a run."""

@@ -1,0 +1,1 @@
+"""The programs that a run compiles: optimizer, training step, sharding."""

@@ -59,4 +59,4 @@ def test_a_type_checker_finds_misuse_and_the_type_of_the_result(tmp_path):
     assert by_line[3] == ("information", 'Type of "grass_optax.grassjump(0.001)" is "GradientTransformationExtraArgs"')
     assert by_line[4] == ("error", 'No parameter named "weight_decay"')
     assert by_line[5][0] == "error"
-    assert "\"Literal['none', 'isotropic']\"" in by_line[5][1]
+    assert "\"Literal['all']\" is not assignable to type \"Literal['isotropic']\"" in by_line[5][1]

@@ -167,7 +167,7 @@ def test_a_folder_that_holds_something_else_is_refused(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_text(text)
-    assert "is not empty, but contains no comparison (of this version): choose" in refusal(
+    assert "is not empty, and contains no comparison that this version can read: choose" in refusal(
         tmp_path, "--optimizers adamw", capsys
     )
     assert [path.name for path in tmp_path.iterdir()] == [name]
