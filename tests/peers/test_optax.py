@@ -1,5 +1,5 @@
 """Our GaLore against Optax's own, `optax.contrib.galore`. On square matrices, where both have the
-basis on the input axis, they are one algorithm; docs/parity.md has the results.
+basis on the input axis, they are one algorithm; docs/reference/parity.md has the results.
 """
 
 import jax.numpy as jnp

@@ -1,5 +1,5 @@
 """GaLore, Fira and APOLLO against the codes that their authors published for PyTorch;
-docs/parity.md has the results.
+docs/reference/parity.md has the results.
 
 Theirs hold a weight as (output, input), ours as (input, output): their gradient is our transpose,
 and so is a basis that they multiply from the right. They divide moments that are not corrected for
