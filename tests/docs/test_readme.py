@@ -73,7 +73,7 @@ def method_table():
 
 
 def parts_of(name):
-    """The functions that make a method's rule, transport and residual; "dropped" for no residual."""
+    """Names of the functions that make a method's rule, transport and residual."""
     made, given = [], []
 
     def listed(f):

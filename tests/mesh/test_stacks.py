@@ -21,7 +21,7 @@ from tests.mesh.harness import (
 
 # Programs with these loops are compiled and read, and one of several loops that send is not run:
 # devices of a CPU begin the sums of independent loops each in an order of its own, and may wait for
-# each other for ever (docs/sharding.md).
+# each other for ever (docs/guides/sharding.md).
 MAPPED = {"map_stacks": True}
 
 
