@@ -27,24 +27,74 @@ Completion = Literal["none", "isotropic"]
 
 
 def keep() -> Transport:
-    """The moments keep their numbers, although these now mean other directions (GaLore, Fira)."""
+    """The moments keep their numbers, which belong to the old directions (GaLore, Fira).
+
+    Returns:
+      A transport: (inner_state, rotation) -> inner_state, the same one.
+
+    Examples:
+      >>> state = optax.TraceState(jnp.array([[1.0], [2.0]]))
+      >>> swap = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> transport.keep()(state, swap).trace.T
+      Array([[1., 2.]], dtype=float32)
+
+    References:
+      Zhao et al., `GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection
+      <https://arxiv.org/abs/2403.03507>`_, 2024
+    """
     return _keep
 
 
 def reset() -> Transport:
-    """The moments and their count start again from zero (FRUGAL)."""
+    """The moments and their count start again from zero (FRUGAL).
+
+    Returns:
+      A transport: (inner_state, rotation) -> inner_state, the state at the start. It raises a
+      TypeError for a state that may start from something else than zero.
+
+    Examples:
+      >>> state = optax.TraceState(jnp.array([[1.0], [2.0]]))
+      >>> transport.reset()(state, jnp.eye(2)).trace.T
+      Array([[0., 0.]], dtype=float32)
+
+    References:
+      Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
+      Training <https://arxiv.org/abs/2411.07837>`_, 2024
+    """
     return _reset
 
 
 def first_moment_only() -> Transport:
-    """M' = Q M, and the second moment keeps its numbers (GoLore, SUMO)."""
+    """Rotate the first moment; the second one keeps its numbers (GoLore, SUMO).
+
+    With Q = S_new^T S_old::
+
+      M' = Q M
+
+    Returns:
+      A transport: (inner_state, rotation) -> inner_state, of moments (..., r, n). It raises a
+      TypeError for a state whose arrays have no known meaning.
+
+    Examples:
+      >>> moment = jnp.array([[1.0], [2.0]])
+      >>> state = optax.ScaleByAdamState(jnp.int32(1), mu=moment, nu=moment)
+      >>> swap = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> new = transport.first_moment_only()(state, swap)
+      >>> new.mu.T, new.nu.T
+      (Array([[2., 1.]], dtype=float32), Array([[1., 2.]], dtype=float32))
+
+    References:
+      He et al., `Subspace Optimization for Large Language Models with Convergence Guarantees
+      <https://arxiv.org/abs/2410.11289>`_, 2024
+    """
     return _first_moment_only
 
 
 def rotate(b1: ArrayLike, b2: ArrayLike, completion: Completion = "none") -> "Rotate":
     """Move Adam's moments as estimates of moments of the gradient's coordinates (eq. 7-8, LDAdam).
 
-    With Mh = M / (1 - b1^(t-1)) and Vh = V / (1 - b2^(t-1)), all squares and |.| elementwise::
+    With Q = S_new^T S_old, Mh = M / (1 - b1^(t-1)) and Vh = V / (1 - b2^(t-1)), all squares and |.|
+    elementwise::
 
       M' = Q M
       V' = (1 - b2^(t-1)) |Q^2 (Vh - Mh^2) + (Q Mh)^2|
@@ -63,8 +113,29 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: Completion = "none") -> "Ro
       b1, b2: those of the inner Adam. `split_by_subspace` compares them at init.
       completion: "none" (the papers) or "isotropic".
 
+    Returns:
+      A transport: (inner_state, rotation) -> inner_state, of moments (..., r, n). It raises a
+      TypeError for a state whose arrays have no known meaning.
+
     Raises:
       ValueError: another completion.
+
+    Examples:
+      >>> grad = jnp.array([[1.0], [2.0]])
+      >>> adam = optax.scale_by_adam(b1=0.9, b2=0.999)
+      >>> _, state = adam.update(grad, adam.init(grad))
+      >>> quarter = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+      >>> new = transport.rotate(0.9, 0.999)(state, quarter)
+      >>> state.mu.T.round(1), new.mu.T.round(1)
+      (Array([[0.1, 0.2]], dtype=float32), Array([[-0.2,  0.1]], dtype=float32))
+      >>> state.nu.T.round(3), new.nu.T.round(3)
+      (Array([[0.001, 0.004]], dtype=float32), Array([[0.004, 0.001]], dtype=float32))
+
+    References:
+      Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
+      <https://arxiv.org/abs/2510.01878>`_, 2025
+      Robert et al., `LDAdam: Adaptive Optimization from Low-Dimensional Gradient Statistics
+      <https://arxiv.org/abs/2410.16103>`_, 2024
     """
     one_of("completion", completion, get_args(Completion))
     return Rotate(b1=b1, b2=b2, completion=completion)
@@ -72,7 +143,12 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: Completion = "none") -> "Ro
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rotate:
-    """The transport that `rotate` returns: a function that knows the betas it was made for."""
+    """The transport that `rotate` returns: a function that knows the betas it was made for.
+
+    Attributes:
+      b1, b2: the decays of the inner Adam.
+      completion: "none", or "isotropic" to restore the second moment that a jump leaves behind.
+    """
 
     b1: ArrayLike
     b2: ArrayLike
@@ -84,7 +160,7 @@ class Rotate:
         return self.b1, self.b2
 
     def __call__(self, inner_state: PyTree, rotation: PyTree) -> PyTree:
-        """The inner state in the new basis."""
+        """Return the inner state in the new basis, for a tree of Q (..., r, r)."""
 
         def second(state: optax.ScaleByAdamState, new_mu: PyTree) -> PyTree:
             def moved(q: Array, mu: Array, new_mu: Array, nu: Array) -> Array:

@@ -31,7 +31,7 @@ _SECOND = "nu"
 # The smallest number beside this scale, 2^-9 of it, is the smallest normal float32.
 _SMALLEST_SCALE = 2.0**-117
 _LOWEST_EXPONENT = -119  # below it the spacing of bfloat16 is no normal float32, and may be flushed to 0
-_LARGEST_SECOND = 2.0**126  # in place of one that overflowed: finite when rounded up
+_LARGEST_SECOND = 2.0**126  # instead of one that overflowed: finite when rounded up
 
 
 class CompressedState(NamedTuple):
@@ -134,9 +134,12 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
 def stochastically_rounded(x: Float[Array, "*s"], dtype: DTypeLike, uniform: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """One of the two neighbours of x in a floating type, still in float32; the mean is x.
 
-    With k the exponent of x and p mantissa bits: spacing = 2^(k - p), and x / spacing is rounded up
-      where the fraction of it is above `uniform`, from [0, 1). Above the largest number is the
-      largest; inf and NaN are NaN.
+    With k the exponent of x, p mantissa bits and `uniform` from [0, 1)::
+
+      spacing = 2^(k - p)
+      x / spacing is rounded up where its fraction is above `uniform`
+
+    A number above the largest becomes the largest; inf and NaN are NaN.
     """
     info = jnp.finfo(dtype)
     size = jnp.abs(x)

@@ -129,8 +129,9 @@ def cleared(inner_state: Any) -> Any:
 
 
 def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
-    """The exponential moving average M <- b1 M + (1 - b1) g in an inner state, or what it is for a
-    trace, which sums without the (1 - b1).
+    """The exponential moving average M <- b1 M + (1 - b1) g in an inner state.
+
+    For `optax.trace`, which sums without the (1 - b1), it is (1 - b1) times its sum.
 
     Raises:
       TypeError: a state without a first moment.

@@ -41,13 +41,22 @@ def exp(
     For k < r this is the paper's form: the r - k directions of S orthogonal to V do not move.
 
     Args:
-      basis: S.
-      left: U.
-      angles: in radians.
-      right: V.
+      basis: S (..., m, r).
+      left: U (..., m, k).
+      angles: (..., k), in radians.
+      right: V (..., r, k).
 
     Returns:
-      S', with S'^T S' = I.
+      S' (..., m, r), with S'^T S' = I.
+
+    Examples:
+      >>> left, right = jnp.array([[0.0], [1.0]]), jnp.eye(1)
+      >>> grassmann.exp(jnp.eye(2, 1), left, jnp.array([jnp.pi / 4]), right).T.round(4)
+      Array([[0.7071, 0.7071]], dtype=float32)
+
+    References:
+      Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
+      <https://arxiv.org/abs/2510.01878>`_, 2025
     """
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
     return basis + matmul(lift(basis, right) * (cos - 1) + left * sin, transpose(right))
@@ -59,10 +68,21 @@ def random_basis(
     dtype: jax.typing.DTypeLike,
     orthonormal: bool = True,
 ) -> Float[Array, "*b m r"]:
-    """A uniformly random subspace: the orthonormal basis of a Gaussian matrix of shape (..., m, r).
+    """A uniformly random subspace: the orthonormal basis of a Gaussian matrix.
 
-    With `orthonormal=False` the Gaussian's columns are only scaled to unit length (the paper's "No
-    QR").
+    Args:
+      key: a typed key.
+      shape: (..., m, r).
+      dtype: of the basis.
+      orthonormal: False only scales the Gaussian's columns to unit length (the paper's "No QR").
+
+    Returns:
+      A basis (..., m, r).
+
+    Examples:
+      >>> basis = grassmann.random_basis(jax.random.key(0), (9, 2), jnp.float32)
+      >>> bool(grassmann.orthonormality_error(basis) < 1e-5)
+      True
     """
     gaussian = jax.random.normal(key, shape, dtype)
     return orthonormalize(gaussian) if orthonormal else _unit_columns(gaussian)
@@ -73,7 +93,21 @@ def random_tangent_frames(
 ) -> tuple[Float[Array, "*b m k"], Float[Array, "*b r k"]]:
     """Singular frames (U, V) of a Gaussian tangent at S, drawn without its SVD.
 
-    Both are Haar, U in the complement of S. Needs k <= min(r, m - r).
+    Both are Haar, U in the complement of S.
+
+    Args:
+      key: a typed key.
+      basis: S (..., m, r), orthonormal.
+      k: the number of directions, at most min(r, m - r).
+
+    Returns:
+      U (..., m, k) and V (..., r, k).
+
+    Examples:
+      >>> basis = jnp.eye(9, 2)
+      >>> left, right = grassmann.random_tangent_frames(jax.random.key(0), basis, k=1)
+      >>> left.shape, right.shape, bool(jnp.max(jnp.abs(basis.T @ left)) < 1e-6)
+      ((9, 1), (2, 1), True)
     """
     left_key, right_key = jax.random.split(key)
     *batch, m, r = basis.shape
@@ -87,6 +121,17 @@ def principal_cosines(first: Float[Array, "*b m r"], second: Float[Array, "*b m 
     """Cosines of the principal angles between two subspaces, the largest first.
 
     A diagnostic: it takes an SVD.
+
+    Args:
+      first, second: two orthonormal bases (..., m, r).
+
+    Returns:
+      The cosines (..., r).
+
+    Examples:
+      >>> axes = jnp.eye(4)
+      >>> grassmann.principal_cosines(axes[:, :2], axes[:, 1:3]).round(3)
+      Array([1., 0.], dtype=float32)
     """
     return jnp.clip(jnp.linalg.svd(rotation(first, second), compute_uv=False), 0, 1)
 

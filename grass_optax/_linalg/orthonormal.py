@@ -19,12 +19,26 @@ _MAX_PASSES = 6
 
 
 def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
-    """The polar factor X (X^T X)^(-1/2): the orthonormal basis of the range of X nearest to X.
+    """The polar factor of X: the orthonormal basis of its range that is nearest to X.
 
     Newton-Schulz in passes: each takes the Gram matrix A = X^T X, approximates A^(-1/2) by cubic
-    steps on r x r matrices, and multiplies X by it. A well-conditioned X (a Gaussian with r <= m/2)
-    needs one pass, a badly conditioned one as many as its condition number asks for; a last cubic
-    step squares the error that is left. X must have full column rank; batch axes iterate together.
+    steps on r x r matrices, and multiplies X by it::
+
+      X (X^T X)^(-1/2)
+
+    A well-conditioned X (a Gaussian with r <= m/2) needs one pass. A badly conditioned one needs
+    more; a last cubic step squares the error that is left. Batch axes iterate together.
+
+    Args:
+      x: X (..., m, r), of full column rank.
+
+    Returns:
+      The polar factor (..., m, r).
+
+    Examples:
+      >>> grassmann.orthonormalize(jnp.array([[2.0, 0.0], [0.0, 3.0]])).round(3)
+      Array([[1., 0.],
+             [0., 1.]], dtype=float32)
     """
     tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
 
@@ -43,7 +57,18 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
 
 
 def orthonormality_error(basis: Float[Array, "*b m r"]) -> Float[Array, "*b"]:
-    """The largest entry of |S^T S - I| of each matrix."""
+    """The largest entry of |S^T S - I| of each matrix.
+
+    Args:
+      basis: S (..., m, r).
+
+    Returns:
+      One number per matrix (...).
+
+    Examples:
+      >>> grassmann.orthonormality_error(jnp.array([[1.0, 0.5], [0.0, 1.0]]))
+      Array(0.5, dtype=float32)
+    """
     return _distance_to_identity(rotation(basis, basis))
 
 
@@ -53,7 +78,8 @@ def orthonormal_frame(
     """The unit columns of X, each made orthogonal to those before it, and all of them to the basis
     `outside`.
 
-    A column of which that leaves less than half becomes zero: what is left could be rounding alone.
+    A column that loses more than half of its norm becomes zero: what is left could be rounding
+    alone.
     """
 
     def one(frame: Array, i: Array) -> tuple[Array, None]:

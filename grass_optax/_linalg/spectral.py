@@ -36,7 +36,7 @@ def range_basis(
     *batch, m, _ = x.shape
     start_key, noise_key = jax.random.split(key)
     start, noise = (jax.random.normal(k, (*batch, m, rank), x.dtype) / m**0.5 for k in (start_key, noise_key))
-    # X over its largest entry, without a copy of X: the narrow factors are scaled in its place.
+    # X over its largest entry, without a copy of X: the narrow factors are scaled instead.
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     scale = jnp.minimum(1 / largest, jnp.finfo(x.dtype).max)
 

@@ -20,12 +20,12 @@ def combined(
 ) -> tuple[PyTree, PyTree]:
     """The directions U (..., m, n), and the residual's new state.
 
+    By the residual, with c its `removed_fraction` and phi the factors of the columns (`columns`)::
+
                   lift                            no lift
       None        S (scale D)
       dense       S (scale D) + L(G - c S g)      L(G)
       per column  S (scale D - phi c g) + phi G   phi G
-
-    c is `removed_fraction`, and phi the factors of the columns (`columns`).
     """
     split: Split = extra_args["split"]
     lift = functools.partial(dense.lift, map_stacks=config.map_stacks)

@@ -34,7 +34,7 @@ def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
 
 
 def without_bases(grads: PyTree) -> PyTree:
-    """What a state holds in place of bases that are drawn again at every step."""
+    """What a state holds instead of bases that are drawn again at every step."""
     return jax.tree.map(lambda _: optax.MaskedNode(), grads)
 
 
@@ -87,7 +87,9 @@ def _refreshed(config: SplitConfig, grads: PyTree, index: Array, state: SplitSta
 
 
 def _redrawn(config: SplitConfig, state: SplitState, grads: PyTree, index: Array) -> SplitState:
-    """The same for bases that are functions of their key alone and are not stored."""
+    """The state with the bases of this update, for bases that are functions of their key alone and
+    are not stored.
+    """
     shaped = state._replace(basis=zero_bases(config, grads))  # the rule reads no more than shapes
     basis, _ = _drawn(config, config.rule, shaped, grads, index)
 

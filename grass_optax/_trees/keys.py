@@ -3,6 +3,10 @@
 A matrix has a name, the path of its leaf without the integers in it, and an index: these integers,
 then its place in the batch axes of the leaf. So matrix 3 of the stack `layers/kernel` and the leaf
 `layers/3/kernel` draw the same, and adding a leaf changes no other leaf's draws.
+
+This has two limits. A part such as `layers_3`, as Flax Linen names layers, is a name and not an
+index, so such a leaf does not draw what the stack draws. And `layers/3/kernel` and
+`layers/kernel/3` in one tree would share their draws.
 """
 
 import functools

@@ -92,8 +92,8 @@ class MatrixLayout:
         return x.reshape(self._sizes(order)).transpose([order.index(i) for i in range(len(order))])
 
     def sum_over_m(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b 1 n"]:
-        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may turn a matrix
-        only to sum it.
+        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may transpose a
+        matrix only to sum it.
         """
         kept = [i for i in range(len(self.shape)) if i not in self.m_axes]
         sums = jnp.sum(x, axis=self.m_axes).transpose([kept.index(i) for i in self.batch_axes + self.n_axes])
@@ -111,10 +111,18 @@ def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumb
 
     Without dimension numbers every leaf must be 2-D.
 
+    Returns:
+      A tree of layouts; each has `m`, `n` and `to_matrix`, which gives (..., m, n).
+
     Raises:
       ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers
         of another structure.
       TypeError: a leaf that is not real floating point.
+
+    Examples:
+      >>> layout = layouts.matrix_layouts({"w": jnp.ones((8, 2))})["w"]
+      >>> layout.m, layout.n, layout.to_matrix(jnp.ones((8, 2))).shape
+      (2, 8, (2, 8))
     """
     if weight_dimension_numbers is None:
         dims = jax.tree.map(lambda x: MATRIX if x.ndim == 2 else None, params)
@@ -140,12 +148,15 @@ def require_rank(rank: int, layout: Any) -> None:
 
 
 def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Callable[[optax.Params], Any]:
-    """A function of params for `optax.partition`: a tree of "split" and "adam".
+    """Label every leaf "split" or "adam", for `optax.partition`.
 
     With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split.
     Without, the 2-D leaves with min(m, n) > `rank`, except embeddings and the output head. These
     are known by their path: a part of it contains "embed", or is one of "wte", "wpe", "head",
     "lm_head", "output_head", "logits", "logits_dense" (in any case).
+
+    Returns:
+      A function of params to a tree like it of labels.
 
     Examples:
       >>> params = {"embed": jnp.ones((9, 4)), "dense": {"kernel": jnp.ones((4, 8))}}

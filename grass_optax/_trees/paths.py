@@ -17,6 +17,17 @@ def leaf_path(path: Path) -> str:
     """The path of a leaf as "a/b/c".
 
     The leaves of an nnx.State sit one attribute deeper; they get the paths of plain dicts.
+
+    Args:
+      path: the keys that `jax.tree.leaves_with_path` gives beside a leaf.
+
+    Returns:
+      A string.
+
+    Examples:
+      >>> tree = {"layers": [{"kernel": 1.0}]}
+      >>> [layouts.leaf_path(path) for path, _ in jax.tree.leaves_with_path(tree)]
+      ['layers/0/kernel']
     """
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
@@ -24,17 +35,60 @@ def leaf_path(path: Path) -> str:
 
 
 def is_embedding(path: Path) -> bool:
-    """Whether a part of the path contains "embed", or is "wte" or "wpe" (in any case)."""
+    """Whether a leaf is an embedding by its path.
+
+    It is if a part of the path contains "embed", or is "wte" or "wpe" (in any case).
+
+    Args:
+      path: the keys that `jax.tree.leaves_with_path` gives beside a leaf.
+
+    Returns:
+      A bool.
+
+    Examples:
+      >>> tree = {"kernel": 1.0, "token_embed": 1.0}
+      >>> [layouts.is_embedding(path) for path, _ in jax.tree.leaves_with_path(tree)]
+      [False, True]
+    """
     return any("embed" in part or part in _EMBEDDINGS for part in _parts(path))
 
 
 def is_head(path: Path) -> bool:
-    """Whether a part of the path names an output head: see `layouts.split_labels`."""
+    """Whether a leaf is an output head by its path.
+
+    `layouts.split_labels` lists the names.
+
+    Args:
+      path: the keys that `jax.tree.leaves_with_path` gives beside a leaf.
+
+    Returns:
+      A bool.
+
+    Examples:
+      >>> tree = {"kernel": 1.0, "lm_head": 1.0}
+      >>> [layouts.is_head(path) for path, _ in jax.tree.leaves_with_path(tree)]
+      [False, True]
+    """
     return any(part in _HEADS for part in _parts(path))
 
 
 def require_float(path: Path, x: Any) -> None:
-    """Raise a TypeError if a leaf is not floating point."""
+    """Raise an error if a leaf is not floating point.
+
+    Args:
+      path: the keys that `jax.tree.leaves_with_path` gives beside a leaf.
+      x: the leaf.
+
+    Raises:
+      TypeError: it is not.
+
+    Examples:
+      >>> tree = {"step": jnp.zeros((), jnp.int32)}
+      >>> jax.tree.map_with_path(layouts.require_float, tree)
+      Traceback (most recent call last):
+          ...
+      TypeError: leaf 'step' of shape () and type int32 is not floating point and has no gradient. ...
+    """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
             f"{describe(path, x)} is not floating point and has no gradient. Hide it from the "

@@ -26,21 +26,65 @@ __all__ = ["project", "lift", "rotation"]
 def project(
     basis: Float[Array, "*b m r"], grad: Float[Array, "*b m n"], map_stacks: bool = False
 ) -> Float[Array, "*b r n"]:
-    """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
+    """S^T G, accumulated in float32 at least.
+
+    The factors are multiplied in a narrow type if both have it.
+
+    Args:
+      basis: S (..., m, r).
+      grad: G (..., m, n).
+      map_stacks: multiply the matrices of a stack one at a time.
+
+    Returns:
+      g = S^T G (..., r, n).
+
+    Examples:
+      >>> grad = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> bases.dense.project(jnp.eye(2, 1), grad)
+      Array([[1., 2.]], dtype=float32)
+    """
     return _of_stack(_project, map_stacks, basis, grad)
 
 
 def lift(
     basis: Float[Array, "*b m r"], direction: Float[Array, "*b r n"], map_stacks: bool = False
 ) -> Float[Array, "*b m n"]:
-    """S D in the type of the basis, accumulated in float32 at least."""
+    """S D in the type of the basis, accumulated in float32 at least.
+
+    Args:
+      basis: S (..., m, r).
+      direction: D (..., r, n).
+      map_stacks: multiply the matrices of a stack one at a time.
+
+    Returns:
+      S D (..., m, n).
+
+    Examples:
+      >>> bases.dense.lift(jnp.eye(2, 1), jnp.array([[1.0, 2.0]]))
+      Array([[1., 2.],
+             [0., 0.]], dtype=float32)
+    """
     return _of_stack(_lift, map_stacks, basis, direction)
 
 
 def rotation(
     new: Float[Array, "*b m r"], old: Float[Array, "*b m r"], like: Float[Array, "*b m n"]
 ) -> Float[Array, "*b r r"]:
-    """Q = S_new^T S_old in float32 at least; replicated over the axes that shard `like`."""
+    """Q = S_new^T S_old, which takes coordinates in the old basis to the new one.
+
+    Args:
+      new, old: two bases (..., m, r).
+      like: an array (..., m, n); the result is replicated over the mesh axes that shard it.
+
+    Returns:
+      Q (..., r, r), in float32 at least.
+
+    Examples:
+      >>> old = jnp.eye(3, 2)
+      >>> bases.dense.rotation(old[:, ::-1], old, like=jnp.ones((3, 4)))
+      Array([[0., 1.],
+             [1., 0.]], dtype=float32)
+    """
     wide_new, wide_old = (x.astype(wide(x.dtype)) for x in (new, old))
     return whole_along(products.rotation(wide_new, wide_old), (-2, -1), like)
 
@@ -60,7 +104,7 @@ def _project(basis: Array, grad: Array) -> Array:
 def _transposed(basis: Array) -> Array:
     """S^T; on a CPU as an array of its own, because products with a transposed factor are slower.
 
-    Measured at LLaMA-60M's matrices, r = 128, two cores: 92 ms a step in place of 108.
+    Measured at LLaMA-60M's matrices, r = 128, two cores: 92 ms a step instead of 108.
     """
 
     def materialized(x: jax.Array) -> jax.Array:

@@ -61,8 +61,8 @@ def scale_by_grassjump(
       orthonormal: False skips the orthonormalisation of the bases (`subspaces.random_jump`).
       store_basis: False draws the basis again at each step, so that the state is 2nr + 1 numbers.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
-      inner: an Optax transformation to run inside the subspace instead of Adam. It gets shapes in
-        place of weights, so it cannot decay them. The transport must be able to rotate its state:
+      inner: an Optax transformation to run inside the subspace instead of Adam. It gets shapes
+        instead of weights, so it cannot decay them. The transport must be able to rotate its state:
         Adam's with the same b1 and b2, Lion's, Muon's, or a momentum.
       mu_dtype, nu_dtype: storage types of Adam's first and second moments, in the subspace and
         elsewhere: None for float32, "bfloat16", or "float8_e4m3fn" (8 bits, and a float32 scale for

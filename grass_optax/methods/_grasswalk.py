@@ -33,17 +33,18 @@ def scale_by_grasswalk(
     """The direction of GrassWalk: Adam in a subspace of each matrix that takes random steps.
 
     The first basis is near the leading left singular vectors of the first gradient
-    (`subspaces.range_finder`). At t = 1 + j T, j > 0, it moves along a random geodesic that turns
-    `walk_rank` of its r directions (eq. 4). The rest of the step is that of `scale_by_grassjump`.
+    (`subspaces.range_finder`). At t = 1 + j T, j > 0, it moves along a random geodesic that
+    rotates `walk_rank` of its r directions (eq. 4). The rest of the step is that of
+    `scale_by_grassjump`.
 
     State per matrix: mr + 2nr + 1 numbers, where AdamW keeps 2mn.
 
     Args:
       rank: r, the dimension of the subspaces.
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
-      step_size: the angle, in radians, by which each of these directions turns; None draws each
+      step_size: the angle, in radians, by which each of these directions rotates; None draws each
         angle uniformly.
-      walk_rank: the number of directions that turn at a step, at most min(r, m - r); 1 in the
+      walk_rank: the number of directions that rotate at a step, at most min(r, m - r); 1 in the
         paper.
       scale: multiplies the low-rank part S N only.
       max_norm_growth: zeta, the largest growth of ||L|| from one update to the next; None sets no

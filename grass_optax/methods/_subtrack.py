@@ -45,7 +45,7 @@ def scale_by_subtrack(
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       step_size: eta, which multiplies the singular value of the tangent to give the angle (10 in
         the paper); None takes the angle that captures most of the gradient (`subspaces.tracking`).
-      tracking_rank: the number of directions that turn at a step; 1 in the paper.
+      tracking_rank: the number of directions that rotate at a step; 1 in the paper.
       scale: multiplies the low-rank part S N only.
       max_norm_growth: zeta, the largest growth of ||L|| from one update to the next; None sets no
         limit.

@@ -3,14 +3,13 @@
 A residual is an Optax transformation of R = G - S S^T G, so `optax.chain`, `optax.masked` and
 `optax.partition` of one work. What the step knows comes in one extra argument, `split`: `grad`,
 `projected` (S^T G), `direction` (what the inner optimizer returned for it), `basis` and
-`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). None in
-place of a residual drops R.
+`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). None
+instead of a residual drops R.
 
-How the step must feed a residual stands beside it, in a record `Marks`. Most residuals only
-multiply column i of R by a number. Marked `per_column`, such a one is never given R, which then
-need not be formed. It gets the norms of R's columns (..., 1, n), and what it returns over what it
-was given is the factor of each column. Given R itself it must do the same. A chain of residuals has
-no marks and is given R; `per_column` marks it again.
+`Marks` records how the step feeds a residual. A residual marked `per_column` receives the column
+norms (..., 1, n) instead of R; the ratio of output to input is each column's factor. Without the
+mark it receives R and must return the same factors times R. A chain of residuals has no marks;
+`per_column` marks it again.
 """
 
 from grass_optax.residual.feedback import error_feedback

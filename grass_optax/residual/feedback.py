@@ -16,14 +16,32 @@ from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, 
 def error_feedback(b1: ArrayLike) -> Residual:
     """Drop the residual from this update and add it to the next gradient (LDAdam).
 
-    With it goes what the momentum lost in the change of basis::
+    The error also holds what the momentum lost in the change of basis::
 
       E = G - S g + b1 / (1 - b1) (S_old M_old - S M)
 
-    where M_old and M are the first moment before and after the transport. State: mn numbers.
+    where M_old and M are the first moment before and after the transport.
 
     Args:
       b1: of the inner optimizer.
+
+    Returns:
+      A residual that returns zeros (..., m, n). Its state, an `ErrorFeedbackState`, is mn numbers.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale_by_adam(), transport.keep(),
+      ...     residual.error_feedback(b1=0.9), rank=1, update_proj_gap=100,
+      ... )
+      >>> grad = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> _, state = tx.update(grad, tx.init(grad))
+      >>> state.residual.error
+      Array([[0., 0.],
+             [3., 4.]], dtype=float32)
+
+    References:
+      Robert et al., `LDAdam: Adaptive Optimization from Low-Dimensional Gradient Statistics
+      <https://arxiv.org/abs/2410.16103>`_, 2024
     """
 
     def init(params: optax.Params) -> ErrorFeedbackState:

@@ -16,7 +16,7 @@ class Marks:
     """How the step feeds a residual transformation.
 
     Attributes:
-      per_column: give it the column norms (..., 1, n) in place of R.
+      per_column: give it the column norms (..., 1, n) instead of R.
       removed_fraction: c in R = G - c S S^T G.
       feedback: a function of the residual's state to what is added to the next gradient, a tree of
         (..., m, n), or None.
@@ -75,6 +75,17 @@ def as_residual(tx: optax.GradientTransformation | None) -> Residual | None:
 
 def per_column(tx: optax.GradientTransformation) -> Residual:
     """Mark a transformation that multiplies each column of the residual by a number.
+
+    It then receives the column norms (..., 1, n) instead of R, which need not be formed.
+
+    Args:
+      tx: such a transformation, or a chain of them. Marks that it has already are kept.
+
+    Returns:
+      A `Residual` with the mark `per_column`.
+
+    Raises:
+      ValueError: `tx` feeds an error back.
 
     Examples:
       >>> halved = residual.per_column(optax.chain(residual.recovery(), optax.scale(0.5)))

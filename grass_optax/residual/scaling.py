@@ -30,33 +30,112 @@ class NormGrowthLimitState(NamedTuple):
 def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLike = 1.0) -> Residual:
     """Recovery scaling, then the norm-growth limit (RS in the papers; Fira).
 
+    With phi_i = ||N_i|| / ||g_i|| of each column i, N what the inner optimizer returned for g::
+
+      L_i = phi_i R_i,   ||L_t|| <= zeta ||L_{t-1}||
+
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
       removed_fraction: c in R = G - c S S^T G. The papers have 1; released code has `scale`.
+
+    Returns:
+      A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale_by_sign(), transport.keep(),
+      ...     residual.recovery(), rank=1, update_proj_gap=100,
+      ... )
+      >>> grad = jnp.array([[2.0, 4.0], [1.0, 1.0]])
+      >>> tx.update(grad, tx.init(grad))[0]  # the second row over the first
+      Array([[1.  , 1.  ],
+             [0.5 , 0.25]], dtype=float32)
+
+    References:
+      Chen et al., `Fira <https://arxiv.org/abs/2410.01623>`_, 2024
     """
     tx = _limited(recovery_scaling(), max_norm_growth)
     return Residual(tx, per_column=True, removed_fraction=removed_fraction)
 
 
 def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
-    """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, limited (APOLLO).
+    """Scale each column of the gradient as the inner optimizer scaled its projection (APOLLO).
 
-    For a split without lift, where the residual is the gradient itself. The limit comes before the
-    scale.
+    For a split with `lift=False`, where the residual is the gradient itself. The limit comes before
+    the scale::
+
+      L_i = sqrt(scale) (||N_i|| / ||g_i||) G_i
+
+    Args:
+      max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
+      scale: the square of the last factor.
+
+    Returns:
+      A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale_by_sign(), transport.keep(),
+      ...     residual.channel_scaling(scale=4.0), rank=1, update_proj_gap=100, lift=False,
+      ... )
+      >>> grad = jnp.array([[2.0, 4.0], [1.0, 1.0]])
+      >>> tx.update(grad, tx.init(grad))[0]
+      Array([[2. , 2. ],
+             [1. , 0.5]], dtype=float32)
+
+    References:
+      Zhu et al., `APOLLO <https://arxiv.org/abs/2412.05270>`_, 2024, Algorithm 1
     """
     return _scaled(recovery_scaling(), max_norm_growth, scale)
 
 
 def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
-    """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited (APOLLO-Mini).
+    """Scale the whole gradient as the inner optimizer scaled its projection (APOLLO-Mini).
 
-    For a split without lift. The limit comes before the scale.
+    For a split with `lift=False`. The limit comes before the scale::
+
+      L = sqrt(scale) (||N||_F / ||g||_F) G
+
+    Args:
+      max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
+      scale: the square of the last factor.
+
+    Returns:
+      A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale(0.5), transport.keep(),
+      ...     residual.tensor_scaling(scale=4.0), rank=1, update_proj_gap=100, lift=False,
+      ... )
+      >>> grad = jnp.array([[2.0, 4.0], [1.0, 1.0]])
+      >>> tx.update(grad, tx.init(grad))[0]
+      Array([[2., 4.],
+             [1., 1.]], dtype=float32)
+
+    References:
+      Zhu et al., `APOLLO <https://arxiv.org/abs/2412.05270>`_, 2024, Algorithm 1
     """
     return _scaled(_multiplied(_norm_ratio), max_norm_growth, scale)
 
 
 def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
-    """scale sign(R), entry by entry (FRUGAL)."""
+    """Return scale sign(R), entry by entry (FRUGAL).
+
+    Args:
+      scale: the size of every entry of the result.
+
+    Returns:
+      An Optax transformation without state; its output is (..., m, n).
+
+    Examples:
+      >>> tx = residual.sign(0.5)
+      >>> tx.update(jnp.array([[2.0, -3.0]]), tx.init(None))[0]
+      Array([[ 0.5, -0.5]], dtype=float32)
+
+    References:
+      Zmushko et al., `FRUGAL <https://arxiv.org/abs/2411.07837>`_, 2024
+    """
 
     def update(updates: optax.Updates, params: Any) -> optax.Updates:
         del params
@@ -66,18 +145,25 @@ def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
 
 
 def recovery_scaling() -> optax.GradientTransformationExtraArgs:
-    """Scale each column as the inner optimizer scaled its projection (eq. 9)::
+    """Scale each column of R as the inner optimizer scaled its projection (eq. 9).
+
+    With N what the inner optimizer returned for g::
 
       L_i = (||N_i|| / ||g_i||) R_i
 
     The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing
-    about its scale.
+    about its scale (`recovery_factors`). `recovery` limits its norm, and has the example.
+
+    Returns:
+      An Optax transformation without state or marks; its output is (..., m, n).
     """
     return _multiplied(recovery_factors)
 
 
 def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
-    """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10)::
+    """Limit the growth of the Frobenius norm of each matrix from one step to the next (eq. 10).
+
+    With p the norm of the last output::
 
       l = ||L||_F;  L <- min(1, zeta p / l) L if p > 0;  p <- ||L||_F after that
 
@@ -86,6 +172,15 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
 
     Args:
       max_norm_growth: zeta; infinity limits nothing.
+
+    Returns:
+      An Optax transformation of (..., m, n), whose state is a `NormGrowthLimitState`.
+
+    Examples:
+      >>> tx, x = residual.norm_growth_limit(1.5), jnp.ones((1, 1))
+      >>> _, state = tx.update(2 * x, tx.init(x))
+      >>> tx.update(8 * x, state)[0]
+      Array([[3.]], dtype=float32)
     """
 
     def init(params: optax.Params) -> NormGrowthLimitState:
@@ -102,7 +197,19 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
 
 
 def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 n"]:
-    """phi_i = ||N_i|| / ||g_i||, and 0 where ||g_i|| is negligible."""
+    """The factor of each column: phi_i = ||N_i|| / ||g_i||.
+
+    Args:
+      projected: g (..., r, n).
+      direction: N (..., r, n), what the inner optimizer returned for g.
+
+    Returns:
+      phi (..., 1, n), 0 where ||g_i|| is negligible.
+
+    Examples:
+      >>> residual.recovery_factors(jnp.array([[2.0, 4.0, 0.0]]), jnp.ones((1, 3)))
+      Array([[0.5 , 0.25, 0.  ]], dtype=float32)
+    """
     scale = column_norms(projected)
     rms = jnp.sqrt(jnp.mean(jnp.square(scale), axis=-1, keepdims=True))
     present = scale > _NEGLIGIBLE * rms

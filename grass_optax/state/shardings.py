@@ -5,7 +5,7 @@ and whose n axis by b::
 
   basis and rule state  (..., m, r)  P(a, None)
   moments               (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n;
-                                     of the others those that divide r shard that, P(a, b)
+                                     an axis of m that divides r and not n shards r, P(a, b)
   dense residuals       (..., m, n)  P(a, b)
   norms of matrices     (...)        replicated, except for the batch axes
 

@@ -31,19 +31,26 @@ from grass_optax.subspaces.rule import (
 )
 
 SVD = Literal["exact", "randomized"]
-# Weight of the old basis in a power iteration: it keeps the new one at full rank where the
-# gradient's rank is lower.
+# Weight of the old basis in a power iteration: it keeps the rank where the gradient's is lower.
 _POWER_SHIFT = 1e-4
 
 
 def svd(method: SVD = "exact") -> SubspaceRule:
     """The leading left singular vectors of the gradient (GaLore).
 
-    The exact one and `coap` are the only rules that factorise a matrix. On a CPU mesh before jaxlib
-    0.11 they are an error.
-
     Args:
-      method: "exact", or "randomized" for the `range_finder`.
+      method: "exact" factorises a matrix, which is an error on a CPU mesh before jaxlib 0.11;
+        "randomized" is the `range_finder`. Another is a ValueError.
+    Returns:
+      A rule without state; its S (m, r) is orthonormal.
+
+    Examples:
+      >>> at = subspaces.Refresh(jax.random.key(0), 0, jnp.ones((2, 3)), jnp.eye(2, 1), None, None)
+      >>> jnp.abs(subspaces.svd().update(at)[0].T).round(4)
+      Array([[0.7071, 0.7071]], dtype=float32)
+
+    References:
+      Zhao et al., `GaLore <https://arxiv.org/abs/2403.03507>`_, 2024
     """
     if one_of("svd", method, get_args(SVD)) == "randomized":
         return range_finder()
@@ -60,7 +67,12 @@ def range_finder(power_steps: int = 2) -> SubspaceRule:
     """Near the leading left singular vectors, by subspace iteration in matrix products only.
 
     Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values
-    1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis.
+    1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis. Its example is `svd`'s.
+
+    Args:
+      power_steps: the number of iterations.
+    Returns:
+      A rule without state; its S (m, r) is orthonormal.
     """
 
     def find(refresh: Refresh) -> Float[Array, "m r"]:
@@ -73,12 +85,17 @@ def range_finder(power_steps: int = 2) -> SubspaceRule:
 def dct() -> SubspaceRule:
     """The r vectors of the discrete cosine transform with most energy (Trion, DCT-AdamW).
 
-    S holds the columns of D with the largest ||(D^T G)_k||, where::
+    S holds the columns of D with most energy, near the singular vectors where weights are smooth::
 
       D_ik = sqrt(2/m) cos(pi (2i + 1) k / 2m),  the first column over sqrt(2)
 
-    Where weights are smooth along an axis this is near the singular vectors, and it chooses columns
-    of one matrix that all leaves of the same m share.
+    Returns:
+      A rule without state; its S (m, r) is orthonormal.
+
+    Examples:
+      >>> at = subspaces.Refresh(jax.random.key(0), 0, jnp.ones((4, 6)), jnp.eye(4, 1), None, None)
+      >>> subspaces.dct().update(at)[0].T.round(4)
+      Array([[0.5, 0.5, 0.5, 0.5]], dtype=float32)
     """
 
     def choose(refresh: Refresh) -> Float[Array, "m r"]:
@@ -94,18 +111,25 @@ def dct() -> SubspaceRule:
 def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1) -> SubspaceRule:
     """A step along the geodesic on which the captured energy rises fastest (SubTrack, eq. 3-6).
 
-    With A = S^T G, R = G - S A and the tangent H = 2 R A^T, for each of its leading singular
-    triplets (u, sigma, v)::
+    With A = S^T G, R = G - S A and the tangent H = 2 R A^T, which is uphill (the paper's -2 R A^T
+    goes down), for each of its leading singular triplets (u, sigma, v)::
 
       S' = S + ((cos(theta) - 1) S v + sin(theta) u) v^T
 
-    H is uphill: the paper's -2 R A^T with a plus sign before the sine goes down.
-
     Args:
-      step_size: the paper's eta, theta = eta sigma. None takes the best angle in the plane of S v
-        and u, theta = atan2(2b, a - d) / 2 with a = ||G^T S v||^2, d = ||G^T u||^2 and
-        b = (S v)^T G G^T u. The captured energy of this gradient then never falls.
-      tracking_rank: the triplets that are used, at most min(r, m - r).
+      step_size: the paper's eta, theta = eta sigma. None takes the angle in each plane of S v and
+        u that captures most of this gradient, whose captured energy then never falls.
+      tracking_rank: the triplets that are used, at most min(r, m - r), or `init` raises an error.
+    Returns:
+      A rule without state; its S (m, r) is orthonormal. It needs a first basis.
+
+    Examples:
+      >>> at = subspaces.Refresh(jax.random.key(0), 1, jnp.ones((2, 3)), jnp.eye(2, 1), None, None)
+      >>> subspaces.tracking().update(at)[0].T.round(4)
+      Array([[0.7071, 0.7071]], dtype=float32)
+
+    References:
+      Rajabi et al., `SubTrack++ <https://arxiv.org/abs/2502.01586>`_, 2025
     """
 
     tracking_rank = positive("tracking_rank", tracking_rank)
@@ -132,19 +156,28 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1)
 def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
     """One step of block power iteration from the old basis (LDAdam).
 
-    It is taken on a blend of momentum and gradient, with M the inner first moment::
+    It iterates on a blend of momentum and gradient, with M the inner first moment::
 
       B = rho S M / (1 - b1^(t-1)) + (1 - rho) G
       S' = an orthonormal basis of (B B^T + delta I) S
 
-    Two deviations from the released code, which takes the Q of a QR factorisation of B B^T S. The
-    basis is the polar factor, which spans the same subspace without a factorisation and is the
-    nearest to the old one. And delta, 1e-4 of the norm of B B^T S, keeps the directions of S where
-    B B^T has a lower rank.
+    The released code takes Q of a QR factorisation. Here S' is the polar factor, of the same span
+    but nearest to S. delta, 1e-4 of the norm of B B^T S, keeps S where B B^T has a lower rank.
 
     Args:
       b1: of the inner optimizer.
       blend: rho.
+    Returns:
+      A rule without state; its S (m, r) is orthonormal. It needs a first basis.
+
+    Examples:
+      >>> key, grad, mu = jax.random.key(0), jnp.ones((2, 3)), optax.TraceState(jnp.zeros((1, 3)))
+      >>> at = subspaces.Refresh(key, jnp.int32(1), grad, jnp.eye(2, 1), mu, None)
+      >>> subspaces.power_iteration(b1=0.9).update(at)[0].T.round(3)
+      Array([[0.707, 0.707]], dtype=float32)
+
+    References:
+      Robert et al., `LDAdam <https://arxiv.org/abs/2410.16103>`_, 2024
     """
 
     def iterate(refresh: Refresh) -> Float[Array, "m r"]:
@@ -163,7 +196,19 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
 
 
 def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> SubspaceRule:
-    """One rule at the refreshes of the first `start` updates, another from then on (GoLore)."""
+    """One rule at the refreshes of the first `start` updates, another from then on (GoLore).
+
+    Returns:
+      A rule whose state is the pair of the states of both; its S (m, r) is theirs.
+
+    Examples:
+      >>> rule = subspaces.switch(subspaces.svd(), subspaces.random_jump(), start=200)
+      >>> rule.init((4, 2), jnp.float32)
+      (EmptyState(), EmptyState())
+
+    References:
+      He et al., `GoLore <https://arxiv.org/abs/2410.11289>`_, 2024
+    """
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
         return first.init(basis_shape, dtype), then.init(basis_shape, dtype)
@@ -205,7 +250,9 @@ def _best_angles(
     left: Float[Array, "m k"],
     right: Float[Array, "r k"],
 ) -> Float[Array, "k"]:
-    """The angle of each plane (S v, u) at which cos S v + sin u captures most of the gradient."""
+    """The angle of each plane (S v, u) at which cos S v + sin u captures most of the gradient:
+    atan2(2b, a - d) / 2 with a = ||G^T S v||^2, d = ||G^T u||^2, b = (S v)^T G G^T u.
+    """
     kept, offered = project(right, inside), project(left, grad)  # (..., k, n)
     a, d, b = (jnp.sum(x * y, axis=-1) for x, y in ((kept, kept), (offered, offered), (kept, offered)))
     return jnp.arctan2(2 * b, a - d) / 2

@@ -50,11 +50,27 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
     with AdamW's moments of 2 (S A A^T + G' A^T (S^T S - 2 I)), A = S^T G'. The gradient of an
     update moves the basis of the next: the step is taken from the moments that the state holds, and
     then these take in the gradient. That is why this is not `optax.scale_by_adam`. The first basis
-    is that of the `range_finder`. State: 2mr numbers and a count.
+    is that of the `range_finder`.
 
     Args:
       step_size: a learning rate. Entries of S are of the order of 1/sqrt(m), and a step near 1
         destroys it.
+
+    Returns:
+      A rule whose state is 2mr numbers and a count; its S (m, r) drifts from orthonormal.
+
+    Examples:
+      >>> rule, grad, old = subspaces.online_descent(0.01), jnp.ones((2, 3)), jnp.eye(2, 1)
+      >>> state = rule.init((2, 1), jnp.float32)
+      >>> for i in range(200):
+      ...     at = subspaces.Refresh(jax.random.key(0), jnp.int32(i), grad, old, None, state)
+      ...     old, state = rule.update(at)
+      >>> old.T.round(1)  # all entries of this gradient are alike
+      Array([[0.7, 0.7]], dtype=float32)
+
+    References:
+      Liang et al., `Memory-Efficient LLM Training with Online Subspace Descent
+      <https://arxiv.org/abs/2408.12857>`_, 2024
     """
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> optax.ScaleByAdamState:
@@ -86,10 +102,26 @@ def coap(svd_gap: int) -> SubspaceRule:
       mean((S S^T G - G)^2) (1 - mean_i cos((S M)_i, G_i))
 
     over columns i, with M the inner first moment. The cheap SVD takes the left singular vectors of
-    G Q, with Q an orthonormal basis of G^T S. The first one starts from a Gaussian S.
+    G Q, with Q an orthonormal basis of G^T S. The first one starts from a Gaussian S. It is an
+    error on a CPU mesh before jaxlib 0.11.
 
     Args:
       svd_gap: a refresh takes the SVD where the count of updates is a multiple of this.
+
+    Returns:
+      A rule without state; its S (m, r) is orthonormal after an SVD and drifts from then on.
+
+    Examples:
+      >>> grad, mu = jnp.ones((2, 3)), optax.TraceState(jnp.zeros((1, 3)))
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(4), grad, jnp.eye(2, 1), mu, None)
+      >>> jnp.abs(subspaces.coap(svd_gap=4).update(step)[0].T).round(3)  # the cheap SVD
+      Array([[0.707, 0.707]], dtype=float32)
+      >>> subspaces.coap(svd_gap=3).update(step)[0].T.round(3)  # one step of SGD
+      Array([[1. , 0.1]], dtype=float32)
+
+    References:
+      Xiao et al., `COAP: Memory-Efficient Training with Correlation-Aware Gradient Projection
+      <https://arxiv.org/abs/2412.00071>`_, 2024
     """
 
     def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:

@@ -22,6 +22,21 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
       orthonormal: False only scales the Gaussian's columns to unit length (the paper's "No QR").
         Then S^T S is not I, and nothing is corrected for it: projection, lift and transport use S
         literally, without a pseudo-inverse.
+
+    Returns:
+      A rule without state whose S (m, r) depends on the key and on its shape alone.
+
+    Examples:
+      >>> grad = jnp.ones((9, 16))
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(0), grad, jnp.eye(9, 2), None, None)
+      >>> basis, _ = subspaces.random_jump().update(step)
+      >>> jnp.abs(basis.T @ basis).round(3)
+      Array([[1., 0.],
+             [0., 1.]], dtype=float32)
+
+    References:
+      Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
+      <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
 
     def jump(refresh: Refresh) -> Float[Array, "m r"]:
@@ -32,7 +47,7 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
 
 
 def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
-    """A random geodesic from the old basis that turns some of its directions (GrassWalk, eq. 4).
+    """A random geodesic from the old basis that rotates some of its directions (GrassWalk, eq. 4).
 
     The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank`
     by an SVD. The singular frames of such a matrix are Haar, so they are drawn as what they are.
@@ -40,7 +55,25 @@ def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) 
     Args:
       step_size: the angle in radians of every direction. None draws each angle uniformly from
         [0, 2 pi), the law of the paper's step of 10^4 times a singular value.
-      walk_rank: the directions that turn, at most min(r, m - r).
+      walk_rank: the number of directions that rotate, at most min(r, m - r), or the rule's `init`
+        raises an error.
+
+    Returns:
+      A rule without state; its S (m, r) is orthonormal. It needs a first basis.
+
+    Raises:
+      ValueError: a `walk_rank` that is not an integer of at least 1.
+
+    Examples:
+      >>> grad, old = jnp.ones((9, 16)), jnp.eye(9, 2)
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(1), grad, old, None, None)
+      >>> new, _ = subspaces.random_walk(step_size=jnp.pi / 3).update(step)
+      >>> grassmann.principal_cosines(old, new).round(3)  # 1 stays, cos(pi / 3) rotates
+      Array([1. , 0.5], dtype=float32)
+
+    References:
+      Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
+      <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
 
     walk_rank = positive("walk_rank", walk_rank)
@@ -59,9 +92,27 @@ def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) 
 
 
 def random_projection() -> SubspaceRule:
-    """A Gaussian matrix with entries of variance 1/r: E ||S^T x||^2 = ||x||^2 (APOLLO).
+    """A Gaussian matrix with entries of variance 1/r (APOLLO).
+
+    It keeps squared norms in expectation::
+
+      E ||S^T x||^2 = ||x||^2
 
     Its columns are neither orthonormal nor of unit length: it measures, and is not meant to lift.
+
+    Returns:
+      A rule without state whose S (m, r) depends on the key and on its shape alone.
+
+    Examples:
+      >>> grad = jnp.ones((500, 500))
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(0), grad, jnp.eye(500), None, None)
+      >>> basis, _ = subspaces.random_projection().update(step)
+      >>> (jnp.linalg.norm(basis.T @ grad) / jnp.linalg.norm(grad)).round(1)
+      Array(1., dtype=float32)
+
+    References:
+      Zhu et al., `APOLLO: SGD-like Memory, AdamW-level Performance
+      <https://arxiv.org/abs/2412.05270>`_, 2024, Algorithm 1
     """
 
     def draw(refresh: Refresh) -> Float[Array, "m r"]:
@@ -75,6 +126,21 @@ def columns() -> SubspaceRule:
     """r of the m coordinate axes, drawn without replacement (FRUGAL).
 
     S has a single 1 in each column.
+
+    Returns:
+      A rule without state whose S (m, r) depends on the key and on its shape alone.
+
+    Examples:
+      >>> grad = jnp.ones((3, 4))
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(0), grad, jnp.eye(3, 2), None, None)
+      >>> basis, _ = subspaces.columns().update(step)
+      >>> basis.T @ basis, basis.sum().item()
+      (Array([[1., 0.],
+             [0., 1.]], dtype=float32), 2.0)
+
+    References:
+      Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
+      Training <https://arxiv.org/abs/2411.07837>`_, 2024
     """
 
     def draw(refresh: Refresh) -> Float[Array, "m r"]:
@@ -88,10 +154,25 @@ def columns() -> SubspaceRule:
 def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
     """The basis does not move.
 
+    With a `basis` of your own every refresh returns that one. Without, it returns the old basis.
+
     Args:
-      basis: the basis of every matrix, as `initial` or to inject one.
+      basis: the basis (m, r) of every matrix, as `initial` or to inject one.
       orthonormal: pass False if `basis` is not; the norms of the residual are then corrected with
         its Gram matrix.
+
+    Returns:
+      A rule without state. Without `basis` it needs a first one.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.identity(), transport.keep(), None,
+      ...     rank=1, update_proj_gap=100,
+      ... )
+      >>> grad = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> tx.update(grad, tx.init(grad))[0]  # S S^T G
+      Array([[1., 2.],
+             [0., 0.]], dtype=float32)
     """
 
     def stay(refresh: Refresh) -> Float[Array, "m r"]:

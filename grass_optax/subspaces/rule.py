@@ -15,10 +15,10 @@ class Refresh(NamedTuple):
 
     Attributes:
       key: a function of the optimizer's key, the refresh and the matrix.
-      count: the updates before this one, t - 1.
+      count: the number of updates before this one, t - 1.
       grad: G (m, n), m <= n.
       basis: the old S (m, r); its shape and type are those of the new one.
-      inner_state: the inner optimizer's state, with this matrix in place of each tree of leaves.
+      inner_state: the inner optimizer's state, with this matrix instead of each tree of leaves.
       rule_state: what the rule returned at the last refresh.
       first: known when tracing: there is no basis yet, and the old one is zero.
     """
@@ -61,11 +61,28 @@ def stateless_rule(
 ) -> SubspaceRule:
     """The rule of a pure function of the refresh to the new basis.
 
+    Args:
+      f: a function of a `Refresh` to the new basis (m, r), of the shape and type of the old one.
+      orthonormal: whether S^T S = I.
+      keyed: whether `f` reads nothing but the key and shapes.
+      moves: whether `f` starts from the old basis.
+
+    Returns:
+      A `SubspaceRule` whose state is empty.
+
     Examples:
-      >>> def first_rows(refresh):
-      ...     return jnp.eye(*refresh.basis.shape, dtype=refresh.basis.dtype)
-      >>> subspaces.stateless_rule(first_rows).orthonormal
-      True
+      >>> def largest_row(refresh):
+      ...     i = jnp.argmax(jnp.sum(jnp.square(refresh.grad), axis=-1))
+      ...     return jax.nn.one_hot(i[None], refresh.basis.shape[0], axis=0)
+      >>> rule = subspaces.stateless_rule(largest_row)
+      >>> refresh = subspaces.Refresh(
+      ...     key=jax.random.key(0), count=jnp.int32(0), grad=jnp.diag(jnp.array([1.0, 3.0, 2.0])),
+      ...     basis=jnp.zeros((3, 1)), inner_state=None, rule_state=optax.EmptyState(), first=True,
+      ... )
+      >>> rule.update(refresh)
+      (Array([[0.],
+             [1.],
+             [0.]], dtype=float32), EmptyState())
     """
 
     def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
@@ -75,16 +92,29 @@ def stateless_rule(
 
 
 def no_state(basis_shape: tuple[int, int], dtype: Any) -> optax.EmptyState:
-    """The `init` of a rule without state."""
+    """The `init` of a rule without state.
+
+    Args:
+      basis_shape: (m, r).
+      dtype: of the basis.
+
+    Returns:
+      An empty state.
+
+    Examples:
+      >>> subspaces.no_state((4, 2), jnp.float32)
+      EmptyState()
+    """
     del basis_shape, dtype
     return optax.EmptyState()
 
 
 def turning(name: str, directions: int) -> Callable[[tuple[int, int], Any], optax.EmptyState]:
-    """The `init` of a rule without state that turns some directions out of the subspace.
+    """The `init` of a rule without state that moves some directions out of the subspace.
 
     Raises:
-      ValueError: by that function: there is no room for as many as the argument `name` says.
+      ValueError: by the returned function, where `directions` is above min(r, m - r). Its message
+        calls the argument `name`.
     """
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> optax.EmptyState:
@@ -102,7 +132,21 @@ def turning(name: str, directions: int) -> Callable[[tuple[int, int], Any], opta
 
 
 def kept_unless_finite(refresh: Refresh, new: Float[Array, "m r"]) -> Float[Array, "m r"]:
-    """The new basis if it and the gradient are finite, else the old one, if there is one."""
+    """The new basis if it and the gradient are finite, else the old one, if there is one.
+
+    Args:
+      refresh: what the rule reads.
+      new: the basis (m, r) that the rule would return.
+
+    Returns:
+      A basis (m, r). At the first refresh it is `new` whatever it holds.
+
+    Examples:
+      >>> grad = jnp.full((2, 3), jnp.nan)
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(1), grad, jnp.eye(2, 1), None, None)
+      >>> subspaces.kept_unless_finite(step, jnp.ones((2, 1))).T
+      Array([[1., 0.]], dtype=float32)
+    """
     if refresh.first:
         return new
     finite = jnp.all(jnp.isfinite(refresh.grad)) & jnp.all(jnp.isfinite(new))
@@ -110,6 +154,21 @@ def kept_unless_finite(refresh: Refresh, new: Float[Array, "m r"]) -> Float[Arra
 
 
 def finite_or_noise(refresh: Refresh) -> Float[Array, "m n"]:
-    """The gradient, or a Gaussian if it is not finite: a factorisation must not see such one."""
+    """The gradient, or a Gaussian if it is not finite.
+
+    A factorisation must not see a non-finite matrix.
+
+    Args:
+      refresh: what the rule reads.
+
+    Returns:
+      A finite matrix (m, n).
+
+    Examples:
+      >>> grad = jnp.full((2, 3), jnp.nan)
+      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(1), grad, jnp.eye(2, 1), None, None)
+      >>> bool(jnp.all(jnp.isfinite(subspaces.finite_or_noise(step))))
+      True
+    """
     noise = jax.random.normal(refresh.key, refresh.grad.shape, refresh.grad.dtype)
     return jnp.where(jnp.all(jnp.isfinite(refresh.grad)), refresh.grad, noise)
