@@ -20,13 +20,15 @@ train: $(VENV)/.train-test
 compare: $(VENV)/.train-test
 	$(BIN)/python -m train compare --model tiny --optimizers $(OPTIMIZERS) --steps $(STEPS) --run-dir $(COMPARE_DIR)
 
-# All tests but the long ones.
+# All tests but the long ones. Those of tests/mesh need eight devices, so they run in processes of their own.
 test: $(VENV)/.train-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/mesh
 
 # The tests that take minutes, which `make test` leaves out.
 test-long: $(VENV)/.train-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long tests/mesh
 
 # Format, lint and types: what CI and the pre-commit hooks run.
 check: $(VENV)/.train-test $(VENV)/.dev

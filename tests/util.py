@@ -1,8 +1,6 @@
 """What several test files share: the methods under test, gradients, and bases from outside."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,50 +12,33 @@ from optax.contrib import MuonDimensionNumbers
 import grass_optax
 from grass_optax import subspaces
 from tests import tolerances
+from train.config.optimizers import OPTIMIZERS, Optimizer
 
 
-class Method(NamedTuple):
-    """A method over the split, and which of the laws' special cases it is."""
+class Method:
+    """A method, and which of the laws' special cases it is: a row of the trainer's table."""
 
-    alias: Callable[..., Any]
-    scale_by: Callable[..., Any]
-    static: tuple[str, ...] = ()  # its integers that inject_hyperparams must leave alone
-    has_rank: bool = True
-    draws: bool = True  # its bases depend on the key
-    recovers: bool = False  # moves along the gradient outside the subspace as well
-    has_svd: bool = False  # factorises, and may branch inside its refresh
+    def __init__(self, row: Optimizer):
+        self.alias = getattr(grass_optax, row.name)
+        self.scale_by = getattr(grass_optax, f"scale_by_{row.name}")
+        self.arguments, self.needs = row.arguments, row.run_fractions
+        self.splits, self.recovers = row.splits, row.recovers
+        self.draws_bases = row.splits and row.draws
+        self.has_rank, self.has_svd = "rank" in row.takes, row.svd != "never"
+        # What inject_hyperparams must leave alone
+        self.static = {"rank", row.gap_argument, "key", "blocks", "weight_dimension_numbers", *row.static_integers}
 
     def options(self, rank, gap):
-        """Rank and interval, as far as the method has them, and what it needs beside."""
-        given = {"rank": rank} if self.has_rank else {}
-        needed = {"random_start": 8} if self.alias is grass_optax.golore else {}
-        return given | {"update_proj_gap": gap} | needed
+        """Rank and interval, if the method has them, and the counts of updates that it needs."""
+        return self.arguments(rank=rank, update_proj_gap=gap) | dict.fromkeys(self.needs, 8)
 
 
-def method(name, *static, **traits):
-    return Method(getattr(grass_optax, name), getattr(grass_optax, f"scale_by_{name}"), static, **traits)
-
-
-# Every law runs over all of them.
-METHODS = {
-    "grassjump": method("grassjump", recovers=True),
-    "grasswalk": method("grasswalk", "walk_rank", recovers=True),
-    "subtrack": method("subtrack", "tracking_rank", recovers=True),
-    "subtrack_grad": method("subtrack_grad", "tracking_rank"),
-    "galore": method("galore", draws=False, has_svd=True),
-    "golore": method("golore", has_svd=True),
-    "fira": method("fira", draws=False, recovers=True, has_svd=True),
-    "apollo": method("apollo", recovers=True),
-    "apollo_mini": method("apollo_mini", recovers=True, has_rank=False),
-    "ldadam": method("ldadam"),
-    "frugal": method("frugal"),
-    "online_subspace_descent": method("online_subspace_descent"),
-    "coap": method("coap", "refreshes_per_svd", has_svd=True),
-    "sumo": method("sumo"),
-}
+METHODS = {row.name: Method(row) for row in OPTIMIZERS.values() if not row.is_baseline}
+SPLIT = [name for name, method in METHODS.items() if method.splits]
 # By module, so that all tests of a method in a file follow each other and share what is compiled
 # for it.
 every_method = pytest.mark.parametrize("name", METHODS, scope="module")
+every_split_method = pytest.mark.parametrize("name", SPLIT, scope="module")
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)
 
@@ -78,7 +59,9 @@ def optimizer(name, rank=2, gap=2, learning_rate=0.1, **options):
     return METHODS[name].alias(learning_rate, **(METHODS[name].options(rank, gap) | options))
 
 
-LEAVES = {"wide": jnp.ones(WIDE), "square": jnp.ones(SQUARE), "stack": jnp.ones(STACK), "bias": jnp.ones(16)}
+# By its name, "head" is the one leaf for which column_sgd has a momentum; to the others it is a
+# square matrix. For badam the stack is three blocks.
+LEAVES = {"wide": jnp.ones(WIDE), "head": jnp.ones(SQUARE), "stack": jnp.ones(STACK), "bias": jnp.ones(16)}
 
 
 @functools.cache

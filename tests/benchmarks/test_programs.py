@@ -47,7 +47,7 @@ def own_promotion():
         yield
 
 
-def test_step(tmp_path, capsys):
+def test_step_times_refreshes_apart_and_names_what_is_missing(tmp_path, capsys):
     methods = ["adamw", "apollo", "optax-galore", "rollfast-apollo"]
     arguments = [*SMALL, "--steps", "9", "--gap", "2", "--methods", *methods]
     tables = written(tmp_path, step, *arguments, "--layouts", "stacked")
@@ -68,7 +68,7 @@ def test_step(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is a peer, and need not be there")
-def test_torch_peers_step():
+def test_a_peer_of_torch_steps_or_is_named_as_missing():
     problem = shapes.make_problem("tiny", stacked=True, gap=2, layers=1)
     names = list(torch_peers.TORCH_CONTESTANTS)
     found, missing = torch_peers.torch_contestants(names, problem)
@@ -87,7 +87,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
         contestants.JAX_CONTESTANTS["rollfast-galore"](problem)
 
 
-def test_peak(tmp_path):
+def test_peak_counts_the_state_in_gradients(tmp_path):
     (table,) = written(tmp_path, peak, *SMALL, "--methods", "adamw", "optax-galore")
     adamw, galore = table["rows"]
     assert adamw["state"] == pytest.approx(2, rel=1e-4)
@@ -96,7 +96,7 @@ def test_peak(tmp_path):
     assert galore["missing"]
 
 
-def test_compile_time(tmp_path):
+def test_compile_time_counts_instructions(tmp_path):
     (table,) = written(
         tmp_path, compile_time, "--size", "tiny", "--leaves", "2", "--methods", "adamw", "apollo", "--repeats", "1"
     )
@@ -113,7 +113,7 @@ def test_instructions_are_counted():
     assert compile_time.size_of(program) == {"instructions": 2, "bytes": len(program), "conditionals": 1}
 
 
-def test_roofline(tmp_path):
+def test_roofline_puts_each_step_beside_its_floor(tmp_path):
     arguments = [*SMALL, "--steps", "4", "--warmup", "1", "--copy-megabytes", "1", "--product-width", "64"]
     (table,) = written(tmp_path, roofline, *arguments, "--methods", "adamw", "apollo")
     assert [ceiling["name"] for ceiling in table["ceilings"]] == ["copy", "square product", "products of these shapes"]
@@ -132,24 +132,41 @@ def test_least_traffic_and_arithmetic_by_hand():
     assert roofline.least_operations(roofline.COSTS["adamw"], matrices, 1) == 0
 
 
-def test_train_step(tmp_path):
+def test_train_step_is_compared_with_its_base(tmp_path):
     arguments = ["--batch", "1", "--sequence", "8", "--methods", "adamw", "column_sgd"]
     (table,) = written(tmp_path, train_step, *arguments, "--steps", "4", "--warmup", "1")
     assert table["rows"][0]["ratio_of_medians"] == 1
     assert table["rows"][1]["ratio"]["count"] == 3
 
 
-def test_memory_of_a_train_step(tmp_path):
+def test_train_step_plans_its_memory(tmp_path):
     arguments = ["--batch", "1", "--sequence", "8", "--methods", "column_sgd", "--peak"]
     (table,) = written(tmp_path, train_step, *arguments)
     assert table["rows"][0]["planned_ratio"] == 1
     assert table["rows"][0]["planned_bytes"] > 0
 
 
-def test_weak_scaling(tmp_path):
-    """What a method sends beyond AdamW is what `test_communication_of_an_update` counts by hand, on
-    two devices.
-    """
+def test_communication_counts_what_is_sent_by_hand(tmp_path):
+    """AdamW sends nothing; a split leaf sends less than its gradient, and on one device nothing."""
+    path = tmp_path / "found.json"
+    arguments = ["--size", "tiny", "--layers", "2", "--devices", "1", "8", "--methods", "adamw", "grassjump"]
+    command = [sys.executable, "-m", "benchmarks.communication", *arguments, "--layouts", "fsdp", "--json", str(path)]
+    done = subprocess.run(command, cwd=children.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (table,) = json.loads(path.read_text())["tables"]
+    sent = {(row["name"], row["devices"]): sum(row["every_step"].values()) for row in table["rows"]}
+    assert (sent["adamw", 1], sent["adamw", 8], sent["grassjump", 1]) == (0, 0, 0)
+    assert sent["grassjump", 8] > 0
+    # By hand: m is sharded for q, k, v, gate, up and down, which sum r x n and the column norms of
+    # G, and gather the direction and the factors of the columns; n is sharded for o, which needs
+    # nothing but its norm.
+    rank, columns = 32, 2 * (3 * 128 + 3 * 352)
+    ring = 4 * columns * (2 * (rank + 1) + (rank + 1)) * 7 / 8
+    assert sent["grassjump", 8] == pytest.approx(ring, rel=0.01)
+
+
+def test_weak_scaling_sends_what_is_counted_by_hand(tmp_path):
+    """What a method sends beyond AdamW is what the test above counts by hand, on two devices."""
     path = tmp_path / "found.json"
     arguments = ["--model", "tiny", "--batch", "1", "--sequence", "8", "--devices", "2", "--json", str(path)]
     command = [sys.executable, "-m", "benchmarks.weak_scaling", *arguments, "--methods", "adamw", "grassjump"]
@@ -164,7 +181,7 @@ def test_weak_scaling(tmp_path):
     assert rows["grassjump", 2]["refresh"] > 0
 
 
-def test_plans(tmp_path, capsys):
+def test_plans_shows_what_does_not_fit(tmp_path, capsys):
     small = ["--models", "tiny", "--meshes", "fsdp=2", "--sequence", "8", "--dtype", "float32"]
     (table,) = written(tmp_path, plans, *small, "--methods", "adamw")
     (found,) = table["rows"]
@@ -176,7 +193,7 @@ def test_plans(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not plan_check.CLEAR.exists(), reason="only Linux tells a process's memory there")
-def test_plan_check(tmp_path):
+def test_plan_check_measures_more_than_half_of_what_is_held(tmp_path):
     (table,) = written(tmp_path, plan_check, "--model", "tiny", "--sequence", "8", "--methods", "adamw")
     (row,) = table["rows"]
     assert row["planned"] > row["held"] > 0

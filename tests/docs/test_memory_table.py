@@ -29,7 +29,7 @@ def test_every_optimizer_is_in_the_table():
     assert set(documented()) == set(OPTIMIZERS)
 
 
-def test_formulas():
+def test_the_largest_size_is_what_its_formulas_give():
     """The largest size by hand: 32 layers of four matrices 4096 x 4096 and three 4096 x 11008, and
     what Adam keeps.
     """

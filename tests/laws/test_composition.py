@@ -13,10 +13,22 @@ import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
 
-from tests import tolerances
-from tests.util import METHODS, STACK, WIDE, assert_same, basis_of, every_method, grads_like, is_finite, optimizer, run
+from tests import tolerances, util
+from tests.util import (
+    METHODS,
+    STACK,
+    WIDE,
+    assert_same,
+    basis_of,
+    every_method,
+    grads_like,
+    is_finite,
+    run,
+    stacked_dimensions,
+)
 
-PARAMS = {"w": jnp.ones(WIDE), "b": jnp.ones(3)}
+PARAMS = {"w": jnp.ones(STACK), "b": jnp.ones(3)}  # three matrices, which are badam's blocks
+optimizer = functools.partial(util.optimizer, weight_dimension_numbers=stacked_dimensions)
 
 
 @every_method
@@ -50,12 +62,12 @@ def test_composes_with_masked_and_partition(name):
     labels = {"w": "ours", "b": "ours", "frozen": "zero", "hidden": "zero"}
     partition = optax.partition({"ours": optimizer(name), "zero": optax.set_to_zero()}, labels)
     tx = optax.masked(partition, {"w": True, "b": True, "frozen": True, "hidden": False})
-    others = {"frozen": jnp.ones(WIDE), "hidden": jnp.ones(WIDE)}
+    others = {"frozen": jnp.ones(STACK), "hidden": jnp.ones(STACK)}
     state, update = tx.init(PARAMS | others), jax.jit(tx.update)
     for t in range(5):
         updates, state = update(grads_like(PARAMS, t) | others, state, PARAMS | others)
         assert_same({k: updates[k] for k in PARAMS}, alone(name)[t])
-        chex.assert_trees_all_equal((updates["frozen"], updates["hidden"]), (jnp.zeros(WIDE), jnp.ones(WIDE)))
+        chex.assert_trees_all_equal((updates["frozen"], updates["hidden"]), (jnp.zeros(STACK), jnp.ones(STACK)))
 
 
 @every_method
@@ -72,14 +84,17 @@ def test_composes_with_multi_steps(name):
         assert_same(updates, alone(name)[t])
 
 
-@pytest.mark.parametrize("name", ["grasswalk", "fira", "apollo", "ldadam", "frugal", "sumo"])  # Optax's suite runs all
-def test_composes_with_inject_hyperparams(name):
-    """Every number but those that shape the computation may be an array."""
+# Optax's suite runs all.
+@pytest.mark.parametrize("name", ["grasswalk", "fira", "apollo", "ldadam", "frugal", "sumo", "badam", "column_sgd"])
+def test_every_number_but_those_that_shape_the_computation_may_be_injected(name):
     method = METHODS[name]
-    static = {"rank", "update_proj_gap", "key", *method.static} & set(inspect.signature(method.alias).parameters)
-    tx = optax.inject_hyperparams(method.alias, tuple(static))(learning_rate=0.1, **method.options(2, 2))
+    arguments = set(inspect.signature(method.alias).parameters)
+    injected = optax.inject_hyperparams(method.alias, tuple(method.static & arguments))
+    options = method.options(2, 2) | {"weight_dimension_numbers": stacked_dimensions}
+    tx = injected(learning_rate=optax.constant_schedule(0.1), **options)
     assert_same(run(tx, PARAMS, 5)[0], alone(name), tolerances.TRACED_B2)
-    assert set(tx.init(PARAMS).hyperparams) >= {"scale", "b1", "b2", "eps", "weight_decay", "learning_rate"}
+    expected = {"b1", "b2", "eps", "weight_decay", "learning_rate"} | ({"scale"} & arguments)
+    assert set(tx.init(PARAMS).hyperparams) >= expected
 
 
 @every_method
@@ -94,7 +109,7 @@ def test_survives_non_finite_gradients(name):
         for t in range(8):
             grads = grads_like(PARAMS, t)
             if t == bad_step:
-                grads["w"] = grads["w"].at[1, 2].set(jnp.nan)
+                grads["w"] = grads["w"].at[0, 1, 2].set(jnp.nan)
             updates, state = update(grads, state, PARAMS)
             assert is_finite((updates, state))
             assert (jnp.linalg.norm(updates["w"]) > 0) == (t != bad_step)
@@ -144,11 +159,11 @@ def test_a_first_moment_is_found_in_chains_of_chains(name):
     inner = optax.chain(optax.chain(optax.clip(1.0), optax.identity()), optax.chain(optax.scale_by_adam()))
     tx = optimizer(name, inner=inner)
     updates, _ = jax.eval_shape(tx.update, PARAMS, tx.init(PARAMS), PARAMS)
-    assert updates["w"].shape == WIDE
+    assert updates["w"].shape == STACK
 
 
 @pytest.mark.parametrize("name", ["grassjump", "galore"])
-def test_hyper_gradients(name):
+def test_updates_are_differentiable_over_a_refresh_backwards_and_forwards(name):
     """The derivative of what four updates lead to, over a refresh, backwards as forwards and by
     differences.
     """

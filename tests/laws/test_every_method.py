@@ -1,7 +1,4 @@
-"""What must hold for every method, whatever it does: invariance, state and program."""
-
-import functools
-import re
+"""What must hold for every method, whatever it does: invariance and state."""
 
 import chex
 import jax
@@ -20,13 +17,14 @@ from tests.util import (
     basis_of,
     compiled_method,
     every_method,
+    every_split_method,
     grads_like,
     is_finite,
     make,
     run,
 )  # fmt: skip
 
-drawing = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.draws], scope="module")
+drawing = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.draws_bases], scope="module")
 
 
 def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
@@ -40,12 +38,8 @@ def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
     return updates, states
 
 
-# --- invariance
-# -----------------------------------------------------------------------------------------------------
-
-
 @every_method
-def test_transpose(name):
+def test_the_transpose_of_a_gradient_gets_the_transpose_of_its_update(name):
     """U(G^T) = U(G)^T with the dimension numbers swapped: orientation is no part of the method."""
     swapped = make(name, weight_dimension_numbers=output_first)
     updates, _ = ran(name, 9)
@@ -64,7 +58,7 @@ def transposed(tree):
 
 
 @every_method
-def test_neighbours(name):
+def test_other_leaves_change_nothing_of_a_leaf(name):
     """Adding leaves, before or after, changes no other leaf."""
     alone = {"stack": LEAVES["stack"]}
     tx = make(name)
@@ -73,11 +67,12 @@ def test_neighbours(name):
     for t in range(6):
         u, state = update({"stack": grads_like(LEAVES, t)["stack"]}, state)
         assert_same(u["stack"], together[t]["stack"])
-    assert_same(basis_of(state)["stack"], basis_of(states[-1])["stack"])
+    if METHODS[name].splits:
+        assert_same(basis_of(state)["stack"], basis_of(states[-1])["stack"])
 
 
 @pytest.mark.parametrize("name", ["grassjump", "galore", "ldadam", "online_subspace_descent"])
-def test_neighbours_that_are_alike(name):
+def test_leaves_of_one_shape_are_refreshed_as_if_each_were_alone(name):
     """Matrices of one shape are refreshed together, each as if it were alone, those that are not
     finite included: by rules that read a key, the gradient, the inner state and a state of their
     own.
@@ -98,23 +93,26 @@ def test_neighbours_that_are_alike(name):
 
 
 @drawing
-def test_keys_and_leaves_and_refreshes_draw_apart(name):
-    """A basis is a function of key, leaf and refresh, and of nothing else that is random."""
-    options = {"random_start": 0} if name == "golore" else {}
-    params = {"a": jnp.ones((12, 16)), "b": jnp.ones((12, 16))}  # large enough that no two draw the same axes
-    same = grads_like(params, 0)["a"]
+def test_keys_and_leaves_and_matrices_and_refreshes_draw_apart(name):
+    """A basis is a function of key, leaf, matrix and refresh; nothing else of it is random."""
+    options = dict.fromkeys(METHODS[name].needs, 0)  # golore draws from its random_start on
+    m, n = 12, 16  # large enough that no two draw the same axes
+    params = {"a": jnp.ones((m, n)), "b": jnp.ones((m, n)), "stack": jnp.ones((2, 2, m, n))}
+    grad = grads_like(jnp.ones((m, n)), 0)
+    same = jax.tree.map(lambda x: jnp.broadcast_to(grad, x.shape), params)
 
     @jax.jit
     def update(key, state):
-        return make(name, 5, gap=1, key=key, **options).update({"a": same, "b": same}, state)
+        return make(name, 5, gap=1, key=key, **options).update(same, state)
 
     def two_updates(key):
         first, state = update(key, make(name, 5, gap=1, **options).init(params))
-        return [np.asarray(u[leaf]) for u in (first, update(key, state)[0]) for leaf in params]
+        return [x for u in (first, update(key, state)[0]) for leaf in u.values() for x in np.reshape(leaf, (-1, m, n))]
 
     drawn = two_updates(7) + two_updates(8)
-    assert all(not np.array_equal(drawn[i], drawn[j]) for i in range(8) for j in range(i))
-    chex.assert_trees_all_equal(two_updates(7), drawn[:4])
+    assert len(drawn) == 2 * 2 * 6
+    assert all(not np.array_equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))
+    chex.assert_trees_all_equal(two_updates(7), drawn[:12])
 
 
 @pytest.mark.parametrize("name", ["grassjump", "apollo_mini", "ldadam"])  # a residual per column, without lift, dense
@@ -134,16 +132,13 @@ def test_multi_axis_kernels_are_their_matrices(name):
     assert split.inner.mu.shape == (3, 1 if name == "apollo_mini" else 2, 12)
 
 
-# --- state
-# ----------------------------------------------------------------------------------------------------------
-
-
 @every_method
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_is_a_fixed_point_of_update(name, dtype):
     params = jax.tree.map(lambda x: x.astype(dtype), LEAVES)
     narrow = {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}
-    for options in ({}, {"mu_dtype": "bfloat16", "basis_dtype": "bfloat16"}, narrow):
+    half = {"mu_dtype": "bfloat16"} | ({"basis_dtype": "bfloat16"} if METHODS[name].splits else {})
+    for options in ({}, half, narrow):
         tx = make(name, **options)
         state = jax.eval_shape(tx.init, params)
         with jax.numpy_dtype_promotion("standard"):  # Optax's Adam mixes types under mu_dtype
@@ -166,7 +161,7 @@ def test_resumption_is_bit_exact(name):
     chex.assert_trees_all_equal(again, updates[5:])
 
 
-@every_method
+@every_split_method
 @pytest.mark.parametrize("bad_step", [0, 4])
 def test_basis_survives_without_help(name, bad_step):
     """Without apply_if_finite moments may become NaN, the basis never does; orthonormal ones stay
@@ -182,7 +177,7 @@ def test_basis_survives_without_help(name, bad_step):
 
 
 @every_method
-def test_zero_gradients_and_zero_columns(name):
+def test_zero_gradients_and_zero_columns_stay_zero_and_spoil_nothing(name):
     def change(t, grads):
         return jax.tree.map(jnp.zeros_like, grads) if t < 2 else grads | {"wide": grads["wide"].at[:, 3].set(0.0)}
 
@@ -193,7 +188,7 @@ def test_zero_gradients_and_zero_columns(name):
         assert (jnp.linalg.norm(update["wide"]) > 0) == (t >= 2)
     # A zero first gradient must not lock the recovered part: it is there, not at a norm growing by
     # 1 % from nothing.
-    basis = basis_of(states[-1])["wide"]
+    basis = basis_of(states[-1])["wide"] if METHODS[name].splits else None
     if METHODS[name].recovers and jax.tree.leaves(basis):
         assert jnp.linalg.norm(grassmann.to_tangent(basis, updates[-1]["wide"])) > 0.1
     elif METHODS[name].recovers:
@@ -204,152 +199,8 @@ def matrix_axes(params):
     return jax.tree.map(lambda x: MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params)
 
 
-# --- program
-# --------------------------------------------------------------------------------------------------------
-
-
-def entry_of(program):
-    """The computation of every step, without those that it calls."""
-    return program[program.index("\nENTRY ") :]
-
-
-def hlo(name, options):
-    if not options:
-        return compiled_method(name)[1].as_text()
-    tx = make(name, **options)
-    return jax.jit(tx.update).lower(LEAVES, jax.eval_shape(tx.init, LEAVES)).compile().as_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        *((name, {}) for name, method in METHODS.items() if not method.has_svd),
-        ("grassjump", {"store_basis": False}),
-        ("grassjump", {"orthonormal": False}),
-        ("galore", {"svd": "randomized"}),
-        ("fira", {"svd": "randomized"}),
-        ("frugal", {"projection": "random"}),
-    ],
-)
-def test_hot_path_is_matmul_only(name, options):
-    """One decision for the whole tree, a loop of one turn or none, with one conditional in its
-    body; no factorisation and no callback, which would be custom calls. Where no basis is stored
-    the conditional goes too.
-
-    Other loops of every step can only be draws, of APOLLO's projections and of bases that are not
-    stored (FRUGAL's are not), and SUMO's Newton-Schulz iteration: nothing of a refresh is taken out
-    of its loop.
-    """
-    program = hlo(name, options)
-    assert "custom-call" not in program
-    unstored = (name in ("apollo", "apollo_mini", "frugal") and not options) or "store_basis" in options
-    assert program.count(" conditional(") == (0 if unstored else 1)
-    assert " conditional(" not in entry_of(program)
-    if name not in ("apollo", "apollo_mini", "frugal", "sumo") and "store_basis" not in options:
-        assert entry_of(program).count(" while(") == 1
-
-
-def test_a_factorisation_is_inside_the_refresh():
-    """GaLore's exact SVD shows in the program as what the test above looks for, and only within the
-    loop.
-    """
-    program = hlo("galore", {})
-    assert "custom-call" in program
-    assert "custom-call" not in entry_of(program)
-
-
-@pytest.mark.parametrize("name", ["grassjump", "grasswalk", "fira"])
-def test_a_step_without_a_refresh_copies_no_state(name):
-    """Bases and moments of a donated state are updated where they are; a conditional in the same
-    place copies them.
-    """
-    params = {"wide": jnp.ones((4, 8)), "tall": jnp.ones((16, 4)), "stack": jnp.ones((2, 4, 8))}
-    tx = make(name, 2, 5, weight_dimension_numbers=matrix_axes)
-    step = jax.jit(tx.update, donate_argnums=1).lower(params, jax.eval_shape(tx.init, params)).compile()
-    copied = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", entry_of(step.as_text()))
-    assert not {shape for shape in copied if shape.count(",")} - {"1,8", "1,16", "2,1,8"}  # rows of norms may be
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def by_conditional(state, due):
-        return jax.lax.cond(due, lambda s: jax.tree.map(lambda x: 2 * x[::-1], s), lambda s: s, state)
-
-    state = {"a": jnp.ones((4, 2)), "b": jnp.ones((4, 2))}
-    assert " copy(" in by_conditional.lower(state, True).compile().as_text()
-
-
-def top_level(jaxpr):
-    """The equations of every step: not those of the branches of a refresh, but through calls."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "cond":
-            continue
-        inner = [p for p in equation.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")]
-        if inner:
-            for sub in inner:
-                yield from top_level(getattr(sub, "jaxpr", sub))
-        else:
-            yield equation
-
-
-def costs(name, m=7, n=19, rank=2, **options):
-    """How many products with a dimension n a step has, and how many other operations on arrays (m,
-    n).
-    """
-    grad = jnp.ones((m, n))
-    tx = make(name, rank, 5, weight_dimension_numbers=MuonDimensionNumbers(0, 1), **options)
-    jaxpr = jax.make_jaxpr(tx.update)(grad, jax.eval_shape(tx.init, grad)).jaxpr
-    equations = list(top_level(jaxpr))
-    products = [e for e in equations if e.primitive.name == "dot_general"]
-    large = [e for e in products if n in (*e.invars[0].aval.shape, *e.invars[1].aval.shape)]
-    idle = ("dot_general", "transpose", "reshape", "convert_element_type", "copy", "copy_p", "broadcast_in_dim")
-    return len(large), sum(
-        e.primitive.name not in idle and any(getattr(v.aval, "shape", ()) == (m, n) for v in (*e.invars, *e.outvars))
-        for e in equations
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "products", "passes"),
-    [
-        ("galore", {}, 2, 0),  # project and lift: nothing measures or scales the gradient
-        ("golore", {}, 2, 0),
-        ("subtrack_grad", {}, 2, 0),
-        ("sumo", {"orthogonalization": "newton_schulz"}, 2 + 5 * 2, 0),  # and the Gram matrix and product of five steps
-        ("apollo", {}, 1, 3),  # no lift: project, square and sum for the norms, scale
-        ("apollo_mini", {}, 1, 3),
-        ("grassjump", {}, 2, 4),  # square and sum for the norms, scale and add
-        ("ldadam", {"feedback": False}, 2, None),
-    ],
-)
-def test_a_method_pays_for_nothing_it_does_not_use(name, options, products, passes):
-    """Counted in the traced program; what XLA makes of it below."""
-    found = costs(name, **options)
-    assert found[0] == products
-    if passes is not None:
-        assert found[1] == passes
-
-
-@pytest.mark.parametrize("name", ["apollo", "apollo_mini"])
-def test_nothing_is_lifted_in_the_compiled_program(name):
-    """One product per leaf, the projection, in all of it; where there is a lift there are more."""
-    assert hlo(name, {}).count(" dot(") == 3  # wide, square, stack
-    assert hlo("frugal", {}).count(" dot(") > 3
-
-
-@pytest.mark.parametrize("name", ["grassjump", "fira", "apollo", "galore"])
-def test_residual_is_never_written_out(name):
-    """Beside the update itself, no buffer of the size of the gradient is alive at once."""
-    params = jnp.ones((256, 2048))
-    tx = make(name, 8, 100, weight_dimension_numbers=MuonDimensionNumbers(0, 1))
-    compiled = jax.jit(tx.update).lower(params, jax.eval_shape(tx.init, params)).compile()
-    if METHODS[name].has_svd:  # its refresh needs the singular vectors; what counts is every other step
-        tops = top_level(jax.make_jaxpr(tx.update)(params, jax.eval_shape(tx.init, params)).jaxpr)
-        assert not any(e.primitive.name == "sub" and e.outvars[0].aval.shape == params.shape for e in tops)
-    else:
-        assert compiled.memory_analysis().temp_size_in_bytes < params.size * 4
-
-
-@every_method
-def test_one_element_leaves(name):
+@every_split_method
+def test_leaves_of_one_element_get_adam(name):
     """No subspace is smaller than these: they get Adam, here one whose first step is the sign."""
     params = {"scalar": jnp.ones(()), "one": jnp.ones(1), "row": jnp.ones((1, 1))}
     tx = make(name, 1, 2, weight_dimension_numbers=None)

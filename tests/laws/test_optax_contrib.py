@@ -22,36 +22,25 @@ from tests.util import METHODS
 
 
 def stacked_only(params):
-    """Told which leaves are stacked, badam takes a tree without any."""
+    """Given dimension numbers, badam takes a tree in which nothing is stacked."""
     return jax.tree.map(lambda x: MuonDimensionNumbers(-2, -1) if x.ndim > 2 else None, params)
 
 
-ALIASES = {name: method.alias for name, method in METHODS.items()} | {
-    "badam": functools.partial(grass_optax.badam, weight_dimension_numbers=stacked_only),
-    "column_sgd": grass_optax.column_sgd,
-}
+ALIASES = {name: method.alias for name, method in METHODS.items()}
+ALIASES["badam"] = functools.partial(grass_optax.badam, weight_dimension_numbers=stacked_only)
 # Rank 1, so that the suite's 2 x 2 parameters really are split.
-OPTIONS = {name: {"rank": 1} for name, method in METHODS.items() if method.has_rank}
-OPTIONS["golore"]["random_start"] = 4
+OPTIONS = {name: method.arguments(rank=1) | dict.fromkeys(method.needs, 4) for name, method in METHODS.items()}
 OPTIONS["online_subspace_descent"]["update_proj_gap"] = 20  # its basis has to turn within the suite's steps
 TABLE = [
     {
         "opt_name": name,
-        "opt_kwargs": {"learning_rate": 1e-2} | OPTIONS.get(name, {}),
+        "opt_kwargs": {"learning_rate": 1e-2} | OPTIONS[name],
         "wrapper_name": None,
         "wrapper_kwargs": None,
     }
     for name in ALIASES
 ]
-OURS = [
-    "rank",
-    "update_proj_gap",
-    "key",
-    "switch_every",
-    "blocks",
-    "weight_dimension_numbers",
-    *{x for m in METHODS.values() for x in m.static},
-]
+OURS = sorted(set().union(*(method.static for method in METHODS.values())))
 STATIC = ("'rank', 'update_proj_gap'", ", ".join(map(repr, OURS)))
 
 

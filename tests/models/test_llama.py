@@ -1,4 +1,4 @@
-"""The LLaMA: its layout, its numerics under every dtype, generation, and conversion of weights."""
+"""The LLaMA: its layout, and its numerics under every dtype."""
 
 import dataclasses
 import functools
@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import CONFIGS, Llama, LlamaConfig, count_parameters, from_hf_state_dict, to_hf_state_dict
-from models.generation import generate, sample
+from models import CONFIGS, Llama
 from models.llama import rope_tables, rotate
+from tests.models.small import SMALL, flat_state, forward, make
 
-SMALL = LlamaConfig(
-    vocab_size=61,
-    hidden_size=16,
-    intermediate_size=24,
-    num_heads=4,
-    num_kv_heads=2,
-    num_layers=3,
-    init_std=0.2,  # large enough for attention and gradients to matter at this size
-)
 PATHS = {
     "embed/embedding": (61, 16),
     "layers/attention_norm/scale": (3, 16),
@@ -39,30 +30,6 @@ PATHS = {
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def make(config, seed):
-    return Llama(config, rngs=nnx.Rngs(jax.random.key(seed)))
-
-
-@jax.jit
-def forward(model, tokens):
-    return model(tokens)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make(SMALL, 0)
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    return jax.random.randint(jax.random.key(1), (2, 12), 0, SMALL.vocab_size)
-
-
-def flat_state(model):
-    return {"/".join(path): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def gradients(config, params, tokens):
     """Gradients of a cross-entropy."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(config, 0)))
@@ -74,30 +41,13 @@ def gradients(config, params, tokens):
     return jax.grad(loss)(params)
 
 
-# Layout
-
-
 def test_state_is_params_with_documented_paths_and_stacked_layers(model):
     leaves = flat_state(model)
     assert {path: leaf.shape for path, leaf in leaves.items()} == PATHS
     assert all(type(leaf) is nnx.Param for leaf in leaves.values())
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), SMALL], ids=[*CONFIGS, "grouped queries"])
-def test_parameter_count_is_exact(config):
-    shapes = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in flat_state(shapes).values()) == count_parameters(config)
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [("60m", 58.07), ("130m", 134.11), ("1b", 1339.08), ("7b", 6738.42), ("70b", 68976.65)],
-)
-def test_sizes_are_the_published_ones(name, millions):
-    assert count_parameters(CONFIGS[name]) / 1e6 == pytest.approx(millions, abs=0.01)
-
-
-def test_initialisation(model):
+def test_weights_start_with_the_standard_deviation_of_the_config(model):
     config = dataclasses.replace(CONFIGS["tiny"], init_std=0.02)
     for path, leaf in flat_state(make(config, 0)).items():
         value = np.asarray(leaf)
@@ -115,9 +65,6 @@ def test_same_seed_same_weights_eager_or_jitted(model):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), eager, nnx.state(model))
     other = flat_state(make(SMALL, 1))
     assert not np.allclose(other["lm_head/kernel"], flat_state(model)["lm_head/kernel"])
-
-
-# Forward and backward
 
 
 def test_logits_shape_and_dtype(model, tokens):
@@ -161,11 +108,8 @@ def test_rotation_depends_on_relative_position_only():
     assert not np.allclose(scores(0)[0, 0, 3], jnp.einsum("H,SH->S", q[0, 3, 0], k[0, :, 0]))
 
 
-# Dtypes
-
-
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
-def test_bfloat16_compute(param_dtype, tokens, model):
+def test_bfloat16_costs_the_roundings_of_its_products(param_dtype, tokens, model):
     config = dataclasses.replace(SMALL, dtype="bfloat16", param_dtype=param_dtype)
     low = make(config, 0)
     # JAX's attention widens bfloat16 scores to float32 by implicit promotion.
@@ -196,134 +140,3 @@ def test_products_with_kernels_run_in_bfloat16(tokens):
     # float32.
     assert sum(":bf16" in line for line in products) == 9
     assert sum(":f32" in line for line in products) == 1
-
-
-# Configs
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hidden_size": 18}, "multiple of num_heads"),
-        ({"hidden_size": 12}, "is odd"),
-        ({"num_kv_heads": 3}, "divides num_heads"),
-        ({"num_layers": 0}, "num_layers must be a positive int, got 0"),
-        ({"num_kv_heads": -1}, "num_kv_heads must be a positive int, got -1"),
-        ({"vocab_size": 10.0}, "vocab_size must be a positive int, got 10.0"),
-        ({"init_std": 0.0}, "init_std must be positive, got 0.0"),
-        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
-        ({"param_dtype": "f32"}, "param_dtype must be one of float32, bfloat16, got 'f32'"),
-    ],
-)
-def test_config_errors(change, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SMALL, **change)
-
-
-# Generation
-
-
-def greedy_rollout(model, prompt, length, window):
-    """Grow the text one token at a time, one shape after the other."""
-    text = prompt
-    for _ in range(length):
-        next_token = jnp.argmax(forward(model, text[:, -window:])[:, -1], axis=-1)
-        text = jnp.concatenate([text, next_token[:, None].astype(text.dtype)], axis=1)
-    return text
-
-
-@pytest.mark.parametrize("window", [5, 8, 64], ids=["long prompt", "slides", "never full"])
-def test_greedy_is_the_argmax_rollout(model, tokens, window):
-    prompt = tokens[:, :6]
-    text = generate(model, prompt, 5, jax.random.key(0), window=window, temperature=0.0)
-    assert text.dtype == prompt.dtype
-    np.testing.assert_array_equal(text, greedy_rollout(model, prompt, 5, window))
-
-
-def test_sampling_keeps_the_prompt_and_follows_the_key(model, tokens):
-    def text(seed):
-        return generate(model, tokens, 20, jax.random.key(seed), window=12)
-
-    first = text(0)
-    assert first.shape == (2, 32)
-    np.testing.assert_array_equal(first[:, :12], tokens)
-    np.testing.assert_array_equal(first, text(0))
-    assert np.any(first != text(1))
-    assert np.any(first != greedy_rollout(model, tokens, 20, 12))
-
-
-def test_one_compilation_for_all_temperatures_and_keys(model, tokens):
-    generate.clear_cache()
-    for seed, temperature in [(0, 0.0), (1, 0.7), (2, 1.0)]:
-        generate(model, tokens, 3, jax.random.key(seed), window=4, temperature=temperature)
-    assert generate._cache_size() == 1
-
-
-def test_sample_frequencies_follow_temperature_and_top_k():
-    n, logits = 4000, jnp.array([2.0, 1.0, 0.0, -1.0])
-    rows = jnp.broadcast_to(logits, (n, 4))
-    drawn = sample(rows, jax.random.key(0), 0.5, top_k=2)
-    # Two tokens left, at odds exp(1 / 0.5); 5 standard errors of a fraction are 5 * 0.5 / sqrt(n).
-    assert set(np.unique(drawn)) == {0, 1}
-    assert float(jnp.mean(drawn == 0)) == pytest.approx(1 / (1 + np.exp(-2)), abs=2.5 / np.sqrt(n))
-    np.testing.assert_array_equal(sample(rows, jax.random.key(0), 0.0, top_k=2), 0)
-
-
-@pytest.mark.parametrize("size", [{"length": 0}, {"window": 0}, {"prompt_length": 0}])
-def test_generate_rejects_empty_sizes(model, tokens, size):
-    given = {"length": 2, "window": 4, "prompt_length": 3} | size
-    with pytest.raises(ValueError, match="must be at least 1"):
-        generate(
-            model,
-            tokens[:, : given["prompt_length"]],
-            given["length"],
-            jax.random.key(0),
-            window=given["window"],
-        )
-
-
-# Conversion
-
-
-@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
-def test_conversion_round_trip_is_exact(param_dtype, tokens):
-    config = dataclasses.replace(SMALL, param_dtype=param_dtype)
-    model = make(config, 0)
-    state_dict = to_hf_state_dict(config, nnx.state(model))
-    params = from_hf_state_dict(config, state_dict)
-    jax.tree.map(np.testing.assert_array_equal, params, nnx.to_pure_dict(nnx.state(model)))
-    again = to_hf_state_dict(config, params)
-    assert list(again) == list(state_dict)
-    assert all(array.dtype == param_dtype for array in again.values())
-    assert all(array.flags.c_contiguous for array in again.values())
-
-    other = make(config, 1)
-    nnx.update(other, jax.tree.map(jnp.asarray, params))
-    np.testing.assert_array_equal(forward(other, tokens), forward(model, tokens))
-
-
-def test_conversion_layout(model):
-    state_dict = to_hf_state_dict(SMALL, nnx.state(model))
-    assert len(state_dict) == 3 + 9 * SMALL.num_layers
-    kernel = np.asarray(model.layers.mlp.down.kernel)
-    np.testing.assert_array_equal(state_dict["model.layers.2.mlp.down_proj.weight"], kernel[2].T)
-
-
-def test_conversion_names_every_misfit(model):
-    state_dict = to_hf_state_dict(SMALL, nnx.state(model))
-    del state_dict["model.norm.weight"]
-    state_dict["model.layers.0.self_attn.q_proj.bias"] = np.zeros(16)
-    state_dict["lm_head.weight"] = np.zeros((60, 16))
-    with pytest.raises(ValueError, match="do not fit") as error:
-        from_hf_state_dict(SMALL, state_dict)
-    assert str(error.value).splitlines()[1:] == [
-        "missing: model.norm.weight",
-        "unexpected: model.layers.0.self_attn.q_proj.bias",
-        "wrong shape: lm_head.weight is (60, 16), the config needs (61, 16)",
-    ]
-
-
-def test_conversion_checks_our_side_as_well(model):
-    deeper = dataclasses.replace(SMALL, num_layers=4)
-    with pytest.raises(ValueError, match=r"layers/mlp/up/kernel is \(3, 16, 24\)"):
-        to_hf_state_dict(deeper, nnx.state(model))

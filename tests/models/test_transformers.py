@@ -73,7 +73,7 @@ def tokens():
     return np.random.default_rng(0).integers(0, MULTI_HEAD.vocab_size, (BATCH, LENGTH))
 
 
-def test_logits(pair, tokens):
+def test_logits_are_those_of_hugging_face(pair, tokens):
     _, theirs, ours = pair
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).logits.numpy()

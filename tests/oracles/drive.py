@@ -3,6 +3,7 @@ compared.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,40 +15,56 @@ from tests.util import grads_like
 
 GAP, STEPS, RANK = 3, 12, 3  # refreshes at t = 4, 7, 10
 SIZES = (1.0, 2.0, 0.5, 3.0, 1.0, 4.0, 0.3, 6.0, 1.0, 0.7, 8.0, 2.0)  # that of the gradient at each step
+SHAPES = (("stack", (2, 6, 16)), ("wide", (6, 16)))
+ALL_SHAPES = (*SHAPES, ("square", (8, 8)), ("tall", (16, 6)))
+
+
+class Step(NamedTuple):
+    """One update of a method."""
+
+    grads: Any
+    updates: Any
+    state: Any
 
 
 def matrices(tree):
-    """Every matrix of a tree with a wide one and a stack of two, as float64 NumPy."""
-    return [np.asarray(x, np.float64) for x in (tree["wide"], *tree["stack"])]
+    """Every matrix of a tree, as float64 NumPy."""
+    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    return [x for leaf in leaves for x in leaf.reshape(-1, *leaf.shape[-2:])]
+
+
+def turned(tree):
+    """The same with m <= n: the test's own words for what layouts does."""
+    return [x if x.shape[0] <= x.shape[1] else x.T for x in matrices(tree)]
 
 
 @functools.cache
-def gradients(t):
-    """Those of step t + 1, in float64: column 2 is always zero, column 5 has momentum and sometimes
-    no gradient.
+def gradients(t, shapes=SHAPES, dtype="float64"):
+    """Those of step t + 1: column 2 is always zero, column 5 has momentum and sometimes no
+    gradient.
     """
-    params = {"wide": jnp.zeros((6, 16), "float64"), "stack": jnp.zeros((2, 6, 16), "float64")}
+    params = {name: jnp.zeros(shape, dtype) for name, shape in shapes}
     zero = (2, 5) if t % 4 == 3 else (2,)
     return jax.tree.map(lambda g: (SIZES[t] * g).at[..., jnp.array(zero)].set(0.0), grads_like(params, t))
 
 
-def history(tx, steps=STEPS):
-    """Updates and states of `steps` steps under one jit."""
-    update, out = jax.jit(tx.update), []
-    params = jax.tree.map(jnp.zeros_like, gradients(0))
-    state = tx.init(params)
-    for t in range(steps):
-        updates, state = update(gradients(t), state, params)
-        out.append((updates, state))
-    return out
+def history(tx, shapes=SHAPES, dtype="float64"):
+    """The steps of a method under one jit."""
+    params = jax.tree.map(jnp.zeros_like, gradients(0, shapes, dtype))
+    state, update, steps = tx.init(params), jax.jit(tx.update), []
+    for t in range(STEPS):
+        grads = gradients(t, shapes, dtype)
+        updates, state = update(grads, state, params)
+        steps.append(Step(grads, updates, state))
+    return steps
 
 
 def split_state(state):
     return optax.tree_utils.tree_get(state, "SplitState", state)
 
 
-def close(ours, expected):
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerances.ORACLE64 * np.abs(expected).max())
+def close(ours, expected, tolerance=tolerances.ORACLE64):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 def aligned(own, given, any_sign):
@@ -58,18 +75,31 @@ def aligned(own, given, any_sign):
     return own * signs
 
 
-def stored(t, state):
-    return matrices(split_state(state).basis)
+def stored(t, step):
+    return matrices(split_state(step.state).basis)
 
 
-def follow(steps, make, own=lambda t: True, bases=stored):
-    """Compare the history of a method with `make()`, one for each matrix.
+def always(t):
+    return True
 
-    A basis is the oracle's own where `own(t)` says so, else the library's: `bases(t, state)`.
+
+def never(t):
+    return False
+
+
+def after_first(t):
+    """The first basis is drawn, or found from a draw."""
+    return t > 0
+
+
+def follow(steps, make, own=always, bases=stored, tolerance=tolerances.ORACLE64):
+    """Compare the steps of a method with `make()`, one for each matrix.
+
+    A basis is the oracle's own where `own(t)` says so, else the library's: `bases(t, step)`.
     """
-    oracles = [make() for _ in range(3)]
-    for t, (updates, state) in enumerate(steps):
-        four = zip(oracles, matrices(gradients(t)), matrices(updates), bases(t, state), strict=True)
+    oracles = [make() for _ in turned(steps[0].grads)]
+    for t, step in enumerate(steps):
+        four = zip(oracles, turned(step.grads), turned(step.updates), bases(t, step), strict=True)
         for oracle, grad, update, given in four:
             due = t % oracle.gap == 0
             if due and own(t):
@@ -77,5 +107,5 @@ def follow(steps, make, own=lambda t: True, bases=stored):
             else:
                 basis = given if due else oracle.S
                 close(given, basis)
-            close(update, oracle.step(grad, basis))
+            close(update, oracle.step(grad, basis), tolerance)
     return oracles

@@ -1,6 +1,6 @@
-"""Both methods against the float64 oracle, which is given the library's bases, over three refreshes
-and more.
-"""
+"""GrassJump and GrassWalk against the NumPy of reference/grass.py, in the library's bases."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,72 +10,55 @@ import pytest
 import grass_optax
 from reference.grass import GrassOracle
 from tests import tolerances
-from tests.util import SQUARE, STACK, TALL, WIDE, basis_of, grads_like, run, stacked_dimensions
+from tests.oracles.drive import ALL_SHAPES, GAP, RANK, SHAPES, STEPS, follow, history, never
+from tests.util import SQUARE, WIDE, basis_of, run, stacked_dimensions
 
-GAP, STEPS = 3, 12  # refreshes at t = 4, 7, 10
 ADAM = dict(b1=0.8, b2=0.95, eps=1e-6)
 SCALE_BY = {"grassjump": grass_optax.scale_by_grassjump, "grasswalk": grass_optax.scale_by_grasswalk}
+both = pytest.mark.parametrize("name", SCALE_BY)
 
 
-def canonical(x):
-    """(..., m, n) with m <= n: the test's own words for what layouts does."""
-    x = np.asarray(x)
-    return np.swapaxes(x, -1, -2) if x.shape[-2] > x.shape[-1] else x
-
-
-def check(method, shapes, dtype, tolerance, completion="none", zeta=1.01, **options):
-    """Every matrix of every leaf against an oracle of its own."""
-    params = {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}
-    tx = SCALE_BY[method](
-        rank=4, update_proj_gap=GAP, scale=0.25, max_norm_growth=zeta, completion=completion,
+def check(name, shapes, dtype, tolerance, *, zeta=1.01, completion="none", **options):
+    """Every matrix of every leaf beside an oracle of its own."""
+    tx = SCALE_BY[name](
+        RANK, GAP, scale=0.25, max_norm_growth=zeta, completion=completion,
         weight_dimension_numbers=stacked_dimensions, **ADAM, **options,
     )  # fmt: skip
-    updates, states = run(tx, params, STEPS)
-    for name, shape in shapes.items():
-        matrices = int(np.prod(shape[:-2]))
-        oracles = [GrassOracle(scale=0.25, zeta=zeta, gap=GAP, completion=completion, **ADAM) for _ in range(matrices)]
-        for t in range(STEPS):
-            grad, update = canonical(grads_like(params, t)[name]), canonical(updates[t][name])
-            grad, update = (x.reshape(-1, *x.shape[-2:]) for x in (grad, update))
-            basis = np.asarray(basis_of(states[t])[name]).reshape(matrices, -1, 4)
-            for i, oracle in enumerate(oracles):
-                expected = oracle.step(grad[i], basis[i])
-                np.testing.assert_allclose(update[i], expected, rtol=0, atol=tolerance * np.abs(expected).max())
-        assert all(oracle.t > 3 * GAP for oracle in oracles)
+    oracle = functools.partial(GrassOracle, scale=0.25, gap=GAP, zeta=zeta, completion=completion, **ADAM)
+    follow(history(tx, shapes, dtype), oracle, never, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("method", SCALE_BY)
-def test_method_is_its_oracle(method):
+@both
+def test_a_method_follows_its_oracle_in_every_orientation(name):
     with jax.enable_x64(True):
-        shapes = {"wide": WIDE, "tall": TALL, "square": SQUARE, "stack": STACK}
-        check(method, shapes, "float64", tolerances.ORACLE64)
+        check(name, ALL_SHAPES, "float64", tolerances.ORACLE64)
 
 
-@pytest.mark.parametrize("method", SCALE_BY)
-def test_method_is_its_oracle_in_float32(method):
-    check(method, {"stack": STACK}, "float32", tolerances.ORACLE32)
+@both
+def test_a_method_follows_its_oracle_in_float32(name):
+    check(name, SHAPES, "float32", tolerances.ORACLE32)
 
 
-OPTIONS = [
-    ("grassjump", dict(zeta=None)),
-    ("grassjump", dict(zeta=0.5)),
-    ("grassjump", dict(zeta=float("inf"), completion="isotropic")),
-    ("grassjump", dict(orthonormal=False, completion="isotropic")),
-    ("grasswalk", dict(step_size=0.3)),
-    ("grasswalk", dict(walk_rank=2, completion="isotropic")),
-]
-
-
-@pytest.mark.parametrize(("method", "options"), OPTIONS)
-def test_options(method, options):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("grassjump", dict(zeta=None)),
+        ("grassjump", dict(zeta=0.5)),
+        ("grassjump", dict(zeta=float("inf"), completion="isotropic")),
+        ("grassjump", dict(orthonormal=False, completion="isotropic")),
+        ("grasswalk", dict(step_size=0.3)),
+        ("grasswalk", dict(walk_rank=2, completion="isotropic")),
+    ],
+)
+def test_a_method_follows_its_oracle_under_every_option(name, options):
     with jax.enable_x64(True):
-        check(method, {"stack": STACK}, "float64", tolerances.ORACLE64, **options)
+        check(name, SHAPES, "float64", tolerances.ORACLE64, **options)
 
 
-@pytest.mark.parametrize("method", SCALE_BY)
-def test_the_oracle_sees_the_bases_move(method):
+@both
+def test_the_oracle_sees_the_bases_move(name):
     """The agreement above would mean little if the bases were the same at every step."""
-    tx = SCALE_BY[method](rank=2, update_proj_gap=GAP)
+    tx = SCALE_BY[name](2, GAP)
     bases = [np.asarray(basis_of(s)) for s in run(tx, jnp.zeros(WIDE), STEPS)[1]]
     for t in range(1, STEPS):
         assert np.array_equal(bases[t], bases[t - 1]) == (t % GAP != 0)
@@ -83,7 +66,7 @@ def test_the_oracle_sees_the_bases_move(method):
 
 def test_square_matrices_are_reduced_on_their_input_axis():
     """A gradient in the first column alone: with S on axis 0, no other column can get anything."""
-    tx = SCALE_BY["grassjump"](rank=2, max_norm_growth=None)
+    tx = SCALE_BY["grassjump"](2, max_norm_growth=None)
     grad = jnp.zeros(SQUARE).at[:, 0].set(1.0)
     update, state = tx.update(grad, tx.init(grad), grad)
     basis = np.asarray(basis_of(state))

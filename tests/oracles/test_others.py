@@ -12,7 +12,20 @@ import pytest
 import grass_optax
 from grass_optax import split_by_subspace, subspaces, transport
 from tests import tolerances
-from tests.oracles.drive import GAP, RANK, close, follow, gradients, history, matrices, split_state
+from tests.oracles.drive import (
+    GAP,
+    RANK,
+    after_first,
+    always,
+    close,
+    follow,
+    gradients,
+    history,
+    matrices,
+    never,
+    split_state,
+    turned,
+)
 from tests.oracles.galore import Frugal, GaLore, GoLore
 from tests.oracles.ldadam import LDAdam
 from tests.oracles.learned import (
@@ -49,20 +62,11 @@ def oracle(cls, **options):
     return functools.partial(cls, **(dict(rank=RANK, gap=GAP, scale=0.3) | ADAM | options))
 
 
-def after_first(t):
-    """The first basis is drawn, or found from a draw."""
-    return t > 0
-
-
-def never(t):
-    return False
-
-
-def test_galore():
+def test_galore_follows_its_oracle():
     follow(run("galore"), oracle(GaLore))
 
 
-def test_dct():
+def test_galore_on_the_cosine_transform_follows_its_oracle():
     tx = split_by_subspace(
         subspaces.dct(), optax.scale_by_adam(**ADAM), transport.keep(), None, rank=RANK, update_proj_gap=GAP, scale=0.3,
         weight_dimension_numbers=stacked_dimensions,
@@ -74,36 +78,36 @@ TRACKING = [(None, 1), (None, 3), (0.01, 1), (0.01, 3)]
 
 
 @pytest.mark.parametrize(("step_size", "tracking_rank"), TRACKING)
-def test_subtrack_grad(step_size, tracking_rank):
+def test_subtrack_grad_follows_its_oracle(step_size, tracking_rank):
     options = dict(step_size=step_size, tracking_rank=tracking_rank)
     follow(run("subtrack_grad", **options), oracle(SubTrackGrad, **options), after_first)
 
 
 @pytest.mark.parametrize(("step_size", "tracking_rank"), TRACKING[1:3])
-def test_subtrack(step_size, tracking_rank):
+def test_subtrack_follows_its_oracle(step_size, tracking_rank):
     options = dict(step_size=step_size, tracking_rank=tracking_rank)
     make = functools.partial(SubTrack, scale=0.3, gap=GAP, zeta=1.01, **ADAM, **options)
     follow(run("subtrack", **options), make, after_first)
 
 
 @pytest.mark.parametrize("residual", ["exact", "scaled"])
-def test_fira(residual):
+def test_fira_follows_its_oracle_and_its_limit_limits(residual):
     make = oracle(Fira, removed=1.0 if residual == "exact" else 0.3, growth=1.01)
     assert all(0 < x.limit.fired < 11 for x in follow(run("fira", residual=residual), make))
 
 
 @pytest.mark.parametrize(("name", "cls"), [("apollo", Apollo), ("apollo_mini", ApolloMini)])
-def test_apollo(name, cls):
+def test_apollo_follows_its_oracle_with_bases_stored_or_drawn_again(name, cls):
     steps = run(name, store_basis=True)
     oracles = follow(steps, oracle(cls, growth=1.01), never)
     assert all(0 < x.limit.fired < 11 for x in oracles)
-    for (stored, _), (redrawn, _) in zip(steps, run(name), strict=True):
-        for one, other in zip(matrices(redrawn), matrices(stored), strict=True):
+    for stored, redrawn in zip(steps, run(name), strict=True):
+        for one, other in zip(matrices(redrawn.updates), matrices(stored.updates), strict=True):
             close(one, other)
 
 
 @pytest.mark.parametrize(("random_start", "switched"), [(6, 6), (7, 9)])
-def test_golore(random_start, switched):
+def test_golore_draws_from_the_first_refresh_after_its_start_on(random_start, switched):
     """Random from the first refresh after `random_start` updates on, and not before."""
     steps = run("golore", random_start=random_start)
     follow(steps, oracle(GoLore), lambda t: t < switched)
@@ -112,8 +116,8 @@ def test_golore(random_start, switched):
     # One that loses the carried moment, as the released code does, is another from the step after
     # the first refresh on.
     kept, lost, apart = oracle(GoLore)(), oracle(GoLore, lost=True)(), []
-    for t, (_, state) in enumerate(steps):
-        grad, basis = matrices(gradients(t))[0], matrices(split_state(state).basis)[0]
+    for step in steps:
+        grad, basis = matrices(step.grads)[0], matrices(split_state(step.state).basis)[0]
         apart.append(np.abs(kept.step(grad, basis) - lost.step(grad, basis)).max())
     assert max(apart[: GAP + 1]) == 0
     assert min(apart[GAP + 1 :]) > 1e-3
@@ -130,32 +134,33 @@ def drawn_columns():
         assert len(set(rows)) == RANK
         return np.eye(grad.shape[0])[:, rows]
 
-    def at(t, state):
+    def at(t, step):
         if t % GAP == 0:
-            bases[:] = map(axes, matrices(split_state(state).inner.mu), matrices(gradients(t)))
+            bases[:] = map(axes, matrices(split_state(step.state).inner.mu), matrices(step.grads))
         return bases
 
     return at
 
 
 @pytest.mark.parametrize("projection", ["columns", "random", "svd"])
-def test_frugal(projection):
+def test_frugal_follows_its_oracle_and_begins_anew_at_each_refresh(projection):
     steps = run("frugal", projection=projection, sign_scale=0.2)
     bases = dict(bases=drawn_columns()) if projection == "columns" else {}
-    follow(steps, oracle(Frugal, sign_scale=0.2), (lambda t: True) if projection == "svd" else never, **bases)
-    assert [int(split_state(state).inner.count) for _, state in steps] == [1, 2, 3] * 4
+    follow(steps, oracle(Frugal, sign_scale=0.2), always if projection == "svd" else never, **bases)
+    assert [int(split_state(step.state).inner.count) for step in steps] == [1, 2, 3] * 4
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_ldadam(feedback):
+def test_ldadam_follows_its_oracle_in_bases_near_the_released_ones(feedback):
     """The direction in the library's bases, and these: as near the released code's as the shift of
     `power_iteration` lets them be, and otherwise the polar factor.
     """
     options = ADAM | dict(blend=0.7, feedback=feedback)
     oracles = [LDAdam(**options) for _ in range(3)]
     bounds = []
-    for t, (updates, state) in enumerate(run("ldadam", **options, update_proj_gap=1, scale=1.0)):
-        four = zip(oracles, matrices(gradients(t)), matrices(updates), matrices(split_state(state).basis), strict=True)
+    for t, step in enumerate(run("ldadam", **options, update_proj_gap=1, scale=1.0)):
+        bases = matrices(split_state(step.state).basis)
+        four = zip(oracles, turned(step.grads), turned(step.updates), bases, strict=True)
         for oracle_, grad, update, basis in four:
             if t > 0:
                 power = oracle_.power(grad)
@@ -170,18 +175,18 @@ def test_ldadam(feedback):
     assert max(bounds) < 0.05
 
 
-def test_online_subspace_descent():
+def test_online_subspace_descent_follows_its_oracle():
     make = functools.partial(OnlineSubspaceDescent, rank=RANK, scale=0.3, every=5, **ADAM)
     follow(run("online_subspace_descent", update_proj_gap=5), make, after_first)
 
 
-def test_coap():
+def test_coap_follows_its_oracle():
     oracles = follow(run("coap", refreshes_per_svd=2), oracle(Coap, recompute=2), after_first)
     assert sum(x.stepped for x in oracles) == 6  # and three that are recomputed
     assert 0 < sum(x.clipped for x in oracles) < 6
 
 
-def test_gradients_of_bases_by_differences():
+def test_gradients_of_bases_are_those_of_central_differences():
     """The two gradients that are worked out by hand in the oracles. Central differences: errors of
     h^2 and 1e-16/h.
     """
@@ -198,8 +203,8 @@ def test_gradients_of_bases_by_differences():
 
 
 @pytest.mark.parametrize(("orthogonalization", "svd"), [("exact", "exact"), ("newton_schulz", "randomized")])
-def test_sumo(orthogonalization, svd):
+def test_sumo_follows_its_oracle(orthogonalization, svd):
     steps = run("sumo", momentum=0.9, orthogonalization=orthogonalization, svd=svd)
     orthogonalized = polar if orthogonalization == "exact" else quintic
     make = functools.partial(Sumo, rank=RANK, gap=GAP, scale=0.3, momentum=0.9, orthogonalized=orthogonalized)
-    follow(steps, make, (lambda t: True) if svd == "exact" else never)
+    follow(steps, make, always if svd == "exact" else never)

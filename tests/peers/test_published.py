@@ -177,7 +177,7 @@ def test_galore_as_it_is_called():
     assert difference(ours(tx, "float32"), updates) < tolerances.PUBLISHED32
 
 
-def test_weight_decay():
+def test_weight_decay_is_theirs_after_the_step():
     """Theirs decays after the step, W <- (1 - lr wd) (W - step); Optax adds wd W to the step."""
     decay = 0.1
     params = jax.tree.map(jnp.ones_like, kernels("float32"))

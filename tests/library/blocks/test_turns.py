@@ -6,58 +6,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from optax.contrib import MuonDimensionNumbers
 
-from grass_optax import memory_report
 from grass_optax._blocks.turns import block_coordinate
-from grass_optax.methods._badam import badam, scale_by_badam
+from grass_optax.methods._badam import badam
 from tests import tolerances
+from tests.library.blocks.views import ADAM, CYCLE, VIEWS, K, N, gradients, stacked
 from tests.oracles.block_coordinate import BlockOracle
 
-N, K = 4, 3
-CYCLE = N * K
-PREFIXES = ["layers/0", "layers/1", "layers/2", "layers/10"]  # "layers/1" is not the beginning of "layers/10"
-ADAM = dict(b1=0.8, b2=0.95, eps=1e-6)
 
-
-def stacked(dtype="float32"):
-    """Four blocks along axis 0. NumPy, here and below: slicing a JAX array compiles."""
-    return {"k": np.ones((N, 3, 5), dtype), "v": np.ones((N, 2), dtype)}
-
-
-def gradients(t, dtype="float32", like=None):
-    """Gradients of step t: Gaussians around a mean, so that both moments mean something."""
-    rng = np.random.default_rng(t)
-    return jax.tree.map(lambda x: (1 + rng.normal(size=x.shape)).astype(dtype), like or stacked())
-
-
-def apart(tree):
-    """The same blocks as subtrees."""
-    return {"layers": {p.split("/")[1]: jax.tree.map(lambda x, i=i: x[i], tree) for i, p in enumerate(PREFIXES)}}
-
-
-def together(tree):
-    return jax.tree.map(lambda *x: np.stack(x), *(tree["layers"][p.split("/")[1]] for p in PREFIXES))
-
-
-def moved(tree):
-    """The same blocks along axis 1."""
-    return jax.tree.map(lambda x: np.moveaxis(x, 0, 1), tree)
-
-
-VIEWS = {"axis 0": (0, lambda x: x, lambda x: x), "axis 1": (1, moved, moved), "paths": (PREFIXES, apart, together)}
-
-
-def updates_of(tx, there, back, steps, dtype="float32", start=0, state=None):
-    """Updates, as stacks, and states; gradients are drawn as stacks."""
+def updates_of(tx, there, back, steps, dtype="float32"):
+    """Updates, as stacks; gradients are drawn as stacks."""
     params = there(stacked(dtype))
-    state = tx.init(params) if state is None else state
-    update = jax.jit(tx.update)
-    outcomes = []
-    for t in range(start, start + steps):
+    state, update = tx.init(params), jax.jit(tx.update)
+    updates = []
+    for t in range(steps):
         u, state = update(there(gradients(t, dtype)), state, params)
-        outcomes.append((back(jax.device_get(u)), state))
-    return outcomes
+        updates.append(back(jax.device_get(u)))
+    return updates
 
 
 def windows_of(updates, sign=False):
@@ -68,10 +33,6 @@ def windows_of(updates, sign=False):
         untouched = np.sign(G) if sign else np.zeros_like(G)
         windows.append([i for i in range(N) if np.any(U[i] != untouched[i])])
     return windows
-
-
-# --- against the oracle
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,7 +55,7 @@ def test_weights_are_those_of_the_oracle(view, order, active, sign):
             optax.scale_by_adam(**ADAM), optax.scale_by_sign() if sign else None,
             switch_every=K, blocks=blocks, active=active, order=order, key=3,
         )  # fmt: skip
-        updates = [u for u, _ in updates_of(tx, there, back, 2 * CYCLE // active, "float64")]
+        updates = updates_of(tx, there, back, 2 * CYCLE // active, "float64")
         windows = windows_of(updates, sign)
         assert all(windows[t] == windows[t - t % K] for t in range(len(windows)))
         turns = windows[::K]
@@ -112,53 +73,10 @@ def test_weights_are_those_of_the_oracle(view, order, active, sign):
                 np.testing.assert_allclose(weights, expected, rtol=0, atol=tolerances.ORACLE64 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("paths", "freeze_rest"), [(False, False), (True, True)])
-def test_badam_weights_are_those_of_the_oracle(paths, freeze_rest):
-    """Decay by a schedule that no switch begins anew, and under a mask; the leaves outside the
-    blocks get Adam.
-    """
-    with jax.enable_x64(True):
-        shapes = {"k": (N, 3, 5), "v": (N, 3), "embed": (2, 7, 3), "bias": (3,)}
-        flat = {name: np.ones(shape) for name, shape in shapes.items()}
-
-        def there(x):
-            rest = {"embed": x["embed"], "bias": x["bias"]}
-            return rest | (apart({"k": x["k"], "v": x["v"]}) if paths else {"k": x["k"], "v": x["v"]})
-
-        params = there(flat)
-        rate, decay = (lambda t, k=k: k * jnp.asarray(1 + t, "float64") for k in (0.01, 0.02))
-        mask = jax.tree.map(lambda x: x.shape[-1] != 3 or x.ndim > 2, params)
-        tx = badam(
-            rate, K, blocks=PREFIXES if paths else 0, order="descending", freeze_rest=freeze_rest,
-            adam_learning_rate=0.3, weight_decay=decay, mask=mask, **ADAM,
-        )  # fmt: skip
-        decayed, blocks = (
-            ("k", "embed"),
-            ("k", "v") if paths else ("k",),
-        )  # vectors stacked along an axis are in no block
-        oracles = {name: BlockOracle(**ADAM, switch_every=K if name in blocks else 10**9) for name in shapes}
-        expected = {name: np.ones(shape) for name, shape in shapes.items()}
-        state, update = tx.init(params), jax.jit(tx.update)
-        for t in range(2 * CYCLE):
-            grads = gradients(t, "float64", flat)
-            updates, state = update(there(grads), state, params)
-            params = jax.tree.map(np.add, params, jax.device_get(updates))
-            for name, oracle in oracles.items():
-                wd = float(decay(t)) if name in decayed else 0.0
-                if name in blocks:
-                    window = [N - 1 - t // K % N]
-                    expected[name] = oracle.weights(expected[name], grads[name], window, float(rate(t)), wd)
-                elif not freeze_rest:  # one block that is always active
-                    (expected[name],) = oracle.weights(expected[name][None], grads[name][None], [0], 0.3, wd)
-        ours = params | together(params) if paths else params
-        for name, W in expected.items():
-            np.testing.assert_allclose(ours[name], W, rtol=0, atol=tolerances.ORACLE64 * np.abs(W).max())
-
-
 def test_one_active_window_of_all_blocks_is_the_inner_optimizer_begun_anew():
     tx = block_coordinate(optax.scale_by_adam(), switch_every=5, active=N, order="ascending")
-    ours = [u for u, _ in updates_of(tx, *VIEWS["axis 0"][1:], 5)]
-    adam = [u for u, _ in updates_of(optax.scale_by_adam(), *VIEWS["axis 0"][1:], 5)]
+    ours = updates_of(tx, *VIEWS["axis 0"][1:], 5)
+    adam = updates_of(optax.scale_by_adam(), *VIEWS["axis 0"][1:], 5)
     chex.assert_trees_all_close(ours, adam, rtol=tolerances.SAME32)
 
 
@@ -178,7 +96,7 @@ def test_inner_sees_the_parameters_of_the_active_blocks(view):
 def test_random_order_is_a_function_of_the_key():
     def windows(key):
         tx = block_coordinate(optax.identity(), switch_every=1, key=key)
-        return windows_of([u for u, _ in updates_of(tx, *VIEWS["axis 0"][1:], 6 * N)])
+        return windows_of(updates_of(tx, *VIEWS["axis 0"][1:], 6 * N))
 
     with jax.threefry_partitionable(True):
         base = windows(7)
@@ -188,39 +106,29 @@ def test_random_order_is_a_function_of_the_key():
     assert any(cycle != cycles[0] for cycle in cycles)
 
 
-# --- state and program
-# ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_state_is_a_fixed_point_of_update_in_float32(view, dtype):
+def test_moments_are_those_of_the_active_blocks_in_float32(view, dtype):
     blocks, there, _ = VIEWS[view]
     params = there(stacked(dtype))
     tx = block_coordinate(optax.scale_by_adam(), optax.scale_by_sign(), switch_every=K, blocks=blocks, active=2)
     state = jax.eval_shape(tx.init, params)
     updates, after = jax.eval_shape(tx.update, params, state, params)
-    chex.assert_trees_all_equal_structs(state, after)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes((updates, after), (params, state))
     leaves = jax.tree.leaves((state.inner.mu, state.inner.nu))
-    assert all(x.dtype == jnp.float32 and x.size > 0 for x in leaves)
+    assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
     numbers = sum(x.size for x in jax.tree.leaves(params)) // N
     assert sum(x.size for x in leaves) == 2 * 2 * numbers  # two active blocks, two moments
 
 
-def test_state_bytes():
-    """Of badam: two moments of one block and of the rest, and the counts; frozen, of the block
-    alone.
-    """
-    block, rest, count = 3 * 5, 4 * 3 + 7 * 3, 4
-    params = {"kernel": jnp.ones((N, 3, 5)), "norm": jnp.ones((N, 3)), "embed": jnp.ones((7, 3))}
-    numbers = 2 * (block + rest)
-    assert memory_report(badam(0.1), params).total_bytes == 4 * numbers + 4 * count
-    frozen = badam(0.1, freeze_rest=True)
-    assert memory_report(frozen, params).total_bytes == 4 * 2 * block + 3 * count
-    named = badam(0.1, blocks=PREFIXES, freeze_rest=True)
-    assert memory_report(named, apart(stacked())).total_bytes == 4 * 2 * (3 * 5 + 2) + 3 * count
+@pytest.mark.parametrize("view", ["axis 0", "paths"])
+def test_a_masked_leaf_is_in_no_block(view):
+    blocks, there, _ = VIEWS[view]
+    params = there(stacked()) | {"other": jnp.ones(3)}
+    tx = block_coordinate(optax.scale_by_adam(), switch_every=2, blocks=blocks)
+    masked = optax.masked(tx, jax.tree.map_with_path(lambda path, _: path[0].key != "other", params))
+    updates, _ = jax.eval_shape(masked.update, params, jax.eval_shape(masked.init, params), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
 
 
 @pytest.mark.parametrize("view", ["axis 0", "paths"])
@@ -267,96 +175,6 @@ def test_a_switch_leaves_nothing_behind():
     chex.assert_tree_all_finite(updates)
 
 
-# --- resumption and composition
-# ---------------------------------------------------------------------------------------
-
-
-def test_resumption_is_bit_exact():
-    blocks, there, back = VIEWS["paths"]
-    tx = badam(0.1, K, blocks=blocks, weight_decay=0.1)
-    whole = updates_of(tx, there, back, 9)
-    saved = jax.tree.map(lambda x: jnp.asarray(np.array(x)), whole[4][1])
-    again = updates_of(tx, there, back, 4, start=5, state=saved)
-    chex.assert_trees_all_equal([u for u, _ in again], [u for u, _ in whole[5:]])
-
-
-def test_composes():
-    """chain, inject_hyperparams with a schedule, apply_if_finite, jit and donation: the loss
-    falls.
-    """
-    blocks, there, _ = VIEWS["paths"]
-    injected = optax.inject_hyperparams(badam, ("switch_every", "blocks", "key"))
-    inner = injected(optax.linear_schedule(0.1, 0.05, 300), switch_every=20, blocks=blocks, weight_decay=0.0)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.apply_if_finite(inner, 3))
-    params = there(stacked())
-    target = there(gradients(0))
-
-    def step(params, state, poison):
-        grads = jax.tree.map(lambda p, q: p - q + poison, params, target)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    def loss(params):
-        return float(optax.tree.norm(optax.tree.sub(params, target)))
-
-    before, state, step = loss(params), tx.init(params), jax.jit(step, donate_argnums=(0, 1))
-    for t in range(160):
-        params, state = step(params, state, np.float32(np.nan if t == 40 else 0))
-    assert loss(params) < 0.1 * before
-
-
-def test_which_leaves_are_in_the_blocks():
-    ones = jnp.ones
-    params = {
-        "layers": {"kernel": ones((N, 3, 5)), "norm": ones((N, 3))},
-        "embed": {"table": ones((2, 7, 3))}, "lm_head": {"kernel": ones((3, 7))}, "dense": ones((5, 2, 2)),
-    }  # fmt: skip
-    dims = {"layers": {"kernel": MuonDimensionNumbers(1, 2), "norm": None}, "embed": None, "lm_head": None,
-            "dense": MuonDimensionNumbers(0, (1, 2))}  # fmt: skip
-
-    def shape_of_moments(**options):
-        state = scale_by_badam(**options).init(params)
-        return jax.tree.map(jnp.shape, optax.tree_utils.tree_get(state, "BlockCoordinateState").inner.mu)
-
-    hidden = optax.MaskedNode()
-    others = {"embed": {"table": hidden}, "lm_head": {"kernel": hidden}, "dense": hidden}
-    chosen = {"layers": {"kernel": (1, 3, 5), "norm": hidden}, **others}
-    assert shape_of_moments(weight_dimension_numbers=dims) == chosen
-    assert shape_of_moments(weight_dimension_numbers=lambda _: dims) == chosen
-    with pytest.raises(ValueError, match="differ in size along axis 0"):  # by default "dense" is taken for a stack of 5
-        shape_of_moments()
-    params["dense"] = ones((N, 2, 2))
-    assert shape_of_moments() == chosen | {"dense": (1, 2, 2)}
-    assert shape_of_moments(blocks=["layers"]) == {"kernel": (1, N, 3, 5), "norm": (1, N, 3)}
-
-
-# --- init and errors
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("view", ["axis 0", "paths"])
-def test_init_takes_whatever_optax_gives_it(view):
-    blocks, there, _ = VIEWS[view]
-    params = there(stacked())
-    abstract = jax.eval_shape(lambda: params)
-    tx, bare = badam(0.1, blocks=blocks), block_coordinate(optax.scale_by_adam(), switch_every=2, blocks=blocks)
-    state = tx.init(params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(tx.init, abstract), state)
-    chex.assert_trees_all_equal_shapes_and_dtypes(bare.init(abstract), bare.init(params))
-    raised = optax.tree.map_params(tx, lambda x: np.ones_like(x), state)
-    chex.assert_trees_all_equal_shapes_and_dtypes(raised, state)
-    moments = optax.tree_utils.tree_get(raised, "BlockCoordinateState").inner.mu
-    assert all(np.all(x == 1) for x in jax.tree.leaves(moments))
-    for empty in ({}, {"a": optax.MaskedNode()}):
-        updates, after = tx.update(empty, tx.init(empty), empty)
-        assert updates == empty
-        chex.assert_trees_all_equal_structs(after, tx.init(empty))
-    more = params | {"other": jnp.ones(3)}
-    masked = optax.masked(bare, jax.tree.map_with_path(lambda path, _: path[0].key != "other", more))
-    updates, _ = jax.eval_shape(masked.update, more, jax.eval_shape(masked.init, more), more)
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, more)
-
-
 @pytest.mark.parametrize(
     ("options", "params", "message"),
     [
@@ -383,17 +201,3 @@ def test_errors_say_what_to_do(options, params, message):
     params = {name: jnp.ones(shape) for name, shape in params.items()}
     with pytest.raises(ValueError, match=message):
         block_coordinate(optax.scale_by_adam(), **options).init(params)
-
-
-def test_errors_of_badam():
-    with pytest.raises(ValueError, match="Give one or the other"):
-        badam(0.1, blocks=["a"], weight_dimension_numbers=MuonDimensionNumbers())
-    with pytest.raises(TypeError, match="leaf 'n' .* is not floating point"):
-        badam(0.1).init({"n": jnp.ones((2, 2, 2), jnp.int32)})
-    params = {"k": jnp.ones((4, 2, 2))}
-    tx = badam(0.1, weight_decay=0.1)
-    with pytest.raises(ValueError, match="requires the current value of parameters"):
-        tx.update(params, tx.init(params))
-    tx = optax.inject_hyperparams(badam, ("switch_every", "key"))(0.1)
-    with pytest.raises(ValueError, match="blocks is .*name it in static_args"):
-        jax.jit(tx.update)(params, tx.init(params), params)

@@ -14,16 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grass_optax
-from grass_optax import grassmann, transport
-from grass_optax._inner import states as inner_states
-from grass_optax._inner.narrow import CompressedState, decoded, encoded, stochastically_rounded
+from grass_optax._inner.narrow import decoded, encoded, stochastically_rounded
 from grass_optax._inner.transforms import adam, narrow_moments
-from tests.util import METHODS, grads_like, is_finite, make, run
+from tests.util import is_finite
 
 BF16, FP8 = "bfloat16", "float8_e4m3fn"
 both = pytest.mark.parametrize("dtype", [BF16, FP8])
 SPACING = {BF16: 2**-7, FP8: 2**-3}  # largest relative distance of two neighbours
-NARROW8 = {"mu_dtype": FP8, "nu_dtype": FP8}
 
 
 def state_of(moment, dtype, second=None):
@@ -33,10 +30,6 @@ def state_of(moment, dtype, second=None):
     second = jnp.square(moment) if second is None else second
     state = encoded(optax.ScaleByAdamState(jnp.ones((), jnp.int32), moment, second), like)
     return state, decoded(state)
-
-
-# --- rounding
-# -------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
@@ -113,10 +106,6 @@ def test_what_can_be_stored_is_stored_exactly(dtype):
     np.testing.assert_array_equal(jnp.where(largest, 2 * half, half), own.mu)
 
 
-# --- decay
-# ----------------------------------------------------------------------------------------------------------
-
-
 @both
 def test_a_second_moment_decays(dtype):
     """Without gradients, 1000 steps of b2 = 0.999 leave 1/e of it; rounded to the nearest, nothing
@@ -148,10 +137,6 @@ def test_a_second_moment_stays_near_the_truth():
     ratio = decoded(state).nu / jnp.square(size) / (1 - 0.999**2000)
     assert abs(float(jnp.mean(ratio)) - 1) < 0.03
     assert float(jnp.std(ratio)) < 0.25
-
-
-# --- numbers that are none, and small ones
-# --------------------------------------------------------------------------
 
 
 @both
@@ -189,7 +174,7 @@ def test_a_gradient_that_is_not_finite_shows(dtype, bad):
 
 
 @both
-def test_squares_that_overflow(dtype):
+def test_squares_that_overflow_are_stored_as_the_largest_number(dtype):
     """V is infinite in float32, and what it divides 0. Here it is the largest that is stored: the
     update is as small, and the entry recovers.
     """
@@ -209,7 +194,7 @@ def test_squares_that_overflow(dtype):
 
 @both
 @pytest.mark.parametrize("size", [0.0, 1e-40, 1e-30, 1e30])
-def test_every_size_of_a_block(dtype, size):
+def test_a_block_of_any_size_is_stored(dtype, size):
     x = jnp.full((4, 8), size, jnp.float32)
     _, own = state_of(x, dtype, x)
     assert is_finite((own.mu, own.nu))
@@ -217,17 +202,13 @@ def test_every_size_of_a_block(dtype, size):
         np.testing.assert_allclose(moment, x, rtol=SPACING[dtype], atol=2.0**-126)
 
 
-def test_saturation():
+def test_what_is_beyond_the_largest_number_is_stored_as_that():
     for dtype in (BF16, FP8):
         largest = float(jnp.finfo(dtype).max)
         x = jnp.asarray([largest, -largest, 3.4e38, -3.4e38], jnp.float32)
         y = stochastically_rounded(x, dtype, jnp.zeros(4))
         np.testing.assert_array_equal(y, jnp.asarray([largest, -largest] * 2, jnp.float32))
         assert jnp.all(jnp.isnan(stochastically_rounded(jnp.asarray([jnp.inf, jnp.nan]), dtype, jnp.zeros(2))))
-
-
-# --- state
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_without_types_it_is_optax():
@@ -254,7 +235,7 @@ def test_only_a_state_with_moments_can_be_compressed():
             narrow_moments(tx, BF16).init(jnp.ones(3))
 
 
-def test_blocks():
+def test_a_scale_is_for_the_shorter_axis_and_none_for_vectors():
     """A column of (..., r, n), a row where the last axis is the shorter; none in vectors and single
     rows.
     """
@@ -270,118 +251,3 @@ def test_blocks():
         k: FP8 if k in narrow else "float32" for k in shapes
     }
     assert state.narrow.mu["complex"].dtype == jnp.complex64
-
-
-@pytest.mark.parametrize(("dtype", "each"), [(BF16, 2), (FP8, 1)])
-@pytest.mark.parametrize("m", [24, 2048])
-def test_bytes(dtype, each, m):
-    """2nr each for both moments in 8 bits together, and four bytes for each column of each."""
-    n, r = 4 * m, m // 4
-    params = {"x": jax.ShapeDtypeStruct((m, n), jnp.float32)}
-    tx = grass_optax.grassjump(0.1, rank=r, mu_dtype=dtype, nu_dtype=dtype)
-    (leaf,) = grass_optax.memory_report(tx, params).leaves
-    scales = 2 * 4 * n if dtype == FP8 else 0
-    assert leaf.state_bytes == 4 * (m * r + 1) + 2 * n * r * each + scales
-    report = grass_optax.memory_report(tx, params)
-    assert report.shared_bytes == (4 + 4 + 4) + (4 + 4)  # the split's count, a count and a seed of each Adam
-
-
-# --- transports and readers
-# -----------------------------------------------------------------------------------------
-
-
-@both
-def test_transports_see_float32(dtype):
-    """Decoded, moved, encoded: what they make of the narrow state is what they make of its numbers,
-    rounded once.
-    """
-    moment = jax.random.normal(jax.random.key(0), (2, 6, 16))
-    rotation = grassmann.random_basis(jax.random.key(1), (2, 6, 6), jnp.float32)
-    state, own = state_of(moment, dtype)
-    for move in (transport.rotate(0.9, 0.99), transport.first_moment_only()):
-        wanted, found = move(own, rotation), move(state, rotation)
-        chex.assert_trees_all_equal_shapes_and_dtypes(found, state)
-        found = decoded(found)
-        largest = jnp.max(jnp.abs(wanted.mu), axis=-2, keepdims=True) * 2**-16
-        assert jnp.all(jnp.abs(found.mu - wanted.mu) <= SPACING[dtype] * (jnp.abs(wanted.mu) + largest))
-        assert jnp.all(jnp.abs(found.nu - wanted.nu) <= SPACING[dtype] * (wanted.nu + largest**2 * 2**16))
-        assert found.count == own.count
-    chained = transport.rotate(0.9, 0.99)((state, optax.EmptyState()), rotation)
-    assert isinstance(chained[0], CompressedState)
-    np.testing.assert_array_equal(inner_states.first_moment(state, 0.9), own.mu)
-    np.testing.assert_array_equal(inner_states.first_moment((optax.EmptyState(), state), 0.9), own.mu)
-    empty = inner_states.cleared(state)
-    chex.assert_trees_all_equal_shapes_and_dtypes(empty, state)
-    assert not any(np.any(x) for x in jax.tree.leaves(decoded(empty)))
-    assert empty.seed == state.seed
-    assert transport.keep()(state, rotation) is state
-
-
-# --- methods
-# --------------------------------------------------------------------------------------------------------
-
-PARAMS = {"stack": jnp.ones((2, 16, 48))}
-
-
-# One of each kind: a stored basis, moments moved at every step, an exact SVD, none stored, a state
-# of the rule.
-OF_EACH_KIND = ("grassjump", "ldadam", "galore", "apollo", "online_subspace_descent")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
-)
-def test_methods_train_as_in_float32(name):
-    """Over two refreshes, from the same gradients, updates are finite and within a fifth of those
-    in float32, by norm; ldadam, whose moments are rounded for a new basis at every step, within
-    three tenths. One jitted program with a donated state; a run that goes on from a saved one is
-    the same to the bit.
-    """
-    gap = 1 if name == "ldadam" else 3
-    tx, reference = make(name, 6, gap, **NARROW8), make(name, 6, gap)
-    state, saved, updates = tx.init(PARAMS), None, []
-    update = jax.jit(tx.update, donate_argnums=1).lower(PARAMS, state).compile()
-    if not METHODS[name].has_svd:
-        assert "custom-call" not in update.as_text()
-        assert update.as_text().count(" conditional(") <= 1
-    for t in range(8):
-        if t == 4:
-            saved = jax.tree.map(np.array, state)
-        u, state = update(grads_like(PARAMS, t), state)
-        updates.append(u)
-    assert is_finite((updates, state))
-    again = jax.tree.map(jnp.asarray, saved)
-    for t in range(4, 8):
-        u, again = update(grads_like(PARAMS, t), again)
-        chex.assert_trees_all_equal(u, updates[t])
-    chex.assert_trees_all_equal(again, state)
-    errors = []
-    for u, wanted in zip(updates, run(reference, PARAMS, 8)[0], strict=True):
-        for leaf, x in wanted.items():
-            errors.append(float(jnp.linalg.norm(u[leaf] - x) / jnp.linalg.norm(x)))
-    assert max(errors) < (0.3 if name == "ldadam" else 0.2)
-    assert (max(errors) > 0) == (name not in ("sumo", "apollo_mini"))  # no Adam in the subspace; moments of one row
-
-
-def test_every_method_takes_the_options():
-    """Those that the table above does not have."""
-    layers = {"layers": {"kernel": jnp.ones((4, 8, 12))}, "norm": jnp.ones(8)}
-    for tx in (
-        grass_optax.badam(0.1, 2, **NARROW8),
-        grass_optax.scale_by_badam(2, **NARROW8),
-        grass_optax.frugal(0.1, 2, 2, projection="blocks", **NARROW8),
-        grass_optax.column_sgd(0.1, weight_dimension_numbers=None, **NARROW8),
-        grass_optax.scale_by_column_sgd(mu_dtype=BF16, nu_dtype=BF16),
-    ):
-        params = layers if "Block" in str(jax.tree.structure(jax.eval_shape(tx.init, layers))) else HEAD
-        state = tx.init(params)
-        assert any(x.dtype.name in (BF16, FP8) for x in jax.tree.leaves(state))
-        update = jax.jit(tx.update)
-        for t in range(5):
-            updates, after = update(grads_like(params, t), state, params)
-            chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-            state = after
-            assert is_finite((updates, state))
-
-
-HEAD = {"lm_head": jnp.ones((6, 20)), "kernel": jnp.ones((6, 8)), "stack": jnp.ones((2, 6, 8))}

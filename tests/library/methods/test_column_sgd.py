@@ -79,7 +79,7 @@ def test_directions_are_those_of_the_oracle(unit_rms, dtype):
 
 
 @pytest.mark.parametrize("adam_learning_rate", [None, 0.5])
-def test_rates_and_decay(adam_learning_rate):
+def test_every_leaf_decays_and_adams_leaves_have_their_own_rate(adam_learning_rate):
     """W <- W - rate (U + decay W): the scale is in U; Adam's leaves have their own rate."""
     direction = scale_by_column_sgd(scale=0.25, weight_dimension_numbers=DIMENSIONS)
     mask = {name: len(shape) > 1 for name, shape in SHAPES.items()}
@@ -108,30 +108,7 @@ def test_columns_have_a_root_mean_square_or_a_norm_of_one():
             np.testing.assert_allclose(reduced(updates[name] ** 2, axes), 1, rtol=tolerances.SAME32)
 
 
-def test_transpose():
-    """U(G^T) = U(G)^T with the dimension numbers swapped, the head included; without swapping it is
-    not.
-    """
-    grads = {"kernel": gradients(0)["matrix"], "square": gradients(1)["stack"][0, :4], "head": gradients(2)["lm_head"]}
-
-    def updates(dims, transposed):
-        tx = scale_by_column_sgd(weight_dimension_numbers=dims)
-        state, update = tx.init(grads), jax.jit(tx.update)
-        state = tx.init(transposed(grads))
-        for factor in (1, 2):
-            u, state = update(transposed(jax.tree.map(lambda g, f=factor: g**f, grads)), state)
-        return transposed(jax.device_get(u))
-
-    def swap(tree):
-        return jax.tree.map(np.transpose, tree)
-
-    direct = updates(MuonDimensionNumbers(0, 1), lambda x: x)
-    chex.assert_trees_all_close(updates(MuonDimensionNumbers(1, 0), swap), direct, rtol=tolerances.SAME32)
-    wrong = updates(MuonDimensionNumbers(0, 1), swap)
-    assert all(np.abs(wrong[name] - direct[name]).max() > 0.1 for name in direct)
-
-
-def test_zero_and_tiny_columns():
+def test_zero_columns_stay_zero_and_tiny_ones_are_divided_by_eps():
     """A zero column gives zero; one below eps is divided by eps; a head that has momentum moves on
     without gradient.
     """
@@ -149,14 +126,10 @@ def test_zero_and_tiny_columns():
 def test_state_is_the_heads_momentum_and_the_moments_of_vectors(dtype):
     params = ones(dtype)
     tx = column_sgd(0.1, weight_dimension_numbers=DIMENSIONS)
-    state = jax.eval_shape(tx.init, params)
-    updates, after = jax.eval_shape(tx.update, params, state, params)
-    chex.assert_trees_all_equal_structs(state, after)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     numbers = 4 * 7 + 2 * (3 * 4 + 6)
     assert memory_report(tx, params).total_bytes == 4 * numbers + 2 * 4  # and a count for each of the two
-    assert all(x.dtype in (jnp.float32, jnp.int32) and x.size for x in jax.tree.leaves(state))
+    state = jax.tree.leaves(jax.eval_shape(tx.init, params))
+    assert {x.dtype.name for x in state} == {"float32", "int32"}
     halved = column_sgd(0.1, weight_dimension_numbers=DIMENSIONS, mu_dtype="bfloat16")
     assert memory_report(halved, params).total_bytes == 2 * 4 * 7 + (2 + 4) * (3 * 4 + 6) + 2 * (4 + 4)  # and a seed
 
@@ -171,7 +144,7 @@ def test_norms_are_float32_under_bfloat16():
     np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
 
 
-def test_llama():
+def test_a_llama_keeps_the_momentum_of_its_head_and_the_moments_of_its_norms():
     """Of the model, the head's momentum and Adam for the norms, with the dimension numbers of the
     trainer.
     """
@@ -198,53 +171,10 @@ def test_by_default_leaves_with_two_axes_are_matrices():
     assert not jax.tree.leaves((states["hidden"], states["embedding"]))
 
 
-def test_composes():
-    """chain, inject_hyperparams with a schedule, apply_if_finite, jit, donation and resumption."""
-    injected = optax.inject_hyperparams(column_sgd, ("weight_dimension_numbers",))
-    options = dict(momentum=0.5, scale=0.5, eps=1e-8, weight_decay=0.0, weight_dimension_numbers=lambda _: DIMENSIONS)
-    inner = injected(optax.linear_schedule(0.1, 0.0, 150), **options)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.apply_if_finite(inner, 3))
-    params, target = ones(), gradients(0)
-    state = tx.init(params)
-    hyperparams = optax.tree_utils.tree_get(state, "hyperparams")
-    assert set(hyperparams) >= {"learning_rate", "scale", "momentum", "eps", "b1", "b2", "weight_decay"}
-
-    def step(params, state, poison):
-        grads = jax.tree.map(lambda p, q: p - q + poison, params, target)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    def loss(params):
-        return float(optax.tree.norm(optax.tree.sub(params, target)))
-
-    before, step = loss(params), jax.jit(step, donate_argnums=(0, 1))
-    for t in range(150):
-        params, state = step(params, state, np.float32(np.nan if t == 40 else 0))
-        if t == 100:
-            saved = jax.tree.map(np.array, (params, state))
-    assert loss(params) < 0.1 * before
-    again, state = jax.tree.map(jnp.asarray, saved)
-    for _ in range(101, 150):
-        again, state = step(again, state, np.float32(0))
-    chex.assert_trees_all_equal(again, params)
-
-
-def test_init_takes_whatever_optax_gives_it():
-    params = ones()
-    tx = column_sgd(0.1, weight_dimension_numbers=DIMENSIONS)
-    abstract = jax.eval_shape(lambda: params)
-    state = tx.init(params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(tx.init, abstract), state)
-    raised = optax.tree.map_params(tx, lambda x: np.ones_like(x), state)
-    assert np.all(optax.tree_utils.tree_get(raised, "ema")["lm_head"] == 1)
-    default = column_sgd(0.1)
-    assert default.update({}, default.init({}), {})[0] == {}
-    hidden = {"w": np.ones((4, 6), "float32"), "hidden": optax.MaskedNode()}
-    updates, _ = default.update(hidden, default.init(hidden), hidden)
-    assert updates["hidden"] == optax.MaskedNode()
+def test_errors_say_what_to_do():
     with pytest.raises(TypeError, match="leaf 'n' .* is not floating point"):
-        default.init({"n": np.ones((2, 2), "int32")})
+        column_sgd(0.1).init({"n": np.ones((2, 2), "int32")})
     with pytest.raises(ValueError, match="leaf 'b' .* is not a matrix.*optax.partition"):
         normalize_columns().update({"b": np.ones(3, "float32")}, optax.EmptyState())
     with pytest.raises(ValueError, match="weight_dimension_numbers must be a tree like params"):
-        column_sgd(0.1, weight_dimension_numbers={"w": MuonDimensionNumbers()}).init(params)
+        column_sgd(0.1, weight_dimension_numbers={"w": MuonDimensionNumbers()}).init(ones())

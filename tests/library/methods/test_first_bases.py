@@ -22,7 +22,7 @@ def decaying(key=0):
 
 
 @pytest.mark.parametrize(("method", "near"), [("grasswalk", True), ("grassjump", False)])
-def test_first_basis(method, near):
+def test_a_walk_starts_near_the_leading_singular_vectors_and_a_jump_anywhere(method, near):
     """The walk starts near the leading singular vectors of the first gradient, the jump
     anywhere.
     """

@@ -80,7 +80,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", ["jump", "range", "columns", "dct"])
-def test_split_is_exact(rule):
+def test_the_split_is_exact(rule):
     """S g + R = G and S^T R = 0, read off with trivial optimizers on the two sides."""
     params = {"tall": PARAMS["tall"], "stack": PARAMS["stack"], "whole": jnp.ones((2, 2))}
     options = dict(rank=2, update_proj_gap=2, weight_dimension_numbers=stacked_dimensions)
@@ -133,7 +133,7 @@ def test_per_column_form_is_the_dense_form(rule, form, basis_dtype):
 
 
 @pytest.mark.parametrize("rule", ["tracking", "random_walk", "random_jump", "svd", "frozen"])
-def test_ablation_grid(rule):
+def test_the_cells_of_the_ablation_are_compositions_that_differ(rule):
     """The papers' cells: four rules, and a frozen basis, with moments kept or rotated, the rest
     dropped or recovered.
 
@@ -186,7 +186,7 @@ def test_per_column_form_knows_a_first_basis_that_is_not_orthonormal(rule, initi
     assert_same(per_column, dense)
 
 
-def test_whole_space_is_adam():
+def test_a_split_of_the_whole_space_is_adam():
     """r = m, S = I, scale 1: the split changes nothing."""
     frozen = subspaces.frozen(jnp.eye(6))
     tx = split_by_subspace(
@@ -195,7 +195,7 @@ def test_whole_space_is_adam():
     assert_same(run(tx, PARAMS["wide"], 8)[0], run(optax.scale_by_adam(), PARAMS["wide"], 8)[0])
 
 
-def test_stacking():
+def test_a_stack_gets_what_its_matrices_get_in_the_same_bases():
     """U of a stack is the stack of the U, given the same bases."""
     params, gap = jnp.zeros(STACK), 3
     options = dict(rank=3, update_proj_gap=gap, weight_dimension_numbers=stacked_dimensions)
@@ -212,7 +212,7 @@ def test_stacking():
 
 
 @pytest.mark.parametrize("name", ["grassjump", "subtrack_grad", "ldadam", "apollo"])
-def test_stacks_one_matrix_after_the_other(name):
+def test_a_stack_updated_matrix_by_matrix_gets_the_same_numbers(name):
     """Recovered, dropped, dense and unlifted residuals, of one batch axis and of two: the loop
     changes no number.
     """

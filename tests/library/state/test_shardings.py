@@ -1,13 +1,6 @@
-"""Where `state_shardings` puts each array, and the laws of `eight_devices` in a process that has
-them.
-"""
+"""Where `state_shardings` puts each array. What a step makes of it: tests/mesh."""
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,70 +12,10 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import SplitState, state_shardings
-from tests.docs.test_readme import code_blocks
 from tests.util import METHODS
 
-ROOT = Path(__file__).parents[3]
 MESH = AbstractMesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 LAST_TWO = MuonDimensionNumbers(-2, -1)
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-
-
-def test_communication_of_an_update(tmp_path):
-    """AdamW sends nothing; a split leaf sends less than its gradient, and on one device nothing."""
-    path = tmp_path / "found.json"
-    arguments = ["--size", "tiny", "--layers", "2", "--devices", "1", "8", "--methods", "adamw", "grassjump"]
-    process = on_eight_devices("-m", "benchmarks.communication", *arguments, "--layouts", "fsdp", "--json", str(path))
-    assert process.returncode == 0, process.stderr
-    (table,) = json.loads(path.read_text())["tables"]
-    sent = {(row["name"], row["devices"]): sum(row["every_step"].values()) for row in table["rows"]}
-    assert (sent["adamw", 1], sent["adamw", 8], sent["grassjump", 1]) == (0, 0, 0)
-    assert sent["grassjump", 8] > 0
-    # By hand: m is sharded for q, k, v, gate, up and down, which sum r x n and the column norms of
-    # G, and gather the direction and the factors of the columns; n is sharded for o, which needs
-    # nothing but its norm.
-    rank, columns = 32, 2 * (3 * 128 + 3 * 352)
-    ring = 4 * columns * (2 * (rank + 1) + (rank + 1)) * 7 / 8
-    assert sent["grassjump", 8] == pytest.approx(ring, rel=0.01)
-
-
-def on_eight_devices(*arguments):
-    environment = os.environ | EIGHT | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT['XLA_FLAGS']}"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1500)
-
-
-def run_laws(*arguments):
-    process = on_eight_devices(
-        "-m", "pytest", "tests/mesh/eight_devices.py", "-q", "-p", "no:cacheprovider", *arguments
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert " passed" in process.stdout
-
-
-# Apart, also because a process may have 65530 memory mappings, and each program that is compiled
-# takes some hundreds.
-PARTS = {"default": ("every_method", "not every_method"),
-         "long": ("every_method", "along_the_rank", "not every_method and not along_the_rank")}  # fmt: skip
-
-
-@pytest.mark.parametrize("part", PARTS["default"])
-def test_laws_on_eight_devices(part):
-    run_laws("-k", part)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("part", PARTS["long"])
-def test_all_laws_on_eight_devices(part):
-    run_laws("-m", "long", "-k", part)
-
-
-def test_the_example_of_the_documentation():
-    (example,) = code_blocks((ROOT / "docs" / "guides" / "sharding.md").read_text(), "python")
-    process = on_eight_devices("-c", example)
-    assert process.returncode == 0, process.stderr
-    assert "('fsdp',)" in process.stdout
 
 
 def specs(tx, shapes, param_specs, mesh=MESH, dtype=jnp.float32):
@@ -130,7 +63,7 @@ def jump(shape, spec, dims=LAST_TWO, rank=2, mesh=MESH):
         ((4, 16, 24), P("tensor", "fsdp"), P("tensor", "fsdp"), P("tensor", None, "fsdp")),  # a batch axis keeps its
     ],
 )
-def test_basis_and_moments(shape, spec, basis, moments):
+def test_bases_lie_as_the_side_m_and_moments_as_the_side_n(shape, spec, basis, moments):
     assert jump(shape, spec) == (basis, moments)
 
 
@@ -166,7 +99,7 @@ def test_orientation_is_read_from_the_state():
         ((4, 4, 24), MuonDimensionNumbers((0, 1), 2), P(None, "tensor", "fsdp"), P(), P(None, "fsdp")),
     ],
 )
-def test_sides_of_several_axes(shape, dims, spec, basis, moments):
+def test_a_side_of_several_axes_keeps_the_mesh_axes_of_its_first(shape, dims, spec, basis, moments):
     assert jump(shape, spec, dims) == (basis, moments)
 
 
@@ -186,7 +119,7 @@ def by_path(state):
     }
 
 
-def test_a_whole_chain():
+def test_every_state_of_a_chain_has_its_place():
     tx = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(1.0), grass_optax.grassjump(1e-3, rank=2)), 2)
     state = specs(tx, SHAPES, SPECS)
     assert state.acc_grads == SPECS
@@ -197,14 +130,14 @@ def test_a_whole_chain():
     assert split_of(state).residual[1].norm["w"] == P()
 
 
-def test_states_of_rules_and_residuals():
+def test_states_of_rules_and_residuals_lie_as_the_gradient_they_belong_to():
     descent = split_of(specs(grass_optax.scale_by_online_subspace_descent(rank=2), SHAPES, SPECS))
     assert (descent.rule["w"].count, descent.rule["w"].mu, descent.rule["w"].nu) == (P(), P("fsdp"), P("fsdp"))
     ldadam = split_of(specs(grass_optax.scale_by_ldadam(rank=2), {"w": (24, 16)}, {"w": P("tensor", "fsdp")}))
     assert ldadam.residual.error["w"] == P("fsdp", "tensor")  # (m, n): the parameter turned
 
 
-def test_moments_in_few_bits():
+def test_moments_in_few_bits_lie_as_those_in_float32():
     tx = grass_optax.scale_by_grassjump(rank=2, mu_dtype="bfloat16", nu_dtype="float8_e4m3fn")
     state = specs(tx, SHAPES, SPECS)
     inner, columns = split_of(state).inner, P(None, ("tensor", "fsdp"))
@@ -214,7 +147,7 @@ def test_moments_in_few_bits():
     assert scales == [P("tensor")]  # one for each row
 
 
-def test_scales_have_no_rank():
+def test_scales_are_whole_on_the_devices_that_share_the_rank():
     """(1, n): one for each column, whole on the devices that share the rank."""
     tx = grass_optax.scale_by_grassjump(rank=4, mu_dtype="float8_e4m3fn", nu_dtype="float8_e4m3fn")
     inner = split_of(specs(tx, {"w": (16, 18)}, {"w": P("fsdp", "tensor")})).inner
@@ -242,7 +175,7 @@ def llama(hidden, intermediate, layers, vocabulary=32000):
 
 @pytest.mark.parametrize("name", ["grassjump", "grasswalk", "apollo", "online_subspace_descent"])
 @pytest.mark.parametrize(("sizes", "rank", "devices"), [((2048, 5461, 24), 512, 8), ((4096, 11008, 32), 1024, 512)])
-def test_bytes_of_a_device_for_the_models_of_the_papers(name, sizes, rank, devices):
+def test_a_device_holds_its_part_of_the_state_of_the_papers_models(name, sizes, rank, devices):
     """1b, whose 5461 = 43 * 127 no axis divides, and 7b, whose 11008 = 43 * 2^8 does not go on 512
     devices.
     """
@@ -258,7 +191,7 @@ def test_bytes_of_a_device_for_the_models_of_the_papers(name, sizes, rank, devic
     assert held <= 1.1 * total / devices
 
 
-def test_blocks():
+def test_a_window_of_blocks_lies_as_one_block():
     stack, along = {"w": (4, 16, 24)}, {"w": P("fsdp", None, "tensor")}
     state = specs(grass_optax.scale_by_badam(5), stack, along)
     assert {spec for path, spec in by_path(state).items() if "mu" in path} == {P(None, None, "tensor")}
@@ -269,7 +202,7 @@ def test_blocks():
     assert {spec for path, spec in by_path(found).items() if "mu" in path} == {P(None, "fsdp", "tensor")}
 
 
-def test_of_what_is_not_known():
+def test_arrays_that_are_not_known_are_replicated():
     factored = specs(optax.scale_by_factored_rms(min_dim_size_to_factor=8), SHAPES, SPECS)
     assert factored.v_row["w"] == P()
     dictionary = optax.GradientTransformation(lambda p: {"kept": (p, jnp.zeros(7))}, lambda u, s, p=None: (u, s))

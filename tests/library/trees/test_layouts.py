@@ -35,7 +35,7 @@ def numbered(shape):
 
 @settings(max_examples=60, deadline=None)
 @given(leaves())
-def test_round_trip(leaf):
+def test_a_leaf_comes_back_from_its_matrices(leaf):
     shape, dims = leaf
     x = numbered(shape)
     layout = layouts.matrix_layouts(x, dims)
@@ -56,7 +56,7 @@ def test_column_sums_are_taken_in_the_leaf(leaf):
     np.testing.assert_array_equal(layout.sum_over_m(x), np.sum(layout.to_matrix(x), axis=-2, keepdims=True))
 
 
-def test_orientation():
+def test_the_shorter_side_is_first_and_a_square_keeps_its_input_axis_there():
     x = jnp.arange(6.0).reshape(2, 3)
     for a in (x, x.T):
         np.testing.assert_array_equal(layouts.matrix_layouts(a).to_matrix(a), x)
@@ -65,7 +65,7 @@ def test_orientation():
         np.testing.assert_array_equal(layouts.matrix_layouts(square, dims).to_matrix(square), expected)
 
 
-def test_default_labels():
+def test_by_default_matrices_are_split_but_no_embeddings_and_heads():
     matrix, vector, stack = jnp.ones((8, 12)), jnp.ones(12), jnp.ones((2, 8, 12))
     params = {
         "embed": {"embedding": matrix},
@@ -93,7 +93,7 @@ def test_default_labels():
     ],
     ids=["tree", "prefix", "function", "one for all"],
 )
-def test_given_labels(dims):
+def test_dimension_numbers_say_which_leaves_are_split(dims):
     params = {"a": jnp.ones((3, 8, 12)), "b": {"c": jnp.ones((3, 12)), "d": jnp.ones((8, 12))}}
     expected = {"a": "split", "b": {"c": "adam", "d": "split"}}  # c has no dimensions, or is too small
     assert layouts.split_labels(4, dims)(params) == expected
@@ -191,7 +191,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("mistake", ERRORS)
-def test_mistakes(mistake):
+def test_a_mistake_is_an_error_that_says_what_to_do(mistake):
     build, error, message = ERRORS[mistake]
     with pytest.raises(error, match=f"(?s){message}"):
         build()

@@ -26,25 +26,6 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=280, check=False)
 
 
-def beside_a_real_step(caches: Path, *words: str) -> None:
-    done = run(
-        "pytest", "tests/mesh/plans_of_eight.py", "-q", "-p", "no:cacheprovider", *words,
-        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu",
-        JAX_COMPILATION_CACHE_DIR=str(caches), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-
-
-def test_what_is_planned_is_what_a_step_takes(tmp_path: Path) -> None:
-    beside_a_real_step(tmp_path)
-
-
-@pytest.mark.long
-def test_what_is_planned_is_what_a_step_takes_of_other_optimizers(tmp_path: Path) -> None:
-    beside_a_real_step(tmp_path, "-m", "long")
-
-
 def test_the_command_plans_for_devices_that_are_not_present(tmp_path: Path) -> None:
     """With one window per device, and the size of AdamW's state for comparison."""
     path = tmp_path / "plan.json"

@@ -1,9 +1,4 @@
-"""Small programs whose collectives are known by hand. `test_collectives` runs this file in a
-process with eight devices; by hand:
-
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest
-tests/mesh/collectives_of_eight.py
-"""
+"""Small programs whose collectives are known by hand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,11 +30,11 @@ def summed(x: Array) -> Array:
     return lax.psum(x, "x") * 0.5
 
 
-def test_a_sum() -> None:
+def test_a_sum_is_one_all_reduce() -> None:
     assert sent(summed) == [Sent("all-reduce", "f32", (1, 16), 8, False, 1, 2 * 7 * 64 // 8)]
 
 
-def test_a_sum_over_one_axis_of_two() -> None:
+def test_a_sum_over_one_of_two_axes_is_over_its_devices() -> None:
     (one,) = sent(summed, axes=(4, 2))
     assert (one.shape, one.group_size, one.bytes) == ((2, 8), 4, 2 * 3 * 64 // 4)
 
@@ -102,7 +97,9 @@ def test_both_branches_of_a_conditional_are_a_refresh() -> None:
         (lambda x: lax.ppermute(x, "x", [(i, (i + 1) % 8) for i in range(8)]), "collective-permute", (1, 16), 2, 64),
     ],
 )
-def test_each_kind(body: Callable[[Array], Array], kind: str, shape: tuple[int, ...], group: int, size: int) -> None:
+def test_each_kind_of_collective_is_read_with_its_bytes(
+    body: Callable[[Array], Array], kind: str, shape: tuple[int, ...], group: int, size: int
+) -> None:
     assert sent(body, out_specs=P("x")) == [Sent(kind, "f32", shape, group, False, 1, size)]
 
 
@@ -112,7 +109,7 @@ def test_an_exchange_sends_all_but_what_a_device_keeps() -> None:
     assert total_bytes(found) == 7 * 8
 
 
-def test_one_sum_of_several_arrays() -> None:
+def test_one_sum_of_several_arrays_is_counted_array_by_array() -> None:
     def body(x: Array) -> tuple[Array, Array]:
         return lax.psum((x, x[0, :4].astype(jnp.int16)), "x")
 

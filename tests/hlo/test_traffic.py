@@ -2,26 +2,9 @@
 backends write it.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from hlo.traffic import Sent, collectives
-
-ROOT = Path(__file__).parents[2]
-
-
-def test_programs_on_eight_devices() -> None:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "pytest", "tests/mesh/collectives_of_eight.py", "-q", "-p", "no:cacheprovider"]
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-
 
 GROUPS = [
     ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", 2),

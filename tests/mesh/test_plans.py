@@ -1,8 +1,4 @@
-"""A plan beside the step that runs. `test_plan` runs this file in a process with eight devices; by
-hand:
-
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/mesh/plans_of_eight.py
-"""
+"""A plan beside the step that runs, on the same mesh."""
 
 from collections import Counter
 from typing import Any

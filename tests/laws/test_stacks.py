@@ -1,0 +1,108 @@
+"""A stack is its matrices: what a stack gets is what its matrices get one by one.
+
+Each matrix has the path of the stack and its index in it, so that both draw the same numbers.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.util import METHODS, assert_same, every_method, grads_like, make
+
+LAYERS, EXPERTS, M, N = 3, 2, 6, 16
+RANK, GAP, STEPS = 3, 2, 7  # refreshes at t = 3, 5, 7
+NARROW = {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}
+STACKS = {"layers": {"kernel": jnp.ones((LAYERS, M, N)), "experts": jnp.ones((LAYERS, EXPERTS, N, M))}}
+
+
+def before(stacks):
+    """layers/i/kernel and layers/i/j/experts."""
+    kernel, experts = stacks["layers"]["kernel"], stacks["layers"]["experts"]
+    return {
+        "layers": {
+            str(i): {"kernel": kernel[i]} | {str(j): {"experts": experts[i, j]} for j in range(EXPERTS)}
+            for i in range(LAYERS)
+        }
+    }
+
+
+def behind(stacks):
+    """layers/kernel/i and layers/experts/i/j."""
+    kernel, experts = stacks["layers"]["kernel"], stacks["layers"]["experts"]
+    return {
+        "layers": {
+            "kernel": {str(i): kernel[i] for i in range(LAYERS)},
+            "experts": {str(i): {str(j): experts[i, j] for j in range(EXPERTS)} for i in range(LAYERS)},
+        }
+    }
+
+
+def listed(stacks):
+    """A list of layers, each with a stack of its own."""
+    kernel, experts = stacks["layers"]["kernel"], stacks["layers"]["experts"]
+    return {"layers": [{"kernel": kernel[i], "experts": experts[i]} for i in range(LAYERS)]}
+
+
+def updates_of(tx, view=lambda tree: tree):
+    """Updates of the same gradients, drawn as stacks."""
+    state, update, updates = tx.init(view(STACKS)), jax.jit(tx.update), []
+    for t in range(STEPS):
+        u, state = update(view(grads_like(STACKS, t)), state, view(STACKS))
+        updates.append(u)
+    return updates
+
+
+def method(name, **options):
+    """With GoLore's draws within the run."""
+    return make(name, RANK, GAP, **(dict.fromkeys(METHODS[name].needs, 4) | options))
+
+
+@functools.cache
+def updates_of_stacks(name):
+    return updates_of(method(name))
+
+
+def blocks_of(name, view):
+    """Along an axis badam finds its blocks itself; as subtrees they must be named."""
+    if name != "badam":
+        return {}
+    assert view is not behind, "these blocks are no subtrees"
+    return {"blocks": [f"layers/{i}" for i in range(LAYERS)], "weight_dimension_numbers": None}
+
+
+def assert_same_run(apart, together, view):
+    for one_by_one, stacked in zip(apart, together, strict=True):
+        assert_same(one_by_one, view(stacked))
+
+
+@every_method
+def test_a_stack_is_its_matrices(name):
+    apart = updates_of(method(name, **blocks_of(name, before)), before)
+    assert_same_run(apart, updates_of_stacks(name), before)
+
+
+@pytest.mark.parametrize("view", [behind, listed])
+@pytest.mark.parametrize("name", ["grassjump", "apollo", "ldadam"])  # bases stored, drawn, and moved at every step
+def test_a_stack_is_its_matrices_wherever_the_index_is(name, view):
+    assert_same_run(updates_of(method(name), view), updates_of_stacks(name), view)
+
+
+# A stored basis, moments moved at every step, none stored. badam is not under this law: its inner
+# optimizer names a leaf by its path below the block, which differs between the two forms.
+OF_EACH_KIND = ("grassjump", "ldadam", "apollo")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long)
+        for name in METHODS
+        if name != "badam"
+    ],
+)
+def test_a_stack_is_its_matrices_with_moments_in_8_bits(name):
+    """Rounding draws for each matrix, too."""
+    apart = updates_of(method(name, **NARROW), before)
+    assert_same_run(apart, updates_of(method(name, **NARROW)), before)
