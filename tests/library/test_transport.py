@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -66,11 +67,17 @@ def test_isotropic_completion_restores_what_a_jump_leaves_behind():
 
 def test_the_simple_transports_keep_clear_or_turn():
     state, q = adam_state(), rotation()
-    assert transport.keep(state, q) is state
+    assert transport.keep()(state, q) is state
     assert all(not np.any(x) for x in jax.tree.leaves(transport.reset()(state, q)))
     after = transport.first_moment_only()(state, q)
     np.testing.assert_array_equal(after.nu, state.nu)
     np.testing.assert_allclose(after.mu, q @ state.mu, atol=1e-6)
+
+
+def test_a_completion_that_is_none_is_an_error_that_names_the_choices(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse first
+    with pytest.raises(ValueError, match="'full'; it must be one of 'none', 'isotropic'"):
+        grass_optax.grassjump(0.1, completion="full")
 
 
 def test_betas_that_are_not_those_of_the_transport_are_refused():

@@ -134,10 +134,6 @@ ERRORS = {
     "walk_rank > m - r": (
         lambda: grass_optax.grasswalk(0.1, rank=6, walk_rank=3).init(W), ValueError, r"min\(r, m - r\) = 2",
     ),
-    "completion": (
-        lambda: grass_optax.grassjump(0.1, completion="full"),
-        ValueError, "'full'; it must be one of 'none', 'isotropic'",
-    ),
     "axis out of range": (
         lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers=MuonDimensionNumbers(1, 2)).init({"w": W}),
         ValueError, "leaf 'w' of shape .8, 12.*axes are 0 to 1",
