@@ -27,7 +27,8 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
       X (X^T X)^(-1/2)
 
     A well-conditioned X (a Gaussian with r <= m/2) needs one pass. A badly conditioned one needs
-    more; a last cubic step squares the error that is left. Batch axes iterate together.
+    as many as its condition number requires; a last cubic step squares the error that is left.
+    Batch axes iterate together.
 
     Args:
       x: X (..., m, r), of full column rank.

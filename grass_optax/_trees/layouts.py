@@ -92,8 +92,8 @@ class MatrixLayout:
         return x.reshape(self._sizes(order)).transpose([order.index(i) for i in range(len(order))])
 
     def sum_over_m(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b 1 n"]:
-        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may transpose a
-        matrix only to sum it.
+        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may turn a matrix
+        only to sum it.
         """
         kept = [i for i in range(len(self.shape)) if i not in self.m_axes]
         sums = jnp.sum(x, axis=self.m_axes).transpose([kept.index(i) for i in self.batch_axes + self.n_axes])
@@ -107,7 +107,7 @@ class MatrixLayout:
 
 
 def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> PyTree:
-    """A tree like params with the `MatrixLayout` of every leaf.
+    """Return a tree like params with the `MatrixLayout` of every leaf.
 
     Without dimension numbers every leaf must be 2-D.
 
@@ -115,9 +115,9 @@ def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumb
       A tree of layouts; each has `m`, `n` and `to_matrix`, which gives (..., m, n).
 
     Raises:
-      ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers
-        of another structure.
-      TypeError: a leaf that is not real floating point.
+      ValueError: a leaf is not a matrix, an axis is out of range or named twice, or the dimension
+        numbers have another structure.
+      TypeError: a leaf is not real floating point.
 
     Examples:
       >>> layout = layouts.matrix_layouts({"w": jnp.ones((8, 2))})["w"]
@@ -151,9 +151,9 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     """Label every leaf "split" or "adam", for `optax.partition`.
 
     With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split.
-    Without, the 2-D leaves with min(m, n) > `rank`, except embeddings and the output head. These
-    are known by their path: a part of it contains "embed", or is one of "wte", "wpe", "head",
-    "lm_head", "output_head", "logits", "logits_dense" (in any case).
+    Without them, the 2-D leaves with min(m, n) > `rank` are split, except embeddings and the output
+    head. These are recognised by their paths: a part of it contains "embed", or is one of "wte",
+    "wpe", "head", "lm_head", "output_head", "logits", "logits_dense" (in any case).
 
     Returns:
       A function of params to a tree like it of labels.
@@ -180,7 +180,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
 
 def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn) -> Any:
-    """A tree like params of the checked dimension numbers of every leaf; None for one without."""
+    """Return a tree like params: the checked dimension numbers of each leaf, or None."""
 
     def checked(path: Any, x: Any, dims: Any) -> MuonDimensionNumbers | None:
         if dims is not None:

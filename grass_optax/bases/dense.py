@@ -1,12 +1,13 @@
 """A basis that is a matrix S (..., m, r).
 
 The two large products of a step, S^T G and S D, run at JAX's default matmul precision and
-accumulate in float32 at least. The small one, between two bases, runs at the highest.
+accumulate in float32 at least. The small product of two bases runs at the highest precision.
 
 With `map_stacks` the matrices of a stack are multiplied one after the other, in a loop over its
-first axis. On a mesh that shards m, S^T G is a sum that every device holds whole until it is
-scattered, and D is gathered; in a loop both are of one matrix at a time. The first axis must not be
-sharded itself, nor the devices be a CPU's (docs/guides/sharding.md, "Stacks").
+first axis. On a mesh that shards m, every device holds the whole sum S^T G until it is scattered,
+and the whole D after it is gathered; in a loop, it holds those of one matrix at a time. The first
+axis must not be sharded itself, and the devices must not be CPUs (docs/guides/sharding.md,
+"Stacks").
 """
 
 from collections.abc import Callable

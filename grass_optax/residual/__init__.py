@@ -3,17 +3,17 @@
 A residual is an Optax transformation of R = G - S S^T G, so `optax.chain`, `optax.masked` and
 `optax.partition` of one work. What the step knows comes in one extra argument, `split`: `grad`,
 `projected` (S^T G), `direction` (what the inner optimizer returned for it), `basis` and
-`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). None
-instead of a residual drops R.
+`previous_basis`, `inner_state` and `previous_inner_state` (after and before the transport). Pass
+None instead of a residual to drop R.
 
 `Marks` records how the step feeds a residual. A residual marked `per_column` receives the column
 norms (..., 1, n) instead of R; the ratio of output to input is each column's factor. Without the
-mark it receives R and must return the same factors times R. A chain of residuals has no marks;
-`per_column` marks it again.
+mark it receives R and must return the same factors times R. A chain of residuals has no marks and
+is given R; `per_column` marks it again.
 """
 
 from grass_optax.residual.feedback import error_feedback
-from grass_optax.residual.marks import ErrorFeedbackState, Marks, Residual, per_column
+from grass_optax.residual.marks import ErrorFeedbackState, Marks, Residual, marked, per_column
 from grass_optax.residual.scaling import (
     NormGrowthLimitState,
     channel_scaling,
@@ -35,6 +35,7 @@ __all__ = [
     "recovery_factors",
     "norm_growth_limit",
     "per_column",
+    "marked",
     "Residual",
     "Marks",
     "NormGrowthLimitState",

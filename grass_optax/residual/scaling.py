@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from grass_optax._linalg.norms import column_norms, frobenius_norm
-from grass_optax.residual.marks import Residual, map_present, per_column
+from grass_optax.residual.marks import Residual, map_present, marked, per_column, split_of
 
 # A column whose projected gradient is this far below the root mean square over columns has none:
 # its ratio would be noise.
@@ -36,8 +36,7 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
 
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
-      removed_fraction: c in R = G - c S S^T G. The papers have 1; released code has `scale`.
-
+      removed_fraction: c in R = G - c S S^T G: 1 in the papers, `scale` in Fira's released code.
     Returns:
       A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
 
@@ -55,21 +54,26 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
       Chen et al., `Fira <https://arxiv.org/abs/2410.01623>`_, 2024
     """
     tx = _limited(recovery_scaling(), max_norm_growth)
-    return Residual(tx, per_column=True, removed_fraction=removed_fraction)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        _require_removed(split_of(extra_args).removed_fraction, removed_fraction)
+        return tx.update(updates, state, params, **extra_args)
+
+    limited = optax.GradientTransformationExtraArgs(tx.init, update)
+    return marked(limited, per_column=True, removed_fraction=removed_fraction)
 
 
 def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """Scale each column of the gradient as the inner optimizer scaled its projection (APOLLO).
 
-    For a split with `lift=False`, where the residual is the gradient itself. The limit comes before
-    the scale::
+    Use it with `lift=False`, where the residual is the gradient itself. The limit is applied
+    before the scale::
 
       L_i = sqrt(scale) (||N_i|| / ||g_i||) G_i
 
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
       scale: the square of the last factor.
-
     Returns:
       A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
 
@@ -92,26 +96,15 @@ def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike =
 def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """Scale the whole gradient as the inner optimizer scaled its projection (APOLLO-Mini).
 
-    For a split with `lift=False`. The limit comes before the scale::
+    Use it with `lift=False`. The limit is applied before the scale::
 
       L = sqrt(scale) (||N||_F / ||g||_F) G
 
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
       scale: the square of the last factor.
-
     Returns:
       A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
-
-    Examples:
-      >>> tx = grass_optax.split_by_subspace(
-      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale(0.5), transport.keep(),
-      ...     residual.tensor_scaling(scale=4.0), rank=1, update_proj_gap=100, lift=False,
-      ... )
-      >>> grad = jnp.array([[2.0, 4.0], [1.0, 1.0]])
-      >>> tx.update(grad, tx.init(grad))[0]
-      Array([[2., 4.],
-             [1., 1.]], dtype=float32)
 
     References:
       Zhu et al., `APOLLO <https://arxiv.org/abs/2412.05270>`_, 2024, Algorithm 1
@@ -124,7 +117,6 @@ def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
 
     Args:
       scale: the size of every entry of the result.
-
     Returns:
       An Optax transformation without state; its output is (..., m, n).
 
@@ -151,8 +143,8 @@ def recovery_scaling() -> optax.GradientTransformationExtraArgs:
 
       L_i = (||N_i|| / ||g_i||) R_i
 
-    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing
-    about its scale (`recovery_factors`). `recovery` limits its norm, and has the example.
+    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but does not
+    determine its scale (`recovery_factors`). `recovery` limits its norm, and has the example.
 
     Returns:
       An Optax transformation without state or marks; its output is (..., m, n).
@@ -171,8 +163,7 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     not hold the rest down.
 
     Args:
-      max_norm_growth: zeta; infinity limits nothing.
-
+      max_norm_growth: zeta; infinity sets no limit.
     Returns:
       An Optax transformation of (..., m, n), whose state is a `NormGrowthLimitState`.
 
@@ -202,7 +193,6 @@ def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, 
     Args:
       projected: g (..., r, n).
       direction: N (..., r, n), what the inner optimizer returned for g.
-
     Returns:
       phi (..., 1, n), 0 where ||g_i|| is negligible.
 
@@ -229,17 +219,28 @@ def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike
 
 
 def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
-    """R times factors, a function of what the inner optimizer was given and of what it returned."""
+    """R times factors, a function of the inner optimizer's input and output."""
 
     def multiplied(outside: Array, projected: Array, direction: Array) -> Array:
         return (factors_of(projected, direction) * outside).astype(outside.dtype)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        split = extra_args["split"]
+        split = split_of(extra_args)
         return map_present(multiplied, updates, split.projected, split.direction), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _require_removed(given: ArrayLike, needed: ArrayLike) -> None:
+    """A chain or a mask loses the mark `removed_fraction`: refuse to work on another residual."""
+    numbers = isinstance(given, int | float) and isinstance(needed, int | float)
+    if given is not needed and not (numbers and given == needed):
+        raise ValueError(
+            f"recovery(removed_fraction={needed}) is given R = G - {given} S S^T G, because a chain, "
+            "a mask or a partition of it loses its marks. Mark what you made of it again: "
+            "residual.marked(tx, per_column=True, removed_fraction=...)."
+        )
 
 
 def _limited(

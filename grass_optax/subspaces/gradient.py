@@ -1,10 +1,10 @@
 """Rules that read the gradient, and the switch from one rule to another.
 
-A gradient that is not finite keeps the basis; at the start it gives a random one.
+If the gradient is not finite, the basis stays as it is; a first basis is then random.
 """
 
 import math
-from typing import Any, Literal, SupportsInt, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax import lax
@@ -64,16 +64,18 @@ def svd(method: SVD = "exact") -> SubspaceRule:
 
 
 def range_finder(power_steps: int = 2) -> SubspaceRule:
-    """Near the leading left singular vectors, by subspace iteration in matrix products only.
+    """A basis near the leading left singular vectors, by subspace iteration in products only.
 
     Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values
     1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis. Its example is `svd`'s.
 
     Args:
-      power_steps: the number of iterations.
+      power_steps: the number of subspace iterations.
     Returns:
       A rule without state; its S (m, r) is orthonormal.
     """
+
+    power_steps = positive("power_steps", power_steps)
 
     def find(refresh: Refresh) -> Float[Array, "m r"]:
         grad, rank = refresh.grad.astype(refresh.basis.dtype), refresh.basis.shape[-1]
@@ -101,14 +103,14 @@ def dct() -> SubspaceRule:
     def choose(refresh: Refresh) -> Float[Array, "m r"]:
         m, rank = refresh.basis.shape
         transform = _dct_matrix(m, refresh.basis.dtype)
-        coefficients = project(transform, refresh.grad.astype(transform.dtype))
+        coefficients = project(transform, finite_or_noise(refresh).astype(transform.dtype))
         chosen = jnp.argsort(-jnp.sum(jnp.square(coefficients), axis=-1))[:rank]
         return kept_unless_finite(refresh, jnp.take(transform, chosen, axis=-1))
 
     return stateless_rule(choose)
 
 
-def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1) -> SubspaceRule:
+def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> SubspaceRule:
     """A step along the geodesic on which the captured energy rises fastest (SubTrack, eq. 3-6).
 
     With A = S^T G, R = G - S A and the tangent H = 2 R A^T, which is uphill (the paper's -2 R A^T
@@ -119,7 +121,7 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1)
     Args:
       step_size: the paper's eta, theta = eta sigma. None takes the angle in each plane of S v and
         u that captures most of this gradient, whose captured energy then never falls.
-      tracking_rank: the triplets that are used, at most min(r, m - r), or `init` raises an error.
+      tracking_rank: the number of triplets, at most min(r, m - r), or `init` raises an error.
     Returns:
       A rule without state; its S (m, r) is orthonormal. It needs a first basis.
 
@@ -165,8 +167,8 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
     but nearest to S. delta, 1e-4 of the norm of B B^T S, keeps S where B B^T has a lower rank.
 
     Args:
-      b1: of the inner optimizer.
-      blend: rho.
+      b1: the decay rate of the inner first moment.
+      blend: rho, the weight of the momentum.
     Returns:
       A rule without state; its S (m, r) is orthonormal. It needs a first basis.
 
@@ -196,7 +198,7 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
 
 
 def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> SubspaceRule:
-    """One rule at the refreshes of the first `start` updates, another from then on (GoLore).
+    """Use the rule `first` for the first `start` updates, and `then` afterwards (GoLore).
 
     Returns:
       A rule whose state is the pair of the states of both; its S (m, r) is theirs.
@@ -250,9 +252,7 @@ def _best_angles(
     left: Float[Array, "m k"],
     right: Float[Array, "r k"],
 ) -> Float[Array, "k"]:
-    """The angle of each plane (S v, u) at which cos S v + sin u captures most of the gradient:
-    atan2(2b, a - d) / 2 with a = ||G^T S v||^2, d = ||G^T u||^2, b = (S v)^T G G^T u.
-    """
+    """The angle of each plane (S v, u) that captures most of the gradient: atan2(2b, a - d) / 2."""
     kept, offered = project(right, inside), project(left, grad)  # (..., k, n)
     a, d, b = (jnp.sum(x * y, axis=-1) for x, y in ((kept, kept), (offered, offered), (kept, offered)))
     return jnp.arctan2(2 * b, a - d) / 2

@@ -1,7 +1,6 @@
 """Rules that do not read the gradient."""
 
 import math
-from typing import SupportsInt
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,12 @@ from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, tu
 def random_jump(orthonormal: bool = True) -> SubspaceRule:
     """A fresh random basis: the orthonormal basis of a Gaussian (GrassJump, sec. 4).
 
-    Its subspace is Haar on the Grassmannian.
+    The subspace is uniformly distributed on the Grassmann manifold.
 
     Args:
       orthonormal: False only scales the Gaussian's columns to unit length (the paper's "No QR").
-        Then S^T S is not I, and nothing is corrected for it: projection, lift and transport use S
-        literally, without a pseudo-inverse.
+        Then S^T S is not I, and projection, lift and transport do not correct for it: they use S as
+        it is, without a pseudo-inverse.
 
     Returns:
       A rule without state whose S (m, r) depends on the key and on its shape alone.
@@ -46,15 +45,16 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
     return stateless_rule(jump, orthonormal=orthonormal, keyed=True)
 
 
-def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
+def random_walk(step_size: ArrayLike | None = None, walk_rank: int = 1) -> SubspaceRule:
     """A random geodesic from the old basis that rotates some of its directions (GrassWalk, eq. 4).
 
     The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank`
-    by an SVD. The singular frames of such a matrix are Haar, so they are drawn as what they are.
+    by an SVD. The singular frames of such a matrix are uniformly distributed, so they are drawn
+    directly.
 
     Args:
-      step_size: the angle in radians of every direction. None draws each angle uniformly from
-        [0, 2 pi), the law of the paper's step of 10^4 times a singular value.
+      step_size: the angle, in radians, by which every direction rotates. None draws each angle
+        uniformly from [0, 2 pi), the law of the paper's step of 10^4 times a singular value.
       walk_rank: the number of directions that rotate, at most min(r, m - r), or the rule's `init`
         raises an error.
 
@@ -98,7 +98,8 @@ def random_projection() -> SubspaceRule:
 
       E ||S^T x||^2 = ||x||^2
 
-    Its columns are neither orthonormal nor of unit length: it measures, and is not meant to lift.
+    Its columns are neither orthogonal nor of unit length: it measures norms, and is not meant for
+    lifting.
 
     Returns:
       A rule without state whose S (m, r) depends on the key and on its shape alone.
@@ -154,12 +155,12 @@ def columns() -> SubspaceRule:
 def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
     """The basis does not move.
 
-    With a `basis` of your own every refresh returns that one. Without, it returns the old basis.
+    Every refresh returns `basis`, or without it the old one.
 
     Args:
-      basis: the basis (m, r) of every matrix, as `initial` or to inject one.
-      orthonormal: pass False if `basis` is not; the norms of the residual are then corrected with
-        its Gram matrix.
+      basis: the basis (m, r) of every matrix; None keeps the old basis.
+      orthonormal: pass False if `basis` is not orthonormal; the norms of the residual are then
+        corrected with its Gram matrix.
 
     Returns:
       A rule without state. Without `basis` it needs a first one.
