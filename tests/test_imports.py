@@ -94,7 +94,7 @@ FLOORS = [
     {"_split", "_blocks"},
     {"state", "methods"},
 ]
-FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
+FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in sorted(folders)}
 FOLDERS = {path.stem for path in (ROOT / "grass_optax").iterdir() if path.suffix == ".py" or path.is_dir()} - {
     "__init__", "__pycache__"
 }  # fmt: skip

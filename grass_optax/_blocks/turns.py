@@ -103,12 +103,12 @@ def block_coordinate(
     K - 1, because the switch is tested one update early.
 
     Args:
-      inner: any Optax transformation. It sees gradients and params of the active blocks alone, in
+      inner: any Optax transformation. It sees gradients and params of only the active blocks, in
         float32 at least and stacked: (..., active, ...) along the axis `blocks`, or (active, ...)
         in a dict of paths below the prefix. Other arguments of `update` are passed on unchanged.
       inactive: a stateless Optax transformation. It sees the gradients of all blocks; its output
         for the active ones is replaced. None freezes the inactive blocks.
-      switch_every: K, updates from one window to the next.
+      switch_every: K, the number of updates from one window to the next.
       blocks: the axis along which every leaf stacks the blocks, or the prefixes of their paths
         ("layers/0", ...), which match whole parts. Every leaf must be in exactly one block, and all
         blocks must hold leaves of the same shapes and types.

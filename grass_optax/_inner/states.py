@@ -44,7 +44,7 @@ def map_moments(
         is unchanged without it.
 
     Raises:
-      TypeError: a state whose arrays have no known meaning.
+      TypeError: the meaning of a state's arrays is not known.
     """
 
     def moved(state: Any) -> Any:
@@ -113,7 +113,7 @@ def cleared(inner_state: Any) -> Any:
     """Every known state as it was at the start, through chains.
 
     Raises:
-      TypeError: a state that may start from something else than zero.
+      TypeError: a state may start from something other than zero.
     """
 
     def zero(state: Any) -> Any:
@@ -129,11 +129,12 @@ def cleared(inner_state: Any) -> Any:
 
 
 def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
-    """The exponential moving average M <- b1 M + (1 - b1) g in an inner state, or what it is for a
-    trace, which sums without the (1 - b1).
+    """Return the moving average M <- b1 M + (1 - b1) g of an inner state.
+
+    A trace sums without the factor (1 - b1), which is then put back.
 
     Raises:
-      TypeError: a state without a first moment.
+      TypeError: the state has no first moment.
     """
     if isinstance(inner_state, CompressedState):
         return first_moment(decoded(inner_state), b1)

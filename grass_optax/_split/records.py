@@ -1,4 +1,4 @@
-"""What the split is, what it keeps, and what it offers its parts."""
+"""The records of a split: its configuration, its state, and what it passes to residuals."""
 
 import dataclasses
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class SplitConfig:
 
     @property
     def orthonormal(self) -> bool:
-        """Whether every basis is, the first included."""
+        """Whether every basis is orthonormal, including the first."""
         return self.rule.orthonormal and self.initial.orthonormal
 
 
@@ -41,7 +41,7 @@ class SplitState(NamedTuple):
     """State of `split_by_subspace`: trees shaped like params, matrices as (..., m, n) with m <= n.
 
     Attributes:
-      count: (), int32: the updates so far.
+      count: (), int32: the number of updates so far.
       basis: (..., m, r) per leaf; `optax.MaskedNode` where the basis is not stored.
       inner: the state of the inner optimizer, over leaves (..., r, n).
       residual: the state of the residual transformation, over column norms (..., 1, n) or

@@ -34,7 +34,7 @@ def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
 
 
 def without_bases(grads: PyTree) -> PyTree:
-    """What a state holds in place of bases that are drawn again at every step."""
+    """What a state holds instead of bases that are drawn again at every step."""
     return jax.tree.map(lambda _: optax.MaskedNode(), grads)
 
 

@@ -4,9 +4,9 @@ Each part gets an optimizer of its own. The split is written over three axes: `s
 the basis goes), `transport` (what the moments become when it moves) and `residual` (what becomes of
 the rest). `inner`, the optimizer inside the subspace, is any Optax transformation.
 
-`_step` is the algorithm, and `combine` its last line. In the paper's letters G is `grads`, S
-`basis`, g `projected`, D `direction`, R what the residual transformation is given and L what it
-returns.
+`_step` is the algorithm, and `combine` its last line. In the paper's letters, G is `grads`, S is
+`basis`, g is `projected` and D is `direction`; R and L are the input and the output of the residual
+transformation.
 """
 
 import functools
@@ -52,7 +52,7 @@ def split_by_subspace(
     map_stacks: bool = False,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Optimize each matrix's projection by `inner`, treat the rest by `residual`, and add the two.
+    """Optimize each matrix's projection with `inner`, the rest with `residual`, and add the two.
 
     One update of a gradient G (..., m, n), m <= n, at t = count + 1, with T = update_proj_gap::
 
@@ -63,7 +63,7 @@ def split_by_subspace(
 
     U is the direction of the update, not negated. If the residual has feedback, what it kept of the
     last update is added to G first. Every leaf is split: keep others away with `optax.partition`
-    and `layouts.split_labels`. A stack is its matrices: each of them gets what it would get alone.
+    and `layouts.split_labels`. Each matrix of a stack is treated as if it were alone.
 
     The two large products run at JAX's default matmul precision (`jax.default_matmul_precision`).
     Extra arguments of `update` reach `inner` and `residual` untouched. `residual` gets one more,
@@ -72,21 +72,21 @@ def split_by_subspace(
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
-      inner: any Optax transformation. It sees the leaves g; its params are the shapes and types of
-        these.
+      inner: any Optax transformation. Its updates are the leaves g, and its params their shapes and
+        types.
       transport: what the inner state becomes at a refresh (`transport`).
-      residual: what becomes of R (`residual`), or None to drop it. Any Optax transformation.
+      residual: any Optax transformation of R (`residual`), or None to drop R.
       rank: r, at most m.
-      update_proj_gap: T, the updates from one refresh to the next.
+      update_proj_gap: T, the number of updates from one refresh to the next.
       initial: the rule that makes the first basis; `rule` by default.
-      lift: False leaves the S D term out and gives `residual` the gradient itself (APOLLO).
-      scale: multiplies the low-rank part S D only.
+      lift: False leaves out the term S D and passes the gradient itself to `residual` (APOLLO).
+      scale: multiplies only the low-rank part S D.
       key: an int or a threefry key. The bases of a matrix are a function of the key, the refresh,
         the path of its leaf and its index in the stack.
-      basis_dtype: of the stored bases; float32 (float64 for float64 params) by default. Below
-        float32 the norms outside the subspace are corrected for S^T S != I.
-      store_basis: False draws the bases again from their key at each step; for rules that read the
-        key alone.
+      basis_dtype: the type of the stored bases; float32 (float64 for float64 params) by default.
+        Below float32 the norms outside the subspace are corrected for S^T S != I.
+      store_basis: False draws the bases again from their key at each step. This needs a rule that
+        reads only the key.
       map_stacks: True multiplies the matrices of a stack one after the other, which takes less
         memory on a mesh (`bases.dense`).
       weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D,

@@ -2,7 +2,7 @@
 
 A matrix has a name, the path of its leaf without the integers in it, and an index: these integers,
 then its place in the batch axes of the leaf. So matrix 3 of the stack `layers/kernel` and the leaf
-`layers/3/kernel` draw the same, and adding a leaf changes no other leaf's draws.
+`layers/3/kernel` have the same draws, and adding a leaf changes no other leaf's draws.
 """
 
 import functools
@@ -45,7 +45,7 @@ def checked_key(key: jax.Array | int) -> jax.Array | int:
 
 
 def typed_key(key: jax.Array | int) -> Key[Array, ""]:
-    """Return the threefry key that a checked key stands for."""
+    """Return the threefry key that a checked key describes."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     if isinstance(key, jax.Array) and key.ndim == 1:

@@ -36,22 +36,22 @@ def scale_by_badam(
       M, V = 0           when block i becomes active
       U_i = Adam(G_i)    while it is active, and 0 otherwise
 
-    State: 2 numbers for each number of one block, where AdamW keeps 2 for all.
+    State: 2 numbers for each weight of one block, where AdamW keeps 2 for every weight.
 
     If `blocks` is an axis, the leaves in blocks are by default those with three axes or more,
     except embeddings and the output head (`layouts.split_labels`); with `weight_dimension_numbers`
     they are those of which `blocks` is a batch axis. So stacked vectors, such as norms, are in no
-    block, and matrices none of which is stacked are an error. If `blocks` are path prefixes, every
+    block, and a tree without stacked matrices is an error. If `blocks` are path prefixes, every
     leaf below one of them is in its block. The other leaves get Adam. BAdam's released code freezes
     them, as `freeze_rest` does: this suits fine-tuning, but not pretraining, where embeddings would
     stay at their random start.
 
-    Under `optax.inject_hyperparams`, `switch_every`, `blocks`, `key` and callables that are no
+    Under `optax.inject_hyperparams`, `switch_every`, `blocks`, `key` and callables that are not
     schedules go to `static_args`.
 
     Args:
-      switch_every: K; the paper's rule of thumb is n / (B D) for n batches an epoch and D blocks,
-        between 50 and 100.
+      switch_every: K; the paper's rule of thumb is n / (B D) for n samples, batch size B and D
+        blocks, between 50 and 100.
       blocks: the axis along which leaves stack the layers, or path prefixes (`block_coordinate`).
       order: "random", "ascending" or "descending"; see `block_coordinate`.
       freeze_rest: True gives the leaves outside the blocks no update.
@@ -59,7 +59,7 @@ def scale_by_badam(
       inner: an Optax transformation to run in the blocks instead of Adam.
       mu_dtype, nu_dtype: storage types of Adam's moments; see `scale_by_grassjump`.
       weight_dimension_numbers: the axes that make each leaf a matrix; see `scale_by_grassjump`.
-        Only if `blocks` is an axis.
+        Only used if `blocks` is an axis.
       key: an int or a threefry key; the random order is a function of it.
 
     Returns:
@@ -120,9 +120,8 @@ def badam(
 
     Args:
       learning_rate: a float or a schedule.
-      weight_decay, mask: as in `optax.adamw`; of the leaves in blocks, they apply to those of the
-        active block only.
-      adam_learning_rate: of the leaves that are in no block; None is `learning_rate`.
+      weight_decay, mask: as in `optax.adamw`; in blocks, they apply only to the active block.
+      adam_learning_rate: the rate of the leaves that are in no block; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -55,7 +55,7 @@ def scale_by_frugal(
         in random order, and the sign for the others. The layers are axis 0 of stacked leaves,
         chosen as by `scale_by_badam`; the other leaves get Adam, and `rank` is not used.
       active: the number of layers that get Adam at a time, with "blocks" only.
-      sign_scale: of the sign, beside `scale`; in the paper 1.0 for pre-training and 0.1 for
+      sign_scale: a further factor of the sign; in the paper 1.0 for pre-training and 0.1 for
         fine-tuning.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam; it gets no weights,
@@ -134,7 +134,7 @@ def frugal(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

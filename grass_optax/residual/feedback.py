@@ -1,4 +1,4 @@
-"""The residual as an error that the next gradient gets back."""
+"""The residual as an error that is added to the next gradient."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, 
 def error_feedback(b1: ArrayLike) -> Residual:
     """Drop the residual from this update and add it to the next gradient (LDAdam).
 
-    With it goes what the momentum lost in the change of basis::
+    What the momentum lost in the change of basis is added too::
 
       E = G - S g + b1 / (1 - b1) (S_old M_old - S M)
 
     where M_old and M are the first moment before and after the transport. State: mn numbers.
 
     Args:
-      b1: of the inner optimizer.
+      b1: the decay rate of the inner first moment.
     """
 
     def init(params: optax.Params) -> ErrorFeedbackState:

@@ -16,13 +16,13 @@ class Marks:
     """How the step feeds a residual transformation.
 
     Attributes:
-      per_column: give it the column norms (..., 1, n) in place of R.
+      per_column: give it the column norms (..., 1, n) instead of R.
       removed_fraction: c in R = G - c S S^T G.
-      feedback: a function of the residual's state to what is added to the next gradient, a tree of
-        (..., m, n), or None.
+      feedback: a function from the residual's state to the tree of (..., m, n) that is added to the
+        next gradient; None for no feedback.
 
     Raises:
-      ValueError: a residual that sees column norms alone and feeds an error back.
+      ValueError: `per_column` and `feedback` together.
     """
 
     per_column: bool = False
@@ -41,13 +41,13 @@ class Residual(optax.GradientTransformationExtraArgs):
     """An Optax transformation of the residual that carries its `Marks`.
 
     Attributes:
-      marks: how the step feeds it.
+      marks: how the step feeds the transformation.
     """
 
     marks: Marks
 
     def __new__(cls, tx: optax.GradientTransformation, **marks: Any) -> "Residual":
-        """The transformation `tx` with marks, given by name."""
+        """Return the transformation `tx` with marks, passed by name."""
         self = super().__new__(cls, tx.init, optax.with_extra_args_support(tx).update)
         self.marks = Marks(**marks)
         return self
@@ -64,7 +64,7 @@ class ErrorFeedbackState(NamedTuple):
 
 
 def as_residual(tx: optax.GradientTransformation | None) -> Residual | None:
-    """Any Optax transformation as a residual: without marks, it is given R.
+    """Return any Optax transformation as a residual: without marks, it is given R.
 
     An `error_feedback` inside, in a chain or under a mask, still feeds its error back.
     """

@@ -32,7 +32,7 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
 
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
-      removed_fraction: c in R = G - c S S^T G. The papers have 1; released code has `scale`.
+      removed_fraction: c in R = G - c S S^T G: 1 in the papers, `scale` in Fira's released code.
     """
     tx = _limited(recovery_scaling(), max_norm_growth)
     return Residual(tx, per_column=True, removed_fraction=removed_fraction)
@@ -41,8 +41,8 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
 def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, limited (APOLLO).
 
-    For a split without lift, where the residual is the gradient itself. The limit comes before the
-    scale.
+    Use it with `lift=False`, where the residual is the gradient itself. The limit is applied before
+    the scale.
     """
     return _scaled(recovery_scaling(), max_norm_growth, scale)
 
@@ -50,7 +50,7 @@ def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike =
 def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited (APOLLO-Mini).
 
-    For a split without lift. The limit comes before the scale.
+    Use it with `lift=False`. The limit is applied before the scale.
     """
     return _scaled(_multiplied(_norm_ratio), max_norm_growth, scale)
 
@@ -70,14 +70,14 @@ def recovery_scaling() -> optax.GradientTransformationExtraArgs:
 
       L_i = (||N_i|| / ||g_i||) R_i
 
-    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing
-    about its scale.
+    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but does not
+    determine its scale.
     """
     return _multiplied(recovery_factors)
 
 
 def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
-    """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10)::
+    """Let the Frobenius norm of each matrix grow by at most a factor per step (eq. 10)::
 
       l = ||L||_F;  L <- min(1, zeta p / l) L if p > 0;  p <- ||L||_F after that
 
@@ -85,7 +85,7 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     not hold the rest down.
 
     Args:
-      max_norm_growth: zeta; infinity limits nothing.
+      max_norm_growth: zeta, the factor; infinity sets no limit.
     """
 
     def init(params: optax.Params) -> NormGrowthLimitState:
@@ -122,7 +122,7 @@ def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike
 
 
 def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
-    """R times factors, a function of what the inner optimizer was given and of what it returned."""
+    """R times factors, a function of the inner optimizer's input and output."""
 
     def multiplied(outside: Array, projected: Array, direction: Array) -> Array:
         return (factors_of(projected, direction) * outside).astype(outside.dtype)
