@@ -16,7 +16,11 @@ from grass_optax.residual import Marks
 
 
 def combined(
-    config: SplitConfig, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
+    config: SplitConfig,
+    updates: optax.Updates,
+    state: SplitState,
+    split: Split,
+    extra_args: dict[str, Any],
 ) -> tuple[PyTree, PyTree]:
     """The directions U (..., m, n), and the residual's new state.
 
@@ -27,13 +31,12 @@ def combined(
 
     c is `removed_fraction`, and phi the factors of the columns (`columns`).
     """
-    split: Split = extra_args["split"]
     lift = functools.partial(dense.lift, map_stacks=config.map_stacks)
     low_rank = jax.tree.map(lambda d: jnp.asarray(config.scale, d.dtype) * d, split.direction)
     if config.residual is None:
         return jax.tree.map(lift, split.basis, low_rank), state.residual
     marks = config.residual.marks
-    transform: Any = functools.partial(config.residual.update, **extra_args)
+    transform: Any = functools.partial(config.residual.update, **(extra_args | {"split": split}))
     removed = jax.tree.map(lambda g: jnp.asarray(marks.removed_fraction, g.dtype) * g, split.projected)
     if marks.per_column:
         norms = _column_norms(config, marks, updates, state, split)

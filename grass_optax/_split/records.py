@@ -68,6 +68,7 @@ class Split(NamedTuple):
       basis: S (..., m, r) per leaf.
       previous_basis: S of the step before; zero at the first step.
       inner_state: the inner state after the transport.
+      removed_fraction: c of the R = G - c S g that the residual transformation is given.
       previous_inner_state: the inner state before the transport.
     """
 
@@ -78,3 +79,4 @@ class Split(NamedTuple):
     previous_basis: PyTree
     inner_state: PyTree
     previous_inner_state: PyTree
+    removed_fraction: ArrayLike

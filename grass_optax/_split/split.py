@@ -22,6 +22,13 @@ from jaxtyping import Array, PyTree
 from grass_optax._checks import positive
 from grass_optax._inner.states import require_betas
 from grass_optax._linalg.dtypes import wide
+from grass_optax._split.checks import (
+    floating_type,
+    require_axes,
+    require_consistent,
+    require_feedback,
+    require_stateless_initial,
+)
 from grass_optax._split.combine import combined
 from grass_optax._split.records import Split, SplitConfig, SplitState
 from grass_optax._split.refresh import moved, rule_states, without_bases, zero_bases
@@ -32,7 +39,7 @@ from grass_optax._trees.mesh import with_auto_axes
 from grass_optax.bases import dense
 from grass_optax.residual.marks import as_residual
 from grass_optax.subspaces import SubspaceRule
-from grass_optax.transport import Rotate, Transport, first_moment_only, keep, reset, rotate
+from grass_optax.transport import Rotate, Transport
 
 
 def split_by_subspace(
@@ -111,6 +118,7 @@ def split_by_subspace(
       >>> state.basis["w"].shape, state.inner.mu["w"].shape
       ((4, 2), (2, 8))
     """
+    require_axes(rule, inner, transport, residual, initial)
     config = SplitConfig(
         rule=rule,
         initial=rule if initial is None else initial,
@@ -122,43 +130,35 @@ def split_by_subspace(
         lift=lift,
         scale=scale,
         key=checked_key(key),
-        basis_dtype=basis_dtype,
+        basis_dtype=floating_type(basis_dtype),
         store_basis=store_basis,
         map_stacks=map_stacks,
     )
-    _require_consistent(config)
+    require_consistent(config)
 
     def init(params: optax.Params) -> SplitState:
         return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), params)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        step = functools.partial(_step, config)
-        return with_auto_axes(step, (updates, state))(updates, state, extra_args)
+        arrays, others = _arrays_and_others(extra_args)
+
+        def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any]) -> Any:
+            return _step(config, updates, state, arrays | others)
+
+        return with_auto_axes(step, (updates, state))(updates, state, arrays)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _require_consistent(config: SplitConfig) -> None:
-    if config.transport in (keep, reset, first_moment_only, rotate):
-        name = getattr(config.transport, "__name__", "")
-        raise ValueError(f"transport is transport.{name}, which makes a transport. Call it: transport.{name}().")
-    if not config.store_basis and not (config.rule.keyed and config.initial is config.rule):
-        raise ValueError(
-            "store_basis=False draws the basis again from its key at each step, so the rule may "
-            "read nothing but the key (as subspaces.random_jump does), and makes the first basis "
-            "too. Store the basis, or give such a rule and no `initial`."
-        )
-    if config.initial.moves:
-        raise ValueError(
-            "the rule starts from the previous basis, so another rule must make the first one. "
-            "Give `initial`, such as subspaces.range_finder() or subspaces.random_jump()."
-        )
-    if not config.lift and config.residual is None:
-        raise ValueError(
-            "lift=False leaves only what the residual returns, and residual=None drops that. Give "
-            "a residual, such as residual.channel_scaling(), or lift=True."
-        )
+def _arrays_and_others(extra_args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Extra arguments that are trees of arrays, and others, such as the functions of a search."""
+
+    def is_numeric(tree: Any) -> bool:
+        return all(isinstance(x, jax.Array | int | float) for x in jax.tree.leaves(tree))
+
+    arrays = {name: x for name, x in extra_args.items() if is_numeric(x)}
+    return arrays, {name: x for name, x in extra_args.items() if name not in arrays}
 
 
 def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitState:
@@ -174,6 +174,7 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
 
     grads = jax.eval_shape(lambda: zeros(lambda spec: spec.m))
     basis = zero_bases(config, grads)
+    require_stateless_initial(config, basis)
     projected = zeros(lambda _: config.rank)
     inner = config.inner.init(projected)
     # A state that the transport does not know is an error now, and not at the first refresh.
@@ -185,6 +186,7 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
     if config.residual is not None:
         is_row = config.residual.marks.per_column
         outside = config.residual.init(zeros(lambda spec: 1 if is_row else spec.m))
+        require_feedback(config, outside)
     return SplitState(
         count=jnp.zeros((), jnp.int32),
         basis=basis if config.store_basis else without_bases(grads),
@@ -205,8 +207,17 @@ def _step(
     projected = jax.tree.map(project, now.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner = config.inner.update(projected, now.inner, shapes, **extra_args)
-    split = Split(grads, projected, direction, now.basis, state.basis, now.inner, state.inner)
-    directions, residual = combined(config, updates, state, extra_args | {"split": split})
+    split = Split(
+        grad=grads,
+        projected=projected,
+        direction=direction,
+        basis=now.basis,
+        previous_basis=state.basis,
+        inner_state=now.inner,
+        previous_inner_state=state.inner,
+        removed_fraction=config.residual.marks.removed_fraction if config.residual else 1.0,
+    )
+    directions, residual = combined(config, updates, state, split, extra_args)
     back = map_layouts(MatrixLayout.from_matrix, state.layout, directions)
     return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),

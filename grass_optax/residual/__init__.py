@@ -14,7 +14,7 @@ no marks and is given R; `per_column` marks it again.
 """
 
 from grass_optax.residual.feedback import error_feedback
-from grass_optax.residual.marks import ErrorFeedbackState, Marks, Residual, per_column
+from grass_optax.residual.marks import ErrorFeedbackState, Marks, Residual, marked, per_column
 from grass_optax.residual.scaling import (
     NormGrowthLimitState,
     channel_scaling,
@@ -36,6 +36,7 @@ __all__ = [
     "recovery_factors",
     "norm_growth_limit",
     "per_column",
+    "marked",
     "Residual",
     "Marks",
     "NormGrowthLimitState",

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from grass_optax._inner.states import first_moment
 from grass_optax._linalg.products import lift
-from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, map_present
+from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, map_present, marked, split_of
 
 
 def error_feedback(b1: ArrayLike) -> Residual:
@@ -41,9 +41,9 @@ def error_feedback(b1: ArrayLike) -> Residual:
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, ErrorFeedbackState]:
         del state, params
-        split = extra_args["split"]
+        split = split_of(extra_args)
         moments = (first_moment(x, b1) for x in (split.inner_state, split.previous_inner_state))
         errors = map_present(error, updates, split.basis, split.previous_basis, *moments)
         return jax.tree.map(jnp.zeros_like, updates), ErrorFeedbackState(errors)
 
-    return Residual(optax.GradientTransformationExtraArgs(init, update), feedback=errors_in)
+    return marked(optax.GradientTransformationExtraArgs(init, update), feedback=errors_in)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from grass_optax._linalg.norms import column_norms, frobenius_norm
-from grass_optax.residual.marks import Residual, map_present, per_column
+from grass_optax.residual.marks import Residual, map_present, marked, per_column, split_of
 
 # A column whose projected gradient is this far below the root mean square over columns has none:
 # its ratio would be noise.
@@ -35,7 +35,13 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
       removed_fraction: c in R = G - c S S^T G: 1 in the papers, `scale` in Fira's released code.
     """
     tx = _limited(recovery_scaling(), max_norm_growth)
-    return Residual(tx, per_column=True, removed_fraction=removed_fraction)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        _require_removed(split_of(extra_args).removed_fraction, removed_fraction)
+        return tx.update(updates, state, params, **extra_args)
+
+    limited = optax.GradientTransformationExtraArgs(tx.init, update)
+    return marked(limited, per_column=True, removed_fraction=removed_fraction)
 
 
 def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
@@ -129,10 +135,21 @@ def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTr
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        split = extra_args["split"]
+        split = split_of(extra_args)
         return map_present(multiplied, updates, split.projected, split.direction), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _require_removed(given: ArrayLike, needed: ArrayLike) -> None:
+    """A chain or a mask loses the mark `removed_fraction`: refuse to work on another residual."""
+    numbers = isinstance(given, int | float) and isinstance(needed, int | float)
+    if given is not needed and not (numbers and given == needed):
+        raise ValueError(
+            f"recovery(removed_fraction={needed}) is given R = G - {given} S S^T G, because a chain, "
+            "a mask or a partition of it loses its marks. Mark what you made of it again: "
+            "residual.marked(tx, per_column=True, removed_fraction=...)."
+        )
 
 
 def _limited(

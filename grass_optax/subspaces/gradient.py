@@ -4,7 +4,7 @@ If the gradient is not finite, the basis stays as it is; a first basis is then r
 """
 
 import math
-from typing import Any, Literal, SupportsInt, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax import lax
@@ -66,6 +66,8 @@ def range_finder(power_steps: int = 2) -> SubspaceRule:
       power_steps: the number of subspace iterations.
     """
 
+    power_steps = positive("power_steps", power_steps)
+
     def find(refresh: Refresh) -> Float[Array, "m r"]:
         grad, rank = refresh.grad.astype(refresh.basis.dtype), refresh.basis.shape[-1]
         return kept_unless_finite(refresh, range_basis(refresh.key, grad, rank, power_steps))
@@ -87,14 +89,14 @@ def dct() -> SubspaceRule:
     def choose(refresh: Refresh) -> Float[Array, "m r"]:
         m, rank = refresh.basis.shape
         transform = _dct_matrix(m, refresh.basis.dtype)
-        coefficients = project(transform, refresh.grad.astype(transform.dtype))
+        coefficients = project(transform, finite_or_noise(refresh).astype(transform.dtype))
         chosen = jnp.argsort(-jnp.sum(jnp.square(coefficients), axis=-1))[:rank]
         return kept_unless_finite(refresh, jnp.take(transform, chosen, axis=-1))
 
     return stateless_rule(choose)
 
 
-def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1) -> SubspaceRule:
+def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> SubspaceRule:
     """A step along the geodesic on which the captured energy rises fastest (SubTrack, eq. 3-6).
 
     With A = S^T G, R = G - S A and the tangent H = 2 R A^T, for each of its leading singular

@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from grass_optax._checks import positive
 from grass_optax._inner.states import first_moment
 from grass_optax._linalg.dtypes import wide
 from grass_optax._linalg.orthonormal import orthonormalize
@@ -91,6 +92,8 @@ def coap(svd_gap: int) -> SubspaceRule:
     Args:
       svd_gap: a refresh uses the SVD if the number of updates before it is a multiple of this.
     """
+
+    svd_gap = positive("svd_gap", svd_gap)
 
     def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
         basis, grad = refresh.basis, finite_or_noise(refresh).astype(refresh.basis.dtype)

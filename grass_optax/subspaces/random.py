@@ -1,7 +1,6 @@
 """Rules that do not read the gradient."""
 
 import math
-from typing import SupportsInt
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
     return stateless_rule(jump, orthonormal=orthonormal, keyed=True)
 
 
-def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
+def random_walk(step_size: ArrayLike | None = None, walk_rank: int = 1) -> SubspaceRule:
     """A random geodesic from the old basis that turns some of its directions (GrassWalk, eq. 4).
 
     The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank`

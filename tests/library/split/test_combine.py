@@ -44,7 +44,7 @@ def test_without_lift_the_residual_gets_the_gradient():
     axes = subspaces.random_jump(), optax.scale_by_adam(), transport.keep()
     options = dict(rank=3, update_proj_gap=2, lift=False)
     per_column, states = run(split_by_subspace(*axes, scale, **options), params, 4)
-    dense, _ = run(split_by_subspace(*axes, residual.Residual(scale), **options), params, 4)
+    dense, _ = run(split_by_subspace(*axes, residual.marked(scale), **options), params, 4)
     for t in range(4):
         np.testing.assert_allclose(per_column[t], dense[t], atol=1e-5)
         ratio = np.asarray(per_column[t]) / np.asarray(grads_like(params, t))
