@@ -43,18 +43,18 @@ class SplitState(NamedTuple):
     Attributes:
       count: (), int32: the number of updates so far.
       basis: (..., m, r) per leaf; `optax.MaskedNode` where the basis is not stored.
-      inner: the state of the inner optimizer, over leaves (..., r, n).
-      residual: the state of the residual transformation, over column norms (..., 1, n) or
+      inner_state: the state of the inner optimizer, over leaves (..., r, n).
+      residual_state: the state of the residual transformation, over column norms (..., 1, n) or
         residuals (..., m, n).
-      rule: the state of the rule, per leaf; every array has the batch axes of the leaf.
+      rule_state: the state of the rule, per leaf; every array has the batch axes of the leaf.
       layout: `layouts.MatrixLayout` per leaf; static, without arrays.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     basis: PyTree
-    inner: PyTree
-    residual: PyTree
-    rule: PyTree
+    inner_state: PyTree
+    residual_state: PyTree
+    rule_state: PyTree
     layout: PyTree
 
 

@@ -115,7 +115,7 @@ def split_by_subspace(
       ... )
       >>> params = {"w": jnp.ones((4, 8))}
       >>> updates, state = tx.update(params, tx.init(params))
-      >>> state.basis["w"].shape, state.inner.mu["w"].shape
+      >>> state.basis["w"].shape, state.inner_state.mu["w"].shape
       ((4, 2), (2, 8))
     """
     require_axes(rule, inner, transport, residual, initial)
@@ -176,23 +176,23 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
     basis = zero_bases(config, grads)
     require_stateless_initial(config, basis)
     projected = zeros(lambda _: config.rank)
-    inner = config.inner.init(projected)
+    inner_state = config.inner.init(projected)
     # A state that the transport does not know is an error now, and not at the first refresh.
     rotation = jax.tree.map(lambda s: s[..., : config.rank, :], basis)
-    jax.eval_shape(config.transport, inner, rotation)
+    jax.eval_shape(config.transport, inner_state, rotation)
     if isinstance(config.transport, Rotate):
-        require_betas(config.inner, inner, projected, config.transport.betas)
-    outside: Any = optax.EmptyState()
+        require_betas(config.inner, inner_state, projected, config.transport.betas)
+    residual_state: Any = optax.EmptyState()
     if config.residual is not None:
         is_row = config.residual.marks.per_column
-        outside = config.residual.init(zeros(lambda spec: 1 if is_row else spec.m))
-        require_feedback(config, outside)
+        residual_state = config.residual.init(zeros(lambda spec: 1 if is_row else spec.m))
+        require_feedback(config, residual_state)
     return SplitState(
         count=jnp.zeros((), jnp.int32),
         basis=basis if config.store_basis else without_bases(grads),
-        inner=inner,
-        residual=outside,
-        rule=rule_states(config, basis),
+        inner_state=inner_state,
+        residual_state=residual_state,
+        rule_state=rule_states(config, basis),
         layout=layout,
     )
 
@@ -206,25 +206,25 @@ def _step(
     project = functools.partial(dense.project, map_stacks=config.map_stacks)
     projected = jax.tree.map(project, now.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
-    direction, inner = config.inner.update(projected, now.inner, shapes, **extra_args)
+    direction, inner_state = config.inner.update(projected, now.inner_state, shapes, **extra_args)
     split = Split(
         grad=grads,
         projected=projected,
         direction=direction,
         basis=now.basis,
         previous_basis=state.basis,
-        inner_state=now.inner,
-        previous_inner_state=state.inner,
+        inner_state=now.inner_state,
+        previous_inner_state=state.inner_state,
         removed_fraction=config.residual.marks.removed_fraction if config.residual else 1.0,
     )
-    directions, residual = combined(config, updates, state, split, extra_args)
+    directions, residual_state = combined(config, updates, state, split, extra_args)
     back = map_layouts(MatrixLayout.from_matrix, state.layout, directions)
     return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),
         basis=now.basis if config.store_basis else state.basis,
-        inner=inner,
-        residual=residual,
-        rule=now.rule,
+        inner_state=inner_state,
+        residual_state=residual_state,
+        rule_state=now.rule_state,
         layout=state.layout,
     )
 
@@ -234,7 +234,7 @@ def _gradients(config: SplitConfig, updates: optax.Updates, state: SplitState) -
     grads = map_layouts(MatrixLayout.to_matrix, state.layout, updates)
     if config.residual is None or config.residual.marks.feedback is None:
         return grads
-    error = config.residual.marks.feedback(state.residual)
+    error = config.residual.marks.feedback(state.residual_state)
     if error is None:
         return grads
 

@@ -88,7 +88,7 @@ def scale_by_frugal(
     if one_of("projection", projection, get_args(Projection)) == "blocks":
         plain_adam = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
         inside = optax.chain(plain_adam if inner is None else inner, optax.scale(scale))
-        layers = block_coordinate(inside, outside, switch_every=update_proj_gap, active=active, key=key)
+        layers = block_coordinate(inside, outside, switch_gap=update_proj_gap, active=active, key=key)
         return adam_elsewhere(layers, plain_adam, block_labels(0, weight_dimension_numbers))
     rules = {"columns": subspaces.columns(), "random": subspaces.random_jump(), "svd": subspaces.svd()}
     return assemble(

@@ -90,7 +90,7 @@ def scale_by_grassjump(
       >>> tx = grass_optax.scale_by_grassjump(rank=2)
       >>> state = tx.init(params)
       >>> split = optax.tree_utils.tree_get(state, "SplitState")
-      >>> split.basis["kernel"].shape, split.inner.mu["kernel"].shape
+      >>> split.basis["kernel"].shape, split.inner_state.mu["kernel"].shape
       ((4, 2), (2, 8))
 
     References:

@@ -73,7 +73,7 @@ def scale_by_grasswalk(
       >>> tx = grass_optax.scale_by_grasswalk(rank=2, step_size=0.3)
       >>> state = tx.init(params)
       >>> split = optax.tree_utils.tree_get(state, "SplitState")
-      >>> split.basis["kernel"].shape, split.inner.mu["kernel"].shape
+      >>> split.basis["kernel"].shape, split.inner_state.mu["kernel"].shape
       ((4, 2), (2, 8))
 
     References:

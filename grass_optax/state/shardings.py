@@ -177,13 +177,20 @@ def _of_split(
     if shape[: len(layout.batch)] != layout.batch:
         return None
     m, n, r = (layout.m, sides.m), (layout.n, sides.moments), None
-    if field == "inner" and matrix[1:] == (layout.n,):  # r is 1 in the scales of 8-bit moments, which nothing divides
+    if field == "inner_state" and matrix[1:] == (
+        layout.n,
+    ):  # r is 1 in the scales of 8-bit moments, which nothing divides
         r = (matrix[0], _dividing(matrix[0], (), sides.rest, leaf.sharding.mesh.shape))
-    expected: tuple[Any, ...] = {"basis": (m, None), "rule": (m, None), "inner": (r, n), "residual": (m, n)}[field]
-    if field in ("residual", "rule") and matrix == (layout.m, layout.n):
+    expected: tuple[Any, ...] = {
+        "basis": (m, None),
+        "rule_state": (m, None),
+        "inner_state": (r, n),
+        "residual_state": (m, n),
+    }[field]
+    if field in ("residual_state", "rule_state") and matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
-        expected = (m if field == "rule" else n,)
+        expected = (m if field == "rule_state" else n,)
     names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))
     return leaf.placed(sides.batch + names)
 

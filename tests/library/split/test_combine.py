@@ -69,8 +69,8 @@ def test_a_residual_sees_what_the_step_knows():
     split = seen["split"]
     np.testing.assert_array_equal(split.previous_basis, first.basis)
     np.testing.assert_array_equal(split.basis, second.basis)
-    np.testing.assert_array_equal(split.previous_inner_state.mu, first.inner.mu)
-    moved = grassmann.rotation(second.basis, first.basis) @ first.inner.mu
+    np.testing.assert_array_equal(split.previous_inner_state.mu, first.inner_state.mu)
+    moved = grassmann.rotation(second.basis, first.basis) @ first.inner_state.mu
     np.testing.assert_allclose(split.inner_state.mu, moved, atol=1e-6)
     np.testing.assert_allclose(split.projected, grassmann.project(second.basis, grads), atol=1e-6)
     assert split.direction.shape == (3, 16)
