@@ -35,7 +35,7 @@ def error_feedback(b1: ArrayLike) -> Residual:
       ... )
       >>> grad = jnp.array([[1.0, 2.0], [3.0, 4.0]])
       >>> _, state = tx.update(grad, tx.init(grad))
-      >>> state.residual.error
+      >>> state.residual_state.error
       Array([[0., 0.],
              [3., 4.]], dtype=float32)
 
