@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n 2
 train: $(VENV)/.train-test
 	$(BIN)/python -m train pretrain --model tiny --optimizer $(OPTIMIZER) --steps $(STEPS) --run-dir $(RUN_DIR) --seed 0
 
-# The same with each of several optimizers: a table and a plot. Given again, it goes on where it was stopped.
+# The same with each of several optimizers: a table and a plot. Run it again to resume where it stopped.
 compare: $(VENV)/.train-test
 	$(BIN)/python -m train compare --model tiny --optimizers $(OPTIMIZERS) --steps $(STEPS) --run-dir $(COMPARE_DIR)
 

@@ -1,4 +1,4 @@
-"""How large is the optimizer state of every method? Prints the table of docs/reference/memory.md.
+"""How large is the optimizer state of every method? Prints the table of docs/reference/methods.md.
 
     python -m benchmarks.memory
 

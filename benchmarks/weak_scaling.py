@@ -6,8 +6,7 @@ device?
 Bytes sent by each device in the trainer's whole step, on 1, 2, 4 and 8 devices that shard weights
 and state (fsdp), each with its own windows; read from the compiled program, nothing is run. The
 excess over AdamW is the optimizer's share, as forward and backward are the same. As in
-`benchmarks.communication`, a CPU's all-reduce and slice stand for a reduce-scatter, which sends
-half.
+`benchmarks.communication`, a CPU's all-reduce and slice replace a reduce-scatter, which sends half.
 """
 
 import argparse

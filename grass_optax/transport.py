@@ -1,9 +1,9 @@
 """Axis 2: what do the inner moments become when the basis moves?
 
 A transport is a pure function `(inner_state, rotation) -> inner_state`, where `rotation` is the
-tree of Q = S_new^T S_old (..., r, r). All are made by a factory; one that depends on the constants
-of the inner optimizer takes them. The library knows the moments of Adam, Lion, momentum
-(`optax.trace`, `optax.ema`) and Muon, and of chains of them.
+tree of Q = S_new^T S_old (..., r, r). Each is made by a factory, which takes the constants of the
+inner optimizer if the transport depends on them. The library knows the moments of Adam, Lion,
+momentum (`optax.trace`, `optax.ema`) and Muon, and of chains of them.
 """
 
 import dataclasses
@@ -49,22 +49,22 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: Completion = "none") -> "Ro
       M' = Q M
       V' = (1 - b2^(t-1)) |Q^2 (Vh - Mh^2) + (Q Mh)^2|
 
-    Q = I gives (M, V) back. Of an inner optimizer with a first moment alone this is M' = Q M. The
-    second moment must be one of squares: the state of `optax.scale_by_adamax` looks the same and is
-    not.
+    Q = I leaves (M, V) unchanged. An inner optimizer with only a first moment gets M' = Q M. The
+    second moment must be an average of squares. The state of `optax.scale_by_adamax` looks the
+    same, but its second moment is not such an average.
 
     After a jump the rows of Q^2 sum to about r/m. V' then holds only that part of the second
-    moment, and steps are too large until it has recovered. With `completion="isotropic"` what is
-    missing is added, as if the gradient outside the old subspace were like the one inside::
+    moment, and steps are too large until it has recovered. `completion="isotropic"` adds the
+    missing part, as if the gradient outside the old subspace were like the one inside::
 
       (1 - b2^(t-1)) max(1 - rowsum(Q^2), 0) mean(Vh),  the mean over rows, per column
 
     Args:
-      b1, b2: those of the inner Adam. `split_by_subspace` compares them at init.
+      b1, b2: those of the inner Adam. `split_by_subspace` compares them when it is initialised.
       completion: "none" (the papers) or "isotropic".
 
     Raises:
-      ValueError: another completion.
+      ValueError: `completion` is neither of the two.
     """
     one_of("completion", completion, get_args(Completion))
     return Rotate(b1=b1, b2=b2, completion=completion)
@@ -72,7 +72,7 @@ def rotate(b1: ArrayLike, b2: ArrayLike, completion: Completion = "none") -> "Ro
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rotate:
-    """The transport that `rotate` returns: a function that knows the betas it was made for."""
+    """The transport that `rotate` returns: a function that knows its betas."""
 
     b1: ArrayLike
     b2: ArrayLike

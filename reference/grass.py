@@ -46,8 +46,8 @@ def walk(rng: np.random.Generator, S: Array) -> Array:
 class GrassOracle:
     """Eq. 1 and 5-11 for one matrix. `gap` is T, the number of updates between two bases.
 
-    Two details are settled differently from the print. Eq. 8 has the bias corrections of LDAdam,
-    where it comes from. The limit of eq. 10 compares with the norm after limiting.
+    Two details differ from the paper as printed. Eq. 8 has the bias corrections of LDAdam, from
+    which it comes. The limit of eq. 10 compares with the norm after limiting.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class AlongAxis:
         return jax.tree.map(lambda x: jnp.take(x, indices, self.axis, mode="clip"), tree)
 
     def put(self, tree: PyTree, window: PyTree, indices: jax.Array) -> PyTree:
-        """The tree with a window in place of the active blocks."""
+        """The tree with the active blocks replaced by a window."""
 
         def replace(x: jax.Array, w: jax.Array) -> jax.Array:
             place = (slice(None),) * (self.axis % x.ndim) + (indices,)
@@ -103,7 +103,7 @@ class ByPrefix:
         return {k: jnp.stack([lax.select_n(i, *(block[k] for block in blocks)) for i in indices]) for k in blocks[0]}
 
     def put(self, tree: PyTree, window: PyTree, indices: jax.Array) -> PyTree:
-        """The tree with a window in place of the active blocks."""
+        """The tree with the active blocks replaced by a window."""
 
         def replace(path: Any, x: jax.Array) -> jax.Array:
             i = self._owner(path)

@@ -30,11 +30,11 @@ class BlockCoordinateState(NamedTuple):
 
     Attributes:
       count: (), int32: the number of updates so far.
-      inner: the inner optimizer's state over the active window: leaves (..., active, ...).
+      inner_state: the inner optimizer's state over the active window: leaves (..., active, ...).
     """
 
     count: jax.Array  # type: ignore[assignment]
-    inner: optax.OptState
+    inner_state: optax.OptState
 
 
 class ActiveOnlyState(NamedTuple):
@@ -46,23 +46,23 @@ class ActiveOnlyState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]
-    inner: optax.OptState
+    inner_state: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Turns:
     """Which blocks are active when."""
 
-    switch_every: int
+    switch_gap: int
     active: int
     order: str
     key: jax.Array | int
 
     @classmethod
-    def checked(cls, switch_every: int, active: int, order: str, key: jax.Array | int) -> "_Turns":
+    def checked(cls, switch_gap: int, active: int, order: str, key: jax.Array | int) -> "_Turns":
         """The turns, or an error that names the argument that cannot work."""
         return cls(
-            switch_every=positive("switch_every", switch_every),
+            switch_gap=positive("switch_gap", switch_gap),
             active=positive("active", active),
             order=one_of("order", order, get_args(Order)),
             key=checked_key(key),
@@ -71,7 +71,7 @@ class _Turns:
     def window(self, count: jax.Array, blocks: int) -> jax.Array:
         """The numbers (active,) of the blocks that the update after `count` others optimizes."""
         blocks = max(blocks, self.active)  # a tree without leaves has no blocks, and nothing is taken from it
-        cycle, position = jnp.divmod(count // self.switch_every, blocks // self.active)
+        cycle, position = jnp.divmod(count // self.switch_gap, blocks // self.active)
         order = jnp.arange(blocks, dtype=jnp.int32)
         if self.order == "descending":
             order = order[::-1]
@@ -84,7 +84,7 @@ def block_coordinate(
     inner: optax.GradientTransformation,
     inactive: optax.GradientTransformation | None = None,
     *,
-    switch_every: int,
+    switch_gap: int,
     blocks: int | Sequence[str] = 0,
     active: int = 1,
     order: Order = "random",
@@ -93,7 +93,7 @@ def block_coordinate(
     """Optimize `active` of N blocks by `inner` and the others by `inactive`, in turns of K updates.
 
     Windows of `active` blocks follow each other in `order`. One update of the gradients G_1 ... G_N
-    at t = count + 1, in window number floor((t - 1) / K), K = switch_every::
+    at t = count + 1, in window number floor((t - 1) / K), K = switch_gap::
 
       1. t = 1 + jK: inner state = inner.init(0)
       2. U_i = inner(G_i) for the blocks of the window, inactive(G_i), or 0, for the others
@@ -103,12 +103,12 @@ def block_coordinate(
     K - 1, because the switch is tested one update early.
 
     Args:
-      inner: any Optax transformation. It sees gradients and params of the active blocks alone, in
+      inner: any Optax transformation. It sees gradients and params of only the active blocks, in
         float32 at least and stacked: (..., active, ...) along the axis `blocks`, or (active, ...)
         in a dict of paths below the prefix. Other arguments of `update` are passed on unchanged.
       inactive: a stateless Optax transformation. It sees the gradients of all blocks; its output
         for the active ones is replaced. None freezes the inactive blocks.
-      switch_every: K, updates from one window to the next.
+      switch_gap: K, the number of updates from one window to the next.
       blocks: the axis along which every leaf stacks the blocks, or the prefixes of their paths
         ("layers/0", ...), which match whole parts. Every leaf must be in exactly one block, and all
         blocks must hold leaves of the same shapes and types.
@@ -129,10 +129,12 @@ def block_coordinate(
 
       >>> params = {"kernel": jnp.full((4, 3, 5), 2.0)}
       >>> adam = optax.scale_by_adam()
-      >>> tx = grass_optax.block_coordinate(adam, switch_every=200, order="ascending")
+      >>> tx = grass_optax.block_coordinate(adam, switch_gap=200, order="ascending")
       >>> updates, state = tx.update(params, tx.init(params))
-      >>> [round(float(x), 3) for x in updates["kernel"][:, 0, 0]], state.inner.mu["kernel"].shape
-      ([1.0, 0.0, 0.0, 0.0], (1, 3, 5))
+      >>> [round(float(x), 3) for x in updates["kernel"][:, 0, 0]]
+      [1.0, 0.0, 0.0, 0.0]
+      >>> state.inner_state.mu["kernel"].shape
+      (1, 3, 5)
 
     References:
       Luo et al., `BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language
@@ -141,7 +143,7 @@ def block_coordinate(
       Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
       Training <https://arxiv.org/abs/2411.07837>`_, 2024
     """
-    turns = _Turns.checked(switch_every, active, order, key)
+    turns = _Turns.checked(switch_gap, active, order, key)
     cut = cut_into(blocks)
     wide_inner = optax.with_extra_args_support(inner)
 
@@ -159,8 +161,8 @@ def block_coordinate(
         indices = turns.window(state.count, cut.count(updates))
         grads, active_params = (widened(cut.take(x, indices)) for x in (updates, params))
         fresh = wide_inner.init(jax.tree.map(jnp.zeros_like, grads))
-        due = state.count % turns.switch_every == 0
-        inner_state = jax.tree.map(functools.partial(jnp.where, due), fresh, state.inner)
+        due = state.count % turns.switch_gap == 0
+        inner_state = jax.tree.map(functools.partial(jnp.where, due), fresh, state.inner_state)
         directions, inner_state = wide_inner.update(grads, inner_state, active_params, **extra_args)
         others = _inactive(inactive, updates, params)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -172,7 +174,7 @@ def block_coordinate(
 def active_only(
     tx: optax.GradientTransformation,
     *,
-    switch_every: int,
+    switch_gap: int,
     blocks: int | Sequence[str] = 0,
     active: int = 1,
     order: Order = "random",
@@ -183,7 +185,7 @@ def active_only(
     The active blocks are those of `block_coordinate` with the same arguments. The state of `tx`
     covers all blocks and does not restart with a block, so a schedule in it counts all updates.
     """
-    turns = _Turns.checked(switch_every, active, order, key)
+    turns = _Turns.checked(switch_gap, active, order, key)
     cut = cut_into(blocks)
     wide_tx = optax.with_extra_args_support(tx)
 
@@ -193,7 +195,7 @@ def active_only(
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, ActiveOnlyState]:
-        transformed, inner = wide_tx.update(updates, state.inner, params, **extra_args)
+        transformed, inner = wide_tx.update(updates, state.inner_state, params, **extra_args)
         is_active = cut.is_active(updates, turns.window(state.count, cut.count(updates)))
         count = jnp.asarray(optax.safe_increment(state.count))
         return jax.tree.map(jnp.where, is_active, transformed, updates), ActiveOnlyState(count, inner)

@@ -31,7 +31,7 @@ _SECOND = "nu"
 # The smallest number beside this scale, 2^-9 of it, is the smallest normal float32.
 _SMALLEST_SCALE = 2.0**-117
 _LOWEST_EXPONENT = -119  # below it the spacing of bfloat16 is no normal float32, and may be flushed to 0
-_LARGEST_SECOND = 2.0**126  # in place of one that overflowed: finite when rounded up
+_LARGEST_SECOND = 2.0**126  # instead of one that overflowed: finite when rounded up
 
 
 class CompressedState(NamedTuple):

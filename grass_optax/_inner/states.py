@@ -26,6 +26,8 @@ _FIRST_MOMENTS = {
     optax.TraceState: "trace",
     MuonState: "mu",
 }
+# Betas are the same up to the rounding of 1 - b2 in float32, 6e-8 of 1e-3.
+_BETA_TOLERANCE = 1e-3
 # States that hold nothing per coordinate, so that moving the basis leaves them alone.
 _WITHOUT_COORDINATES = (optax.EmptyState, optax.ScaleByScheduleState)
 
@@ -44,7 +46,7 @@ def map_moments(
         is unchanged without it.
 
     Raises:
-      TypeError: a state whose arrays have no known meaning.
+      TypeError: the meaning of a state's arrays is not known.
     """
 
     def moved(state: Any) -> Any:
@@ -69,21 +71,32 @@ def require_betas(
 ) -> None:
     """Compare the betas of every Adam in an inner optimizer with those that a transport was given.
 
-    Optax's transformations hide their constants. But the first update of Adam, from zero by a
-    gradient of 1, leaves the moments 1 - b1 and 1 - b2.
+    Optax's transformations hide their constants. But a gradient of 0 takes moments of 1 to b1 and
+    b2, whatever clips or scales it on the way to Adam.
 
     Raises:
       ValueError: they differ.
     """
     if not _adams(state):
         return
+
+    def with_moments_of_one(state: Any) -> Any:
+        if not isinstance(state, optax.ScaleByAdamState):
+            return state
+        mu, nu = (jax.tree.map(jnp.ones_like, x) for x in (state.mu, state.nu))
+        return state._replace(count=jnp.zeros_like(state.count), mu=mu, nu=nu)
+
     with jax.ensure_compile_time_eval():
-        ones = jax.tree.map(lambda x: jnp.ones((1,) * x.ndim, x.dtype), params)
-        _, state = optax.with_extra_args_support(tx).update(ones, tx.init(ones), ones)
+        zeros = jax.tree.map(lambda x: jnp.zeros((1,) * x.ndim, x.dtype), params)
+        ones = jax.tree.map(with_moments_of_one, tx.init(zeros), is_leaf=_is_adam)
+        try:
+            _, state = optax.with_extra_args_support(tx).update(zeros, ones, zeros)
+        except (KeyError, TypeError):
+            return  # it needs extra arguments, which only the user's update has
         for adam in _adams(state):
             for name, moment, beta in zip(("b1", "b2"), (adam.mu, adam.nu), betas, strict=True):
                 for x in jax.tree.leaves(moment)[:1]:
-                    _require_beta(name, 1 - jnp.max(x), jnp.asarray(beta))
+                    _require_beta(name, jnp.max(x), jnp.asarray(beta))
 
 
 def _require_beta(name: str, own: jax.Array, rotated: jax.Array) -> None:
@@ -91,8 +104,7 @@ def _require_beta(name: str, own: jax.Array, rotated: jax.Array) -> None:
         inner, transport = float(own), float(rotated)
     except jax.errors.ConcretizationTypeError:
         return  # traced, as by optax.inject_hyperparams: there is no number to compare
-    # Narrow moments are rounded: bfloat16 by 1/128 at most.
-    if abs(inner - transport) > 0.02 * (1 - transport):
+    if abs(inner - transport) > _BETA_TOLERANCE * (1 - transport):
         raise ValueError(
             f"the inner optimizer has {name} = {inner:.4g}, but the transport rotates its moments "
             f"with {name} = {transport:.4g}. Give both the same: the {name} of a method is for its "
@@ -100,20 +112,24 @@ def _require_beta(name: str, own: jax.Array, rotated: jax.Array) -> None:
         )
 
 
+def _is_adam(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByAdamState)
+
+
 def _adams(state: PyTree) -> list[optax.ScaleByAdamState]:
-    """The states of Adam in an inner state, decoded, through chains."""
-    if isinstance(state, CompressedState):
-        return _adams(decoded(state))
-    if isinstance(state, optax.ScaleByAdamState):
-        return [state]
-    return [x for part in state for x in _adams(part)] if type(state) is tuple else []
+    """The states of Adam in an inner state. Narrow moments are the library's own, and left out."""
+
+    def is_leaf(x: Any) -> bool:
+        return _is_adam(x) or isinstance(x, CompressedState)
+
+    return [x for x in jax.tree.leaves(state, is_leaf=is_leaf) if _is_adam(x)]
 
 
 def cleared(inner_state: Any) -> Any:
     """Every known state as it was at the start, through chains.
 
     Raises:
-      TypeError: a state that may start from something else than zero.
+      TypeError: a state may start from something other than zero.
     """
 
     def zero(state: Any) -> Any:
@@ -129,11 +145,12 @@ def cleared(inner_state: Any) -> Any:
 
 
 def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
-    """The exponential moving average M <- b1 M + (1 - b1) g in an inner state, or what it is for a
-    trace, which sums without the (1 - b1).
+    """Return the moving average M <- b1 M + (1 - b1) g of an inner state.
+
+    A trace sums without the factor (1 - b1), which is then put back.
 
     Raises:
-      TypeError: a state without a first moment.
+      TypeError: the state has no first moment.
     """
     if isinstance(inner_state, CompressedState):
         return first_moment(decoded(inner_state), b1)

@@ -1,4 +1,4 @@
-"""Transformations that Optax does not have, for inside and outside the subspace."""
+"""Transformations that Optax does not have, for use inside and outside the subspace."""
 
 from typing import Any, Literal, get_args
 
@@ -70,7 +70,7 @@ def narrow_moments(
 def orthogonalize(method: Orthogonalization = "exact") -> optax.GradientTransformation:
     """Replace each matrix (..., r, n), r <= n, by its polar factor: A Sigma B^T becomes A B^T.
 
-    "exact" does so to rounding, where singular values are above 1e-8 of the largest;
+    "exact" does so up to rounding, if singular values are above 1e-8 of the largest;
     "newton_schulz" takes Muon's five steps, after which all lie between 0.7 and 1.2. Both use only
     matrix products, and both keep zero at zero.
     """
@@ -86,9 +86,9 @@ def orthogonalize(method: Orthogonalization = "exact") -> optax.GradientTransfor
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Run a transformation with its state and arithmetic in float32 at least.
 
-    Gradients and params are converted on the way in, and updates get the type of the gradients
-    back. In bfloat16 a second moment with b2 = 0.999 rounds back to itself and never decays, and a
-    first moment loses what is below 1/256 of it.
+    Gradients and params are converted on the way in, and updates are converted back to the type of
+    the gradients. In bfloat16 a second moment with b2 = 0.999 rounds back to itself and never
+    decays, and a first moment loses what is below 1/256 of it.
 
     Args:
       tx: any Optax transformation.

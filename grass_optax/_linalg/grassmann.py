@@ -1,8 +1,8 @@
 """Geometry of the Grassmann manifold in matrix products only.
 
 A point of Gr(m, r) is represented by a basis S (..., m, r) with S^T S = I. Leading axes are batch
-axes throughout. Geodesics are written in two frames and k angles, so nothing on the way of a step
-factorises a matrix.
+axes throughout. Geodesics are written in two frames and k angles, so a step never factorises a
+matrix.
 """
 
 import jax
@@ -73,7 +73,7 @@ def random_tangent_frames(
 ) -> tuple[Float[Array, "*b m k"], Float[Array, "*b r k"]]:
     """Singular frames (U, V) of a Gaussian tangent at S, drawn without its SVD.
 
-    Both are Haar, U in the complement of S. Needs k <= min(r, m - r).
+    Both are uniformly distributed, U in the complement of S. k must be at most min(r, m - r).
     """
     left_key, right_key = jax.random.split(key)
     *batch, m, r = basis.shape
@@ -86,7 +86,7 @@ def random_tangent_frames(
 def principal_cosines(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
     """Cosines of the principal angles between two subspaces, the largest first.
 
-    A diagnostic: it takes an SVD.
+    For diagnostics only: it computes an SVD.
     """
     return jnp.clip(jnp.linalg.svd(rotation(first, second), compute_uv=False), 0, 1)
 

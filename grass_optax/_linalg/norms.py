@@ -27,7 +27,5 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
 
 
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
-    """The Frobenius norm of each matrix, 0 where it is not finite; of a row of column norms the
-    same.
-    """
+    """The Frobenius norm of each matrix, or of its row of column norms; 0 if it is not finite."""
     return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))

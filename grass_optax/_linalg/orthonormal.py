@@ -23,7 +23,7 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
 
     Newton-Schulz in passes: each takes the Gram matrix A = X^T X, approximates A^(-1/2) by cubic
     steps on r x r matrices, and multiplies X by it. A well-conditioned X (a Gaussian with r <= m/2)
-    needs one pass, a badly conditioned one as many as its condition number asks for; a last cubic
+    needs one pass, a badly conditioned one as many as its condition number requires; a last cubic
     step squares the error that is left. X must have full column rank; batch axes iterate together.
     """
     tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5

@@ -49,11 +49,11 @@ def range_basis(
 
 
 def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float[Array, "*b m r"]:
-    """The first `rank` left singular vectors of each X, exactly. X must be finite.
+    """Return the first `rank` left singular vectors of each X, exactly. X must be finite.
 
-    On a CPU before jaxlib 0.11 several LAPACK calls on batches in one program can wait for each
-    other for ever, so there NumPy does it, called back from the program. A program over several
-    devices cannot call back that way.
+    On a CPU before jaxlib 0.11, several LAPACK calls on batches in one program can wait for each
+    other forever, so there the program calls back into NumPy. A program over several devices cannot
+    do that.
 
     Raises:
       NotImplementedError: CPU devices in a mesh, before jaxlib 0.11.
@@ -86,7 +86,7 @@ def leading_singular_triplets(
     """The k leading singular triplets (U, sigma, V) of X in products only: eigenvectors of X^T X,
     one after the other.
 
-    V^T V = I; U is as orthogonal as rounding lets X V be, which is little where singular values are
+    V^T V = I. U is only as orthogonal as rounding lets X V be, and less so if singular values are
     far apart: see `orthonormal_frame`. A triplet of singular value 0, to the rounding of X^T X, is
     given as zeros.
     """

@@ -16,7 +16,11 @@ from grass_optax.residual import Marks
 
 
 def combined(
-    config: SplitConfig, updates: optax.Updates, state: SplitState, extra_args: dict[str, Any]
+    config: SplitConfig,
+    updates: optax.Updates,
+    state: SplitState,
+    split: Split,
+    extra_args: dict[str, Any],
 ) -> tuple[PyTree, PyTree]:
     """The directions U (..., m, n), and the residual's new state.
 
@@ -27,17 +31,16 @@ def combined(
 
     c is `removed_fraction`, and phi the factors of the columns (`columns`).
     """
-    split: Split = extra_args["split"]
     lift = functools.partial(dense.lift, map_stacks=config.map_stacks)
     low_rank = jax.tree.map(lambda d: jnp.asarray(config.scale, d.dtype) * d, split.direction)
     if config.residual is None:
-        return jax.tree.map(lift, split.basis, low_rank), state.residual
+        return jax.tree.map(lift, split.basis, low_rank), state.residual_state
     marks = config.residual.marks
-    transform: Any = functools.partial(config.residual.update, **extra_args)
+    transform: Any = functools.partial(config.residual.update, **(extra_args | {"split": split}))
     removed = jax.tree.map(lambda g: jnp.asarray(marks.removed_fraction, g.dtype) * g, split.projected)
     if marks.per_column:
         norms = _column_norms(config, marks, updates, state, split)
-        outputs, residual = transform(norms, state.residual, None)
+        outputs, residual_state = transform(norms, state.residual_state, None)
         phi = jax.tree.map(column_factors, outputs, norms)
         outside = jax.tree.map(lambda f, g: f * g.astype(f.dtype), phi, split.grad)
         if config.lift:
@@ -47,10 +50,10 @@ def combined(
         if config.lift:
             inside = jax.tree.map(lift, split.basis, removed)
             outside = jax.tree.map(lambda g, x: g.astype(x.dtype) - x, outside, inside)
-        outside, residual = transform(outside, state.residual, None)
+        outside, residual_state = transform(outside, state.residual_state, None)
     if config.lift:
         outside = jax.tree.map(lambda s, d, x: lift(s, d) + x, split.basis, low_rank, outside)
-    return outside, residual
+    return outside, residual_state
 
 
 def _column_norms(config: SplitConfig, marks: Marks, updates: optax.Updates, state: SplitState, split: Split) -> PyTree:

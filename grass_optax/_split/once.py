@@ -1,4 +1,4 @@
-"""At most one iteration: a decision that costs nothing at the steps where nothing is due."""
+"""A decision that costs nothing at the steps where nothing is due: a loop of at most one pass."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def at_most_once(
     index: Int[Array, ""],
     state: PyTree,
 ) -> PyTree:
-    """f(index, state) where `due`, else the state, in place.
+    """Return f(index, state) if `due`, else the state, in place.
 
     It is a `while_loop` with at most one iteration, because XLA:CPU copies operands that a branch
     of a `cond` returns unchanged (six copies for two matrices), but updates the carry of a loop in

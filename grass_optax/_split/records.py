@@ -1,4 +1,4 @@
-"""What the split is, what it keeps, and what it offers its parts."""
+"""The records of a split: its configuration, its state, and what it passes to residuals."""
 
 import dataclasses
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class SplitConfig:
 
     @property
     def orthonormal(self) -> bool:
-        """Whether every basis is, the first included."""
+        """Whether every basis is orthonormal, including the first."""
         return self.rule.orthonormal and self.initial.orthonormal
 
 
@@ -41,20 +41,20 @@ class SplitState(NamedTuple):
     """State of `split_by_subspace`: trees shaped like params, matrices as (..., m, n) with m <= n.
 
     Attributes:
-      count: (), int32: the updates so far.
+      count: (), int32: the number of updates so far.
       basis: (..., m, r) per leaf; `optax.MaskedNode` where the basis is not stored.
-      inner: the state of the inner optimizer, over leaves (..., r, n).
-      residual: the state of the residual transformation, over column norms (..., 1, n) or
+      inner_state: the state of the inner optimizer, over leaves (..., r, n).
+      residual_state: the state of the residual transformation, over column norms (..., 1, n) or
         residuals (..., m, n).
-      rule: the state of the rule, per leaf; every array has the batch axes of the leaf.
+      rule_state: the state of the rule, per leaf; every array has the batch axes of the leaf.
       layout: `layouts.MatrixLayout` per leaf; static, without arrays.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     basis: PyTree
-    inner: PyTree
-    residual: PyTree
-    rule: PyTree
+    inner_state: PyTree
+    residual_state: PyTree
+    rule_state: PyTree
     layout: PyTree
 
 
@@ -68,6 +68,7 @@ class Split(NamedTuple):
       basis: S (..., m, r) per leaf.
       previous_basis: S of the step before; zero at the first step.
       inner_state: the inner state after the transport.
+      removed_fraction: c of the R = G - c S g that the residual transformation is given.
       previous_inner_state: the inner state before the transport.
     """
 
@@ -78,3 +79,4 @@ class Split(NamedTuple):
     previous_basis: PyTree
     inner_state: PyTree
     previous_inner_state: PyTree
+    removed_fraction: ArrayLike

@@ -34,7 +34,7 @@ def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
 
 
 def without_bases(grads: PyTree) -> PyTree:
-    """What a state holds in place of bases that are drawn again at every step."""
+    """What a state holds instead of bases that are drawn again at every step."""
     return jax.tree.map(lambda _: optax.MaskedNode(), grads)
 
 
@@ -65,21 +65,21 @@ def moved(config: SplitConfig, state: SplitState, grads: PyTree) -> SplitState:
 def _refreshed(config: SplitConfig, grads: PyTree, index: Array, state: SplitState) -> SplitState:
     def initial(index: Array, state: SplitState) -> SplitState:
         basis, rule = _drawn(config, config.initial, state, grads, index, first=True)
-        return state._replace(basis=basis, rule=rule if config.initial is config.rule else state.rule)
+        return state._replace(basis=basis, rule_state=rule if config.initial is config.rule else state.rule_state)
 
     def refresh(index: Array, state: SplitState) -> SplitState:
         basis, rule = _drawn(config, config.rule, state, grads, index)
-        return state._replace(basis=basis, inner=_transported(config, grads, state, basis), rule=rule)
+        return state._replace(basis=basis, inner_state=_transported(config, grads, state, basis), rule_state=rule)
 
     def keyed(index: Array, state: SplitState) -> SplitState:
         # One rule that reads the key alone makes all bases: one draw, outside of the branches.
         basis, _ = _drawn(config, config.rule, state, grads, index)
         inner = lax.cond(
             state.count == 0,
-            lambda: state.inner,
+            lambda: state.inner_state,
             lambda: _transported(config, grads, state, basis),
         )
-        return state._replace(basis=basis, inner=inner)
+        return state._replace(basis=basis, inner_state=inner)
 
     if config.initial is config.rule and config.rule.keyed:
         return keyed(index, state)
@@ -93,14 +93,14 @@ def _redrawn(config: SplitConfig, state: SplitState, grads: PyTree, index: Array
 
     def transported(index: Array, inner: PyTree) -> PyTree:
         old, _ = _drawn(config, config.rule, shaped, grads, index - 1)
-        return _transported(config, grads, shaped._replace(basis=old, inner=inner), basis)
+        return _transported(config, grads, shaped._replace(basis=old, inner_state=inner), basis)
 
     due = (state.count % config.update_proj_gap == 0) & (state.count > 0)
-    return state._replace(basis=basis, inner=at_most_once(due, transported, index, state.inner))
+    return state._replace(basis=basis, inner_state=at_most_once(due, transported, index, state.inner_state))
 
 
 def _transported(config: SplitConfig, grads: PyTree, state: SplitState, basis: PyTree) -> PyTree:
-    return config.transport(state.inner, jax.tree.map(dense.rotation, basis, state.basis, grads))
+    return config.transport(state.inner_state, jax.tree.map(dense.rotation, basis, state.basis, grads))
 
 
 class _Read(NamedTuple):
@@ -124,7 +124,7 @@ def _drawn(
     """Apply a rule to every matrix: new bases, rounded to the type of the old ones, rule states."""
     treedef: Any = jax.tree.structure(grads)
     key = jax.random.fold_in(typed_key(config.key), index)
-    moments, inner_state = _by_leaf(state.inner, treedef)
+    moments, inner_state = _by_leaf(state.inner_state, treedef)
 
     def update(read: _Read) -> tuple[Array, PyTree]:
         refresh = Refresh(
@@ -145,7 +145,7 @@ def _drawn(
             zip(
                 jax.tree.leaves_with_path(grads),
                 treedef.flatten_up_to(state.basis),
-                treedef.flatten_up_to(state.rule),
+                treedef.flatten_up_to(state.rule_state),
                 strict=True,
             )
         )

@@ -4,9 +4,9 @@ Each part gets an optimizer of its own. The split is written over three axes: `s
 the basis goes), `transport` (what the moments become when it moves) and `residual` (what becomes of
 the rest). `inner`, the optimizer inside the subspace, is any Optax transformation.
 
-`_step` is the algorithm, and `combine` its last line. In the paper's letters G is `grads`, S
-`basis`, g `projected`, D `direction`, R what the residual transformation is given and L what it
-returns.
+`_step` is the algorithm, and `combine` its last line. In the paper's letters, G is `grads`, S is
+`basis`, g is `projected` and D is `direction`; R and L are the input and the output of the residual
+transformation.
 """
 
 import functools
@@ -22,6 +22,13 @@ from jaxtyping import Array, PyTree
 from grass_optax._checks import positive
 from grass_optax._inner.states import require_betas
 from grass_optax._linalg.dtypes import wide
+from grass_optax._split.checks import (
+    floating_type,
+    require_axes,
+    require_consistent,
+    require_feedback,
+    require_stateless_initial,
+)
 from grass_optax._split.combine import combined
 from grass_optax._split.records import Split, SplitConfig, SplitState
 from grass_optax._split.refresh import moved, rule_states, without_bases, zero_bases
@@ -32,7 +39,7 @@ from grass_optax._trees.mesh import with_auto_axes
 from grass_optax.bases import dense
 from grass_optax.residual.marks import as_residual
 from grass_optax.subspaces import SubspaceRule
-from grass_optax.transport import Rotate, Transport, first_moment_only, keep, reset, rotate
+from grass_optax.transport import Rotate, Transport
 
 
 def split_by_subspace(
@@ -52,7 +59,7 @@ def split_by_subspace(
     map_stacks: bool = False,
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Optimize each matrix's projection by `inner`, treat the rest by `residual`, and add the two.
+    """Optimize each matrix's projection with `inner`, the rest with `residual`, and add the two.
 
     One update of a gradient G (..., m, n), m <= n, at t = count + 1, with T = update_proj_gap::
 
@@ -63,7 +70,7 @@ def split_by_subspace(
 
     U is the direction of the update, not negated. If the residual has feedback, what it kept of the
     last update is added to G first. Every leaf is split: keep others away with `optax.partition`
-    and `layouts.split_labels`. A stack is its matrices: each of them gets what it would get alone.
+    and `layouts.split_labels`. Each matrix of a stack is treated as if it were alone.
 
     The two large products run at JAX's default matmul precision (`jax.default_matmul_precision`).
     Extra arguments of `update` reach `inner` and `residual` untouched. `residual` gets one more,
@@ -72,21 +79,21 @@ def split_by_subspace(
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
-      inner: any Optax transformation. It sees the leaves g; its params are the shapes and types of
-        these.
+      inner: any Optax transformation. Its updates are the leaves g, and its params their shapes and
+        types.
       transport: what the inner state becomes at a refresh (`transport`).
-      residual: what becomes of R (`residual`), or None to drop it. Any Optax transformation.
+      residual: any Optax transformation of R (`residual`), or None to drop R.
       rank: r, at most m.
-      update_proj_gap: T, the updates from one refresh to the next.
+      update_proj_gap: T, the number of updates from one refresh to the next.
       initial: the rule that makes the first basis; `rule` by default.
-      lift: False leaves the S D term out and gives `residual` the gradient itself (APOLLO).
-      scale: multiplies the low-rank part S D only.
+      lift: False leaves out the term S D and passes the gradient itself to `residual` (APOLLO).
+      scale: multiplies only the low-rank part S D.
       key: an int or a threefry key. The bases of a matrix are a function of the key, the refresh,
         the path of its leaf and its index in the stack.
-      basis_dtype: of the stored bases; float32 (float64 for float64 params) by default. Below
-        float32 the norms outside the subspace are corrected for S^T S != I.
-      store_basis: False draws the bases again from their key at each step; for rules that read the
-        key alone.
+      basis_dtype: the type of the stored bases; float32 (float64 for float64 params) by default.
+        Below float32 the norms outside the subspace are corrected for S^T S != I.
+      store_basis: False draws the bases again from their key at each step. This needs a rule that
+        reads only the key.
       map_stacks: True multiplies the matrices of a stack one after the other, which takes less
         memory on a mesh (`bases.dense`).
       weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D,
@@ -108,9 +115,10 @@ def split_by_subspace(
       ... )
       >>> params = {"w": jnp.ones((4, 8))}
       >>> updates, state = tx.update(params, tx.init(params))
-      >>> state.basis["w"].shape, state.inner.mu["w"].shape
+      >>> state.basis["w"].shape, state.inner_state.mu["w"].shape
       ((4, 2), (2, 8))
     """
+    require_axes(rule, inner, transport, residual, initial)
     config = SplitConfig(
         rule=rule,
         initial=rule if initial is None else initial,
@@ -122,43 +130,35 @@ def split_by_subspace(
         lift=lift,
         scale=scale,
         key=checked_key(key),
-        basis_dtype=basis_dtype,
+        basis_dtype=floating_type(basis_dtype),
         store_basis=store_basis,
         map_stacks=map_stacks,
     )
-    _require_consistent(config)
+    require_consistent(config)
 
     def init(params: optax.Params) -> SplitState:
         return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), params)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        step = functools.partial(_step, config)
-        return with_auto_axes(step, (updates, state))(updates, state, extra_args)
+        arrays, others = _arrays_and_others(extra_args)
+
+        def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any]) -> Any:
+            return _step(config, updates, state, arrays | others)
+
+        return with_auto_axes(step, (updates, state))(updates, state, arrays)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _require_consistent(config: SplitConfig) -> None:
-    if config.transport in (keep, reset, first_moment_only, rotate):
-        name = getattr(config.transport, "__name__", "")
-        raise ValueError(f"transport is transport.{name}, which makes a transport. Call it: transport.{name}().")
-    if not config.store_basis and not (config.rule.keyed and config.initial is config.rule):
-        raise ValueError(
-            "store_basis=False draws the basis again from its key at each step, so the rule may "
-            "read nothing but the key (as subspaces.random_jump does), and makes the first basis "
-            "too. Store the basis, or give such a rule and no `initial`."
-        )
-    if config.initial.moves:
-        raise ValueError(
-            "the rule starts from the previous basis, so another rule must make the first one. "
-            "Give `initial`, such as subspaces.range_finder() or subspaces.random_jump()."
-        )
-    if not config.lift and config.residual is None:
-        raise ValueError(
-            "lift=False leaves only what the residual returns, and residual=None drops that. Give "
-            "a residual, such as residual.channel_scaling(), or lift=True."
-        )
+def _arrays_and_others(extra_args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Extra arguments that are trees of arrays, and others, such as the functions of a search."""
+
+    def is_numeric(tree: Any) -> bool:
+        return all(isinstance(x, jax.Array | int | float) for x in jax.tree.leaves(tree))
+
+    arrays = {name: x for name, x in extra_args.items() if is_numeric(x)}
+    return arrays, {name: x for name, x in extra_args.items() if name not in arrays}
 
 
 def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitState:
@@ -174,23 +174,25 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
 
     grads = jax.eval_shape(lambda: zeros(lambda spec: spec.m))
     basis = zero_bases(config, grads)
+    require_stateless_initial(config, basis)
     projected = zeros(lambda _: config.rank)
-    inner = config.inner.init(projected)
+    inner_state = config.inner.init(projected)
     # A state that the transport does not know is an error now, and not at the first refresh.
     rotation = jax.tree.map(lambda s: s[..., : config.rank, :], basis)
-    jax.eval_shape(config.transport, inner, rotation)
+    jax.eval_shape(config.transport, inner_state, rotation)
     if isinstance(config.transport, Rotate):
-        require_betas(config.inner, inner, projected, config.transport.betas)
-    outside: Any = optax.EmptyState()
+        require_betas(config.inner, inner_state, projected, config.transport.betas)
+    residual_state: Any = optax.EmptyState()
     if config.residual is not None:
         is_row = config.residual.marks.per_column
-        outside = config.residual.init(zeros(lambda spec: 1 if is_row else spec.m))
+        residual_state = config.residual.init(zeros(lambda spec: 1 if is_row else spec.m))
+        require_feedback(config, residual_state)
     return SplitState(
         count=jnp.zeros((), jnp.int32),
         basis=basis if config.store_basis else without_bases(grads),
-        inner=inner,
-        residual=outside,
-        rule=rule_states(config, basis),
+        inner_state=inner_state,
+        residual_state=residual_state,
+        rule_state=rule_states(config, basis),
         layout=layout,
     )
 
@@ -204,16 +206,25 @@ def _step(
     project = functools.partial(dense.project, map_stacks=config.map_stacks)
     projected = jax.tree.map(project, now.basis, grads)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
-    direction, inner = config.inner.update(projected, now.inner, shapes, **extra_args)
-    split = Split(grads, projected, direction, now.basis, state.basis, now.inner, state.inner)
-    directions, residual = combined(config, updates, state, extra_args | {"split": split})
+    direction, inner_state = config.inner.update(projected, now.inner_state, shapes, **extra_args)
+    split = Split(
+        grad=grads,
+        projected=projected,
+        direction=direction,
+        basis=now.basis,
+        previous_basis=state.basis,
+        inner_state=now.inner_state,
+        previous_inner_state=state.inner_state,
+        removed_fraction=config.residual.marks.removed_fraction if config.residual else 1.0,
+    )
+    directions, residual_state = combined(config, updates, state, split, extra_args)
     back = map_layouts(MatrixLayout.from_matrix, state.layout, directions)
     return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),
         basis=now.basis if config.store_basis else state.basis,
-        inner=inner,
-        residual=residual,
-        rule=now.rule,
+        inner_state=inner_state,
+        residual_state=residual_state,
+        rule_state=now.rule_state,
         layout=state.layout,
     )
 
@@ -223,7 +234,7 @@ def _gradients(config: SplitConfig, updates: optax.Updates, state: SplitState) -
     grads = map_layouts(MatrixLayout.to_matrix, state.layout, updates)
     if config.residual is None or config.residual.marks.feedback is None:
         return grads
-    error = config.residual.marks.feedback(state.residual)
+    error = config.residual.marks.feedback(state.residual_state)
     if error is None:
         return grads
 

@@ -2,7 +2,7 @@
 
 A matrix has a name, the path of its leaf without the integers in it, and an index: these integers,
 then its place in the batch axes of the leaf. So matrix 3 of the stack `layers/kernel` and the leaf
-`layers/3/kernel` draw the same, and adding a leaf changes no other leaf's draws.
+`layers/3/kernel` have the same draws, and adding a leaf changes no other leaf's draws.
 """
 
 import functools
@@ -19,7 +19,7 @@ from grass_optax._trees.paths import Path, leaf_path
 _IMPLEMENTATION = "threefry2x32"  # its bits depend neither on the backend nor on the sharding
 
 
-def checked_key(key: jax.Array | int) -> jax.Array | int:
+def checked_key(key: jax.Array | np.ndarray | int) -> jax.Array | int:
     """Return a key that `typed_key` can use.
 
     An int becomes a key only when it is used: building an optimizer must not start JAX's backend.
@@ -28,18 +28,25 @@ def checked_key(key: jax.Array | int) -> jax.Array | int:
       ValueError: not an int, an integer scalar, a threefry key or the data of one.
     """
     needed = f"Give an int, or jax.random.key(seed, impl={_IMPLEMENTATION!r})."
+    if isinstance(key, np.ndarray):
+        key = jnp.asarray(key)
     if not isinstance(key, jax.Array):
         try:
-            return operator.index(key)
+            number = operator.index(key)
         except TypeError as error:
             raise ValueError(f"key is {key!r}. {needed}") from error
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if str(jax.random.key_impl(key)) != _IMPLEMENTATION:
-            raise ValueError(
-                f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on "
-                f"backend and sharding. {needed}"
-            )
-    elif not (jnp.issubdtype(key.dtype, jnp.integer) and key.shape in ((), (2,))):
+        if not -(2**63) <= number < 2**64:
+            raise ValueError(f"key is {number}, which has more than 64 bits. {needed}")
+        return number
+    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if is_typed and str(jax.random.key_impl(key)) != _IMPLEMENTATION:
+        raise ValueError(
+            f"key is of the {jax.random.key_impl(key)} implementation, whose bits depend on "
+            f"backend and sharding. {needed}"
+        )
+    is_seed = jnp.issubdtype(key.dtype, jnp.integer) and key.shape == ()
+    is_data = key.dtype == jnp.uint32 and key.shape == (2,)
+    if not (is_seed or is_data or (is_typed and key.shape == ())):
         raise ValueError(f"key is an array of shape {key.shape} and type {key.dtype}. {needed}")
     return key
 

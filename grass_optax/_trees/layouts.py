@@ -107,14 +107,14 @@ class MatrixLayout:
 
 
 def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> PyTree:
-    """A tree like params with the `MatrixLayout` of every leaf.
+    """Return a tree like params with the `MatrixLayout` of every leaf.
 
     Without dimension numbers every leaf must be 2-D.
 
     Raises:
-      ValueError: a leaf that is no matrix, an axis out of range or named twice, dimension numbers
-        of another structure.
-      TypeError: a leaf that is not real floating point.
+      ValueError: a leaf is not a matrix, an axis is out of range or named twice, or the dimension
+        numbers have another structure.
+      TypeError: a leaf is not real floating point.
     """
     if weight_dimension_numbers is None:
         dims = jax.tree.map(lambda x: MATRIX if x.ndim == 2 else None, params)
@@ -140,12 +140,12 @@ def require_rank(rank: int, layout: Any) -> None:
 
 
 def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Callable[[optax.Params], Any]:
-    """A function of params for `optax.partition`: a tree of "split" and "adam".
+    """Return a function of params to a tree of "split" and "adam", for `optax.partition`.
 
     With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split.
-    Without, the 2-D leaves with min(m, n) > `rank`, except embeddings and the output head. These
-    are known by their path: a part of it contains "embed", or is one of "wte", "wpe", "head",
-    "lm_head", "output_head", "logits", "logits_dense" (in any case).
+    Without them, the 2-D leaves with min(m, n) > `rank` are split, except embeddings and the output
+    head. These are recognised by their paths: a part of it contains "embed", or is one of "wte",
+    "wpe", "head", "lm_head", "output_head", "logits", "logits_dense" (in any case).
 
     Examples:
       >>> params = {"embed": jnp.ones((9, 4)), "dense": {"kernel": jnp.ones((4, 8))}}
@@ -169,7 +169,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
 
 def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn) -> Any:
-    """A tree like params of the checked dimension numbers of every leaf; None for one without."""
+    """Return a tree like params: the checked dimension numbers of each leaf, or None."""
 
     def checked(path: Any, x: Any, dims: Any) -> MuonDimensionNumbers | None:
         if dims is not None:

@@ -28,9 +28,9 @@ def with_auto_axes(f: Callable[..., Any], like: PyTree) -> Callable[..., Any]:
 def whole_along(x: jax.Array, axes: tuple[int, ...], like: Any) -> jax.Array:
     """Constrain `x` to be replicated along `axes` (negative) on the mesh of `like`.
 
-    Other axes are left to the compiler. Without a mesh of Auto axes this is `x`. Where moments are
-    sharded along r, the compiler would shard along r what is multiplied for them: a basis that is
-    drawn in the step, whose sharding no input fixes. Then it would gather the gradient for it.
+    Other axes are left to the compiler. Without a mesh of Auto axes this returns `x`. If moments
+    are sharded along r, the compiler would also shard along r a basis that is drawn in the step,
+    since no input fixes its sharding. It would then gather the gradient for the product.
     """
     mesh = jax.typeof(like).sharding.mesh
     if is_mesh_free(like) or set(mesh.axis_types) != {AxisType.Auto}:

@@ -1,12 +1,13 @@
 """A basis that is a matrix S (..., m, r).
 
 The two large products of a step, S^T G and S D, run at JAX's default matmul precision and
-accumulate in float32 at least. The small one, between two bases, runs at the highest.
+accumulate in float32 at least. The small product of two bases runs at the highest precision.
 
 With `map_stacks` the matrices of a stack are multiplied one after the other, in a loop over its
-first axis. On a mesh that shards m, S^T G is a sum that every device holds whole until it is
-scattered, and D is gathered; in a loop both are of one matrix at a time. The first axis must not be
-sharded itself, nor the devices be a CPU's (docs/guides/sharding.md, "Stacks").
+first axis. On a mesh that shards m, every device holds the whole sum S^T G until it is scattered,
+and the whole D after it is gathered; in a loop, it holds those of one matrix at a time. The first
+axis must not be sharded itself, and the devices must not be CPUs (docs/guides/sharding.md,
+"Stacks").
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ __all__ = ["project", "lift", "rotation"]
 def project(
     basis: Float[Array, "*b m r"], grad: Float[Array, "*b m n"], map_stacks: bool = False
 ) -> Float[Array, "*b r n"]:
-    """S^T G, accumulated in float32 at least; its factors stay narrow if both are."""
+    """S^T G, accumulated in float32 at least; factors of the same narrow type stay narrow."""
     return _of_stack(_project, map_stacks, basis, grad)
 
 
@@ -60,7 +61,7 @@ def _project(basis: Array, grad: Array) -> Array:
 def _transposed(basis: Array) -> Array:
     """S^T; on a CPU as an array of its own, because products with a transposed factor are slower.
 
-    Measured at LLaMA-60M's matrices, r = 128, two cores: 92 ms a step in place of 108.
+    Measured at LLaMA-60M's matrices, r = 128, two cores: 92 ms a step instead of 108.
     """
 
     def materialized(x: jax.Array) -> jax.Array:

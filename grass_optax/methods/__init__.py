@@ -2,9 +2,10 @@
 
 A method is an answer to three questions: where the subspace goes (a rule), what the moments become
 when it moves (a transport), and what becomes of the gradient outside it (a residual). The body of
-`scale_by_<method>` is that answer, one call of `assemble`; it makes the direction U of the update.
-`<method>` adds weight decay, learning rates and the sign with `with_rates`, as `optax.adamw` does
-for `optax.scale_by_adam`. `badam`, `column_sgd` and the blocks of `frugal` use no subspace.
+`scale_by_<method>` is that answer: one call of `assemble`, which makes the direction U of the
+update. `<method>` adds weight decay, learning rates and the sign with `with_rates`, as
+`optax.adamw` does for `optax.scale_by_adam`. `badam`, `column_sgd` and the blocks of `frugal` use
+no subspace.
 
 Read `_grassjump.py` first, then `split_by_subspace`, which runs the step.
 """

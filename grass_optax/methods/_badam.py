@@ -14,7 +14,7 @@ from grass_optax.methods._common import Mask, scale_by_rates
 
 
 def scale_by_badam(
-    switch_every: int = 100,
+    switch_gap: int = 100,
     *,
     blocks: int | Sequence[str] = 0,
     order: Order = "random",
@@ -28,30 +28,30 @@ def scale_by_badam(
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction of BAdam: Adam on one block at a time, restarted every `switch_every` updates.
+    """The direction of BAdam: Adam on one block at a time, restarted every `switch_gap` updates.
 
-    With N blocks W_1 ... W_N and K = switch_every, block i is active for K updates in each cycle of
+    With N blocks W_1 ... W_N and K = switch_gap, block i is active for K updates in each cycle of
     N K (Algorithm 1)::
 
       M, V = 0           when block i becomes active
       U_i = Adam(G_i)    while it is active, and 0 otherwise
 
-    State: 2 numbers for each number of one block, where AdamW keeps 2 for all.
+    State: 2 numbers for each weight of one block, where AdamW keeps 2 for every weight.
 
     If `blocks` is an axis, the leaves in blocks are by default those with three axes or more,
     except embeddings and the output head (`layouts.split_labels`); with `weight_dimension_numbers`
     they are those of which `blocks` is a batch axis. So stacked vectors, such as norms, are in no
-    block, and matrices none of which is stacked are an error. If `blocks` are path prefixes, every
+    block, and a tree without stacked matrices is an error. If `blocks` are path prefixes, every
     leaf below one of them is in its block. The other leaves get Adam. BAdam's released code freezes
     them, as `freeze_rest` does: this suits fine-tuning, but not pretraining, where embeddings would
     stay at their random start.
 
-    Under `optax.inject_hyperparams`, `switch_every`, `blocks`, `key` and callables that are no
+    Under `optax.inject_hyperparams`, `switch_gap`, `blocks`, `key` and callables that are not
     schedules go to `static_args`.
 
     Args:
-      switch_every: K; the paper's rule of thumb is n / (B D) for n batches an epoch and D blocks,
-        between 50 and 100.
+      switch_gap: K; the paper's rule of thumb is n / (B D) for n samples, batch size B and D
+        blocks, between 50 and 100.
       blocks: the axis along which leaves stack the layers, or path prefixes (`block_coordinate`).
       order: "random", "ascending" or "descending"; see `block_coordinate`.
       freeze_rest: True gives the leaves outside the blocks no update.
@@ -59,7 +59,7 @@ def scale_by_badam(
       inner: an Optax transformation to run in the blocks instead of Adam.
       mu_dtype, nu_dtype: storage types of Adam's moments; see `scale_by_grassjump`.
       weight_dimension_numbers: the axes that make each leaf a matrix; see `scale_by_grassjump`.
-        Only if `blocks` is an axis.
+        Only used if `blocks` is an axis.
       key: an int or a threefry key; the random order is a function of it.
 
     Returns:
@@ -75,7 +75,7 @@ def scale_by_badam(
       One layer of the stack moves at a time, each for two updates:
 
       >>> grads = {"layers": {"kernel": jax.random.normal(jax.random.key(1), (3, 4, 8))}}
-      >>> tx = grass_optax.scale_by_badam(switch_every=2, order="ascending")
+      >>> tx = grass_optax.scale_by_badam(switch_gap=2, order="ascending")
       >>> state, update, moved = tx.init(grads), jax.jit(tx.update), []
       >>> for _ in range(6):
       ...     updates, state = update(grads, state)
@@ -89,7 +89,7 @@ def scale_by_badam(
     """
     plain_adam = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
     block = block_coordinate(
-        plain_adam if inner is None else inner, switch_every=switch_every, blocks=blocks, order=order, key=key
+        plain_adam if inner is None else inner, switch_gap=switch_gap, blocks=blocks, order=order, key=key
     )
     rest = optax.set_to_zero() if freeze_rest else in_float32(plain_adam)
     return optax.partition({layouts.SPLIT: block, layouts.ADAM: rest}, block_labels(blocks, weight_dimension_numbers))
@@ -97,7 +97,7 @@ def scale_by_badam(
 
 def badam(
     learning_rate: optax.ScalarOrSchedule,
-    switch_every: int = 100,
+    switch_gap: int = 100,
     *,
     blocks: int | Sequence[str] = 0,
     order: Order = "random",
@@ -114,7 +114,7 @@ def badam(
     mask: Mask | None = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """BAdam: Adam on one block at a time, restarted for the next every `switch_every` updates.
+    """BAdam: Adam on one block at a time, restarted for the next every `switch_gap` updates.
 
     With the direction U of `scale_by_badam`, for the active block i and the leaves in no block::
 
@@ -126,9 +126,8 @@ def badam(
 
     Args:
       learning_rate: a float or a schedule.
-      weight_decay, mask: as in `optax.adamw`; of the leaves in blocks, they apply to those of the
-        active block only.
-      adam_learning_rate: of the leaves that are in no block; None is `learning_rate`.
+      weight_decay, mask: as in `optax.adamw`; in blocks, they apply only to the active block.
+      adam_learning_rate: the rate of the leaves that are in no block; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.
@@ -151,7 +150,7 @@ def badam(
       Decay acts on the active block alone:
 
       >>> params = {"layers": {"kernel": jnp.ones((4, 3, 5))}}
-      >>> tx = grass_optax.badam(0.1, switch_every=50, order="ascending", weight_decay=0.5)
+      >>> tx = grass_optax.badam(0.1, switch_gap=50, order="ascending", weight_decay=0.5)
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> [round(abs(float(x)), 3) for x in updates["layers"]["kernel"][:, 0, 0]]
       [0.15, 0.0, 0.0, 0.0]
@@ -161,13 +160,13 @@ def badam(
       Models <https://arxiv.org/abs/2404.02827>`_, 2024, Algorithm 1
     """
     direction = scale_by_badam(
-        switch_every, blocks=blocks, order=order, freeze_rest=freeze_rest, b1=b1, b2=b2, inner=inner, eps=eps,
+        switch_gap, blocks=blocks, order=order, freeze_rest=freeze_rest, b1=b1, b2=b2, inner=inner, eps=eps,
         mu_dtype=mu_dtype, nu_dtype=nu_dtype, weight_dimension_numbers=weight_dimension_numbers, key=key,
     )  # fmt: skip
     labels = block_labels(blocks, weight_dimension_numbers)
     decay = optax.add_decayed_weights(weight_decay, mask)
     decays: dict[Hashable, optax.GradientTransformation] = {
-        layouts.SPLIT: active_only(decay, switch_every=switch_every, blocks=blocks, order=order, key=key),
+        layouts.SPLIT: active_only(decay, switch_gap=switch_gap, blocks=blocks, order=order, key=key),
         layouts.ADAM: optax.identity() if freeze_rest else decay,
     }
     rates = scale_by_rates(learning_rate, adam_learning_rate, labels)

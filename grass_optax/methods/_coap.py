@@ -29,8 +29,8 @@ def scale_by_coap(
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of COAP: GaLore with a basis that steps towards gradient and momentum.
 
-    Every T updates the basis takes a step of SGD, and every `refreshes_per_svd` T updates it comes
-    from an SVD instead; `subspaces.coap` has both (Algorithm 1)::
+    Every T updates the basis takes a step of SGD. Every `refreshes_per_svd` T updates it comes from
+    an SVD instead. `subspaces.coap` has both steps (Algorithm 1)::
 
       U = scale S Adam(S^T G)
 
@@ -119,7 +119,7 @@ def coap(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -1,6 +1,7 @@
 """SCALE: SGD with gradients normalised column by column, and momentum in the output head alone.
 
-It is no `split_by_subspace`: nothing is projected, and only the head has a state.
+It does not use `split_by_subspace`: nothing is projected, and among matrices only the head has a
+state.
 """
 
 from collections.abc import Hashable
@@ -46,24 +47,25 @@ def scale_by_column_sgd(
       the output head    M = momentum M + (1 - momentum) G,   U = C(M)
       all others         U = Adam(G)
 
-    State: one number for each of the head, two for each of a vector, none for other matrices, where
-    AdamW keeps two for each.
+    State: one number for each weight of the head, two for each entry of a vector, and none for
+    other matrices, where AdamW keeps two for every weight.
 
-    The paper's formula divides by ||G_j||; its released code, whose scripts hold the learning
-    rates, divides by the root mean square, and so does this by default. The entries of U are then
-    of order 1, as Adam's are. In both cases an embedding (tokens x width) is normalised over its
-    tokens.
+    The paper's formula divides by ||G_j||. The released code, whose scripts contain the learning
+    rates, divides by the root mean square, and so does this function by default. The entries of U
+    are then of order 1, as Adam's are. In both cases an embedding (tokens x width) is normalised
+    over its tokens.
 
     Hidden matrices are the leaves with dimension numbers; by default those with two axes, which are
     (input, output). Embeddings and the head are recognised by their paths, as in
     `layouts.split_labels`, and are (input, output) too if they have two axes and no dimension
     numbers of their own. A table that serves as both is an embedding: it has no momentum.
 
-    Under `optax.inject_hyperparams`, callables that are no schedules go to `static_args`.
+    Under `optax.inject_hyperparams`, callables that are not schedules go to `static_args`.
 
     Args:
       scale: multiplies the direction of hidden matrices, those that the other methods split.
-      momentum: of the head; without bias correction, which the normalisation would cancel.
+      momentum: the decay rate of the head's momentum, which has no bias correction: the
+        normalisation would cancel it.
       unit_rms: True gives columns a root mean square of 1, False a norm of 1.
       b1, b2: Adam's constants.
       eps: the smallest divisor of a column, and Adam's constant.
@@ -138,7 +140,7 @@ def column_sgd(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that get Adam; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that get Adam; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

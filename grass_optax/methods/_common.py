@@ -54,9 +54,9 @@ def assemble(
       update_proj_gap: the number of updates from one refresh to the next.
       scale: multiplies the low-rank part.
       initial: the rule for the first basis; None is `rule`.
-      lift: False leaves the low-rank part out and gives `residual` the whole gradient.
+      lift: False leaves out the low-rank part and passes the whole gradient to `residual`.
       store_basis: False draws the basis again from its key at each step.
-      inner: the transformation inside the subspace; None is Adam.
+      inner: the optimizer inside the subspace, any Optax transformation; None is Adam.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       mu_dtype, nu_dtype: storage types of Adam's moments.
       basis_dtype: storage type of the bases; None is float32.
@@ -131,9 +131,10 @@ def with_rates(
       learning_rate: a float or a schedule.
       weight_decay: a float or a schedule.
       mask: as in `optax.adamw`, the leaves that decay; None is all.
-      adam_learning_rate: of the leaves that `labels` calls "adam"; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that `labels` calls "adam"; None is
+        `learning_rate`.
       labels: a function of params to a tree of "split" and "adam", such as `layouts.split_labels`
-        makes. Needed with `adam_learning_rate` only.
+        makes. Only needed with `adam_learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

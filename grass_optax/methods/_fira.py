@@ -35,7 +35,7 @@ def scale_by_fira(
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction of Fira: GaLore, and a rescaled gradient outside its subspace.
+    """The direction of Fira: GaLore, plus a rescaled gradient outside its subspace.
 
     The basis S is that of `scale_by_galore`; outside the subspace each column of the gradient is
     scaled as Adam scaled it inside (Algorithm 1)::
@@ -49,7 +49,7 @@ def scale_by_fira(
     Args:
       rank: r, the dimension of the subspaces.
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
-      scale: alpha; as in the released code it multiplies the low-rank part S N only.
+      scale: alpha; as in the released code, it multiplies only the low-rank part S N.
       svd: "exact", or "randomized", which uses matrix products only and takes a fraction of the
         time.
       residual: "exact" is the paper's G - S g; "scaled" is the released code's G - scale S g, which
@@ -120,7 +120,7 @@ def fira(
     mask: Mask | None = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Fira: GaLore, and outside its subspace the gradient, scaled column by column as Adam does.
+    """Fira: GaLore, plus the gradient outside its subspace, scaled column by column as by Adam.
 
     With the direction U of `scale_by_fira`::
 
@@ -132,7 +132,7 @@ def fira(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -55,7 +55,7 @@ def scale_by_frugal(
         in random order, and the sign for the others. The layers are axis 0 of stacked leaves,
         chosen as by `scale_by_badam`; the other leaves get Adam, and `rank` is not used.
       active: the number of layers that get Adam at a time, with "blocks" only.
-      sign_scale: of the sign, beside `scale`; in the paper 1.0 for pre-training and 0.1 for
+      sign_scale: a further factor of the sign; in the paper 1.0 for pre-training and 0.1 for
         fine-tuning.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam; it gets no weights,
@@ -92,7 +92,7 @@ def scale_by_frugal(
     if one_of("projection", projection, get_args(Projection)) == "blocks":
         plain_adam = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
         inside = optax.chain(plain_adam if inner is None else inner, optax.scale(scale))
-        layers = block_coordinate(inside, outside, switch_every=update_proj_gap, active=active, key=key)
+        layers = block_coordinate(inside, outside, switch_gap=update_proj_gap, active=active, key=key)
         return adam_elsewhere(layers, plain_adam, block_labels(0, weight_dimension_numbers))
     rules = {"columns": subspaces.columns(), "random": subspaces.random_jump(), "svd": subspaces.svd()}
     return assemble(
@@ -138,7 +138,7 @@ def frugal(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -35,7 +35,7 @@ def scale_by_galore(
       U = scale S Adam(S^T G)
 
     As in the authors' code, the basis is on the smaller dimension. `optax.contrib.galore` has it on
-    the larger one, and a `scale` of 1.0 by default. On square matrices, with the same scale and the
+    the larger one, and its default `scale` is 1.0. On square matrices, with the same scale and the
     same SVD, both give the same updates. State per matrix: mr + 2nr numbers.
 
     Args:
@@ -119,7 +119,7 @@ def galore(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -36,7 +36,7 @@ def scale_by_golore(
       M <- S_t^T S_{t-1} M      at t = 1 + j T
       U = scale S Adam(S^T G)
 
-    The released code computes the carried moment and then loses it; here it is used. State per
+    The released code computes the carried moment but does not use it; this function does. State per
     matrix: mr + 2nr numbers.
 
     Args:
@@ -44,9 +44,9 @@ def scale_by_golore(
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       random_start: the number of updates after which refreshes are random. The paper's GoLore@20%
         of a run of N updates is 0.8 N; 0 draws all bases at random.
-      scale: multiplies the direction; 0.25 as in `scale_by_galore`, where the released code has
+      scale: multiplies the direction; 0.25 as in `scale_by_galore`, while the released code has
         1.0.
-      svd: of the first phase: "exact", or "randomized", which takes a fraction of the time.
+      svd: the SVD of the first phase: "exact", or "randomized", which takes a fraction of the time.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam; it gets no weights,
         only their shapes.
@@ -125,7 +125,7 @@ def golore(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

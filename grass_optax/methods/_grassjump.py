@@ -48,12 +48,12 @@ def scale_by_grassjump(
     kernels included. The other leaves get Adam.
 
     Under `optax.inject_hyperparams`, integers that shape the computation (`rank` and
-    `update_proj_gap`), `key` and callables that are no schedules go to `static_args`.
+    `update_proj_gap`), `key` and callables that are not schedules go to `static_args`.
 
     Args:
       rank: r, the dimension of the subspaces.
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
-      scale: multiplies the low-rank part S N only.
+      scale: multiplies only the low-rank part S N.
       max_norm_growth: zeta, the largest growth of ||L|| from one update to the next; None sets no
         limit.
       completion: "none" is the papers' transport; "isotropic" restores the second moment that a
@@ -98,7 +98,7 @@ def scale_by_grassjump(
       ...     bases.append(split.basis["kernel"])
       >>> [bool(jnp.all(basis == bases[0])) for basis in bases]
       [True, True, True, False]
-      >>> split.inner.mu["kernel"].shape, split.inner.nu["kernel"].shape
+      >>> split.inner_state.mu["kernel"].shape, split.inner_state.nu["kernel"].shape
       ((2, 8), (2, 8))
 
     References:
@@ -149,7 +149,7 @@ def grassjump(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -43,9 +43,9 @@ def scale_by_grasswalk(
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       step_size: the angle, in radians, by which each of these directions turns; None draws each
         angle uniformly.
-      walk_rank: the number of directions that turn at a step, at most min(r, m - r); 1 in the
+      walk_rank: the number of directions that turn at a refresh, at most min(r, m - r); 1 in the
         paper.
-      scale: multiplies the low-rank part S N only.
+      scale: multiplies only the low-rank part S N.
       max_norm_growth: zeta, the largest growth of ||L|| from one update to the next; None sets no
         limit.
       completion: "isotropic" restores the second moment that a move leaves behind
@@ -129,7 +129,7 @@ def grasswalk(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -39,9 +39,9 @@ def scale_by_ldadam(
       E <- A - S' S'^T A + b1 / (1 - b1) (S M_old - S' M)
 
     State per matrix: mn + mr + 2nr numbers, of which mn are E. The released code keeps E in the
-    gradient's own buffer, so a gradient clip there sees E; one before this transformation does not.
-    The first basis is that of `subspaces.range_finder`, where the released code takes an SVD; for
-    the later ones see `subspaces.power_iteration`.
+    gradient's own buffer, so a gradient clip there sees E. A clip before this transformation does
+    not. The first basis is that of `subspaces.range_finder`, while the released code takes an SVD.
+    For later bases see `subspaces.power_iteration`.
 
     Args:
       rank: r, the dimension of the subspaces.
@@ -124,7 +124,7 @@ def ldadam(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

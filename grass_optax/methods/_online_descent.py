@@ -1,4 +1,4 @@
-"""Online Subspace Descent: a basis with an optimizer of its own."""
+"""Online Subspace Descent: a basis with its own optimizer."""
 
 import jax
 import optax
@@ -28,7 +28,7 @@ def scale_by_online_subspace_descent(
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of Online Subspace Descent: GaLore with a basis that learns at every update.
 
-    The basis takes an AdamW step of its own, of size 1/T, at every update (Algorithm 1)::
+    The basis takes its own AdamW step, of size 1/T, at every update (Algorithm 1)::
 
       U = scale S Adam(S^T G)
       S <- an AdamW step down ||S S^T G' - G'||_F^2,   G' = G / ||G||_F
@@ -37,8 +37,8 @@ def scale_by_online_subspace_descent(
 
     Args:
       rank: r, the dimension of the subspaces.
-      update_proj_gap: T, some hundreds: 1/T is the learning rate of the basis, and one near 1 tears
-        it apart. The released code also multiplies it by the current fraction of the learning
+      update_proj_gap: T, some hundreds. 1/T is the learning rate of the basis, which a rate near 1
+        would destroy. The released code also multiplies it by the current fraction of the learning
         rate's schedule.
       scale: multiplies the direction.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
@@ -103,7 +103,7 @@ def online_subspace_descent(
     mask: Mask | None = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Online Subspace Descent: GaLore with a basis that learns by gradient steps of its own.
+    """Online Subspace Descent: GaLore with a basis that learns by its own gradient steps.
 
     With the direction U of `scale_by_online_subspace_descent`::
 
@@ -115,7 +115,7 @@ def online_subspace_descent(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

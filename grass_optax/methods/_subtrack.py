@@ -45,8 +45,8 @@ def scale_by_subtrack(
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       step_size: eta, which multiplies the singular value of the tangent to give the angle (10 in
         the paper); None takes the angle that captures most of the gradient (`subspaces.tracking`).
-      tracking_rank: the number of directions that turn at a step; 1 in the paper.
-      scale: multiplies the low-rank part S N only.
+      tracking_rank: the number of directions that turn at a refresh; 1 in the paper.
+      scale: multiplies only the low-rank part S N.
       max_norm_growth: zeta, the largest growth of ||L|| from one update to the next; None sets no
         limit.
       completion: "isotropic" restores the second moment that a move leaves behind
@@ -130,7 +130,7 @@ def subtrack(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

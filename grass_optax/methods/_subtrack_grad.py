@@ -41,7 +41,7 @@ def scale_by_subtrack_grad(
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       step_size: eta, which multiplies the singular value of the tangent to give the angle (10 in
         the paper); None takes the angle that captures most of the gradient (`subspaces.tracking`).
-      tracking_rank: the number of directions that turn at a step; 1 in the paper.
+      tracking_rank: the number of directions that turn at a refresh; 1 in the paper.
       scale: multiplies the direction.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam; it gets no weights,
@@ -119,7 +119,7 @@ def subtrack_grad(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

@@ -46,7 +46,7 @@ def scale_by_sumo(
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       scale: multiplies the direction.
       momentum: mu.
-      orthogonalization: "exact", or "newton_schulz" for Muon's five steps, which come near it.
+      orthogonalization: "exact", or "newton_schulz" for Muon's five steps, which approximate it.
       svd: "exact", or "randomized", which uses matrix products only and takes a fraction of the
         time.
       b1, b2, eps: Adam's constants, for the leaves that are not split.
@@ -125,7 +125,7 @@ def sumo(
     Args:
       learning_rate: a float or a schedule.
       weight_decay, mask: as in `optax.adamw`; they apply to all leaves.
-      adam_learning_rate: of the leaves that are not split; None is `learning_rate`.
+      adam_learning_rate: the rate of the leaves that are not split; None is `learning_rate`.
 
     Returns:
       The corresponding `optax.GradientTransformationExtraArgs`.

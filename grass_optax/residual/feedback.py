@@ -1,4 +1,4 @@
-"""The residual as an error that the next gradient gets back."""
+"""The residual as an error that is added to the next gradient."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from jaxtyping import Array
 
 from grass_optax._inner.states import first_moment
 from grass_optax._linalg.products import lift
-from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, map_present
+from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, map_present, marked, split_of
 
 
 def error_feedback(b1: ArrayLike) -> Residual:
     """Drop the residual from this update and add it to the next gradient (LDAdam).
 
-    With it goes what the momentum lost in the change of basis::
+    What the momentum lost in the change of basis is added too::
 
       E = G - S g + b1 / (1 - b1) (S_old M_old - S M)
 
     where M_old and M are the first moment before and after the transport. State: mn numbers.
 
     Args:
-      b1: of the inner optimizer.
+      b1: the decay rate of the inner first moment.
     """
 
     def init(params: optax.Params) -> ErrorFeedbackState:
@@ -41,9 +41,9 @@ def error_feedback(b1: ArrayLike) -> Residual:
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, ErrorFeedbackState]:
         del state, params
-        split = extra_args["split"]
+        split = split_of(extra_args)
         moments = (first_moment(x, b1) for x in (split.inner_state, split.previous_inner_state))
         errors = map_present(error, updates, split.basis, split.previous_basis, *moments)
         return jax.tree.map(jnp.zeros_like, updates), ErrorFeedbackState(errors)
 
-    return Residual(optax.GradientTransformationExtraArgs(init, update), feedback=errors_in)
+    return marked(optax.GradientTransformationExtraArgs(init, update), feedback=errors_in)

@@ -16,13 +16,13 @@ class Marks:
     """How the step feeds a residual transformation.
 
     Attributes:
-      per_column: give it the column norms (..., 1, n) in place of R.
+      per_column: give it the column norms (..., 1, n) instead of R.
       removed_fraction: c in R = G - c S S^T G.
-      feedback: a function of the residual's state to what is added to the next gradient, a tree of
-        (..., m, n), or None.
+      feedback: a function from the residual's state to the tree of (..., m, n) that is added to the
+        next gradient; None for no feedback.
 
     Raises:
-      ValueError: a residual that sees column norms alone and feeds an error back.
+      ValueError: `per_column` and `feedback` together.
     """
 
     per_column: bool = False
@@ -41,16 +41,47 @@ class Residual(optax.GradientTransformationExtraArgs):
     """An Optax transformation of the residual that carries its `Marks`.
 
     Attributes:
-      marks: how the step feeds it.
+      marks: how the step feeds the transformation.
     """
 
     marks: Marks
 
-    def __new__(cls, tx: optax.GradientTransformation, **marks: Any) -> "Residual":
-        """The transformation `tx` with marks, given by name."""
-        self = super().__new__(cls, tx.init, optax.with_extra_args_support(tx).update)
-        self.marks = Marks(**marks)
+    def __new__(cls, init: Callable[..., Any], update: Callable[..., Any], marks: Marks = Marks()) -> "Residual":
+        """Return a transformation with these marks. `marked` makes one of a transformation."""
+        self = super().__new__(cls, init, update)
+        self.marks = marks
         return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What copying and pickling need."""
+        return self.init, self.update, self.marks
+
+
+def marked(
+    tx: optax.GradientTransformation,
+    *,
+    per_column: bool = False,
+    removed_fraction: ArrayLike = 1.0,
+    feedback: Callable[[PyTree], PyTree] | None = None,
+) -> Residual:
+    """Mark an Optax transformation: tell the step how to feed it.
+
+    Args:
+      tx: a transformation of the residual.
+      per_column, removed_fraction, feedback: see `Marks`.
+
+    Returns:
+      The transformation as a `Residual`.
+
+    Raises:
+      ValueError: `per_column` and `feedback` together.
+
+    Examples:
+      >>> residual.marked(optax.scale(0.5), per_column=True).marks.per_column
+      True
+    """
+    marks = Marks(per_column=per_column, removed_fraction=removed_fraction, feedback=feedback)
+    return Residual(tx.init, optax.with_extra_args_support(tx).update, marks)
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -64,13 +95,13 @@ class ErrorFeedbackState(NamedTuple):
 
 
 def as_residual(tx: optax.GradientTransformation | None) -> Residual | None:
-    """Any Optax transformation as a residual: without marks, it is given R.
+    """Return any Optax transformation as a residual: without marks, it is given R.
 
     An `error_feedback` inside, in a chain or under a mask, still feeds its error back.
     """
     if tx is None or isinstance(tx, Residual):
         return tx
-    return Residual(tx, feedback=errors_in)
+    return marked(tx, feedback=errors_in)
 
 
 def per_column(tx: optax.GradientTransformation) -> Residual:
@@ -82,7 +113,21 @@ def per_column(tx: optax.GradientTransformation) -> Residual:
       True
     """
     marks = tx.marks if isinstance(tx, Residual) else Marks()
-    return Residual(tx, **(vars(marks) | {"per_column": True}))
+    return marked(tx, **(vars(marks) | {"per_column": True}))
+
+
+def split_of(extra_args: dict[str, Any]) -> Any:
+    """The extra argument `split` of a residual transformation.
+
+    Raises:
+      TypeError: there is none, since the transformation runs outside of a split.
+    """
+    if "split" not in extra_args:
+        raise TypeError(
+            "this transformation needs the extra argument `split`, which split_by_subspace passes "
+            "to its residual. Give it as the residual of a split."
+        )
+    return extra_args["split"]
 
 
 def map_present(f: Callable[..., Array], updates: PyTree, *trees: PyTree) -> PyTree:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from grass_optax._linalg.norms import column_norms, frobenius_norm
-from grass_optax.residual.marks import Residual, map_present, per_column
+from grass_optax.residual.marks import Residual, map_present, marked, per_column, split_of
 
 # A column whose projected gradient is this far below the root mean square over columns has none:
 # its ratio would be noise.
@@ -32,17 +32,23 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
 
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
-      removed_fraction: c in R = G - c S S^T G. The papers have 1; released code has `scale`.
+      removed_fraction: c in R = G - c S S^T G: 1 in the papers, `scale` in Fira's released code.
     """
     tx = _limited(recovery_scaling(), max_norm_growth)
-    return Residual(tx, per_column=True, removed_fraction=removed_fraction)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        _require_removed(split_of(extra_args).removed_fraction, removed_fraction)
+        return tx.update(updates, state, params, **extra_args)
+
+    limited = optax.GradientTransformationExtraArgs(tx.init, update)
+    return marked(limited, per_column=True, removed_fraction=removed_fraction)
 
 
 def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """Each column of the gradient times sqrt(scale) ||N_i|| / ||g_i||, limited (APOLLO).
 
-    For a split without lift, where the residual is the gradient itself. The limit comes before the
-    scale.
+    Use it with `lift=False`, where the residual is the gradient itself. The limit is applied before
+    the scale.
     """
     return _scaled(recovery_scaling(), max_norm_growth, scale)
 
@@ -50,7 +56,7 @@ def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike =
 def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """The whole gradient times sqrt(scale) ||N||_F / ||g||_F, limited (APOLLO-Mini).
 
-    For a split without lift. The limit comes before the scale.
+    Use it with `lift=False`. The limit is applied before the scale.
     """
     return _scaled(_multiplied(_norm_ratio), max_norm_growth, scale)
 
@@ -70,14 +76,14 @@ def recovery_scaling() -> optax.GradientTransformationExtraArgs:
 
       L_i = (||N_i|| / ||g_i||) R_i
 
-    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but says nothing
-    about its scale.
+    The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but does not
+    determine its scale.
     """
     return _multiplied(recovery_factors)
 
 
 def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
-    """Let the Frobenius norm of each matrix grow by at most this factor a step (eq. 10)::
+    """Let the Frobenius norm of each matrix grow by at most a factor per step (eq. 10)::
 
       l = ||L||_F;  L <- min(1, zeta p / l) L if p > 0;  p <- ||L||_F after that
 
@@ -85,7 +91,7 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     not hold the rest down.
 
     Args:
-      max_norm_growth: zeta; infinity limits nothing.
+      max_norm_growth: zeta, the factor; infinity sets no limit.
     """
 
     def init(params: optax.Params) -> NormGrowthLimitState:
@@ -122,17 +128,28 @@ def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike
 
 
 def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
-    """R times factors, a function of what the inner optimizer was given and of what it returned."""
+    """R times factors, a function of the inner optimizer's input and output."""
 
     def multiplied(outside: Array, projected: Array, direction: Array) -> Array:
         return (factors_of(projected, direction) * outside).astype(outside.dtype)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
-        split = extra_args["split"]
+        split = split_of(extra_args)
         return map_present(multiplied, updates, split.projected, split.direction), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _require_removed(given: ArrayLike, needed: ArrayLike) -> None:
+    """A chain or a mask loses the mark `removed_fraction`: refuse to work on another residual."""
+    numbers = isinstance(given, int | float) and isinstance(needed, int | float)
+    if given is not needed and not (numbers and given == needed):
+        raise ValueError(
+            f"recovery(removed_fraction={needed}) is given R = G - {given} S S^T G, because a chain, "
+            "a mask or a partition of it loses its marks. Mark what you made of it again: "
+            "residual.marked(tx, per_column=True, removed_fraction=...)."
+        )
 
 
 def _limited(

@@ -14,10 +14,10 @@ class LeafMemory(NamedTuple):
     """State bytes of one leaf of params.
 
     Attributes:
-      path: as "a/b/c".
-      shape: of the leaf.
-      state_bytes: of the optimizer.
-      adam_bytes: of `optax.adam`.
+      path: the path of the leaf, such as "a/b/c".
+      shape: the shape of the leaf.
+      state_bytes: the bytes of the optimizer's state.
+      adam_bytes: the bytes of `optax.adam`'s state.
     """
 
     path: str
@@ -31,9 +31,9 @@ class MemoryReport(NamedTuple):
 
     Attributes:
       leaves: a `LeafMemory` for every leaf of params.
-      shared_bytes: of counts and the like, which belong to no leaf.
-      total_bytes: of the whole state.
-      adam_bytes: of the whole state of `optax.adam`.
+      shared_bytes: the bytes of counts and the like, which belong to no leaf.
+      total_bytes: the bytes of the whole state.
+      adam_bytes: the bytes of the whole state of `optax.adam`.
     """
 
     leaves: tuple[LeafMemory, ...]
@@ -61,7 +61,7 @@ class MemoryReport(NamedTuple):
 
 
 def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> MemoryReport:
-    """The exact bytes of the state of any Optax transformation, without allocating it.
+    """Return the exact bytes of the state of any Optax transformation, without allocating it.
 
     For a split leaf of `grassjump` they are 4 (mr + 2nr + 1) per matrix.
 

@@ -11,8 +11,8 @@ and whose n axis by b::
 
 Every array keeps the batch axes. So S^T G is a sum over a, scattered over n or r, and no (m, n) or
 (m, r) array is ever gathered. `SplitState.layout` says which axis is m, because a transformation is
-opaque and a square leaf ambiguous. A side of several axes, such as heads and head size, keeps the
-mesh axes of the first if no other is sharded: what a reshape can keep.
+opaque and a square leaf ambiguous. If a side has several axes, such as heads and head size, it
+keeps the mesh axes of the first, unless another one is sharded: a reshape can keep no more.
 """
 
 import math
@@ -56,13 +56,13 @@ class _Sides(NamedTuple):
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params, param_shardings: Any) -> Any:
-    """The sharding of each array of `tx.init(params)`, for `out_shardings` and `device_put`.
+    """Return the sharding of each array of `tx.init(params)`, for `out_shardings` and `device_put`.
 
     For a split leaf P(a, b) the basis is P(a, None) and the moments P(None, (b, a)); P(a, b) where
-    a divides r and not n, and P(None, b) where it divides neither. Batch axes keep theirs. What is
-    shaped like its parameter has its sharding, and an unknown array is replicated. Without these
-    shardings `tx.init` places the state on a single device, and the first update reshards it and
-    triggers a recompilation.
+    a divides r and not n, and P(None, b) where it divides neither. Batch axes keep their sharding.
+    An array with the shape of its parameter has the parameter's sharding, and an unknown array is
+    replicated. Without these shardings `tx.init` places the state on a single device, and the first
+    update reshards it and triggers a recompilation.
 
     Args:
       tx: any Optax transformation; every state of this library is known.
@@ -73,8 +73,8 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
       A tree like `tx.init(params)` of `NamedSharding`s.
 
     Raises:
-      ValueError: shardings that do not fit the params.
-      TypeError: a sharding that is not a `NamedSharding`.
+      ValueError: the shardings do not fit the params.
+      TypeError: a sharding is not a `NamedSharding`.
 
     Examples:
       >>> mesh = jax.make_mesh((1,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -177,13 +177,20 @@ def _of_split(
     if shape[: len(layout.batch)] != layout.batch:
         return None
     m, n, r = (layout.m, sides.m), (layout.n, sides.moments), None
-    if field == "inner" and matrix[1:] == (layout.n,):  # r is 1 in the scales of 8-bit moments, which nothing divides
+    if field == "inner_state" and matrix[1:] == (
+        layout.n,
+    ):  # r is 1 in the scales of 8-bit moments, which nothing divides
         r = (matrix[0], _dividing(matrix[0], (), sides.rest, leaf.sharding.mesh.shape))
-    expected: tuple[Any, ...] = {"basis": (m, None), "rule": (m, None), "inner": (r, n), "residual": (m, n)}[field]
-    if field in ("residual", "rule") and matrix == (layout.m, layout.n):
+    expected: tuple[Any, ...] = {
+        "basis": (m, None),
+        "rule_state": (m, None),
+        "inner_state": (r, n),
+        "residual_state": (m, n),
+    }[field]
+    if field in ("residual_state", "rule_state") and matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
-        expected = (m if field == "rule" else n,)
+        expected = (m if field == "rule_state" else n,)
     names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))
     return leaf.placed(sides.batch + names)
 

@@ -1,9 +1,9 @@
 """Axis 1: where does the basis go at a refresh?
 
 A rule is a pair `(init, update)`, like everything in Optax. It works on one matrix, and the refresh
-maps it over stacks: `update` is a pure function of a `Refresh` to the new basis and the rule's new
-state. Most rules keep no state and are a `stateless_rule` of one function. The same type makes the
-first basis.
+maps it over stacks: `update` is a pure function from a `Refresh` to the new basis and the rule's
+new state. Most rules keep no state and are a `stateless_rule` of one function. A rule also makes
+the first basis.
 
 `rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
 those that do, and `learned` those that take gradient steps on the basis itself.

@@ -1,10 +1,10 @@
 """Rules that read the gradient, and the switch from one rule to another.
 
-A gradient that is not finite keeps the basis; at the start it gives a random one.
+If the gradient is not finite, the basis stays as it is; a first basis is then random.
 """
 
 import math
-from typing import Any, Literal, SupportsInt, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax import lax
@@ -39,8 +39,8 @@ _POWER_SHIFT = 1e-4
 def svd(method: SVD = "exact") -> SubspaceRule:
     """The leading left singular vectors of the gradient (GaLore).
 
-    The exact one and `coap` are the only rules that factorise a matrix. On a CPU mesh before jaxlib
-    0.11 they are an error.
+    The exact SVD and `coap` are the only rules that factorise a matrix. On a mesh of CPU devices
+    before jaxlib 0.11 they are an error.
 
     Args:
       method: "exact", or "randomized" for the `range_finder`.
@@ -57,11 +57,16 @@ def svd(method: SVD = "exact") -> SubspaceRule:
 
 
 def range_finder(power_steps: int = 2) -> SubspaceRule:
-    """Near the leading left singular vectors, by subspace iteration in matrix products only.
+    """A basis near the leading left singular vectors, by subspace iteration in products only.
 
     Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values
     1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis.
+
+    Args:
+      power_steps: the number of subspace iterations.
     """
+
+    power_steps = positive("power_steps", power_steps)
 
     def find(refresh: Refresh) -> Float[Array, "m r"]:
         grad, rank = refresh.grad.astype(refresh.basis.dtype), refresh.basis.shape[-1]
@@ -77,21 +82,21 @@ def dct() -> SubspaceRule:
 
       D_ik = sqrt(2/m) cos(pi (2i + 1) k / 2m),  the first column over sqrt(2)
 
-    Where weights are smooth along an axis this is near the singular vectors, and it chooses columns
-    of one matrix that all leaves of the same m share.
+    Where weights are smooth along an axis, these are near the singular vectors. All leaves of the
+    same m choose from the columns of the same D.
     """
 
     def choose(refresh: Refresh) -> Float[Array, "m r"]:
         m, rank = refresh.basis.shape
         transform = _dct_matrix(m, refresh.basis.dtype)
-        coefficients = project(transform, refresh.grad.astype(transform.dtype))
+        coefficients = project(transform, finite_or_noise(refresh).astype(transform.dtype))
         chosen = jnp.argsort(-jnp.sum(jnp.square(coefficients), axis=-1))[:rank]
         return kept_unless_finite(refresh, jnp.take(transform, chosen, axis=-1))
 
     return stateless_rule(choose)
 
 
-def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1) -> SubspaceRule:
+def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> SubspaceRule:
     """A step along the geodesic on which the captured energy rises fastest (SubTrack, eq. 3-6).
 
     With A = S^T G, R = G - S A and the tangent H = 2 R A^T, for each of its leading singular
@@ -105,7 +110,7 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1)
       step_size: the paper's eta, theta = eta sigma. None takes the best angle in the plane of S v
         and u, theta = atan2(2b, a - d) / 2 with a = ||G^T S v||^2, d = ||G^T u||^2 and
         b = (S v)^T G G^T u. The captured energy of this gradient then never falls.
-      tracking_rank: the triplets that are used, at most min(r, m - r).
+      tracking_rank: the number of triplets, at most min(r, m - r).
     """
 
     tracking_rank = positive("tracking_rank", tracking_rank)
@@ -132,19 +137,19 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: SupportsInt = 1)
 def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
     """One step of block power iteration from the old basis (LDAdam).
 
-    It is taken on a blend of momentum and gradient, with M the inner first moment::
+    It iterates on a blend of momentum and gradient, with M the inner first moment::
 
       B = rho S M / (1 - b1^(t-1)) + (1 - rho) G
       S' = an orthonormal basis of (B B^T + delta I) S
 
-    Two deviations from the released code, which takes the Q of a QR factorisation of B B^T S. The
-    basis is the polar factor, which spans the same subspace without a factorisation and is the
-    nearest to the old one. And delta, 1e-4 of the norm of B B^T S, keeps the directions of S where
-    B B^T has a lower rank.
+    The released code takes the Q of a QR factorisation of B B^T S. This deviates in two points.
+    First, the basis is the polar factor, which spans the same subspace, needs no factorisation and
+    is the nearest to the old basis. Second, delta, 1e-4 of the norm of B B^T S, keeps the
+    directions of S where B B^T has a lower rank.
 
     Args:
-      b1: of the inner optimizer.
-      blend: rho.
+      b1: the decay rate of the inner first moment.
+      blend: rho, the weight of the momentum.
     """
 
     def iterate(refresh: Refresh) -> Float[Array, "m r"]:
@@ -163,7 +168,7 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
 
 
 def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> SubspaceRule:
-    """One rule at the refreshes of the first `start` updates, another from then on (GoLore)."""
+    """Use the rule `first` for the first `start` updates, and `then` afterwards (GoLore)."""
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
         return first.init(basis_shape, dtype), then.init(basis_shape, dtype)

@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from grass_optax._checks import positive
 from grass_optax._inner.states import first_moment
 from grass_optax._linalg.dtypes import wide
 from grass_optax._linalg.orthonormal import orthonormalize
@@ -47,14 +48,14 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
 
       S <- S - step_size (Mh / (sqrt(Vh) + 1e-8) + 0.01 S)
 
-    with AdamW's moments of 2 (S A A^T + G' A^T (S^T S - 2 I)), A = S^T G'. The gradient of an
-    update moves the basis of the next: the step is taken from the moments that the state holds, and
-    then these take in the gradient. That is why this is not `optax.scale_by_adam`. The first basis
-    is that of the `range_finder`. State: 2mr numbers and a count.
+    with AdamW's moments of 2 (S A A^T + G' A^T (S^T S - 2 I)), A = S^T G'. The gradient of one
+    update moves the basis of the next: the step uses the stored moments, and only then are these
+    updated with the gradient. That is why this is not `optax.scale_by_adam`. The first basis is
+    that of the `range_finder`. State: 2mr numbers and a count.
 
     Args:
-      step_size: a learning rate. Entries of S are of the order of 1/sqrt(m), and a step near 1
-        destroys it.
+      step_size: the learning rate of the basis. Entries of S are of the order of 1/sqrt(m), so a
+        step near 1 destroys it.
     """
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> optax.ScaleByAdamState:
@@ -79,7 +80,7 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
 
 
 def coap(svd_gap: int) -> SubspaceRule:
-    """A clipped SGD step on the basis at a refresh, and now and then a cheap SVD (COAP).
+    """A clipped SGD step on the basis at most refreshes, and a cheap SVD at the others (COAP).
 
     The step, of 0.1 times a gradient clipped to norm 1, goes down::
 
@@ -89,8 +90,10 @@ def coap(svd_gap: int) -> SubspaceRule:
     G Q, with Q an orthonormal basis of G^T S. The first one starts from a Gaussian S.
 
     Args:
-      svd_gap: a refresh takes the SVD where the count of updates is a multiple of this.
+      svd_gap: a refresh uses the SVD if the number of updates before it is a multiple of this.
     """
+
+    svd_gap = positive("svd_gap", svd_gap)
 
     def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
         basis, grad = refresh.basis, finite_or_noise(refresh).astype(refresh.basis.dtype)
@@ -118,7 +121,7 @@ def _descended(basis: Float[Array, "m r"], state: optax.ScaleByAdamState, step_s
 
 
 def _reconstruction_slope(basis: Float[Array, "m r"], grad: Float[Array, "m n"]) -> Float[Array, "m r"]:
-    """The gradient of ||S S^T G' - G'||_F^2 by S, G' = G / ||G||_F."""
+    """The gradient of ||S S^T G' - G'||_F^2 with respect to S, with G' = G / ||G||_F."""
     grad = scaled_to_one(grad)
     norm = jnp.linalg.norm(grad)
     grad = grad / jnp.where(norm > 0, norm, 1)

@@ -1,7 +1,6 @@
 """Rules that do not read the gradient."""
 
 import math
-from typing import SupportsInt
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,12 @@ from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, tu
 def random_jump(orthonormal: bool = True) -> SubspaceRule:
     """A fresh random basis: the orthonormal basis of a Gaussian (GrassJump, sec. 4).
 
-    Its subspace is Haar on the Grassmannian.
+    The subspace is uniformly distributed on the Grassmann manifold.
 
     Args:
       orthonormal: False only scales the Gaussian's columns to unit length (the paper's "No QR").
-        Then S^T S is not I, and nothing is corrected for it: projection, lift and transport use S
-        literally, without a pseudo-inverse.
+        Then S^T S is not I, and projection, lift and transport do not correct for it: they use S as
+        it is, without a pseudo-inverse.
     """
 
     def jump(refresh: Refresh) -> Float[Array, "m r"]:
@@ -31,16 +30,17 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
     return stateless_rule(jump, orthonormal=orthonormal, keyed=True)
 
 
-def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) -> SubspaceRule:
+def random_walk(step_size: ArrayLike | None = None, walk_rank: int = 1) -> SubspaceRule:
     """A random geodesic from the old basis that turns some of its directions (GrassWalk, eq. 4).
 
     The paper's direction is a Gaussian projected to the tangent space and truncated to `walk_rank`
-    by an SVD. The singular frames of such a matrix are Haar, so they are drawn as what they are.
+    by an SVD. The singular frames of such a matrix are uniformly distributed, so they are drawn
+    directly.
 
     Args:
-      step_size: the angle in radians of every direction. None draws each angle uniformly from
-        [0, 2 pi), the law of the paper's step of 10^4 times a singular value.
-      walk_rank: the directions that turn, at most min(r, m - r).
+      step_size: the angle, in radians, by which every direction turns. None draws each angle
+        uniformly from [0, 2 pi), the law of the paper's step of 10^4 times a singular value.
+      walk_rank: the number of directions that turn, at most min(r, m - r).
     """
 
     walk_rank = positive("walk_rank", walk_rank)
@@ -61,7 +61,8 @@ def random_walk(step_size: ArrayLike | None = None, walk_rank: SupportsInt = 1) 
 def random_projection() -> SubspaceRule:
     """A Gaussian matrix with entries of variance 1/r: E ||S^T x||^2 = ||x||^2 (APOLLO).
 
-    Its columns are neither orthonormal nor of unit length: it measures, and is not meant to lift.
+    Its columns are neither orthogonal nor of unit length: it measures norms, and is not meant for
+    lifting.
     """
 
     def draw(refresh: Refresh) -> Float[Array, "m r"]:
@@ -89,9 +90,9 @@ def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -
     """The basis does not move.
 
     Args:
-      basis: the basis of every matrix, as `initial` or to inject one.
-      orthonormal: pass False if `basis` is not; the norms of the residual are then corrected with
-        its Gram matrix.
+      basis: the basis of every matrix; None keeps the old basis.
+      orthonormal: pass False if `basis` is not orthonormal; the norms of the residual are then
+        corrected with its Gram matrix.
     """
 
     def stay(refresh: Refresh) -> Float[Array, "m r"]:

@@ -15,12 +15,12 @@ class Refresh(NamedTuple):
 
     Attributes:
       key: a function of the optimizer's key, the refresh and the matrix.
-      count: the updates before this one, t - 1.
+      count: the number of updates before this one, t - 1.
       grad: G (m, n), m <= n.
       basis: the old S (m, r); its shape and type are those of the new one.
-      inner_state: the inner optimizer's state, with this matrix in place of each tree of leaves.
+      inner_state: the inner optimizer's state, with the arrays of this matrix only.
       rule_state: what the rule returned at the last refresh.
-      first: known when tracing: there is no basis yet, and the old one is zero.
+      first: whether there is no basis yet, and the old one is zero. Known when tracing.
     """
 
     key: Key[Array, ""]
@@ -40,9 +40,10 @@ class SubspaceRule:
       init: `init(basis_shape, dtype) -> rule_state`, for one matrix: basis_shape is (m, r).
       update: `update(refresh) -> (basis, rule_state)`, for one matrix. The refresh maps it over
         stacks, so it must not look at other matrices. The basis is finite whatever the gradient is.
-      orthonormal: S^T S = I, so that the norms outside the subspace follow from those inside.
-      keyed: reads the key alone, so that the basis need not be stored.
-      moves: starts from the old basis, so that another rule must make the first one.
+      orthonormal: whether S^T S = I, so that the norms outside the subspace follow from those
+        inside.
+      keyed: whether it reads only the key, so that the basis need not be stored.
+      moves: whether it starts from the old basis, so that another rule must make the first one.
     """
 
     init: Callable[[tuple[int, int], Any], PyTree]
@@ -59,7 +60,7 @@ def stateless_rule(
     keyed: bool = False,
     moves: bool = False,
 ) -> SubspaceRule:
-    """The rule of a pure function of the refresh to the new basis.
+    """Make a rule from a pure function of the refresh to the new basis.
 
     Examples:
       >>> def first_rows(refresh):
@@ -84,7 +85,8 @@ def turning(name: str, directions: int) -> Callable[[tuple[int, int], Any], opta
     """The `init` of a rule without state that turns some directions out of the subspace.
 
     Raises:
-      ValueError: by that function: there is no room for as many as the argument `name` says.
+      ValueError: raised by that function, if fewer directions can turn than the argument `name`
+        asks for.
     """
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> optax.EmptyState:
@@ -110,6 +112,6 @@ def kept_unless_finite(refresh: Refresh, new: Float[Array, "m r"]) -> Float[Arra
 
 
 def finite_or_noise(refresh: Refresh) -> Float[Array, "m n"]:
-    """The gradient, or a Gaussian if it is not finite: a factorisation must not see such one."""
+    """The gradient, or a Gaussian if it is not finite: a factorisation must not see inf or NaN."""
     noise = jax.random.normal(refresh.key, refresh.grad.shape, refresh.grad.dtype)
     return jnp.where(jnp.all(jnp.isfinite(refresh.grad)), refresh.grad, noise)

@@ -1,4 +1,4 @@
-"""docs/reference/switches.md is what the methods pass to the split.
+"""docs/reference/methods.md is what the methods pass to the split.
 
 Run as a module, this prints its table.
 """
@@ -14,7 +14,7 @@ import optax
 from grass_optax._split import split
 from tests.util import METHODS, make
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "switches.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "methods.md"
 DEFAULTS = {
     "lift": "yes",
     "store_basis": "yes",

@@ -129,7 +129,7 @@ def test_multi_axis_kernels_are_their_matrices(name):
         assert_same(u.reshape(5, 12), updates[t])
     middle = make(name, 2, 3, weight_dimension_numbers=MuonDimensionNumbers(0, 2))
     split = optax.tree_utils.tree_get(middle.init(jnp.zeros((5, 3, 12))), "SplitState")
-    assert split.inner.mu.shape == (3, 1 if name == "apollo_mini" else 2, 12)
+    assert split.inner_state.mu.shape == (3, 1 if name == "apollo_mini" else 2, 12)
 
 
 @every_method

@@ -12,9 +12,9 @@ class BlockOracle:
     for the others.
     """
 
-    def __init__(self, *, b1, b2, eps, switch_every, sign=False):
+    def __init__(self, *, b1, b2, eps, switch_gap, sign=False):
         self.b1, self.b2, self.eps = b1, b2, eps
-        self.switch_every, self.sign = switch_every, sign
+        self.switch_gap, self.sign = switch_gap, sign
         self.t = 0
 
     def step(self, G, window):
@@ -22,7 +22,7 @@ class BlockOracle:
         blocks.
         """
         G = np.asarray(G, np.float64)
-        if self.t % self.switch_every == 0:
+        if self.t % self.switch_gap == 0:
             self.s, self.moments = 0, dict.fromkeys(window, (0.0, 0.0))
         self.t += 1
         self.s += 1

@@ -136,7 +136,7 @@ def drawn_columns():
 
     def at(t, step):
         if t % GAP == 0:
-            bases[:] = map(axes, matrices(split_state(step.state).inner.mu), matrices(step.grads))
+            bases[:] = map(axes, matrices(split_state(step.state).inner_state.mu), matrices(step.grads))
         return bases
 
     return at
@@ -147,7 +147,7 @@ def test_frugal_follows_its_oracle_and_begins_anew_at_each_refresh(projection):
     steps = run("frugal", projection=projection, sign_scale=0.2)
     bases = dict(bases=drawn_columns()) if projection == "columns" else {}
     follow(steps, oracle(Frugal, sign_scale=0.2), always if projection == "svd" else never, **bases)
-    assert [int(split_state(step.state).inner.count) for step in steps] == [1, 2, 3] * 4
+    assert [int(split_state(step.state).inner_state.count) for step in steps] == [1, 2, 3] * 4
 
 
 @pytest.mark.parametrize("feedback", [True, False])

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax import grassmann
+from grass_optax._linalg import spectral
 from tests import tolerances
 from tests.util import run
 
@@ -33,7 +33,7 @@ def same_svd(monkeypatch):
     hang: the signs of singular vectors are a convention, and moments that are kept over a refresh
     depend on them.
     """
-    monkeypatch.setattr(grassmann, "_LAPACK_IS_SAFE", True)
+    monkeypatch.setattr(spectral, "_LAPACK_IS_SAFE", True)
 
 
 @pytest.mark.usefixtures("same_svd")

@@ -177,8 +177,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             learning_rate=1e-3,
             learning_rate_source="Adam's default, not tuned; BAdam is made for fine-tuning",
             update_proj_gap=100,
-            takes=frozenset({"switch_every", "key"}),  # it updates one block of weights at a time, all at one rate
-            gap_argument="switch_every",
+            takes=frozenset({"switch_gap", "key"}),  # it updates one block of weights at a time, all at one rate
+            gap_argument="switch_gap",
             splits=False,
         ),
         Optimizer(

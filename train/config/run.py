@@ -110,7 +110,7 @@ class OptimizerFlags:
     update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
     """Steps between subspaces (badam: blocks); the default depends on the optimizer."""
     scale: float = _GRASSJUMP.scale
-    """Factor of the low-rank update (adamw, muon: of the kernels' rate); default per optimizer."""
+    """Factor of the low-rank update (adamw, muon: of the kernels' rate); the default varies."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
@@ -160,7 +160,7 @@ class DeviceFlags:
     """
 
     mesh: str = ""
-    """Mesh sizes, as data=2,fsdp=4,tensor=1; -1 for all other devices. Default: one device."""
+    """Mesh sizes, such as data=2,fsdp=4; -1 for all other devices. Default: one device."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

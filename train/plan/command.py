@@ -1,7 +1,7 @@
 """`plan`: memory per device and traffic between devices of a training step on a mesh.
 
 The trainer's own step is compiled ahead of time from shapes and shardings. Nothing is run or
-allocated, so the devices need not be present: simulated CPU devices stand for them, or a TPU
+allocated, so the devices need not be present: simulated CPU devices represent them, or a TPU
 compiler compiles for a topology.
 """
 
@@ -89,7 +89,7 @@ def _explained(error: str) -> str:
 
 
 def planned_program(run: Pretrain, mesh: Mesh) -> Program:
-    """Return the programs of a run on the devices that those of `mesh` stand for."""
+    """Return the programs of a run on the devices that those of `mesh` represent."""
     return make_program(mesh, run.model, run.data, run.optimizer, run.schedule, planned=True)
 
 

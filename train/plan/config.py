@@ -11,7 +11,7 @@ class BatchFlags:
     """The batch."""
 
     batch_size: int | None = None
-    """Windows of text per batch; None for one per device of data x fsdp."""
+    """Windows of text per batch; by default one per device of data x fsdp."""
     seq_len: int = DataFlags.seq_len
     """Tokens predicted per window; 256 by default for models other than tiny."""
 
@@ -21,7 +21,7 @@ class PlanFlags:
     """The plan."""
 
     topology: str = ""
-    """TPUs to compile for, as v5e:8x8; requires libtpu. Default: simulated CPU devices."""
+    """TPUs to compile for, such as v5e:8x8; needs libtpu. Default: simulated CPU devices."""
     json: Path | None = None
     """Also write the plan to this file."""
 

@@ -58,7 +58,7 @@ def make_program(
       data: Flags of the text; only the shape of a batch and the seed matter.
       optimizer: Flags of the optimizer.
       schedule: Flags of the schedule.
-      planned: The CPU devices of `mesh` stand for accelerators, and the programs will not run.
+      planned: The CPU devices of `mesh` represent accelerators, and the programs will not run.
 
     Raises:
       UserError: If a parameter cannot be sharded over the mesh.

@@ -23,7 +23,7 @@ def test_stacked_matrices_are_in_the_blocks_by_default_or_by_dimension_numbers()
 
     def shape_of_moments(**options):
         state = scale_by_badam(**options).init(params)
-        return jax.tree.map(jnp.shape, optax.tree_utils.tree_get(state, "BlockCoordinateState").inner.mu)
+        return jax.tree.map(jnp.shape, optax.tree_utils.tree_get(state, "BlockCoordinateState").inner_state.mu)
 
     hidden = optax.MaskedNode()
     others = {"embed": {"table": hidden}, "lm_head": {"kernel": hidden}, "dense": hidden}

@@ -53,7 +53,7 @@ def test_weights_are_those_of_the_oracle(view, order, active, sign):
     with jax.enable_x64(True):
         tx = block_coordinate(
             optax.scale_by_adam(**ADAM), optax.scale_by_sign() if sign else None,
-            switch_every=K, blocks=blocks, active=active, order=order, key=3,
+            switch_gap=K, blocks=blocks, active=active, order=order, key=3,
         )  # fmt: skip
         updates = updates_of(tx, there, back, 2 * CYCLE // active, "float64")
         windows = windows_of(updates, sign)
@@ -65,7 +65,7 @@ def test_weights_are_those_of_the_oracle(view, order, active, sign):
                 expected = list(range(N)) if order == "ascending" else list(range(N))[::-1]
                 assert [i for turn in cycle for i in turn] == expected
         for name in ("k", "v"):
-            oracle = BlockOracle(**ADAM, switch_every=K, sign=sign)
+            oracle = BlockOracle(**ADAM, switch_gap=K, sign=sign)
             weights = expected = np.ones(stacked()[name].shape)
             for t, u in enumerate(updates):
                 weights = weights - 0.1 * np.asarray(u[name])
@@ -74,7 +74,7 @@ def test_weights_are_those_of_the_oracle(view, order, active, sign):
 
 
 def test_one_active_window_of_all_blocks_is_the_inner_optimizer_begun_anew():
-    tx = block_coordinate(optax.scale_by_adam(), switch_every=5, active=N, order="ascending")
+    tx = block_coordinate(optax.scale_by_adam(), switch_gap=5, active=N, order="ascending")
     ours = updates_of(tx, *VIEWS["axis 0"][1:], 5)
     adam = updates_of(optax.scale_by_adam(), *VIEWS["axis 0"][1:], 5)
     chex.assert_trees_all_close(ours, adam, rtol=tolerances.SAME32)
@@ -84,7 +84,7 @@ def test_one_active_window_of_all_blocks_is_the_inner_optimizer_begun_anew():
 def test_inner_sees_the_parameters_of_the_active_blocks(view):
     blocks, there, back = VIEWS[view]
     inner = optax.chain(optax.set_to_zero(), optax.add_decayed_weights(1.0))
-    tx = block_coordinate(inner, switch_every=1, blocks=blocks, order="descending")
+    tx = block_coordinate(inner, switch_gap=1, blocks=blocks, order="descending")
     params = gradients(0, "bfloat16")
     updates, _ = jax.jit(tx.update)(there(params), tx.init(there(params)), there(params))
     updates = back(jax.device_get(updates))
@@ -95,7 +95,7 @@ def test_inner_sees_the_parameters_of_the_active_blocks(view):
 
 def test_random_order_is_a_function_of_the_key():
     def windows(key):
-        tx = block_coordinate(optax.identity(), switch_every=1, key=key)
+        tx = block_coordinate(optax.identity(), switch_gap=1, key=key)
         return windows_of(updates_of(tx, *VIEWS["axis 0"][1:], 6 * N))
 
     with jax.threefry_partitionable(True):
@@ -111,11 +111,11 @@ def test_random_order_is_a_function_of_the_key():
 def test_moments_are_those_of_the_active_blocks_in_float32(view, dtype):
     blocks, there, _ = VIEWS[view]
     params = there(stacked(dtype))
-    tx = block_coordinate(optax.scale_by_adam(), optax.scale_by_sign(), switch_every=K, blocks=blocks, active=2)
+    tx = block_coordinate(optax.scale_by_adam(), optax.scale_by_sign(), switch_gap=K, blocks=blocks, active=2)
     state = jax.eval_shape(tx.init, params)
     updates, after = jax.eval_shape(tx.update, params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes((updates, after), (params, state))
-    leaves = jax.tree.leaves((state.inner.mu, state.inner.nu))
+    leaves = jax.tree.leaves((state.inner_state.mu, state.inner_state.nu))
     assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
     numbers = sum(x.size for x in jax.tree.leaves(params)) // N
     assert sum(x.size for x in leaves) == 2 * 2 * numbers  # two active blocks, two moments
@@ -125,7 +125,7 @@ def test_moments_are_those_of_the_active_blocks_in_float32(view, dtype):
 def test_a_masked_leaf_is_in_no_block(view):
     blocks, there, _ = VIEWS[view]
     params = there(stacked()) | {"other": jnp.ones(3)}
-    tx = block_coordinate(optax.scale_by_adam(), switch_every=2, blocks=blocks)
+    tx = block_coordinate(optax.scale_by_adam(), switch_gap=2, blocks=blocks)
     masked = optax.masked(tx, jax.tree.map_with_path(lambda path, _: path[0].key != "other", params))
     updates, _ = jax.eval_shape(masked.update, params, jax.eval_shape(masked.init, params), params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
@@ -153,7 +153,7 @@ def test_blocks_by_path_are_not_stacked():
     """No buffer of the size of all gradients beside the updates."""
     side, count = 256, 8
     params = {str(i): jnp.ones((side, side)) for i in range(count)}
-    tx = block_coordinate(optax.scale_by_adam(), switch_every=K, blocks=[str(i) for i in range(count)])
+    tx = block_coordinate(optax.scale_by_adam(), switch_gap=K, blocks=[str(i) for i in range(count)])
     program = jax.jit(tx.update).lower(params, jax.eval_shape(tx.init, params)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 4 * side * side * count
 
@@ -162,16 +162,18 @@ def test_a_switch_leaves_nothing_behind():
     """Not even a NaN: the moments after the first update of a turn are those of that update
     alone.
     """
-    tx = block_coordinate(optax.scale_by_adam(), switch_every=2, order="ascending")
+    tx = block_coordinate(optax.scale_by_adam(), switch_gap=2, order="ascending")
     params, update = stacked(), jax.jit(tx.update)
     bad = jax.tree.map(lambda x: x * np.float32(np.nan), params)
     _, state = update(bad, tx.init(params))
     _, state = update(gradients(1), state)
-    assert all(bool(jnp.all(jnp.isnan(x))) for x in jax.tree.leaves(state.inner.mu))
+    assert all(bool(jnp.all(jnp.isnan(x))) for x in jax.tree.leaves(state.inner_state.mu))
     grads = gradients(2)
     updates, state = update(grads, state)
-    assert int(state.inner.count) == 1
-    chex.assert_trees_all_close(state.inner.mu, jax.tree.map(lambda g: 0.1 * g[1:2], grads), rtol=tolerances.SAME32)
+    assert int(state.inner_state.count) == 1
+    chex.assert_trees_all_close(
+        state.inner_state.mu, jax.tree.map(lambda g: 0.1 * g[1:2], grads), rtol=tolerances.SAME32
+    )
     chex.assert_tree_all_finite(updates)
 
 
@@ -179,8 +181,8 @@ def test_a_switch_leaves_nothing_behind():
     ("options", "params", "message"),
     [
         (dict(order="shuffled"), {}, "order is 'shuffled'; it must be one of 'random', 'ascending', 'descending'"),
-        (dict(switch_every=0), {}, "switch_every is 0; give 1 or more"),
-        (dict(switch_every=1.5), {}, "switch_every is 1.5; it shapes the computation"),
+        (dict(switch_gap=0), {}, "switch_gap is 0; give 1 or more"),
+        (dict(switch_gap=1.5), {}, "switch_gap is 1.5; it shapes the computation"),
         (dict(active=0), {}, "active is 0; give 1 or more"),
         (dict(active=3), {"k": (4, 2)}, "active is 3, but there are 4 blocks"),
         (dict(active=5), {"k": (4, 2)}, "active is 5, but there are 4 blocks"),
@@ -197,7 +199,7 @@ def test_a_switch_leaves_nothing_behind():
     ],
 )
 def test_errors_say_what_to_do(options, params, message):
-    options = dict(switch_every=2) | options
+    options = dict(switch_gap=2) | options
     params = {name: jnp.ones(shape) for name, shape in params.items()}
     with pytest.raises(ValueError, match=message):
         block_coordinate(optax.scale_by_adam(), **options).init(params)

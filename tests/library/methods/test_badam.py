@@ -17,7 +17,7 @@ RATE, DECAY, REST_RATE = 0.01, 0.02, 0.3
 SHAPES = {"k": (N, 3, 5), "v": (N, 3), "embed": (2, 7, 3), "bias": (3,)}
 OPTIONS = (
     dict(
-        switch_every=K,
+        switch_gap=K,
         order="descending",
         adam_learning_rate=REST_RATE,
         mask=lambda params: jax.tree.map(decays, params),
@@ -52,7 +52,7 @@ def leaf_gradients(t):
 
 def block_weights(name):
     """The oracle's, of a leaf whose layers take turns, the last one first."""
-    oracle, W = BlockOracle(**ADAM, switch_every=K), np.ones(SHAPES[name])
+    oracle, W = BlockOracle(**ADAM, switch_gap=K), np.ones(SHAPES[name])
     for t in range(2 * CYCLE):
         turn, growth = N - 1 - t // K % N, 1 + t
         W = oracle.weights(W, leaf_gradients(t)[name], [turn], RATE * growth, DECAY * growth if name == "k" else 0.0)
@@ -61,7 +61,7 @@ def block_weights(name):
 
 def adam_weights(name):
     """The oracle's, of a leaf outside the blocks: one block that is always active."""
-    oracle, W = BlockOracle(**ADAM, switch_every=10**9), np.ones((1, *SHAPES[name]))
+    oracle, W = BlockOracle(**ADAM, switch_gap=10**9), np.ones((1, *SHAPES[name]))
     for t in range(2 * CYCLE):
         decay = DECAY * (1 + t) if name == "embed" else 0.0
         W = oracle.weights(W, leaf_gradients(t)[name][None], [0], REST_RATE, decay)
@@ -118,6 +118,6 @@ def test_errors_say_what_to_do():
     tx = badam(0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match="requires the current value of parameters"):
         tx.update(params, tx.init(params))
-    tx = optax.inject_hyperparams(badam, ("switch_every", "key"))(0.1)
+    tx = optax.inject_hyperparams(badam, ("switch_gap", "key"))(0.1)
     with pytest.raises(ValueError, match="blocks is .*name it in static_args"):
         jax.jit(tx.update)(params, tx.init(params), params)

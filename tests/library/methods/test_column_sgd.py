@@ -61,7 +61,7 @@ def test_directions_are_those_of_the_oracle(unit_rms, dtype):
         kinds = {"matrix": hidden, "stack": hidden, "heads": hidden, "embed": options}
         kinds["lm_head"] = dict(momentum=0.7, **options)
         oracles = {name: [ColumnOracle(**kind) for _ in range(3)] for name, kind in kinds.items()}
-        adams = {name: BlockOracle(**ADAM, switch_every=10**9) for name in ("norms", "bias")}
+        adams = {name: BlockOracle(**ADAM, switch_gap=10**9) for name in ("norms", "bias")}
         state, update = tx.init(ones(dtype)), jax.jit(tx.update)
         for t in range(10):
             grads = gradients(t, dtype)

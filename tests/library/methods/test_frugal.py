@@ -29,5 +29,5 @@ def test_frugals_blocks_get_adam_in_turn_and_otherwise_the_sign():
         assert is_sign.sum() == 3
         seen.add(int(np.argmin(is_sign)))
     assert seen == {0, 1, 2, 3}
-    moments = optax.tree_utils.tree_get(state, "BlockCoordinateState").inner
+    moments = optax.tree_utils.tree_get(state, "BlockCoordinateState").inner_state
     assert sum(x.size for x in jax.tree.leaves(moments) if x.ndim) == 2 * 3 * 5

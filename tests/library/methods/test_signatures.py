@@ -52,7 +52,7 @@ def test_alias_passes_every_argument_on_and_only_adds_rate_and_sign(name, monkey
     signature = inspect.signature(direction)
     given = {argument: object() for argument in signature.parameters}
     # What an alias itself reads, for rates and decay.
-    read = {"rank": 3, "blocks": -3, "switch_every": 7, "order": "descending", "key": 5}
+    read = {"rank": 3, "blocks": -3, "switch_gap": 7, "order": "descending", "key": 5}
     read["weight_dimension_numbers"] = {"kernel": MuonDimensionNumbers(1, 2)}
     given |= {argument: read[argument] for argument in read if argument in given}
     calls = []

@@ -35,7 +35,7 @@ def test_completion_offers_the_arguments_of_a_method():
 def test_a_direction_has_a_signature_and_a_docstring(name):
     (signature,) = script(f"import grass_optax\ngrass_optax.{name}(").get_signatures()
     names = [parameter.name for parameter in signature.params]
-    first = ["rank", "update_proj_gap"] if name == "scale_by_grassjump" else ["switch_every"]
+    first = ["rank", "update_proj_gap"] if name == "scale_by_grassjump" else ["switch_gap"]
     assert names[: len(first)] == first
     assert {"b1", "b2", "inner", "mu_dtype", "key"} <= set(names)
     assert "weight_decay" not in names

@@ -29,7 +29,9 @@ def test_basis_drawn_again_is_the_basis_stored(options):
     assert jax.tree.leaves(basis_of(drawn[1][-1])) == []
     split = optax.tree_utils.tree_get(drawn[1][-1], "SplitState")
     sizes = {
-        name: split.inner.mu[name].size + split.inner.nu[name].size + split.residual[1].norm[name].size
+        name: split.inner_state.mu[name].size
+        + split.inner_state.nu[name].size
+        + split.residual_state[1].norm[name].size
         for name in params
     }
     assert sizes == {"w": 2 * 3 * 16 + 1, "s": 3 * (2 * 3 * 16 + 1)}
@@ -67,8 +69,8 @@ def test_a_rule_sees_its_leaf_of_the_inner_state():
         update_proj_gap=2, initial=subspaces.random_jump(), weight_dimension_numbers=stacked_dimensions,
     )  # fmt: skip
     states = run(tx, {"w": jnp.ones(WIDE), "s": jnp.ones(STACK)}, 6)[1]
-    assert [int(s.rule["w"]) for s in states] == [0, 0, 1, 1, 2, 2]
-    assert states[-1].rule["s"].tolist() == [2, 2, 2]
+    assert [int(s.rule_state["w"]) for s in states] == [0, 0, 1, 1, 2, 2]
+    assert states[-1].rule_state["s"].tolist() == [2, 2, 2]
 
 
 def test_a_switch_between_keyed_rules_must_store_its_basis():

@@ -98,7 +98,7 @@ def test_the_split_is_exact(rule):
 
 def unmarked(tx):
     """The same residual, given R itself."""
-    return residual.Residual(tx, removed_fraction=tx.marks.removed_fraction)
+    return residual.marked(tx, removed_fraction=tx.marks.removed_fraction)
 
 
 RESIDUALS = {

@@ -39,8 +39,8 @@ def jump(shape, spec, dims=LAST_TWO, rank=2, mesh=MESH):
     """(basis, moments) of one leaf."""
     tx = grass_optax.scale_by_grassjump(rank, weight_dimension_numbers=lambda p: jax.tree.map(lambda _: dims, p))
     split = split_of(specs(tx, {"w": shape}, {"w": spec}, mesh))
-    assert split.inner.nu == split.inner.mu
-    return split.basis["w"], split.inner.mu["w"]
+    assert split.inner_state.nu == split.inner_state.mu
+    return split.basis["w"], split.inner_state.mu["w"]
 
 
 @pytest.mark.parametrize(
@@ -127,20 +127,24 @@ def test_every_state_of_a_chain_has_its_place():
     assert {spec for path, spec in adam.items() if path.endswith("['embed']")} == {SPECS["embed"]}
     assert {spec for path, spec in adam.items() if path.endswith("['bias']")} == {SPECS["bias"]}
     assert {spec for path, spec in by_path(state).items() if path.endswith("count")} == {P()}
-    assert split_of(state).residual[1].norm["w"] == P()
+    assert split_of(state).residual_state[1].norm["w"] == P()
 
 
 def test_states_of_rules_and_residuals_lie_as_the_gradient_they_belong_to():
     descent = split_of(specs(grass_optax.scale_by_online_subspace_descent(rank=2), SHAPES, SPECS))
-    assert (descent.rule["w"].count, descent.rule["w"].mu, descent.rule["w"].nu) == (P(), P("fsdp"), P("fsdp"))
+    assert (descent.rule_state["w"].count, descent.rule_state["w"].mu, descent.rule_state["w"].nu) == (
+        P(),
+        P("fsdp"),
+        P("fsdp"),
+    )
     ldadam = split_of(specs(grass_optax.scale_by_ldadam(rank=2), {"w": (24, 16)}, {"w": P("tensor", "fsdp")}))
-    assert ldadam.residual.error["w"] == P("fsdp", "tensor")  # (m, n): the parameter turned
+    assert ldadam.residual_state.error["w"] == P("fsdp", "tensor")  # (m, n): the parameter turned
 
 
 def test_moments_in_few_bits_lie_as_those_in_float32():
     tx = grass_optax.scale_by_grassjump(rank=2, mu_dtype="bfloat16", nu_dtype="float8_e4m3fn")
     state = specs(tx, SHAPES, SPECS)
-    inner, columns = split_of(state).inner, P(None, ("tensor", "fsdp"))
+    inner, columns = split_of(state).inner_state, P(None, ("tensor", "fsdp"))
     assert (inner.seed, inner.narrow.mu["w"], inner.narrow.nu["w"]) == (P(), columns, columns)
     assert inner.second_scale["w"] == columns
     scales = [spec for path, spec in by_path(state).items() if "second_scale['embed']" in path]
@@ -150,7 +154,7 @@ def test_moments_in_few_bits_lie_as_those_in_float32():
 def test_scales_are_whole_on_the_devices_that_share_the_rank():
     """(1, n): one for each column, whole on the devices that share the rank."""
     tx = grass_optax.scale_by_grassjump(rank=4, mu_dtype="float8_e4m3fn", nu_dtype="float8_e4m3fn")
-    inner = split_of(specs(tx, {"w": (16, 18)}, {"w": P("fsdp", "tensor")})).inner
+    inner = split_of(specs(tx, {"w": (16, 18)}, {"w": P("fsdp", "tensor")})).inner_state
     assert (inner.narrow.mu["w"], inner.narrow.nu["w"]) == (P("fsdp", "tensor"), P("fsdp", "tensor"))
     assert (inner.first_scale["w"], inner.second_scale["w"]) == (P(None, "tensor"), P(None, "tensor"))
 

@@ -43,13 +43,33 @@ def test_names_and_indices_tell_matrices_apart():
 
 
 @pytest.mark.parametrize(
-    "key", [7, np.int64(7), jnp.int32(7), jax.random.key_data(jax.random.key(7)), jax.random.key(7)]
+    "key",
+    [
+        7,
+        np.int64(7),
+        jnp.int32(7),
+        jax.random.key_data(jax.random.key(7)),
+        np.asarray(jax.random.key_data(jax.random.key(7))),
+        jax.random.key(7),
+    ],
 )
 def test_a_key_may_be_an_int_a_key_or_its_data(key):
     assert typed_key(checked_key(key)) == jax.random.key(7)
 
 
-@pytest.mark.parametrize("key", ["a", 1.5, jnp.zeros(3), jnp.zeros((2, 2), jnp.uint32), jax.random.key(0, impl="rbg")])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a",
+        1.5,
+        2**70,
+        jax.random.split(KEY),
+        jnp.zeros(2, jnp.int32),
+        jnp.zeros(3),
+        jnp.zeros((2, 2), jnp.uint32),
+        jax.random.key(0, impl="rbg"),
+    ],
+)
 def test_another_key_is_an_error_that_says_what_to_give(key):
     with pytest.raises(ValueError, match=r"Give an int, or jax.random.key\(seed, impl='threefry2x32'\)"):
         checked_key(key)

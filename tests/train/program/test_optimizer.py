@@ -81,7 +81,7 @@ def test_arguments_have_the_names_of_the_function() -> None:
     settings = {"rank": 4, "update_proj_gap": 7, "scale": 2.0, "key": 1, "map_stacks": True}
     assert OPTIMIZERS["galore"].arguments(**settings) == settings
     assert OPTIMIZERS["apollo_mini"].arguments(**settings).keys() == settings.keys() - {"rank"}
-    assert OPTIMIZERS["badam"].arguments(**settings) == {"switch_every": 7, "key": 1}
+    assert OPTIMIZERS["badam"].arguments(**settings) == {"switch_gap": 7, "key": 1}
     assert OPTIMIZERS["adamw"].arguments(**settings) == {}
 
 
@@ -161,7 +161,7 @@ def test_muon_moves_a_kernel_as_far_as_adamw() -> None:
 def test_moments_have_the_types_of_the_flags() -> None:
     state = jax.eval_shape(optimizer("grassjump", mu_dtype="bfloat16", nu_dtype="float8").init, PARAMS)
     (split,) = optax.tree_utils.tree_get_all_with_path(state, "SplitState")
-    narrow = split[1].inner.narrow
+    narrow = split[1].inner_state.narrow
     assert narrow.mu["layers"]["up"]["kernel"].dtype == jnp.bfloat16
     assert narrow.nu["layers"]["up"]["kernel"].dtype == jnp.float8_e4m3fn
 
@@ -185,6 +185,6 @@ def test_golore_turns_random_for_the_last_fifth(monkeypatch: pytest.MonkeyPatch)
 
 def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     passed = arguments_of("badam", monkeypatch)
-    assert passed["switch_every"] == 3
+    assert passed["switch_gap"] == 3
     rest = {"weight_decay", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
-    assert passed.keys() == {"switch_every"} | rest
+    assert passed.keys() == {"switch_gap"} | rest

@@ -1,0 +1,108 @@
+"""Arguments of a split that cannot work, and what to do about them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
+
+from grass_optax._split.records import SplitConfig
+from grass_optax.residual.marks import errors_in
+from grass_optax.subspaces import SubspaceRule
+from grass_optax.transport import first_moment_only, keep, reset, rotate
+
+
+def require_axes(rule: Any, inner: Any, transport: Any, residual: Any, initial: Any) -> None:
+    """Raise a TypeError for what is not an axis, such as a factory that was not called."""
+    transformation = optax.GradientTransformation
+    checks = [
+        ("rule", rule, isinstance(rule, SubspaceRule), "subspaces.random_jump()"),
+        ("inner", inner, isinstance(inner, transformation), "optax.scale_by_adam()"),
+        ("transport", transport, callable(transport), "transport.keep()"),
+        (
+            "residual",
+            residual,
+            residual is None or isinstance(residual, transformation),
+            "residual.recovery(), or None",
+        ),
+        (
+            "initial",
+            initial,
+            initial is None or isinstance(initial, SubspaceRule),
+            "subspaces.range_finder(), or None",
+        ),
+    ]
+    for name, value, is_right, example in checks:
+        if not is_right:
+            raise TypeError(f"{name} is {value!r}. Give what fits there, such as {example}.")
+
+
+def require_consistent(config: SplitConfig) -> None:
+    """Raise a ValueError for arguments that contradict each other."""
+    if config.transport in (keep, reset, first_moment_only, rotate):
+        call = "rotate(b1, b2)" if config.transport is rotate else f"{config.transport.__name__}()"
+        raise ValueError(f"transport is a function that makes a transport. Call it: transport.{call}.")
+    if not config.store_basis and not (config.rule.keyed and config.initial is config.rule):
+        raise ValueError(
+            "store_basis=False draws the basis again from its key at each step, so the rule may "
+            "read nothing but the key (as subspaces.random_jump does), and makes the first basis "
+            "too. Store the basis, or give such a rule and no `initial`."
+        )
+    if config.initial.moves:
+        raise ValueError(
+            "the rule starts from the previous basis, so another rule must make the first one. "
+            "Give `initial`, such as subspaces.range_finder() or subspaces.random_jump()."
+        )
+    if not config.lift and config.residual is None:
+        raise ValueError(
+            "lift=False leaves only what the residual returns, and residual=None drops that. Give "
+            "a residual, such as residual.channel_scaling(), or lift=True."
+        )
+
+
+def require_stateless_initial(config: SplitConfig, bases: PyTree) -> None:
+    """Raise a ValueError if the rule of the first basis would be given another rule's state."""
+    if config.initial is config.rule:
+        return
+    for basis in jax.tree.leaves(bases):
+        if jax.tree.leaves(config.initial.init(basis.shape[-2:], basis.dtype)):
+            raise ValueError(
+                "the rule of the first basis keeps a state, but the state of a split is that of "
+                "`rule`. Give an `initial` without state, such as subspaces.range_finder()."
+            )
+
+
+def require_feedback(config: SplitConfig, residual_state: PyTree) -> None:
+    """Raise a ValueError if an error would be fed back that cannot be known."""
+    if errors_in(residual_state) is None:
+        return
+    if not config.store_basis:
+        raise ValueError(
+            "error feedback compares the bases before and after a refresh, so they must be stored. "
+            "Leave out store_basis=False, or give another residual."
+        )
+    if config.residual is not None and config.residual.marks.per_column:
+        raise ValueError(
+            "a residual marked per_column sees column norms alone, so it has no error to feed "
+            "back. Leave out per_column or error_feedback."
+        )
+
+
+def floating_type(dtype: DTypeLike | None) -> DTypeLike | None:
+    """Return the type of the stored bases.
+
+    Raises:
+      ValueError: not a floating type.
+    """
+    try:
+        is_floating = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        is_floating = False
+    if not is_floating:
+        raise ValueError(
+            f"basis_dtype is {dtype!r}, but a basis is kept in a floating type. Give one, such as "
+            "bfloat16, or None for float32."
+        )
+    return dtype

@@ -1,0 +1,132 @@
+"""What cannot work is refused by name, when built or initialised, before anything is computed."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from grass_optax import residual, split_by_subspace, subspaces, transport
+from tests.util import WIDE, run
+
+PARAMS = jnp.ones(WIDE)
+JUMP, ADAM, ROTATE = subspaces.random_jump(), optax.scale_by_adam(), transport.rotate(0.9, 0.999)
+
+
+def split(rule=JUMP, inner=ADAM, moves=ROTATE, outside=None, **options):
+    return split_by_subspace(rule, inner, moves, outside, **({"rank": 3, "update_proj_gap": 2} | options))
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"rule": subspaces.random_jump}, r"^rule is <function random_jump.*subspaces.random_jump\(\)"),
+        ({"inner": optax.scale_by_adam}, r"^inner is <function scale_by_adam.*optax.scale_by_adam\(\)"),
+        ({"outside": residual.recovery}, r"^residual is <function recovery.*residual.recovery\(\)"),
+        ({"outside": "recovery"}, r"^residual is 'recovery'"),
+        ({"moves": "keep"}, r"^transport is 'keep'.*transport.keep\(\)"),
+        ({"initial": subspaces.range_finder}, r"^initial is <function range_finder"),
+    ],
+)
+def test_what_is_not_an_axis_is_a_type_error_that_names_it(axes, message):
+    with pytest.raises(TypeError, match=message):
+        split(**axes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"moves": transport.keep}, r"Call it: transport.keep\(\)"),
+        ({"moves": transport.rotate}, r"Call it: transport.rotate\(b1, b2\)"),
+        ({"basis_dtype": "int8"}, "basis_dtype is 'int8'"),
+        ({"basis_dtype": "bf16"}, "basis_dtype is 'bf16'"),
+        ({"lift": False}, "lift=False"),
+    ],
+)
+def test_an_argument_that_cannot_work_is_refused_when_built(options, message):
+    with pytest.raises(ValueError, match=message):
+        split(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"outside": residual.error_feedback(0.9), "store_basis": False}, "must be stored"),
+        ({"outside": residual.per_column(optax.chain(residual.error_feedback(0.9)))}, "no error to feed"),
+        ({"rule": subspaces.random_walk(), "initial": subspaces.online_descent(0.01)}, "without state"),
+    ],
+)
+def test_a_state_that_cannot_work_is_refused_when_initialised(options, message):
+    tx = split(**options)
+    with pytest.raises(ValueError, match=message):
+        tx.init(PARAMS)
+
+
+@pytest.mark.parametrize("rule", [lambda: subspaces.range_finder(0), lambda: subspaces.coap(0)])
+def test_rules_count_from_one(rule):
+    with pytest.raises(ValueError, match="give 1 or more"):
+        rule()
+
+
+def test_betas_are_read_behind_whatever_clips_or_scales_the_gradient():
+    before = [optax.clip_by_global_norm(1.0), optax.clip(0.1), optax.scale(2.0), optax.normalize_by_update_norm()]
+    for tx in before:
+        split(inner=optax.chain(tx, ADAM)).init(PARAMS)
+        with pytest.raises(ValueError, match="b2 = 0.99, but the transport"):
+            split(inner=optax.chain(tx, optax.scale_by_adam(b2=0.99))).init(PARAMS)
+
+
+def test_an_inner_optimizer_may_need_an_extra_argument():
+    def update(updates, state, params=None, *, loss):
+        return ADAM.update(jax.tree.map(lambda x: loss * x, updates), state)
+
+    tx = split(inner=optax.GradientTransformationExtraArgs(ADAM.init, update))
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), loss=2.0)
+    assert jnp.all(jnp.isfinite(updates))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [optax.chain, lambda tx: optax.masked(tx, True), lambda tx: residual.per_column(optax.chain(tx))],
+)
+def test_a_lost_fraction_is_refused_and_can_be_marked_again(lost):
+    tx = residual.recovery(None, removed_fraction=0.25)
+    with pytest.raises(ValueError, match=r"removed_fraction=0.25.*Mark what you made"):
+        run(split(outside=lost(tx)), PARAMS, 1)
+    again = residual.marked(optax.chain(tx), per_column=True, removed_fraction=0.25)
+    np.testing.assert_allclose(run(split(outside=again), PARAMS, 4)[0][3], run(split(outside=tx), PARAMS, 4)[0][3])
+
+
+def test_a_residual_outside_of_a_split_says_where_it_belongs():
+    tx = residual.recovery()
+    with pytest.raises(TypeError, match="residual of a split"):
+        tx.update(PARAMS, tx.init(PARAMS))
+
+
+@pytest.mark.parametrize("of", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_residual_has_its_marks(of):
+    assert of(residual.recovery(removed_fraction=0.5)).marks == residual.recovery(removed_fraction=0.5).marks
+
+
+def test_functions_among_the_extra_arguments_pass_a_mesh_with_explicit_axes():
+    seen = []
+
+    def update(updates, state, params=None, **extra):
+        seen.append(extra["value_fn"])
+        return updates, state
+
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    tx = split(outside=optax.GradientTransformationExtraArgs(optax.init_empty_state, update))
+    with jax.set_mesh(mesh):
+        grads = jax.device_put(PARAMS, jax.sharding.NamedSharding(mesh, jax.P("x", None)))
+        state = jax.jit(tx.init)(grads)
+        jax.jit(lambda g, s: tx.update(g, s, value_fn=jnp.sum, value=1.0))(grads, state)
+    assert seen[-1] is jnp.sum
+
+
+def test_the_narrow_moments_of_a_method_are_its_own():
+    tx = grass_optax.scale_by_grassjump(rank=3, mu_dtype="bfloat16", nu_dtype="bfloat16", b2=0.95)
+    tx.init(PARAMS)
