@@ -60,14 +60,22 @@ def scale_by_apollo(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
-      TypeError: a leaf is not real floating point, when initialised.
+      ValueError: if an argument is invalid (when built), or if a leaf cannot be split (when
+        initialised).
+      TypeError: if a leaf is not real floating point (when initialised).
 
     Examples:
-      >>> params = {"kernel": jnp.ones((4, 8))}
+      Each column of the direction is the gradient's, times a factor of its own:
+
+      >>> grad = jax.random.normal(jax.random.key(1), (4, 6))
       >>> tx = grass_optax.scale_by_apollo(rank=2)
-      >>> grass_optax.memory_report(tx, params).leaves[0].state_bytes // 4  # 2 n r + 1
-      33
+      >>> updates, state = jax.jit(tx.update)(grad, tx.init(grad))
+      >>> for row in updates / grad:
+      ...     print(*(round(float(factor), 1) for factor in row))
+      0.9 2.8 1.0 1.5 1.1 0.7
+      0.9 2.8 1.0 1.5 1.1 0.7
+      0.9 2.8 1.0 1.5 1.1 0.7
+      0.9 2.8 1.0 1.5 1.1 0.7
 
     References:
       Zhu et al., `APOLLO: SGD-like Memory, AdamW-level Performance
@@ -121,15 +129,18 @@ def apollo(
       The corresponding `optax.GradientTransformationExtraArgs`.
 
     Examples:
-      >>> params = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
+      With weight decay:
+
+      >>> params = {"kernel": jax.random.normal(jax.random.key(1), (4, 8)), "bias": jnp.ones(8)}
       >>> loss = lambda p: jnp.sum(p["kernel"] ** 2) + jnp.sum(p["bias"] ** 2)
-      >>> tx = grass_optax.apollo(0.1, rank=2)
-      >>> state, update = tx.init(params), jax.jit(tx.update)
-      >>> for _ in range(20):
+      >>> tx = grass_optax.apollo(0.05, rank=2, update_proj_gap=5, weight_decay=0.1)
+      >>> state, update, losses = tx.init(params), jax.jit(tx.update), [loss(params)]
+      >>> for _ in range(15):
       ...     updates, state = update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
-      >>> bool(loss(params) < 10)  # from 40
-      True
+      ...     losses.append(loss(params))
+      >>> [round(float(x), 1) for x in losses[::5]]
+      [37.6, 20.2, 8.5, 5.9]
 
     References:
       Zhu et al., `APOLLO: SGD-like Memory, AdamW-level Performance

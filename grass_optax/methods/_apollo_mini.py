@@ -59,14 +59,19 @@ def scale_by_apollo_mini(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
-      TypeError: a leaf is not real floating point, when initialised.
+      ValueError: if an argument is invalid (when built), or if a leaf cannot be split (when
+        initialised).
+      TypeError: if a leaf is not real floating point (when initialised).
 
     Examples:
-      >>> params = {"kernel": jnp.ones((4, 8))}
+      The direction is the gradient times one number:
+
+      >>> grad = jax.random.normal(jax.random.key(1), (4, 8))
       >>> tx = grass_optax.scale_by_apollo_mini()
-      >>> grass_optax.memory_report(tx, params).leaves[0].state_bytes // 4  # 2 n + 1
-      17
+      >>> updates, state = jax.jit(tx.update)(grad, tx.init(grad))
+      >>> factors = updates / grad
+      >>> round(float(factors.min() / factors.max()), 3)
+      1.0
 
     References:
       Zhu et al., `APOLLO: SGD-like Memory, AdamW-level Performance
@@ -119,15 +124,21 @@ def apollo_mini(
       The corresponding `optax.GradientTransformationExtraArgs`.
 
     Examples:
-      >>> params = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
+      With the learning rate in the state, where it can be changed:
+
+      >>> params = {"kernel": jax.random.normal(jax.random.key(1), (4, 8)), "bias": jnp.ones(8)}
       >>> loss = lambda p: jnp.sum(p["kernel"] ** 2) + jnp.sum(p["bias"] ** 2)
-      >>> tx = grass_optax.apollo_mini(0.01)
-      >>> state, update = tx.init(params), jax.jit(tx.update)
-      >>> for _ in range(20):
+      >>> with_rate = optax.inject_hyperparams(grass_optax.apollo_mini, ("update_proj_gap", "key"))
+      >>> tx = with_rate(0.01)
+      >>> state, update, losses = tx.init(params), jax.jit(tx.update), [loss(params)]
+      >>> for _ in range(15):
       ...     updates, state = update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
-      >>> bool(loss(params) < 10)  # from 40
-      True
+      ...     losses.append(loss(params))
+      >>> [round(float(x), 1) for x in losses[::5]]
+      [37.6, 15.5, 6.9, 5.8]
+      >>> round(float(state.hyperparams["learning_rate"]), 3)
+      0.01
 
     References:
       Zhu et al., `APOLLO: SGD-like Memory, AdamW-level Performance

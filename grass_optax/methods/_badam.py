@@ -67,15 +67,21 @@ def scale_by_badam(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work, when built; there are no such blocks, when initialised.
-      TypeError: a leaf is not floating point, when initialised.
+      ValueError: if an argument is invalid (when built), or if there are no such blocks (when
+        initialised).
+      TypeError: if a leaf is not floating point (when initialised).
 
     Examples:
-      >>> params = {"layers": {str(i): {"kernel": jnp.ones((3, 5))} for i in range(2)}}
-      >>> tx = grass_optax.scale_by_badam(50, blocks=["layers/0", "layers/1"], order="ascending")
-      >>> updates, state = tx.update(params, tx.init(params))
-      >>> [round(float(layer["kernel"][0, 0]), 4) for layer in updates["layers"].values()]
-      [1.0, 0.0]
+      One layer of the stack moves at a time, each for two updates:
+
+      >>> grads = {"layers": {"kernel": jax.random.normal(jax.random.key(1), (3, 4, 8))}}
+      >>> tx = grass_optax.scale_by_badam(switch_gap=2, order="ascending")
+      >>> state, update, moved = tx.init(grads), jax.jit(tx.update), []
+      >>> for _ in range(6):
+      ...     updates, state = update(grads, state)
+      ...     moved.append(jnp.any(updates["layers"]["kernel"] != 0, axis=(1, 2)))
+      >>> [jnp.flatnonzero(layers).tolist() for layers in moved]
+      [[0], [0], [1], [1], [2], [2]]
 
     References:
       Luo et al., `BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language
@@ -127,6 +133,20 @@ def badam(
       The corresponding `optax.GradientTransformationExtraArgs`.
 
     Examples:
+      With two blocks that take turns of five updates:
+
+      >>> kernel = jax.random.normal(jax.random.key(1), (4, 8))
+      >>> params = {"first": kernel, "second": kernel}
+      >>> loss = lambda p: jnp.sum(p["first"] ** 2) + jnp.sum(p["second"] ** 2)
+      >>> tx = grass_optax.badam(0.1, 5, blocks=["first", "second"], order="ascending")
+      >>> state, update, losses = tx.init(params), jax.jit(tx.update), [loss(params)]
+      >>> for _ in range(20):
+      ...     updates, state = update(jax.grad(loss)(params), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     losses.append(loss(params))
+      >>> [round(float(x), 1) for x in losses[::5]]
+      [59.1, 41.0, 22.8, 14.8, 6.7]
+
       Decay acts on the active block alone:
 
       >>> params = {"layers": {"kernel": jnp.ones((4, 3, 5))}}

@@ -78,17 +78,21 @@ def scale_by_column_sgd(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
-      TypeError: a leaf is not real floating point, when initialised.
+      ValueError: if an argument is invalid (when built), or if a leaf cannot be split (when
+        initialised).
+      TypeError: if a leaf is not real floating point (when initialised).
 
     Examples:
-      >>> params = {"lm_head": {"kernel": jnp.ones((4, 8))}}
+      All columns have the same norm, and only the head has a momentum:
+
+      >>> grad = jax.random.normal(jax.random.key(1), (4, 6))
+      >>> grads = {"dense": {"kernel": grad}, "lm_head": {"kernel": grad}}
       >>> tx = grass_optax.scale_by_column_sgd(unit_rms=False)
-      >>> updates, state = tx.update(params, tx.init(params))
-      >>> float(updates["lm_head"]["kernel"][0, 0])  # 1 / ||(1, 1, 1, 1)||
-      0.5
-      >>> optax.tree_utils.tree_get(state, "ema")["lm_head"]["kernel"].shape
-      (4, 8)
+      >>> updates, state = tx.update(grads, tx.init(grads))
+      >>> [round(float(x), 3) for x in jnp.linalg.norm(updates["dense"]["kernel"], axis=0)]
+      [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+      >>> jax.tree.map(jnp.shape, optax.tree_utils.tree_get(state, "ema"))
+      {'dense': {'kernel': MaskedNode()}, 'lm_head': {'kernel': (4, 6)}}
 
     References:
       Glentis et al., `A Minimalist Optimizer Design for LLM Pretraining
@@ -142,11 +146,20 @@ def column_sgd(
       The corresponding `optax.GradientTransformationExtraArgs`.
 
     Examples:
-      >>> params = {"embed": jnp.ones((9, 4)), "dense": {"kernel": jnp.ones((4, 8))}}
-      >>> tx = grass_optax.column_sgd(1e-3, scale=0.5)
-      >>> updates, state = tx.update(params, tx.init(params), params)
-      >>> round(float(updates["dense"]["kernel"][0, 0]), 6)
-      -0.0005
+      A linear model learns to repeat its tokens:
+
+      >>> shapes = {"embed": (9, 4), "dense": (4, 8), "lm_head": (8, 9)}
+      >>> params = {name: jax.random.normal(jax.random.key(1), s) / 2 for name, s in shapes.items()}
+      >>> logits = lambda p: p["embed"] @ p["dense"] @ p["lm_head"]
+      >>> loss = lambda p: optax.softmax_cross_entropy(logits(p), jnp.eye(9)).mean()
+      >>> tx = grass_optax.column_sgd(0.02)
+      >>> state, update, losses = tx.init(params), jax.jit(tx.update), [loss(params)]
+      >>> for _ in range(15):
+      ...     updates, state = update(jax.grad(loss)(params), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     losses.append(loss(params))
+      >>> [round(float(x), 1) for x in losses[::5]]
+      [2.3, 1.6, 1.0, 0.7]
 
     References:
       Glentis et al., `A Minimalist Optimizer Design for LLM Pretraining

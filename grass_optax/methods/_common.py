@@ -69,8 +69,9 @@ def assemble(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
-      TypeError: a leaf is not real floating point, when initialised.
+      ValueError: if an argument is invalid (when built), or if a leaf cannot be split (when
+        initialised).
+      TypeError: if a leaf is not real floating point (when initialised).
 
     Examples:
       A random subspace with momentum inside it, and the sign of the gradient outside:
@@ -139,7 +140,7 @@ def with_rates(
       The corresponding `optax.GradientTransformationExtraArgs`.
 
     Raises:
-      ValueError: `adam_learning_rate` is given without `labels`.
+      ValueError: if `adam_learning_rate` is given without `labels`.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 8))}

@@ -65,16 +65,22 @@ def scale_by_grasswalk(
       learning rate.
 
     Raises:
-      ValueError: an argument cannot work, when built; a leaf cannot be split, when initialised.
-      TypeError: a leaf is not real floating point, when initialised.
+      ValueError: if an argument is invalid (when built), or if a leaf cannot be split (when
+        initialised).
+      TypeError: if a leaf is not real floating point (when initialised).
 
     Examples:
-      >>> params = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
-      >>> tx = grass_optax.scale_by_grasswalk(rank=2, step_size=0.3)
-      >>> state = tx.init(params)
-      >>> split = optax.tree_utils.tree_get(state, "SplitState")
-      >>> split.basis["kernel"].shape, split.inner_state.mu["kernel"].shape
-      ((4, 2), (2, 8))
+      A step turns one of three directions by `step_size`:
+
+      >>> grads = {"kernel": jax.random.normal(jax.random.key(1), (6, 8))}
+      >>> tx = grass_optax.scale_by_grasswalk(rank=3, update_proj_gap=1, step_size=0.3)
+      >>> state, update, bases = tx.init(grads), jax.jit(tx.update), []
+      >>> for _ in range(2):
+      ...     updates, state = update(grads, state)
+      ...     bases.append(optax.tree_utils.tree_get(state, "basis")["kernel"])
+      >>> angles = jnp.arccos(grass_optax.grassmann.principal_cosines(*bases))
+      >>> [round(float(angle), 2) for angle in angles]
+      [0.0, 0.0, 0.3]
 
     References:
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
@@ -130,15 +136,19 @@ def grasswalk(
       The corresponding `optax.GradientTransformationExtraArgs`.
 
     Examples:
-      >>> params = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
+      With weight decay of the kernel alone:
+
+      >>> params = {"kernel": jax.random.normal(jax.random.key(1), (4, 8)), "bias": jnp.ones(8)}
       >>> loss = lambda p: jnp.sum(p["kernel"] ** 2) + jnp.sum(p["bias"] ** 2)
-      >>> tx = grass_optax.grasswalk(optax.linear_schedule(0.2, 0.1, 20), rank=2, update_proj_gap=5)
-      >>> state, update = tx.init(params), jax.jit(tx.update)
-      >>> for _ in range(20):
+      >>> decayed = {"kernel": True, "bias": False}
+      >>> tx = grass_optax.grasswalk(0.1, rank=2, update_proj_gap=5, weight_decay=0.1, mask=decayed)
+      >>> state, update, losses = tx.init(params), jax.jit(tx.update), [loss(params)]
+      >>> for _ in range(15):
       ...     updates, state = update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
-      >>> bool(loss(params) < 10)  # from 40
-      True
+      ...     losses.append(loss(params))
+      >>> [round(float(x), 1) for x in losses[::5]]
+      [37.6, 20.3, 10.6, 6.0]
 
     References:
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
