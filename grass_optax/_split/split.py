@@ -70,12 +70,12 @@ def split_by_subspace(
 
     U is the direction of the update, not negated. If the residual has feedback, what it kept of the
     last update is added to G first. Every leaf is split: keep others away with `optax.partition`
-    and `layouts.split_labels`. Each matrix of a stack is treated as if it were alone.
+    and `layouts.split_labels`. Each matrix of a stack is treated as if it were alone, by `inner`
+    too if that treats matrices apart, as Adam does and Adafactor does not.
 
     The two large products run at JAX's default matmul precision (`jax.default_matmul_precision`).
     Extra arguments of `update` reach `inner` and `residual` untouched. `residual` gets one more,
-    `split`, a record of what the step knows: `grad`, `projected`, `direction`, `basis`,
-    `previous_basis`, `inner_state`, `previous_inner_state`.
+    `split`, a record of what the step knows (`residual` lists its fields).
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).

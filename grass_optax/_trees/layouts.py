@@ -11,7 +11,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,9 @@ __all__ = [
 ]
 
 # A tree of MuonDimensionNumbers and None, a prefix of one, or a function of params to one.
-DimensionNumbersOrFn = Any | Callable[[optax.Params], Any]
+DimensionNumbersOrFn: TypeAlias = (
+    PyTree[MuonDimensionNumbers | None] | Callable[[optax.Params], PyTree[MuonDimensionNumbers | None]]
+)
 
 SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -187,7 +188,8 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("mistake", ERRORS)
-def test_a_mistake_is_an_error_that_says_what_to_do(mistake):
+def test_a_mistake_is_an_error_that_says_what_to_do(mistake, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse first
     build, error, message = ERRORS[mistake]
     with pytest.raises(error, match=f"(?s){message}"):
         build()
