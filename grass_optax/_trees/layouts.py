@@ -248,8 +248,7 @@ def _axes(path: Any, x: Any, dims: MuonDimensionNumbers, axes: Any) -> tuple[int
     axes = tuple(axes) if isinstance(axes, Sequence) else (operator.index(axes),)
     if any(not -x.ndim <= i < x.ndim for i in axes):
         raise ValueError(
-            f"{describe(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None to "
-            "leave it whole."
+            f"{describe(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None."
         )
     return tuple(i % x.ndim for i in axes)
 
