@@ -129,4 +129,5 @@ def test_functions_among_the_extra_arguments_pass_a_mesh_with_explicit_axes():
 
 def test_the_narrow_moments_of_a_method_are_its_own():
     tx = grass_optax.scale_by_grassjump(rank=3, mu_dtype="bfloat16", nu_dtype="bfloat16", b2=0.95)
-    tx.init(PARAMS)
+    narrow = optax.tree_utils.tree_get(tx.init(PARAMS), "SplitState").inner_state.narrow
+    assert narrow.mu.dtype == narrow.nu.dtype == jnp.bfloat16

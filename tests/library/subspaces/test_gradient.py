@@ -80,3 +80,16 @@ def test_a_tall_matrix_moves(method, step_size):
         if t in (2, 4, 6):
             one, other = (basis_of(states[i])["x"] for i in (t, t - 1))
             assert np.arccos(grassmann.principal_cosines(one, other)[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("rule", [subspaces.dct(), subspaces.range_finder(), subspaces.svd()])
+def test_a_first_gradient_that_is_not_finite_gives_a_random_basis(rule):
+    def basis(key):
+        refresh = subspaces.Refresh(
+            key=jax.random.key(key), count=jnp.int32(0), grad=jnp.full((16, 24), jnp.nan), basis=jnp.zeros((16, 4)),
+            inner_state=None, rule_state=optax.EmptyState(), first=True,
+        )  # fmt: skip
+        return np.asarray(rule.update(refresh)[0])
+
+    np.testing.assert_allclose(basis(0).T @ basis(0), np.eye(4), atol=1e-5)
+    assert np.abs(basis(0) - basis(1)).max() > 0.1
