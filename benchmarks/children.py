@@ -3,9 +3,13 @@
 An allocator's peak never falls, and memory left by one program must not count for the next.
 """
 
+import functools
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +28,17 @@ def allocator_bytes() -> dict[str, int] | None:
     return {"now": statistics["bytes_in_use"], "peak": statistics["peak_bytes_in_use"]}
 
 
+def in_children(module: str, arguments: list[list[str]], jobs: int) -> Iterator[dict[str, Any]]:
+    """Run a module once for each of several command lines, `jobs` at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(functools.partial(in_a_child, module), arguments)
+
+
 def in_a_child(module: str, arguments: list[str]) -> dict[str, Any]:
     """Run a module of this package; return the JSON of its last line, or its error if it fails."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ  # they may share a GPU
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         return {"error": (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]}

@@ -92,6 +92,17 @@ EVERY_STEP_ALIKE = frozenset({"adamw-again", "torch-adamw"}).union(
 )
 
 
+def optimizers(names: list[str], problem: Problem) -> tuple[dict[str, Transformation], dict[str, str]]:
+    """The contestants that can run on a problem, and why the others cannot."""
+    found, missing = {}, {}
+    for name in names:
+        try:
+            found[name] = JAX_CONTESTANTS[name](problem)
+        except CannotRun as reason:
+            missing[name] = str(reason)
+    return found, missing
+
+
 def refresh_gap(name: str, problem: Problem) -> int | None:
     """The interval between a contestant's refreshes in a run; None if all its steps are alike."""
     return None if name in EVERY_STEP_ALIKE else problem.gap

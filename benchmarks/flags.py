@@ -18,6 +18,11 @@ def command(name: str, description: str | None, epilog: str | None = None) -> ar
     return parser
 
 
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the number of contestants whose memory is measured at the same time."""
+    parser.add_argument("--jobs", type=int, default=1, help="contestants whose memory is measured at once")
+
+
 def add_matrices(parser: argparse.ArgumentParser, layouts: tuple[str, ...] = LAYOUTS[:1]) -> None:
     """Add the flags that choose the matrices, and whether they are stacked."""
     parser.add_argument("--size", choices=SIZES, default="60m")

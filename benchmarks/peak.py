@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     result = flags.command("peak", __doc__)
     flags.add_matrices(result)
     result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
+    flags.add_jobs(result)
     result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
     return result
 
@@ -116,8 +117,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         words = ["--size", args.size, "--layouts", layout]
         words += ["--layers", str(args.layers)] if args.layers else []
         rows = []
-        for name in args.methods:
-            figures = children.in_a_child("benchmarks.peak", [*words, "--one", name])
+        lines = [[*words, "--one", name] for name in args.methods]
+        for name, figures in zip(args.methods, children.in_children("benchmarks.peak", lines, args.jobs), strict=True):
             where = figures.pop("machine", where)
             rows.append(row(name, figures))
             print(".", end="", file=sys.stderr, flush=True)

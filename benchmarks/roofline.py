@@ -119,9 +119,8 @@ def measured(problem: Problem, names: list[str], steps: int, warmup: int, megaby
     """Time ceilings and steps in the same rounds, and compare them."""
     weights = Weights(problem)
     plain, amounts = ceilings(problem, megabytes, width)
-    steppers = [
-        Contestant(name, donated(JAX_CONTESTANTS[name](problem), weights), refresh_gap(name, problem)) for name in names
-    ]
+    updates = donated([JAX_CONTESTANTS[name](problem) for name in names], weights)
+    steppers = [Contestant(name, step, refresh_gap(name, problem)) for name, step in zip(names, updates, strict=True)]
     seconds = measure.take_turns([*plain, *steppers], steps)
     times = {
         c.name: measure.spread(list(measure.sort_out(seconds[c.name], c.gap, warmup).regular.values()))

@@ -12,15 +12,14 @@ in turn, with the same gradients.
 
 import argparse
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import optax
 
 from benchmarks import flags, measure, torch_peers
-from benchmarks.contestants import EXACT_SVD, JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
+from benchmarks.contestants import EXACT_SVD, JAX_CONTESTANTS, optimizers, own_gap, refresh_gap
 from benchmarks.measure import Contestant
 from benchmarks.shapes import Problem, make_problem, random_grads, random_params
 
@@ -53,48 +52,44 @@ def donated_step(tx: optax.GradientTransformation) -> Any:
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def donated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
-    """The step of a training loop."""
-    held = jax.jit(tx.init)(weights.params)
-    compiled = donated_step(tx).lower(weights.params, held, weights.grads).compile()
+def donated(txs: Sequence[optax.GradientTransformation], weights: Weights) -> list[Callable[[], None]]:
+    """The step of a training loop with each of several optimizers."""
 
-    def run() -> None:
-        nonlocal held
-        weights.params, held = compiled(weights.params, held, weights.grads)
-        jax.block_until_ready((weights.params, held))
+    def stepper(compiled: Any, held: Any) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal held
+            weights.params, held = compiled(weights.params, held, weights.grads)
+            jax.block_until_ready((weights.params, held))
 
-    return run
+        return run
+
+    states = [jax.jit(tx.init)(weights.params) for tx in txs]
+    steps = [donated_step(tx).lower(weights.params, s, weights.grads) for tx, s in zip(txs, states, strict=True)]
+    return list(map(stepper, measure.compiled(steps), states))
 
 
-def undonated(tx: optax.GradientTransformation, weights: Weights) -> Callable[[], None]:
+def undonated(txs: Sequence[optax.GradientTransformation], weights: Weights) -> list[Callable[[], None]]:
     """The update alone, with updates and state in new memory."""
-    held = jax.jit(tx.init)(weights.params)
-    compiled = jax.jit(tx.update).lower(weights.grads, held, weights.params).compile()
 
-    def run() -> None:
-        nonlocal held
-        updates, held = compiled(weights.grads, held, weights.params)
-        jax.block_until_ready((updates, held))
+    def stepper(compiled: Any, held: Any) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal held
+            updates, held = compiled(weights.grads, held, weights.params)
+            jax.block_until_ready((updates, held))
 
-    return run
+        return run
+
+    states = [jax.jit(tx.init)(weights.params) for tx in txs]
+    steps = [jax.jit(tx.update).lower(weights.grads, s, weights.params) for tx, s in zip(txs, states, strict=True)]
+    return list(map(stepper, measure.compiled(steps), states))
 
 
-def jax_contestants(
-    names: list[str], problem: Problem, mode: str
-) -> tuple[list[Contestant], dict[str, float], dict[str, str]]:
-    """The contestants that can run, their compile seconds, and why the others cannot run."""
-    weights, contestants, compiling, missing = Weights(problem), [], {}, {}
-    for name in names:
-        start = time.perf_counter()
-        try:
-            tx = JAX_CONTESTANTS[name](problem)
-        except CannotRun as reason:
-            missing[name] = str(reason)
-            continue
-        step = (donated if mode == "donated" else undonated)(tx, weights)
-        compiling[name] = time.perf_counter() - start
-        contestants.append(Contestant(name, step, refresh_gap(name, problem)))
-    return contestants, compiling, missing
+def jax_contestants(names: list[str], problem: Problem, mode: str) -> tuple[list[Contestant], dict[str, str]]:
+    """The contestants that can run, and why the others cannot."""
+    txs, missing = optimizers(names, problem)
+    steps = (donated if mode == "donated" else undonated)(list(txs.values()), Weights(problem))
+    found = [Contestant(name, step, refresh_gap(name, problem)) for name, step in zip(txs, steps, strict=True)]
+    return found, missing
 
 
 def donated_only(names: list[str]) -> dict[str, str]:
@@ -109,16 +104,13 @@ def measured(problem: Problem, mode: str, names: list[str], steps: int, warmup: 
     left_out = {} if mode == "donated" else donated_only(names)
     jax_names = [name for name in names if name in JAX_CONTESTANTS and name not in left_out]
     torch_names = [name for name in names if name not in JAX_CONTESTANTS and name not in left_out]
-    contestants, compiling, missing = jax_contestants(jax_names, problem, mode)
+    contestants, missing = jax_contestants(jax_names, problem, mode)
     peers, absent = torch_peers.torch_contestants(torch_names, problem)
     contestants, missing = contestants + peers, missing | absent | left_out
     seconds = measure.take_turns(contestants, steps)
     times = {c.name: measure.sort_out(seconds[c.name], c.gap, warmup) for c in contestants}
     base = times[contestants[0].name]
-    rows = [
-        {"name": name, "compile_seconds": compiling.get(name)} | measure.compare(t, base, own_gap(name))
-        for name, t in times.items()
-    ]
+    rows = [{"name": name} | measure.compare(t, base, own_gap(name)) for name, t in times.items()]
     return {"mode": mode, "base": contestants[0].name, "rows": rows, "missing": missing}
 
 

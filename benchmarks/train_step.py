@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from benchmarks import children, flags, measure
-from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, own_gap, refresh_gap
+from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, optimizers, own_gap, refresh_gap
 from benchmarks.measure import Contestant
 from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
 from models import CONFIGS, LlamaConfig
@@ -41,23 +41,17 @@ def tokens(config: LlamaConfig, args: argparse.Namespace) -> jax.Array:
     return jnp.asarray(windows, jnp.int32)
 
 
-def optimizer(name: str, args: argparse.Namespace) -> optax.GradientTransformation:
-    """A contestant for the model's parameters; those with three axes are stacked kernels, which are
-    split.
-    """
-    return JAX_CONTESTANTS[name](_problem(args))
-
-
 def _problem(args: argparse.Namespace) -> Problem:
+    """The model's parameters: those with three axes are stacked kernels, which are split."""
     return Problem({"kernel": (1, 2, 2)}, rank_of(args.model), args.gap, stacked_only)
 
 
-def compiled_step(name: str, args: argparse.Namespace) -> tuple[Any, Callable[[], TrainState]]:
-    """The compiled step of the trainer, and the function that draws its initial state."""
-    config, tx = network(args), optimizer(name, args)
+def lowered_step(tx: optax.GradientTransformation, args: argparse.Namespace) -> tuple[Any, Callable[[], TrainState]]:
+    """The step of the trainer, to be compiled, and the function that draws its initial state."""
+    config = network(args)
     initial = make_initial_state(config, tx, seed=0)
     step = jax.jit(make_train_step(structure(config), tx, optax.constant_schedule(RATE)), donate_argnums=0)
-    return step.lower(jax.eval_shape(initial), tokens(config, args)).compile(), initial
+    return step.lower(jax.eval_shape(initial), tokens(config, args)), initial
 
 
 class Run:
@@ -68,10 +62,9 @@ class Run:
         self.args, self.tokens = args, tokens(config, args)
         self.params = jax.jit(make_initial_state(config, optax.identity(), seed=0))().params
 
-    def contestant(self, name: str) -> Callable[[], None]:
+    def contestant(self, compiled: Any, tx: optax.GradientTransformation) -> Callable[[], None]:
         """One contestant's step, with its optimizer state."""
-        compiled, _ = compiled_step(name, self.args)
-        state = jax.jit(optimizer(name, self.args).init)(self.params)
+        state = jax.jit(tx.init)(self.params)
         count = jnp.zeros((), jnp.int32)
 
         def run() -> None:
@@ -85,12 +78,13 @@ class Run:
 
 def timed(args: argparse.Namespace) -> dict[str, Any]:
     """Times of all contestants."""
-    run, contestants, missing = Run(args), [], {}
-    for name in args.methods:
-        try:
-            contestants.append(Contestant(name, run.contestant(name), refresh_gap(name, _problem(args))))
-        except CannotRun as reason:
-            missing[name] = str(reason)
+    problem, run = _problem(args), Run(args)
+    txs, missing = optimizers(args.methods, problem)
+    steps = measure.compiled([lowered_step(tx, args)[0] for tx in txs.values()])
+    contestants = [
+        Contestant(name, run.contestant(step, tx), refresh_gap(name, problem))
+        for (name, tx), step in zip(txs.items(), steps, strict=True)
+    ]
     seconds = measure.take_turns(contestants, args.steps)
     times = {c.name: measure.sort_out(seconds[c.name], c.gap, args.warmup) for c in contestants}
     base = times[contestants[0].name]
@@ -115,9 +109,10 @@ def timed_text(result: dict[str, Any]) -> str:
 def peak_of_one(args: argparse.Namespace) -> dict[str, Any]:
     """Memory of one contestant: planned by the compiler, and on a GPU the peak over a few steps."""
     try:
-        compiled, initial = compiled_step(args.one, args)
+        lowered, initial = lowered_step(JAX_CONTESTANTS[args.one](_problem(args)), args)
     except CannotRun as reason:
         return {"missing": str(reason)}
+    compiled = lowered.compile()
     allocator = children.allocator_bytes()
     if allocator:
         state, windows = jax.jit(initial)(), tokens(network(args), args)
@@ -132,8 +127,10 @@ def peaks(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Memory of every contestant. This process does not use the device."""
     where: dict[str, Any] = {}
     rows = []
-    for name in args.methods:
-        figures = children.in_a_child("benchmarks.train_step", [*_flags(args), "--gap", "2", "--one", name])
+    words = [[*_flags(args), "--gap", "2", "--one", name] for name in args.methods]
+    for name, figures in zip(
+        args.methods, children.in_children("benchmarks.train_step", words, args.jobs), strict=True
+    ):
         where = figures.pop("machine", where)
         rows.append({"name": name} | figures)
     for row in rows:
@@ -188,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, including the first")
     result.add_argument("--gap", type=int, default=10, help="steps between refreshes")
     result.add_argument("--peak", action="store_true", help="memory instead of time")
+    flags.add_jobs(result)
     result.add_argument("--one", choices=JAX_CONTESTANTS, help=argparse.SUPPRESS)  # in the child
     return result
 

@@ -8,12 +8,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import PyTree
 
 
 def wide(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
     """The type in which to compute with these: the widest of them, and float32 at least."""
     return max((jnp.dtype(t) for t in (*dtypes, jnp.float32)), key=lambda t: t.itemsize)
+
+
+def rounded(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """x in another floating type, rounded to it even where the result is widened again at once.
+
+    XLA may drop a conversion to a narrower type and back, and on a GPU it does.
+    """
+    to = jnp.finfo(dtype)
+    if to.bits < jnp.finfo(x.dtype).bits:
+        x = lax.reduce_precision(x, exponent_bits=to.nexp, mantissa_bits=to.nmant)
+    return x.astype(dtype)
 
 
 def widened(tree: PyTree) -> PyTree:

@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 
-from grass_optax._linalg.dtypes import wide
+from grass_optax._linalg.dtypes import rounded, wide
 from grass_optax._split.once import at_most_once
 from grass_optax._split.records import SplitConfig, SplitState
 from grass_optax._trees.keys import folded, matrix_numbers, typed_key
@@ -139,7 +139,7 @@ def _drawn(
             first=first,
         )
         basis, rule_state = rule.update(refresh)
-        return basis.astype(read.basis.dtype), rule_state
+        return rounded(basis, read.basis.dtype), rule_state
 
     reads = [
         _Read(jnp.asarray(matrix_numbers(path, grad.shape[:-2])), grad, old, moments[i], rule_state)
