@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
-# All measurements on one GPU, in ten minutes: benchmarks/gpu.sh DIRECTORY writes JSON and the printed tables there.
-# Requires jax and optax; the training step also requires flax, and is skipped without it. A command that fails or
-# exceeds its time limit does not stop the others. SIZE is the model, JOBS how many contestants share the GPU while
-# memory is measured: an AdamW step of 1b takes 30 GB.
+# Measurements on one GPU: benchmarks/gpu.sh DIRECTORY [PART ...] writes JSON and the printed tables there.
+# The parts, at most five minutes each: step, train, memory, limits. All of them by default.
+# Requires jax and optax; train, and half of memory, also require flax. A command that fails or exceeds its time limit
+# does not stop the others. SIZE is the model. JOBS is how many contestants share the GPU, and the processors, while
+# memory is measured.
 set -uo pipefail
 results=${1:?give a directory for the results}
+shift
+parts=("$@")
+[ $# -gt 0 ] || parts=(step train memory limits)
 size=${SIZE:-1b} jobs=${JOBS:-2}
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
+# A GPU's compiler tries many forms of each product: what it found is kept for the programs that follow.
+cache=$(mktemp -d)
+trap 'rm -rf "$cache"' EXIT
 
 measure() {  # seconds, name, module, arguments
   local seconds=$1 name=$2 module=$3
@@ -21,12 +28,24 @@ measure() {  # seconds, name, module, arguments
 
 methods=(adamw adamw-again grassjump grasswalk apollo)
 model=(--model "$size" --sequence 256 --dtype bfloat16)
-if "$python" -c 'import flax' 2>/dev/null; then
-  measure 150 train train_step "${model[@]}" --batch 32 --methods "${methods[@]}"
-  measure 100 train-peak train_step "${model[@]}" --batch 16 --remat --peak --jobs "$jobs" \
-    --methods adamw grassjump grasswalk apollo
-fi
-measure 120 step step --size "$size" --layouts stacked --modes donated --methods "${methods[@]}" muon fira-randomized
-measure 100 peak peak --size "$size" --jobs "$jobs" --methods adamw muon grassjump grassjump-unstored grasswalk apollo
-measure 70 roofline roofline --size "$size" --methods adamw grassjump grasswalk apollo
-measure 70 compile compile_time --leaves 56 --repeats 1 --methods adamw grassjump grasswalk
+for part in "${parts[@]}"; do
+  export JAX_COMPILATION_CACHE_DIR=$cache
+  case $part in
+    step)
+      measure 150 step step --size "$size" --layouts stacked --modes donated \
+        --methods "${methods[@]}" muon fira-randomized ;;
+    train)
+      measure 300 train train_step "${model[@]}" --batch 32 --methods adamw grassjump grasswalk ;;
+    memory)
+      measure 150 peak peak --size "$size" --jobs "$jobs" --methods adamw grassjump apollo
+      measure 150 train-peak train_step "${model[@]}" --batch 16 --remat --peak --jobs "$jobs" \
+        --methods adamw grassjump ;;
+    limits)
+      measure 120 roofline roofline --size "$size" --methods adamw grassjump grasswalk apollo
+      unset JAX_COMPILATION_CACHE_DIR
+      measure 120 compile compile_time --leaves 56 --repeats 1 --methods adamw grassjump grasswalk ;;
+    *)
+      echo "unknown part $part: give some of step, train, memory, limits" >&2
+      exit 2 ;;
+  esac
+done
