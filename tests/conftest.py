@@ -19,7 +19,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-CHECKED = ("_linalg", "subspaces", "transport", "residual", "_trees.layouts")
+CHECKED = ("_linalg", "subspaces", "transport", "residual", "_trees.layouts", "_trees.matrix_layout")
 install_import_hook([f"grass_optax.{name}" for name in CHECKED], "beartype.beartype")
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from grass_optax._linalg.dtypes import wide
 from grass_optax._linalg.norms import finite_root, sum_of_squares
 from grass_optax._linalg.products import matmul, rotation
-from grass_optax._trees.layouts import MatrixLayout
+from grass_optax._trees.matrix_layout import MatrixLayout
 
 # Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 %
 # wrong at ||R|| = 1e-3 ||G|| in float32.

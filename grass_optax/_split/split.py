@@ -34,7 +34,8 @@ from grass_optax._split.records import Split, SplitConfig, SplitState
 from grass_optax._split.refresh import moved, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
 from grass_optax._trees.keys import checked_key
-from grass_optax._trees.layouts import MatrixLayout, map_layouts
+from grass_optax._trees.layouts import map_layouts
+from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.mesh import with_auto_axes
 from grass_optax.bases import dense
 from grass_optax.residual.marks import as_residual

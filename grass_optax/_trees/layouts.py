@@ -1,13 +1,10 @@
-"""Any weight as a batch of matrices (..., m, n) with m <= n, and back.
+"""Which leaves of a tree are matrices, and along which of their axes.
 
-Orientation lives here and nowhere else. Dimension numbers say which axes of a leaf make the matrix,
-exactly as Optax's Muon takes them: `optax.contrib.MuonDimensionNumbers(reduction_axis,
-output_axis)`, each an axis or several. Every other axis is a batch axis. The canonical form has the
-smaller dimension first, so that the basis lives on it. A square matrix has its reduction (input)
-axis first.
+Dimension numbers say which axes of a leaf make the matrix, exactly as Optax's Muon takes them:
+`optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, each an axis or several. Every
+other axis is a batch axis.
 """
 
-import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -16,9 +13,10 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
+from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import describe, is_embedding, is_head, leaf_path, require_float
 
 __all__ = [
@@ -47,71 +45,12 @@ SPLIT, ADAM = "split", "adam"  # the two labels of `split_labels`
 MATRIX = MuonDimensionNumbers(reduction_axis=0, output_axis=1)  # of a leaf with two axes, (input, output)
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class MatrixLayout:
-    """How one leaf is seen as (..., m, n).
-
-    As a pytree it is static and has no leaves, so a state can carry it.
-
-    Attributes:
-      shape: of the leaf.
-      m_axes: the axes of the leaf that make m.
-      n_axes: the axes of the leaf that make n.
-    """
-
-    shape: tuple[int, ...]
-    m_axes: tuple[int, ...]
-    n_axes: tuple[int, ...]
-
-    @property
-    def batch_axes(self) -> tuple[int, ...]:
-        """The axes of the leaf that are neither in m nor in n, in order."""
-        return tuple(i for i in range(len(self.shape)) if i not in self.m_axes + self.n_axes)
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        """The sizes of the batch axes."""
-        return self._sizes(self.batch_axes)
-
-    @property
-    def m(self) -> int:
-        """The smaller dimension, where the basis lives."""
-        return math.prod(self._sizes(self.m_axes))
-
-    @property
-    def n(self) -> int:
-        """The larger dimension."""
-        return math.prod(self._sizes(self.n_axes))
-
-    def to_matrix(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b m n"]:
-        """The leaf as (..., m, n)."""
-        return x.transpose(self._order()).reshape(*self.batch, self.m, self.n)
-
-    def from_matrix(self, x: Shaped[Array, "*b m n"]) -> Shaped[Array, "..."]:
-        """The inverse of `to_matrix`."""
-        order = self._order()
-        return x.reshape(self._sizes(order)).transpose([order.index(i) for i in range(len(order))])
-
-    def sum_over_m(self, x: Shaped[Array, "..."]) -> Shaped[Array, "*b 1 n"]:
-        """The sum of each column of `to_matrix(x)`, taken in the leaf: a compiler may turn a matrix
-        only to sum it.
-        """
-        kept = [i for i in range(len(self.shape)) if i not in self.m_axes]
-        sums = jnp.sum(x, axis=self.m_axes).transpose([kept.index(i) for i in self.batch_axes + self.n_axes])
-        return sums.reshape(*self.batch, 1, self.n)
-
-    def _order(self) -> tuple[int, ...]:
-        return self.batch_axes + self.m_axes + self.n_axes
-
-    def _sizes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self.shape[i] for i in axes)
-
-
 def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn = None) -> PyTree:
     """Return a tree like params with the `MatrixLayout` of every leaf.
 
-    Without dimension numbers every leaf must be 2-D.
+    Args:
+      params: a tree of arrays, or of their shapes.
+      weight_dimension_numbers: which axes of each leaf make its matrix. None: every leaf is 2-D.
 
     Returns:
       A tree of layouts; each has `m`, `n` and `to_matrix`, which gives (..., m, n).
@@ -134,7 +73,22 @@ def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumb
 
 
 def map_layouts(f: Callable[..., Any], layout: PyTree, *trees: PyTree) -> PyTree:
-    """`jax.tree.map` over a tree of layouts and trees like it."""
+    """`jax.tree.map` over a tree of layouts and trees like it.
+
+    Args:
+      f: a function of a layout and of one leaf of each tree.
+      layout: a tree of `MatrixLayout`.
+      trees: trees like it.
+
+    Returns:
+      A tree like `layout` of what `f` returned.
+
+    Examples:
+      >>> params = {"w": jnp.ones((8, 2))}
+      >>> of_each = layouts.matrix_layouts(params)
+      >>> layouts.map_layouts(layouts.MatrixLayout.to_matrix, of_each, params)["w"].shape
+      (2, 8)
+    """
     return jax.tree.map(f, layout, *trees, is_leaf=_is_layout)
 
 
@@ -157,8 +111,13 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     head. These are recognised by their paths: a part of it contains "embed", or is one of "wte",
     "wpe", "head", "lm_head", "output_head", "logits", "logits_dense" (in any case).
 
+    Args:
+      rank: r, of the subspaces.
+      weight_dimension_numbers: which axes of each leaf make its matrix; None for no matrix.
+
     Returns:
-      A function of params to a tree like it of labels.
+      A function of params to a tree like it of labels. It raises a ValueError if the dimension
+      numbers do not fit the params.
 
     Examples:
       >>> params = {"embed": jnp.ones((9, 4)), "dense": {"kernel": jnp.ones((4, 8))}}
@@ -182,7 +141,23 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
 
 def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionNumbersOrFn) -> Any:
-    """Return a tree like params: the checked dimension numbers of each leaf, or None."""
+    """Return a tree like params: the checked dimension numbers of each leaf, or None.
+
+    Args:
+      params: a tree of arrays, or of their shapes.
+      weight_dimension_numbers: a tree like it, a prefix of one, or a function of params to one.
+
+    Returns:
+      A `MuonDimensionNumbers` or None for each leaf.
+
+    Raises:
+      ValueError: an axis is out of range or named twice, or the structure is another.
+
+    Examples:
+      >>> params = {"block": {"up": jnp.ones((2, 8)), "down": jnp.ones((8, 2))}}
+      >>> layouts.dimension_numbers(params, {"block": layouts.MATRIX})["block"]["down"]
+      MuonDimensionNumbers(reduction_axis=0, output_axis=1)
+    """
 
     def checked(path: Any, x: Any, dims: Any) -> MuonDimensionNumbers | None:
         if dims is not None:

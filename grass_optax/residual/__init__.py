@@ -13,11 +13,10 @@ is given R; `per_column` marks it again.
 """
 
 from grass_optax.residual.feedback import error_feedback
+from grass_optax.residual.limit import NormGrowthLimitState, norm_growth_limit
 from grass_optax.residual.marks import ErrorFeedbackState, Marks, Residual, marked, per_column
 from grass_optax.residual.scaling import (
-    NormGrowthLimitState,
     channel_scaling,
-    norm_growth_limit,
     recovery,
     recovery_factors,
     recovery_scaling,

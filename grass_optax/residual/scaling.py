@@ -1,30 +1,21 @@
-"""Residuals that multiply columns or entries by numbers, and the limit on their growth."""
+"""Residuals that multiply columns or entries by numbers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from grass_optax._linalg.norms import column_norms, frobenius_norm
+from grass_optax.residual.limit import norm_growth_limit
 from grass_optax.residual.marks import Residual, map_present, marked, per_column, split_of
 
 # A column whose projected gradient is this far below the root mean square over columns has none:
 # its ratio would be noise.
 _NEGLIGIBLE = 1e-6
-
-
-class NormGrowthLimitState(NamedTuple):
-    """State of `norm_growth_limit`.
-
-    Attributes:
-      norm: (...) per leaf: the Frobenius norm of the last output of each matrix; 0 if not set.
-    """
-
-    norm: PyTree
 
 
 def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLike = 1.0) -> Residual:
@@ -37,8 +28,13 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
       removed_fraction: c in R = G - c S S^T G: 1 in the papers, `scale` in Fira's released code.
+
     Returns:
       A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+
+    Raises:
+      ValueError: at the first update, if a chain or a mask of it lost the mark and the residual is
+        made with another fraction.
 
     Examples:
       >>> tx = grass_optax.split_by_subspace(
@@ -74,6 +70,7 @@ def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike =
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
       scale: the square of the last factor.
+
     Returns:
       A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
 
@@ -103,8 +100,19 @@ def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 
     Args:
       max_norm_growth: zeta of `norm_growth_limit`; None switches the limit off.
       scale: the square of the last factor.
+
     Returns:
       A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+
+    Examples:
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale_by_sign(), transport.keep(),
+      ...     residual.tensor_scaling(), rank=1, update_proj_gap=100, lift=False,
+      ... )
+      >>> grad = jnp.array([[2.0, 2.0], [6.0, 1.0]])  # g has entries of 2, N of 1
+      >>> tx.update(grad, tx.init(grad))[0]
+      Array([[1. , 1. ],
+             [3. , 0.5]], dtype=float32)
 
     References:
       Zhu et al., `APOLLO <https://arxiv.org/abs/2412.05270>`_, 2024, Algorithm 1
@@ -117,6 +125,7 @@ def sign(scale: ArrayLike = 1.0) -> optax.GradientTransformation:
 
     Args:
       scale: the size of every entry of the result.
+
     Returns:
       An Optax transformation without state; its output is (..., m, n).
 
@@ -144,47 +153,25 @@ def recovery_scaling() -> optax.GradientTransformationExtraArgs:
       L_i = (||N_i|| / ||g_i||) R_i
 
     The factor is 0 where ||g_i|| is negligible: momentum may move such a column, but does not
-    determine its scale (`recovery_factors`). `recovery` limits its norm, and has the example.
+    determine its scale (`recovery_factors`). `recovery` limits its norm.
 
     Returns:
       An Optax transformation without state or marks; its output is (..., m, n).
-    """
-    return _multiplied(recovery_factors)
-
-
-def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
-    """Limit the growth of the Frobenius norm of each matrix from one step to the next (eq. 10).
-
-    With p the norm of the last output::
-
-      l = ||L||_F;  L <- min(1, zeta p / l) L if p > 0;  p <- ||L||_F after that
-
-    p is not reset at refreshes, and p = 0 means "not set", so that a first gradient of zero does
-    not hold the rest down.
-
-    Args:
-      max_norm_growth: zeta; infinity sets no limit.
-    Returns:
-      An Optax transformation of (..., m, n), whose state is a `NormGrowthLimitState`.
 
     Examples:
-      >>> tx, x = residual.norm_growth_limit(1.5), jnp.ones((1, 1))
-      >>> _, state = tx.update(2 * x, tx.init(x))
-      >>> tx.update(8 * x, state)[0]
-      Array([[3.]], dtype=float32)
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.scale_by_sign(), transport.keep(),
+      ...     residual.per_column(residual.recovery_scaling()), rank=1, update_proj_gap=100,
+      ... )
+      >>> grad = jnp.array([[2.0, 4.0], [1.0, 1.0]])
+      >>> tx.update(grad, tx.init(grad))[0]
+      Array([[1.  , 1.  ],
+             [0.5 , 0.25]], dtype=float32)
+
+    References:
+      Chen et al., `Fira <https://arxiv.org/abs/2410.01623>`_, 2024
     """
-
-    def init(params: optax.Params) -> NormGrowthLimitState:
-        return NormGrowthLimitState(jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params))
-
-    def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, NormGrowthLimitState]:
-        del params
-        norms = jax.tree.map(frobenius_norm, updates)
-        factors = jax.tree.map(lambda norm, last: _limit(norm, last, max_norm_growth), norms, state.norm)
-        updates = jax.tree.map(lambda f, x: f[..., None, None] * x, factors, updates)
-        return updates, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms))
-
-    return optax.GradientTransformation(init, update)
+    return _multiplied(recovery_factors)
 
 
 def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 n"]:
@@ -193,6 +180,7 @@ def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, 
     Args:
       projected: g (..., r, n).
       direction: N (..., r, n), what the inner optimizer returned for g.
+
     Returns:
       phi (..., 1, n), 0 where ||g_i|| is negligible.
 
@@ -210,12 +198,6 @@ def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r
     norm = frobenius_norm(projected)
     ratio = jnp.where(norm > 0, frobenius_norm(direction) / jnp.where(norm > 0, norm, 1), 0)
     return ratio[..., None, None]
-
-
-def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike) -> Float[Array, "*b"]:
-    ceiling = jnp.asarray(growth, norm.dtype) * last
-    exceeds = (last > 0) & (norm > ceiling)
-    return jnp.where(exceeds, ceiling / jnp.where(norm > 0, norm, 1), 1)
 
 
 def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:

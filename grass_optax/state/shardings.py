@@ -25,7 +25,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from grass_optax._blocks.turns import BlockCoordinateState
 from grass_optax._split.records import SplitState
-from grass_optax._trees.layouts import MatrixLayout
+from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owner
 

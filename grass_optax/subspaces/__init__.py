@@ -6,11 +6,13 @@ new state. Most rules keep no state and are a `stateless_rule` of one function. 
 the first basis.
 
 `rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
-those that do, and `learned` those that take gradient steps on the basis itself.
+those that make a basis from it, `moving` those that move the old basis by it, and `learned` those
+that take gradient steps on the basis itself.
 """
 
-from grass_optax.subspaces.gradient import dct, power_iteration, range_finder, svd, switch, tracking
+from grass_optax.subspaces.gradient import dct, range_finder, svd
 from grass_optax.subspaces.learned import coap, online_descent
+from grass_optax.subspaces.moving import power_iteration, tracking
 from grass_optax.subspaces.random import (
     columns,
     frozen,
@@ -25,6 +27,7 @@ from grass_optax.subspaces.rule import (
     kept_unless_finite,
     no_state,
     stateless_rule,
+    switch,
 )
 
 __all__ = [

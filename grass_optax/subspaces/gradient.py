@@ -1,4 +1,4 @@
-"""Rules that read the gradient, and the switch from one rule to another.
+"""Rules that make a basis from the gradient alone, whatever the old one is.
 
 If the gradient is not finite, the basis stays as it is; a first basis is then random.
 """
@@ -7,32 +7,14 @@ import math
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
-from jax import lax
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from grass_optax._checks import one_of, positive
-from grass_optax._inner.states import first_moment
-from grass_optax._linalg import grassmann
-from grass_optax._linalg.orthonormal import orthonormal_frame, orthonormalize
-from grass_optax._linalg.products import lift, matmul, project, scaled_to_one, transpose
-from grass_optax._linalg.spectral import (
-    leading_left_singular_vectors,
-    leading_singular_triplets,
-    range_basis,
-)
-from grass_optax.subspaces.rule import (
-    Refresh,
-    SubspaceRule,
-    finite_or_noise,
-    kept_unless_finite,
-    stateless_rule,
-    turning,
-)
+from grass_optax._linalg.products import project
+from grass_optax._linalg.spectral import leading_left_singular_vectors, range_basis
+from grass_optax.subspaces.rule import Refresh, SubspaceRule, finite_or_noise, kept_unless_finite, stateless_rule
 
 SVD = Literal["exact", "randomized"]
-# Weight of the old basis in a power iteration: it keeps the rank where the gradient's is lower.
-_POWER_SHIFT = 1e-4
 
 
 def svd(method: SVD = "exact") -> SubspaceRule:
@@ -41,6 +23,7 @@ def svd(method: SVD = "exact") -> SubspaceRule:
     Args:
       method: "exact" factorises a matrix, which is an error on a CPU mesh before jaxlib 0.11;
         "randomized" is the `range_finder`. Another is a ValueError.
+
     Returns:
       A rule without state; its S (m, r) is orthonormal.
 
@@ -67,12 +50,21 @@ def range_finder(power_steps: int = 2) -> SubspaceRule:
     """A basis near the leading left singular vectors, by subspace iteration in products only.
 
     Captured energy against the exact SVD, 512 x 1376 at rank 128: .997/.998 for singular values
-    1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis. Its example is `svd`'s.
+    1/k, .884/.893 for k^(-1/2). A gradient of zero gives a random basis.
 
     Args:
       power_steps: the number of subspace iterations.
+
     Returns:
       A rule without state; its S (m, r) is orthonormal.
+
+    Examples:
+      >>> at = subspaces.Refresh(jax.random.key(0), 0, jnp.ones((2, 3)), jnp.eye(2, 1), None, None)
+      >>> jnp.abs(subspaces.range_finder().update(at)[0].T).round(4)
+      Array([[0.7071, 0.7071]], dtype=float32)
+
+    References:
+      Halko et al., `Finding Structure with Randomness <https://arxiv.org/abs/0909.4061>`_, 2011
     """
 
     power_steps = positive("power_steps", power_steps)
@@ -110,133 +102,6 @@ def dct() -> SubspaceRule:
     return stateless_rule(choose)
 
 
-def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> SubspaceRule:
-    """A step along the geodesic on which the captured energy rises fastest (SubTrack, eq. 3-6).
-
-    With A = S^T G, R = G - S A and the tangent H = 2 R A^T, which is uphill (the paper's -2 R A^T
-    goes down), for each of its leading singular triplets (u, sigma, v)::
-
-      S' = S + ((cos(theta) - 1) S v + sin(theta) u) v^T
-
-    Args:
-      step_size: the paper's eta, theta = eta sigma. None takes the angle in each plane of S v and
-        u that captures most of this gradient, whose captured energy then never falls.
-      tracking_rank: the number of triplets, at most min(r, m - r), or `init` raises an error.
-    Returns:
-      A rule without state; its S (m, r) is orthonormal. It needs a first basis.
-
-    Examples:
-      >>> at = subspaces.Refresh(jax.random.key(0), 1, jnp.ones((2, 3)), jnp.eye(2, 1), None, None)
-      >>> subspaces.tracking().update(at)[0].T.round(4)
-      Array([[0.7071, 0.7071]], dtype=float32)
-
-    References:
-      Rajabi et al., `SubTrack++ <https://arxiv.org/abs/2502.01586>`_, 2025
-    """
-
-    tracking_rank = positive("tracking_rank", tracking_rank)
-
-    def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
-        basis, unscaled = refresh.basis, refresh.grad.astype(refresh.basis.dtype)
-        grad = scaled_to_one(unscaled)
-        inside = project(basis, grad)
-        tangent = 2 * matmul(grad - lift(basis, inside), transpose(inside))
-        left, sigma, right = leading_singular_triplets(tangent, tracking_rank)
-        left = orthonormal_frame(left, outside=basis)
-        if step_size is None:
-            angles = _best_angles(grad, inside, left, right)
-        else:
-            slopes = jnp.square(jnp.max(jnp.abs(unscaled))) * sigma
-            present = jnp.any(left != 0, axis=-2)
-            angles = jnp.where(present, jnp.asarray(step_size, basis.dtype) * slopes, 0)
-        new = grassmann.exp(basis, left, angles, right)
-        return kept_unless_finite(refresh, new), refresh.rule_state
-
-    return SubspaceRule(init=turning("tracking_rank", tracking_rank), update=update, moves=True)
-
-
-def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
-    """One step of block power iteration from the old basis (LDAdam).
-
-    It iterates on a blend of momentum and gradient, with M the inner first moment::
-
-      B = rho S M / (1 - b1^(t-1)) + (1 - rho) G
-      S' = an orthonormal basis of (B B^T + delta I) S
-
-    The released code takes Q of a QR factorisation. Here S' is the polar factor, of the same span
-    but nearest to S. delta, 1e-4 of the norm of B B^T S, keeps S where B B^T has a lower rank.
-
-    Args:
-      b1: the decay rate of the inner first moment.
-      blend: rho, the weight of the momentum.
-    Returns:
-      A rule without state; its S (m, r) is orthonormal. It needs a first basis.
-
-    Examples:
-      >>> key, grad, mu = jax.random.key(0), jnp.ones((2, 3)), optax.TraceState(jnp.zeros((1, 3)))
-      >>> at = subspaces.Refresh(key, jnp.int32(1), grad, jnp.eye(2, 1), mu, None)
-      >>> subspaces.power_iteration(b1=0.9).update(at)[0].T.round(3)
-      Array([[0.707, 0.707]], dtype=float32)
-
-    References:
-      Robert et al., `LDAdam <https://arxiv.org/abs/2410.16103>`_, 2024
-    """
-
-    def iterate(refresh: Refresh) -> Float[Array, "m r"]:
-        basis, rho = refresh.basis, jnp.asarray(blend, refresh.basis.dtype)
-        decayed = jnp.asarray(b1, basis.dtype) ** refresh.count.astype(basis.dtype)
-        moment = first_moment(refresh.inner_state, b1).astype(basis.dtype)
-        moment = moment / jnp.where(decayed < 1, 1 - decayed, 1)
-        target = rho * lift(basis, moment) + (1 - rho) * refresh.grad.astype(basis.dtype)
-        target = scaled_to_one(target)
-        power = matmul(target, matmul(transpose(target), basis))
-        norm = jnp.linalg.norm(power)
-        power = power * (basis.shape[-1] ** 0.5 / jnp.where(norm > 0, norm, 1))
-        return kept_unless_finite(refresh, orthonormalize(power + _POWER_SHIFT * basis))
-
-    return stateless_rule(iterate, moves=True)
-
-
-def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> SubspaceRule:
-    """Use the rule `first` for the first `start` updates, and `then` afterwards (GoLore).
-
-    Returns:
-      A rule whose state is the pair of the states of both; its S (m, r) is theirs.
-
-    Examples:
-      >>> rule = subspaces.switch(subspaces.svd(), subspaces.random_jump(), start=200)
-      >>> rule.init((4, 2), jnp.float32)
-      (EmptyState(), EmptyState())
-
-    References:
-      He et al., `GoLore <https://arxiv.org/abs/2410.11289>`_, 2024
-    """
-
-    def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
-        return first.init(basis_shape, dtype), then.init(basis_shape, dtype)
-
-    def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
-        old, new = refresh.rule_state
-
-        def by_first() -> tuple[Array, PyTree]:
-            basis, state = first.update(refresh._replace(rule_state=old))
-            return basis, (state, new)
-
-        def by_then() -> tuple[Array, PyTree]:
-            basis, state = then.update(refresh._replace(rule_state=new))
-            return basis, (old, state)
-
-        return lax.cond(refresh.count < start, by_first, by_then)
-
-    return SubspaceRule(
-        init=init,
-        update=update,
-        orthonormal=first.orthonormal and then.orthonormal,
-        keyed=False,  # which of the two drew a basis depends on the count, whatever they read
-        moves=first.moves or then.moves,
-    )
-
-
 def _dct_matrix(m: int, dtype: Any) -> Float[Array, "m m"]:
     """The orthonormal DCT-II as columns."""
     rows, columns = jnp.arange(m)[:, None], jnp.arange(m)[None]
@@ -244,15 +109,3 @@ def _dct_matrix(m: int, dtype: Any) -> Float[Array, "m m"]:
     phase = ((2 * rows + 1) * columns) % (4 * m)
     waves = jnp.cos(jnp.asarray(math.pi / (2 * m), dtype) * phase.astype(dtype)) * (2 / m) ** 0.5
     return jnp.where(columns == 0, jnp.asarray(0.5**0.5, dtype), jnp.asarray(1, dtype)) * waves
-
-
-def _best_angles(
-    grad: Float[Array, "m n"],
-    inside: Float[Array, "r n"],
-    left: Float[Array, "m k"],
-    right: Float[Array, "r k"],
-) -> Float[Array, "k"]:
-    """The angle of each plane (S v, u) that captures most of the gradient: atan2(2b, a - d) / 2."""
-    kept, offered = project(right, inside), project(left, grad)  # (..., k, n)
-    a, d, b = (jnp.sum(x * y, axis=-1) for x, y in ((kept, kept), (offered, offered), (kept, offered)))
-    return jnp.arctan2(2 * b, a - d) / 2

@@ -1,4 +1,4 @@
-"""Residuals that scale columns or the whole, and the limit on how fast a norm may grow."""
+"""Residuals that scale columns or the whole."""
 
 import jax
 import jax.numpy as jnp
@@ -8,31 +8,6 @@ import pytest
 import grass_optax
 from grass_optax import residual
 from tests.util import WIDE, grads_like
-
-
-def limited(norms, growth, shape=(2, 3)):
-    """Frobenius norms that the limiter makes of a sequence of norms."""
-    tx = residual.norm_growth_limit(growth)
-    unit = jnp.ones(shape) / jnp.sqrt(6.0)
-    state, out = tx.init(unit), []
-    for norm in norms:
-        update, state = tx.update(norm * unit, state)
-        out.append(float(jnp.linalg.norm(update)))
-    return out
-
-
-@pytest.mark.parametrize(
-    ("norms", "growth", "expected"),
-    [
-        ([1, 5, 5, 5], 1.1, [1, 1.1, 1.21, 1.331]),
-        ([1, 0.5, 5], 1.1, [1, 0.5, 0.55]),  # compared with the norm after limiting
-        ([0, 0, 3, 9], 1.1, [0, 0, 3, 3.3]),  # zero is not a norm to grow from
-        ([1, 2, 4], 0.1, [1, 0.1, 0.01]),
-        ([1, 5, 500], float("inf"), [1, 5, 500]),
-    ],
-)
-def test_a_norm_grows_by_no_more_than_its_limit(norms, growth, expected):
-    np.testing.assert_allclose(limited(norms, growth), expected, rtol=1e-5)
 
 
 def test_recovery_factor_of_a_column_without_gradient_is_zero():

@@ -1,0 +1,83 @@
+"""What every rule shares: the guards against bad gradients, and the switch between two rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from grass_optax import subspaces
+from tests.util import WIDE, basis_of, run
+
+OLD = jnp.eye(4, 2)
+
+
+def refresh(grad, **fields):
+    of_a_matrix = subspaces.Refresh(jax.random.key(0), jnp.int32(3), grad, OLD, None, optax.EmptyState())
+    return of_a_matrix._replace(**fields)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_basis_is_kept_unless_it_and_the_gradient_are_finite(bad):
+    fine, broken, new = jnp.ones((4, 6)), jnp.ones((4, 6)).at[1, 2].set(bad), 2 * OLD
+    np.testing.assert_array_equal(subspaces.kept_unless_finite(refresh(fine), new), new)
+    np.testing.assert_array_equal(subspaces.kept_unless_finite(refresh(broken), new), OLD)
+    np.testing.assert_array_equal(subspaces.kept_unless_finite(refresh(fine), new.at[0, 0].set(bad)), OLD)
+    np.testing.assert_array_equal(subspaces.kept_unless_finite(refresh(broken, first=True), new), new)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_gradient_is_used_if_it_is_finite_and_replaced_by_noise_of_the_key_if_not(bad):
+    fine, broken = jnp.full((4, 6), 3.0), jnp.ones((4, 6)).at[1, 2].set(bad)
+    np.testing.assert_array_equal(subspaces.finite_or_noise(refresh(fine)), fine)
+    noise = subspaces.finite_or_noise(refresh(broken))
+    assert jnp.all(jnp.isfinite(noise))
+    np.testing.assert_array_equal(noise, subspaces.finite_or_noise(refresh(2 * broken)))
+    assert not np.array_equal(noise, subspaces.finite_or_noise(refresh(broken, key=jax.random.key(1))))
+
+
+def test_a_switch_uses_one_rule_before_its_start_and_the_other_from_then_on():
+    """Each has a state of its own, which rests while the other is used."""
+
+    def counting(value):
+        def update(refresh):
+            return jnp.full_like(refresh.basis, value), refresh.rule_state + 1
+
+        return subspaces.SubspaceRule(init=lambda shape, dtype: jnp.int32(0), update=update, orthonormal=False)
+
+    rule = subspaces.switch(counting(1.0), counting(2.0), start=4)
+    tx = grass_optax.split_by_subspace(
+        rule, optax.scale_by_adam(), grass_optax.transport.keep(), None, rank=2, update_proj_gap=2
+    )
+    states = run(tx, jnp.ones(WIDE), 7)[1]
+    assert [float(basis_of(s)[0, 0]) for s in states] == [1, 1, 1, 1, 2, 2, 2]
+    assert [tuple(map(int, s.rule_state)) for s in states][::2] == [(1, 0), (2, 0), (2, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "orthonormal", "moves"),
+    [
+        (subspaces.svd(), subspaces.random_jump(), True, False),
+        (subspaces.svd(), subspaces.random_projection(), False, False),
+        (subspaces.online_descent(0.1), subspaces.svd(), False, False),
+        (subspaces.svd(), subspaces.tracking(), True, True),
+        (subspaces.power_iteration(b1=0.9), subspaces.svd(), True, True),
+    ],
+)
+def test_a_switch_promises_what_both_of_its_rules_promise(first, then, orthonormal, moves):
+    rule = subspaces.switch(first, then, start=3)
+    assert (rule.orthonormal, rule.moves, rule.keyed) == (orthonormal, moves, False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (subspaces.tracking(tracking_rank=3), "tracking_rank"),
+        (subspaces.random_walk(walk_rank=3), "walk_rank"),
+    ],
+)
+def test_no_more_directions_turn_than_lie_outside(rule, name):
+    rule.init((6, 3), jnp.float32)
+    with pytest.raises(ValueError, match=rf"{name} is 3, but a subspace of dimension 4 in 6 .* = 2"):
+        rule.init((6, 4), jnp.float32)
