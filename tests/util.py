@@ -39,6 +39,16 @@ SPLIT = [name for name, method in METHODS.items() if method.splits]
 # for it.
 every_method = pytest.mark.parametrize("name", METHODS, scope="module")
 every_split_method = pytest.mark.parametrize("name", SPLIT, scope="module")
+# A basis that is stored, that moves, that an SVD makes, that none keeps; moments moved at every
+# step; no basis at all. The other methods put the same parts together.
+OF_EACH_KIND = ("grassjump", "grasswalk", "galore", "apollo", "ldadam", "badam", "column_sgd")
+
+
+def of_each_kind(kinds=OF_EACH_KIND, methods=METHODS):
+    """One method of each kind by default, and all of them among the long tests."""
+    names = [name if name in kinds else pytest.param(name, marks=pytest.mark.long) for name in methods]
+    return pytest.mark.parametrize("name", names, scope="module")
+
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)
 

@@ -165,6 +165,7 @@ def test_communication_counts_what_is_sent_by_hand(tmp_path):
     assert sent["grassjump", 8] == pytest.approx(ring, rel=0.01)
 
 
+@pytest.mark.long
 def test_weak_scaling_sends_what_is_counted_by_hand(tmp_path):
     """What a method sends beyond AdamW is what the test above counts by hand, on two devices."""
     path = tmp_path / "found.json"
@@ -193,6 +194,7 @@ def test_plans_shows_what_does_not_fit(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not plan_check.CLEAR.exists(), reason="only Linux tells a process's memory there")
+@pytest.mark.long
 def test_plan_check_measures_more_than_half_of_what_is_held(tmp_path):
     (table,) = written(tmp_path, plan_check, "--model", "tiny", "--sequence", "8", "--methods", "adamw")
     (row,) = table["rows"]

@@ -56,7 +56,7 @@ def alone(name):
     return run(optimizer(name), PARAMS, 5)[0]
 
 
-@every_method
+@of_each_kind()
 def test_composes_with_masked_and_partition(name):
     """Under masks the split leaves see the same bases and get the same updates as alone."""
     labels = {"w": "ours", "b": "ours", "frozen": "zero", "hidden": "zero"}
@@ -70,7 +70,7 @@ def test_composes_with_masked_and_partition(name):
         chex.assert_trees_all_equal((updates["frozen"], updates["hidden"]), (jnp.zeros(STACK), jnp.ones(STACK)))
 
 
-@every_method
+@of_each_kind()
 def test_composes_with_multi_steps(name):
     """Two half batches are one batch."""
     many = optax.MultiSteps(optimizer(name), every_k_schedule=2)

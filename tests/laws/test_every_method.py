@@ -21,6 +21,7 @@ from tests.util import (
     grads_like,
     is_finite,
     make,
+    of_each_kind,
     run,
 )  # fmt: skip
 
@@ -38,7 +39,7 @@ def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
     return updates, states
 
 
-@every_method
+@of_each_kind()
 def test_the_transpose_of_a_gradient_gets_the_transpose_of_its_update(name):
     """U(G^T) = U(G)^T with the dimension numbers swapped: orientation is no part of the method."""
     swapped = make(name, weight_dimension_numbers=output_first)

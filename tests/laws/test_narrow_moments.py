@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import grass_optax
-from tests.util import METHODS, grads_like, is_finite, make, run
+from tests.util import METHODS, grads_like, is_finite, make, of_each_kind, run
 
 BF16, FP8 = "bfloat16", "float8_e4m3fn"
 NARROW8 = {"mu_dtype": FP8, "nu_dtype": FP8}
@@ -28,14 +28,9 @@ def test_moments_in_few_bits_take_their_bytes_and_a_scale_each_column(dtype, eac
 
 
 PARAMS = {"stack": jnp.ones((2, 16, 48))}
-# One of each kind: a stored basis, moments moved at every step, an exact SVD, none stored, a state
-# of the rule.
-OF_EACH_KIND = ("grassjump", "ldadam", "galore", "apollo", "online_subspace_descent")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
-)
+@of_each_kind(("grassjump", "ldadam", "apollo", "online_subspace_descent"))
 def test_methods_train_as_in_float32(name):
     """Over two refreshes, from the same gradients, updates are finite and within a fifth of those
     in float32, by norm; ldadam, whose moments are rounded for a new basis at every step, within

@@ -18,7 +18,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from tests.util import METHODS
+from tests.util import METHODS, OF_EACH_KIND
 
 
 def stacked_only(params):
@@ -31,20 +31,16 @@ ALIASES["badam"] = functools.partial(grass_optax.badam, weight_dimension_numbers
 # Rank 1, so that the suite's 2 x 2 parameters really are split.
 OPTIONS = {name: method.arguments(rank=1) | dict.fromkeys(method.needs, 4) for name, method in METHODS.items()}
 OPTIONS["online_subspace_descent"]["update_proj_gap"] = 20  # its basis has to turn within the suite's steps
-TABLE = [
-    {
-        "opt_name": name,
-        "opt_kwargs": {"learning_rate": 1e-2} | OPTIONS[name],
-        "wrapper_name": None,
-        "wrapper_kwargs": None,
-    }
-    for name in ALIASES
-]
 OURS = sorted(set().union(*(method.static for method in METHODS.values())))
 STATIC = ("'rank', 'update_proj_gap'", ", ".join(map(repr, OURS)))
 
 
-def suite():
+def case(name):
+    options = {"learning_rate": 1e-2} | OPTIONS[name]
+    return {"opt_name": name, "opt_kwargs": options, "wrapper_name": None, "wrapper_kwargs": None}
+
+
+def suite(names):
     spec = importlib.util.find_spec("optax.contrib._common_test")
     source = Path(spec.origin).read_text()
     assert source.count(STATIC[0]) == 1
@@ -59,15 +55,13 @@ def suite():
     )
     assert n == 1
     module = types.ModuleType("optax_common_test_of_ours")
-    module.OURS = tuple(TABLE)
+    module.OURS = tuple(map(case, names))
     exec(compile(source, spec.origin, "exec"), module.__dict__)
     return module
 
 
-class TestContrib(suite().ContribTest):
-    """Its methods are the suite's; only where it looks for factories, and how strict JAX is, are
-    ours.
-    """
+class _Ours:
+    """Where the suite looks for factories, and how strict JAX is. The rest is the suite's."""
 
     @pytest.fixture(autouse=True)
     def _our_factories(self):
@@ -79,6 +73,15 @@ class TestContrib(suite().ContribTest):
             yield
 
 
+class TestContrib(_Ours, suite(OF_EACH_KIND).ContribTest):
+    """The suite over methods of each kind."""
+
+
+@pytest.mark.long
+class TestContribOfTheOthers(_Ours, suite([name for name in ALIASES if name not in OF_EACH_KIND]).ContribTest):
+    """The suite over the other methods."""
+
+
 def test_the_suite_covers_our_aliases():
-    names = [name for name in dir(TestContrib) if name.startswith("test_")]
-    assert len(names) >= 2 * 8
+    for tested in (TestContrib, TestContribOfTheOthers):
+        assert len([name for name in dir(tested) if name.startswith("test_")]) >= 2 * 7

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.util import METHODS, assert_same, every_method, grads_like, make
+from tests.util import METHODS, assert_same, every_method, grads_like, make, of_each_kind
 
 LAYERS, EXPERTS, M, N = 3, 2, 6, 16
 RANK, GAP, STEPS = 3, 2, 7  # refreshes at t = 3, 5, 7
@@ -84,24 +84,14 @@ def test_a_stack_is_its_matrices(name):
 
 
 @pytest.mark.parametrize("view", [behind, listed])
-@pytest.mark.parametrize("name", ["grassjump", "apollo", "ldadam"])  # bases stored, drawn, and moved at every step
+@of_each_kind(("grassjump", "apollo"), ["grassjump", "apollo", "ldadam"])  # bases stored, drawn, moved at every step
 def test_a_stack_is_its_matrices_wherever_the_index_is(name, view):
     assert_same_run(updates_of(method(name), view), updates_of_stacks(name), view)
 
 
-# A stored basis, moments moved at every step, none stored. badam is not under this law: its inner
-# optimizer names a leaf by its path below the block, which differs between the two forms.
-OF_EACH_KIND = ("grassjump", "ldadam", "apollo")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long)
-        for name in METHODS
-        if name != "badam"
-    ],
-)
+# badam is not under this law: its inner optimizer names a leaf by its path below the block, which
+# differs between the two forms.
+@of_each_kind(("grassjump",), [name for name in METHODS if name != "badam"])
 def test_a_stack_is_its_matrices_with_moments_in_8_bits(name):
     """Rounding draws for each matrix, too."""
     apart = updates_of(method(name, **NARROW), before)

@@ -21,7 +21,7 @@ def error(basis):
     return float(jnp.max(grassmann.orthonormality_error(basis)))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     m=st.integers(1, 40), share=st.floats(0, 1), batch=st.lists(st.integers(1, 3), max_size=2), seed=st.integers(0, 99)
 )

@@ -16,7 +16,9 @@ COMBINED = {
 
 
 @pytest.mark.parametrize("combined", COMBINED)
-@pytest.mark.parametrize("name", ["recovery", "channel", "tensor", "feedback"])
+@pytest.mark.parametrize(
+    "name", ["recovery", *(pytest.param(x, marks=pytest.mark.long) for x in ("channel", "tensor", "feedback"))]
+)
 def test_a_residual_is_an_optax_transformation(name, combined):
     """Its chain halves what lies outside; a mask and a partition reach the leaf that they name."""
     params = {"w": jnp.ones(WIDE), "v": jnp.ones(WIDE)}

@@ -10,7 +10,7 @@ import pytest
 
 from grass_optax import grassmann, residual, split_by_subspace, subspaces, transport
 from tests import tolerances
-from tests.util import STACK, TALL, WIDE, assert_same, grads_like, injected, make, run, stacked_dimensions
+from tests.util import STACK, TALL, WIDE, assert_same, grads_like, injected, make, of_each_kind, run, stacked_dimensions
 
 PARAMS = {"wide": jnp.ones(WIDE), "tall": jnp.ones(TALL), "stack": jnp.ones(STACK)}
 # Those whose bases are orthonormal, by how they are built.
@@ -114,7 +114,7 @@ RESIDUALS = {
     ("rule", "form", "basis_dtype"),
     [
         *((rule, "recovery", None) for rule in ("jump", "unit columns", "walk", "range")),
-        *((rule, "recovery", "bfloat16") for rule in ("unit columns", "walk")),
+        *(pytest.param(rule, "recovery", "bfloat16", marks=pytest.mark.long) for rule in ("unit columns", "walk")),
         *(("jump", form, None) for form in RESIDUALS if form != "recovery"),
         ("unit columns", "recovery of the scaled residual", None),
     ],
@@ -211,7 +211,7 @@ def test_a_stack_gets_what_its_matrices_get_in_the_same_bases():
             assert_same(u, updates[t][i])
 
 
-@pytest.mark.parametrize("name", ["grassjump", "subtrack_grad", "ldadam", "apollo"])
+@of_each_kind(("grassjump",), ["grassjump", "subtrack_grad", "ldadam", "apollo"])
 def test_a_stack_updated_matrix_by_matrix_gets_the_same_numbers(name):
     """Recovered, dropped, dense and unlifted residuals, of one batch axis and of two: the loop
     changes no number.

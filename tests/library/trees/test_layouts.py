@@ -34,7 +34,7 @@ def numbered(shape):
     return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(leaves())
 def test_a_leaf_comes_back_from_its_matrices(leaf):
     shape, dims = leaf

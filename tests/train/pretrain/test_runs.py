@@ -113,7 +113,7 @@ def is_saving(run_dir: Path, step: int) -> bool:
 # The files of a run
 
 
-@pytest.mark.parametrize("optimizer", ["grassjump", "grasswalk", "adamw"])
+@pytest.mark.parametrize("optimizer", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long), "adamw"])
 def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[OptimizerName], Finished]) -> None:
     run_dir = finished(optimizer).run_dir
     updates = [row for row in rows(run_dir) if "loss" in row]
@@ -259,7 +259,7 @@ def test_a_run_of_an_older_version_is_refused(tmp_path: Path, capsys: pytest.Cap
 # Interruptions
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "grassjump"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.long), "grassjump"])
 def test_kills_change_nothing(
     optimizer: OptimizerName,
     finished: Callable[[OptimizerName], Finished],
@@ -290,7 +290,7 @@ def test_kills_change_nothing(
     assert_same_run(run_dir, finished(optimizer).run_dir)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_saves_and_exits(number: signal.Signals, adamw: Finished, launcher: Launcher, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     # Checkpoints at each step change no result, and leave time to send a signal.

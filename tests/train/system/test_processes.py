@@ -33,8 +33,8 @@ class Shape(NamedTuple):
 
 
 # (the processes at the start, the one that is killed, those that resume, those that finish)
-SHORT = (Shape(2, 1, "fsdp=2"), 1, Shape(1, 2, "data=2"), Shape(2, 1, "tensor=2"))
-LONG = [
+CASES = [
+    (Shape(2, 1, "fsdp=2"), 1, Shape(1, 2, "data=2"), Shape(2, 1, "tensor=2")),
     (Shape(2, 2, "data=2,fsdp=2"), 1, Shape(4, 1, "fsdp=2,tensor=2"), Shape(2, 1, "fsdp=2")),
     (Shape(4, 2, "data=2,fsdp=2,tensor=2"), 0, Shape(2, 2, "fsdp=4"), Shape(1, 8, "data=2,fsdp=4")),
     (Shape(4, 1, "fsdp=4"), 3, Shape(2, 4, "data=4,fsdp=2"), Shape(4, 1, "data=2,tensor=2")),
@@ -52,8 +52,8 @@ def wait_for_step(job: Job, run_dir: Path, step: int) -> None:
 @pytest.mark.parametrize(
     ("begun", "victim", "resumed", "ends"),
     [
-        pytest.param(*SHORT, id="short"),
-        *(pytest.param(*case, id=f"long{i}", marks=pytest.mark.long) for i, case in enumerate(LONG)),
+        pytest.param(*case, id=f"{case[0].processes}x{case[0].devices}-{case[1]}", marks=pytest.mark.long)
+        for case in CASES
     ],
 )
 def test_a_lost_process_ends_the_job_and_others_resume(
