@@ -3,6 +3,7 @@ checked.
 """
 
 import functools
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,10 @@ from jaxtyping import install_import_hook
 # unoptimized machine code takes less than half of it. Read when a backend starts, here and in the
 # processes that tests start.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+# JAX keeps all that it traced, millions of objects by the end, and a full collection visits them
+# all.
+gc.set_threshold(100_000, 50, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -23,6 +23,7 @@ from tests.util import (
     every_method,
     grads_like,
     is_finite,
+    of_each_kind,
     run,
     stacked_dimensions,
 )

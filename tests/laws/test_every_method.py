@@ -25,7 +25,7 @@ from tests.util import (
     run,
 )  # fmt: skip
 
-drawing = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.draws_bases], scope="module")
+drawing = of_each_kind(("grassjump", "grasswalk", "apollo", "ldadam"), [n for n, m in METHODS.items() if m.draws_bases])
 
 
 def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
@@ -58,7 +58,7 @@ def transposed(tree):
     return jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)
 
 
-@every_method
+@of_each_kind()
 def test_other_leaves_change_nothing_of_a_leaf(name):
     """Adding leaves, before or after, changes no other leaf."""
     alone = {"stack": LEAVES["stack"]}
@@ -133,7 +133,7 @@ def test_multi_axis_kernels_are_their_matrices(name):
     assert split.inner_state.mu.shape == (3, 1 if name == "apollo_mini" else 2, 12)
 
 
-@every_method
+@of_each_kind()
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_is_a_fixed_point_of_update(name, dtype):
     params = jax.tree.map(lambda x: x.astype(dtype), LEAVES)
