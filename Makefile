@@ -8,7 +8,7 @@ STEPS ?= 300
 RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
 OPTIMIZERS ?= adamw muon galore grasswalk grassjump
 COMPARE_DIR ?= runs/compare
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: train compare test test-long check format clean
 

@@ -11,6 +11,7 @@ from optax.contrib import MuonDimensionNumbers
 from tests.util import (
     LEAVES,
     METHODS,
+    OF_EACH_KIND,
     SPLIT,
     compiled_method,
     make,
@@ -36,7 +37,11 @@ def hlo(name, options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *((name, {}) for name in SPLIT if not METHODS[name].has_svd),
+        *(
+            pytest.param(name, {}, marks=[] if name in OF_EACH_KIND else pytest.mark.long)
+            for name in SPLIT
+            if not METHODS[name].has_svd
+        ),
         ("grassjump", {"store_basis": False}),
         ("grassjump", {"orthonormal": False}),
         ("galore", {"svd": "randomized"}),

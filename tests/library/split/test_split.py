@@ -30,7 +30,7 @@ ORTHONORMAL = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ORTHONORMAL)
 def test_bases_stay_orthonormal(name, dtype):
     """After 1000 refreshes, of gradients in either type."""

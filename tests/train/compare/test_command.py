@@ -120,6 +120,7 @@ def the_table_is_that_of_the_runs(comparison: Comparison) -> None:
     assert losses == sorted(losses)
 
 
+@pytest.mark.long
 def test_a_comparison_stopped_and_killed_on_its_way_is_finished(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
