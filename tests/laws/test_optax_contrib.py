@@ -20,7 +20,6 @@ from optax.contrib import MuonDimensionNumbers
 import grass_optax
 from tests.util import METHODS
 
-
 FIRST = ("grassjump", "ldadam", "badam", "column_sgd")
 
 

@@ -76,6 +76,10 @@ def test_a_factorisation_is_inside_the_refresh():
     assert "custom-call" not in entry_of(program)
 
 
+# The emitters that tests/conftest.py switches off, where there are others.
+AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else None
+
+
 @pytest.mark.parametrize("name", ["grassjump", "grasswalk", "fira"])
 def test_a_step_without_a_refresh_copies_no_state(name):
     """Bases and moments of a donated state are updated where they are; a conditional in the same
@@ -83,7 +87,7 @@ def test_a_step_without_a_refresh_copies_no_state(name):
     """
     params = {"wide": jnp.ones((4, 8)), "tall": jnp.ones((16, 4)), "stack": jnp.ones((2, 4, 8))}
     tx = make(name, 2, 5, weight_dimension_numbers=matrix_axes)
-    step = jax.jit(tx.update, donate_argnums=1).lower(params, jax.eval_shape(tx.init, params)).compile()
+    step = jax.jit(tx.update, donate_argnums=1).lower(params, jax.eval_shape(tx.init, params)).compile(AS_USERS_DO)
     copied = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", entry_of(step.as_text()))
     assert not {shape for shape in copied if shape.count(",")} - {"1,8", "1,16", "2,1,8"}  # rows of norms may be
 
