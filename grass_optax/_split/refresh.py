@@ -123,7 +123,12 @@ def _drawn(
     index: Array,
     first: bool = False,
 ) -> tuple[PyTree, PyTree]:
-    """Apply a rule to every matrix: new bases, rounded to the type of the old ones, rule states."""
+    """Apply a rule to every matrix: new bases, rounded to the type of the old ones, rule states.
+
+    They are constants of a derivative: singular vectors have none where values meet, and the loops
+    and host calls that make them have none backwards.
+    """
+    state, grads = lax.stop_gradient((state, grads))
     treedef: Any = jax.tree.structure(grads)
     key = jax.random.fold_in(typed_key(config.key), index)
     moments, inner_state = _by_leaf(state.inner_state, treedef)

@@ -122,7 +122,16 @@ def costs(name, m=7, n=19, rank=2, **options):
     equations = list(top_level(jaxpr))
     products = [e for e in equations if e.primitive.name == "dot_general"]
     large = [e for e in products if n in (*e.invars[0].aval.shape, *e.invars[1].aval.shape)]
-    idle = ("dot_general", "transpose", "reshape", "convert_element_type", "copy", "copy_p", "broadcast_in_dim")
+    idle = (
+        "dot_general",
+        "transpose",
+        "reshape",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "broadcast_in_dim",
+        "stop_gradient",
+    )
     return len(large), sum(
         e.primitive.name not in idle and any(getattr(v.aval, "shape", ()) == (m, n) for v in (*e.invars, *e.outvars))
         for e in equations
