@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from grass_optax._linalg.jacobi import eigenvectors
 from grass_optax._linalg.orthonormal import orthonormal_frame, orthonormalize
 from grass_optax._linalg.products import matmul, rotation, scaled_to_one, to_tangent, transpose
 
@@ -26,12 +27,16 @@ _LAPACK_IS_SAFE = jax.__version_info__ >= (0, 11)  # see leading_left_singular_v
 def range_basis(
     key: Key[Array, ""], x: Float[Array, "*b m n"], rank: int, power_steps: int = 2
 ) -> Float[Array, "*b m r"]:
-    """An orthonormal basis near the leading left singular vectors of X, by subspace iteration.
+    """The leading left singular vectors of X, nearly, in order and up to sign.
 
-    Y <- X (X^T S), S <- polar(sqrt(r) Y/||Y||_F + 1e-4 Z/sqrt(m)), `power_steps` times from a
-    Gaussian S. The noise Z keeps S orthonormal when rank(X) < r. A matrix that is zero or not
-    finite gets the basis of Z alone, and so does one whose largest entry is below 1e-35 or above
-    1e36 in float32.
+    By subspace iteration, `power_steps` times from a Gaussian S::
+
+      Y <- X (X^T S),   S <- polar(sqrt(r) Y / ||Y||_F + 1e-4 Z / sqrt(m))
+
+    The polar factor has the right range in any coordinates, and Adam depends on them. So a last
+    step turns S to the eigenvectors of (S^T X) (S^T X)^T. The noise Z keeps S orthonormal when
+    rank(X) < r. A matrix that is zero or not finite gets the basis of Z alone, and so does one
+    whose largest entry is below 1e-35 or above 1e36 in float32.
     """
     *batch, m, _ = x.shape
     start_key, noise_key = jax.random.split(key)
@@ -45,7 +50,9 @@ def range_basis(
         norm = jnp.linalg.norm(y, axis=(-2, -1), keepdims=True)
         return orthonormalize(y * (rank**0.5 / jnp.where(norm > 0, norm, 1)) + _RANGE_NOISE * noise)
 
-    return lax.fori_loop(0, power_steps, step, start)
+    basis = lax.fori_loop(0, power_steps, step, start)
+    inside = scaled_to_one(matmul(transpose(scale * basis), x))
+    return matmul(basis, eigenvectors(matmul(inside, transpose(inside))))
 
 
 def leading_left_singular_vectors(x: Float[Array, "*b m n"], rank: int) -> Float[Array, "*b m r"]:

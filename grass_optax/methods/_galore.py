@@ -137,7 +137,7 @@ def galore(
       ...     params = optax.apply_updates(params, updates)
       ...     losses.append(loss(params))
       >>> [round(float(x), 1) for x in losses[::5]]
-      [117.7, 76.3, 60.6, 47.6, 42.4]
+      [117.7, 74.1, 52.1, 45.1, 38.9]
       >>> optax.tree_utils.tree_get(state, "basis")["layers"].shape
       (3, 4, 2)
 

@@ -132,7 +132,7 @@ def online_subspace_descent(
       ...     params = optax.apply_updates(params, updates)
       ...     losses.append(loss(params))
       >>> [round(float(x), 1) for x in losses[::10]]
-      [37.6, 11.1, 6.5, 5.2]
+      [37.6, 10.6, 7.3, 5.6]
 
     References:
       Liang et al., `Memory-Efficient LLM Training with Online Subspace Descent

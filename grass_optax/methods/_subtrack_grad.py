@@ -136,7 +136,7 @@ def subtrack_grad(
       ...     params = optax.apply_updates(params, updates)
       ...     losses.append(loss(params))
       >>> [round(float(x), 1) for x in losses[::5]]
-      [37.6, 22.1, 12.6, 7.1, 4.3]
+      [37.6, 21.6, 12.2, 8.3, 6.4]
 
     References:
       Rajabi et al., `SubTrack your Grad: Gradient Subspace Tracking for Memory and Time Efficient

@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import tolerances
 from tests.util import METHODS, assert_same, every_method, grads_like, make, of_each_kind
 
 LAYERS, EXPERTS, M, N = 3, 2, 6, 16
 RANK, GAP, STEPS = 3, 2, 7  # refreshes at t = 3, 5, 7
 NARROW = {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}
-STACKS = {"layers": {"kernel": jnp.ones((LAYERS, M, N)), "experts": jnp.ones((LAYERS, EXPERTS, N, M))}}
+
+
+def stacks():
+    return {"layers": {"kernel": jnp.ones((LAYERS, M, N)), "experts": jnp.ones((LAYERS, EXPERTS, N, M))}}
 
 
 def before(stacks):
@@ -47,9 +51,10 @@ def listed(stacks):
 
 def updates_of(tx, view=lambda tree: tree):
     """Updates of the same gradients, drawn as stacks."""
-    state, update, updates = tx.init(view(STACKS)), jax.jit(tx.update), []
+    params = stacks()
+    state, update, updates = tx.init(view(params)), jax.jit(tx.update), []
     for t in range(STEPS):
-        u, state = update(view(grads_like(STACKS, t)), state, view(STACKS))
+        u, state = update(view(grads_like(params, t)), state, view(params))
         updates.append(u)
     return updates
 
@@ -61,7 +66,8 @@ def method(name, **options):
 
 @functools.cache
 def updates_of_stacks(name):
-    return updates_of(method(name))
+    with jax.enable_x64(True):
+        return updates_of(method(name))
 
 
 def blocks_of(name, view):
@@ -72,21 +78,24 @@ def blocks_of(name, view):
     return {"blocks": [f"layers/{i}" for i in range(LAYERS)], "weight_dimension_numbers": None}
 
 
-def assert_same_run(apart, together, view):
+def assert_same_run(apart, together, view, tolerance=tolerances.ORACLE64):
     for one_by_one, stacked in zip(apart, together, strict=True):
-        assert_same(one_by_one, view(stacked))
+        assert_same(one_by_one, view(stacked), tolerance)
 
 
 @every_method
 def test_a_stack_is_its_matrices(name):
-    apart = updates_of(method(name, **blocks_of(name, before)), before)
-    assert_same_run(apart, updates_of_stacks(name), before)
+    """In float64: singular vectors turn by a rounding over the distance of their values."""
+    with jax.enable_x64(True):
+        apart = updates_of(method(name, **blocks_of(name, before)), before)
+        assert_same_run(apart, updates_of_stacks(name), before)
 
 
 @pytest.mark.parametrize("view", [behind, listed])
 @of_each_kind(("grassjump", "apollo"), ["grassjump", "apollo", "ldadam"])  # bases stored, drawn, moved at every step
 def test_a_stack_is_its_matrices_wherever_the_index_is(name, view):
-    assert_same_run(updates_of(method(name), view), updates_of_stacks(name), view)
+    with jax.enable_x64(True):
+        assert_same_run(updates_of(method(name), view), updates_of_stacks(name), view)
 
 
 # badam is not under this law: its inner optimizer names a leaf by its path below the block, which
@@ -95,4 +104,4 @@ def test_a_stack_is_its_matrices_wherever_the_index_is(name, view):
 def test_a_stack_is_its_matrices_with_moments_in_8_bits(name):
     """Rounding draws for each matrix, too."""
     apart = updates_of(method(name, **NARROW), before)
-    assert_same_run(apart, updates_of(method(name, **NARROW)), before)
+    assert_same_run(apart, updates_of(method(name, **NARROW)), before, tolerances.SAME32)

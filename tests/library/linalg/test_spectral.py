@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import grass_optax
 from grass_optax import grassmann
 from grass_optax._linalg import spectral
 from tests import tolerances
@@ -70,3 +71,22 @@ def test_range_basis_captures_what_the_svd_captures(decay, share):
 def test_range_basis_finds_the_whole_range():
     grad = GRADS["rank 5 below r"]
     assert captured(spectral.range_basis(KEY, grad, 16), grad) > 1 - 1e-5
+
+
+def test_range_basis_is_the_leading_singular_vectors_in_order():
+    """Up to sign: Adam on coordinates in another rotation takes other steps."""
+    left, right = (grassmann.random_basis(jax.random.key(n), (n, 8), jnp.float32) for n in (64, 100))
+    grad = left @ jnp.diag(jnp.arange(8.0, 0.0, -1.0)) @ right.T
+    cosines = np.asarray(spectral.range_basis(KEY, grad, 8).T @ left)
+    np.testing.assert_allclose(np.abs(cosines), np.eye(8), atol=1e-4)
+
+
+def test_a_randomized_basis_gives_the_update_of_the_exact_one():
+    left, right = (grassmann.random_basis(jax.random.key(n), (n, 8), jnp.float32) for n in (64, 100))
+    grad = left @ jnp.diag(jnp.arange(8.0, 0.0, -1.0)) @ right.T
+    updates = []
+    for svd in ("exact", "randomized"):
+        tx = grass_optax.scale_by_galore(8, 100, svd=svd)
+        updates.append(np.asarray(tx.update({"w": grad}, tx.init({"w": grad}))[0]["w"]).ravel())
+    one, other = updates
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.999

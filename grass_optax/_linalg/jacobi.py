@@ -1,0 +1,96 @@
+"""Eigenvectors of small symmetric matrices by Jacobi rotations, half of all pairs at a time.
+
+There is no factorisation in it, so it runs in any program: under vmap, on a mesh, on a CPU where
+LAPACK calls on batches wait for each other (`spectral`). It is meant for r x r matrices at a
+refresh. A sweep takes r - 1 rounds one after the other, and six or seven sweeps suffice.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from grass_optax._linalg.products import transpose
+
+_MAX_SWEEPS = 12
+
+
+def eigenvectors(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
+    """The eigenvectors of each positive semidefinite matrix as columns, the largest eigenvalue
+    first.
+
+    In a round every index has one partner, and a rotation of each pair (p, q) makes A_pq zero::
+
+      tau = (A_qq - A_pp) / (2 A_pq),  tan(theta) = sign(tau) / (|tau| + sqrt(1 + tau^2))
+
+    Partners sit in two rows opposite each other, and all but the first move on by one seat after
+    each round, so that all pairs have met after r - 1 rounds. A matrix that is not finite gets the
+    identity, and so does zero.
+    """
+    rank = gram.shape[-1]
+    if rank == 1:
+        return jnp.ones_like(gram)
+    a = _with_even_size(_with_unit_trace(gram))
+    size = a.shape[-1]
+    identity = jnp.broadcast_to(jnp.eye(size, dtype=a.dtype), a.shape)
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        sweeps, a, _ = carry
+        return (sweeps < _MAX_SWEEPS) & (_off_diagonal(a) > jnp.finfo(a.dtype).eps)
+
+    def sweep(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        sweeps, a, rows = carry
+        a, rows = lax.fori_loop(0, size - 1, lambda _, state: _round(*state), (a, rows))
+        return sweeps + 1, a, rows
+
+    _, a, rows = lax.while_loop(unfinished, sweep, (jnp.int32(0), a, identity))
+    order = jnp.argsort(-_diagonal(a), axis=-1)[..., :rank, None]
+    return transpose(jnp.take_along_axis(rows, order, axis=-2))[..., :rank, :]
+
+
+def _with_unit_trace(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
+    trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+    is_usable = jnp.isfinite(trace) & (trace > 0)
+    return jnp.where(is_usable, gram / jnp.where(is_usable, trace, 1), 0)
+
+
+def _with_even_size(a: Float[Array, "*b r r"]) -> Float[Array, "*b s s"]:
+    """A lone index gets a partner of eigenvalue -1, which comes last."""
+    if a.shape[-1] % 2 == 0:
+        return a
+    padded = jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, 1), (0, 1)])
+    return padded.at[..., -1, -1].set(-1)
+
+
+def _round(a: Float[Array, "*b s s"], rows: Float[Array, "*b s s"]) -> tuple[Array, Array]:
+    """Rotate every pair (i, i + s/2), then change seats. The eigenvectors gather in the rows."""
+    half = a.shape[-1] // 2
+    p, q = _diagonal(a[..., :half, :half]), _diagonal(a[..., half:, half:])
+    between = _diagonal(a[..., :half, half:])
+    is_small = jnp.abs(between) <= 0.1 * jnp.finfo(a.dtype).eps * jnp.sqrt(jnp.abs(p * q))
+    tau = (q - p) / jnp.where(is_small, 1, 2 * between)
+    sign = jnp.where(tau < 0, -1, 1).astype(a.dtype)
+    tangent = jnp.where(is_small, 0, sign / (jnp.abs(tau) + jnp.sqrt(1 + tau * tau)))
+    cosine = 1 / jnp.sqrt(1 + tangent * tangent)
+    sine = tangent * cosine
+
+    def turned(x: Array) -> Array:
+        top, bottom, c, s = x[..., :half, :], x[..., half:, :], cosine[..., None], sine[..., None]
+        return _next_seats(c * top - s * bottom, s * top + c * bottom)
+
+    return transpose(turned(transpose(turned(a)))), turned(rows)
+
+
+def _next_seats(top: Array, bottom: Array) -> Array:
+    """The first of the top row stays; the others move on, around both rows."""
+    first, *others = (top[..., :1, :], top[..., 1:-1, :], bottom[..., 1:, :], top[..., 1:, :][..., -1:, :])
+    return jnp.concatenate([first, bottom[..., :1, :], *others], axis=-2)
+
+
+def _diagonal(a: Array) -> Array:
+    return jnp.diagonal(a, axis1=-2, axis2=-1)
+
+
+def _off_diagonal(a: Float[Array, "*b s s"]) -> Float[Array, ""]:
+    """The largest entry beside the diagonal, relative to the trace."""
+    is_diagonal = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=bool), a.shape)
+    return jnp.max(jnp.where(is_diagonal, 0, jnp.abs(a)))

@@ -1,0 +1,54 @@
+"""Eigenvectors by Jacobi rotations, beside LAPACK's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grass_optax import grassmann
+from grass_optax._linalg.jacobi import eigenvectors
+from tests import tolerances
+
+
+def with_eigenvalues(values, batch=(), dtype=jnp.float32):
+    size = len(values)
+    basis = grassmann.random_basis(jax.random.key(size), (*batch, size, size), dtype)
+    return basis @ jnp.diag(jnp.asarray(values, dtype)) @ jnp.swapaxes(basis, -1, -2)
+
+
+def overlaps(one, other):
+    """|cosines| of the columns with the same number."""
+    return np.abs(np.sum(np.asarray(one, np.float64) * np.asarray(other, np.float64), axis=-2))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_eigenvectors_are_those_of_lapack_the_largest_first(size, batch):
+    with jax.enable_x64(True):
+        gram = with_eigenvalues(0.5 ** np.arange(size), batch, jnp.float64)
+        vectors = jax.jit(eigenvectors)(gram)
+        expected = np.linalg.eigh(np.asarray(gram))[1][..., ::-1]
+        np.testing.assert_allclose(overlaps(vectors, expected), 1, rtol=0, atol=1e-12)
+
+
+def test_vectors_of_equal_eigenvalues_span_their_space():
+    gram = with_eigenvalues([4.0, 4.0, 4.0, 1.0, 1.0, 0.0, 0.0])
+    vectors = jax.jit(eigenvectors)(gram)
+    assert grassmann.orthonormality_error(vectors) < tolerances.ORTHONORMAL32
+    turned = np.asarray(vectors.T @ gram @ vectors)
+    np.testing.assert_allclose(turned, np.diag([4.0, 4.0, 4.0, 1.0, 1.0, 0.0, 0.0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("fill", [0.0, jnp.nan, jnp.inf])
+def test_what_has_no_eigenvectors_gets_the_identity(fill):
+    gram = jnp.stack([with_eigenvalues([3.0, 2.0, 1.0]), jnp.full((3, 3), fill)])
+    vectors = jax.jit(eigenvectors)(gram)
+    np.testing.assert_array_equal(vectors[1], np.eye(3))
+    np.testing.assert_allclose(overlaps(vectors[0], np.linalg.eigh(np.asarray(gram[0]))[1][:, ::-1]), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_the_size_of_the_matrix_does_not_matter(size):
+    gram = with_eigenvalues([3.0, 2.0, 1.0, 0.5])
+    expected = jax.jit(eigenvectors)(gram)
+    np.testing.assert_allclose(overlaps(jax.jit(eigenvectors)(size * gram), expected), 1, atol=1e-5)
