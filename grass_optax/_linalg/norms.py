@@ -7,18 +7,19 @@ from grass_optax._linalg.dtypes import wide
 
 
 def column_norms(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
-    """The 2-norm of each column, in float32 at least; 0 where it is not finite, so that nothing is
+    """The 2-norm of each column, in float32 at least; 0 where it overflowed, so that nothing is
     scaled by it.
 
-    The squares of a float32 column overflow above 1e19.
+    The squares of a float32 column overflow above 1e19. NaN stays NaN: what it spoils has to be
+    seen.
     """
     return finite_root(sum_of_squares(x))
 
 
 def finite_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The square root, 0 where it is not finite."""
+    """The square root, 0 where it is infinite."""
     norms = jnp.sqrt(squares)
-    return jnp.where(jnp.isfinite(norms), norms, 0)
+    return jnp.where(jnp.isinf(norms), 0, norms)
 
 
 def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
@@ -27,5 +28,5 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
 
 
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
-    """The Frobenius norm of each matrix, or of its row of column norms; 0 if it is not finite."""
+    """The Frobenius norm of each matrix, or of its row of column norms; 0 if it overflowed."""
     return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))

@@ -41,21 +41,20 @@ def residual_norms(
 
     A difference that cancels to a few roundings (||R_i|| < 1e-3 ||G_i|| in float32) counts as
     nothing: as a norm it would be noise, and a norm-growth limit that took it for a first norm
-    would hold the recovered part down for a thousand steps. A sum that overflowed counts as nothing
-    too.
+    would hold the recovered part down. A sum that overflowed counts as nothing too; NaN stays NaN.
     """
     total = _gradient_squares(layout, leaf)
-    total = jnp.where(jnp.isfinite(total), total, 0)
     fraction = jnp.asarray(removed_fraction, total.dtype)
     lifted = _lifted_squares(basis, projected, orthonormal)
     outside = total - fraction * (2 * sum_of_squares(projected) - fraction * lifted)
     threshold = _CANCELLED * jnp.finfo(total.dtype).eps * total
-    return jnp.sqrt(jnp.where(outside > threshold, outside, 0))
+    return jnp.sqrt(jnp.where(jnp.isinf(total) | (outside <= threshold), 0, outside))
 
 
 def column_factors(output: Array, norms: Array) -> Float[Array, "*b 1 n"]:
     """phi: what the transformation returned over what it was given; 0 for an empty column."""
-    return jnp.where(norms > 0, output / jnp.where(norms > 0, norms, 1), 0)
+    is_empty = norms == 0
+    return jnp.where(is_empty, 0, output / jnp.where(is_empty, 1, norms))
 
 
 def _gradient_squares(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n"]:

@@ -36,7 +36,7 @@ def scale_by_apollo(
       U_i = sqrt(scale) (||N_i|| / ||g_i||) G_i   for each column i
       ||U_t|| <= zeta ||U_{t-1}||
 
-    State per matrix: 2nr + 1 numbers, and mr more with `store_basis`.
+    State per matrix: 2nr + 2 numbers, and mr more with `store_basis`.
 
     Args:
       rank: r, the dimension of the subspaces.

@@ -36,7 +36,7 @@ def scale_by_apollo_mini(
       U = sqrt(scale) (||N||_F / ||g||_F) G
       ||U_t|| <= zeta ||U_{t-1}||
 
-    State per matrix: 2n + 1 numbers, and m more with `store_basis`.
+    State per matrix: 2n + 2 numbers, and m more with `store_basis`.
 
     Args:
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.

@@ -44,7 +44,7 @@ def scale_by_fira(
       L_i = (||N_i|| / ||g_i||) (G - S g)_i   for each column i,   ||L_t|| <= zeta ||L_{t-1}||
       U = scale S N + L
 
-    State per matrix: mr + 2nr + 1 numbers.
+    State per matrix: mr + 2nr + 2 numbers.
 
     Args:
       rank: r, the dimension of the subspaces.

@@ -40,7 +40,7 @@ def scale_by_grassjump(
       ||L_t|| <= zeta ||L_{t-1}||             (eq. 10)
       U = scale S N + L                       (eq. 11)
 
-    State per matrix: mr + 2nr + 1 numbers, where AdamW keeps 2mn.
+    State per matrix: mr + 2nr + 2 numbers, where AdamW keeps 2mn.
 
     By default the 2-D leaves with min(m, n) > rank are split, except embeddings and the output
     head, which are recognised by their paths (`layouts.split_labels`). With
@@ -59,7 +59,7 @@ def scale_by_grassjump(
       completion: "none" is the papers' transport; "isotropic" restores the second moment that a
         jump leaves behind (`transport.rotate`).
       orthonormal: False skips the orthonormalisation of the bases (`subspaces.random_jump`).
-      store_basis: False draws the basis again at each step, so that the state is 2nr + 1 numbers.
+      store_basis: False draws the basis again at each step, so that the state is 2nr + 2 numbers.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam. It gets shapes
         instead of weights, so it cannot decay them. The transport must be able to rotate its state:

@@ -38,7 +38,7 @@ def scale_by_subtrack(
       H = 2 (G - S S^T G) (S^T G)^T
 
     The rest of the step is that of `scale_by_grassjump`. The released code moves the bases of wide
-    matrices only; here all move. State per matrix: mr + 2nr + 1 numbers.
+    matrices only; here all move. State per matrix: mr + 2nr + 2 numbers.
 
     Args:
       rank: r, the dimension of the subspaces.
@@ -148,7 +148,7 @@ def subtrack(
       ...     params = optax.apply_updates(params, updates)
       ...     losses.append(loss(params))
       >>> [round(float(x), 1) for x in losses[::5]]
-      [37.6, 15.6, 11.0, 6.2]
+      [37.6, 15.4, 10.5, 5.5]
 
     References:
       Rajabi et al., `SubTrack++: Gradient Subspace Tracking for Scalable LLM Training

@@ -1,12 +1,13 @@
 """The limit on how fast the norm of a residual may grow."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from grass_optax._linalg.norms import frobenius_norm
 
@@ -16,9 +17,17 @@ class NormGrowthLimitState(NamedTuple):
 
     Attributes:
       norm: (...) per leaf: the Frobenius norm of the last output of each matrix; 0 if not set.
+      held: (...) per leaf, int32: how many outputs in a row were held below half of their norm.
     """
 
     norm: PyTree
+    held: PyTree
+
+
+# Outputs in a row that are held below half of their norm before the limit begins anew. A spike of a
+# gradient raises Adam's direction for less long: its first moment forgets it at 0.9^t, so that even
+# the largest factor, 1 / sqrt(1 - b2) = 32 over an ordinary 1, is below 2 after it.
+_LEVEL = 30
 
 
 def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformation:
@@ -26,10 +35,13 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
 
     With p the norm of the last output::
 
-      l = ||L||_F;  L <- min(1, zeta p / l) L if p > 0;  p <- ||L||_F after that
+      l = ||L||_F;  L <- min(1, zeta p / l) L if p is set;  p <- ||L||_F after that
 
-    p is not reset at refreshes, and p = 0 means "not set", so that a first gradient of zero does
-    not hold the rest down.
+    p is not reset at refreshes. It is not set while it is 0, and it no longer counts as set once 30
+    outputs in a row were held below half of their norm: so a start from gradients that are zero, or
+    so small that Adam's eps damps them, or of low rank, does not hold the rest down for hundreds of
+    updates. Eq. 10 never lets go: it differs where a norm stays above twice its limit for 30
+    updates.
 
     Args:
       max_norm_growth: zeta; infinity sets no limit.
@@ -45,19 +57,24 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     """
 
     def init(params: optax.Params) -> NormGrowthLimitState:
-        return NormGrowthLimitState(jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params))
+        norm = jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params)
+        return NormGrowthLimitState(norm, jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.int32), norm))
 
     def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, NormGrowthLimitState]:
         del params
         norms = jax.tree.map(frobenius_norm, updates)
-        factors = jax.tree.map(lambda norm, last: _limit(norm, last, max_norm_growth), norms, state.norm)
+        limit = functools.partial(_limit, growth=max_norm_growth)
+        factors = jax.tree.map(limit, norms, state.norm, state.held)
+        held = jax.tree.map(lambda f, count: jnp.where(f < 0.5, count + 1, 0), factors, state.held)
         updates = jax.tree.map(lambda f, x: f[..., None, None] * x, factors, updates)
-        return updates, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms))
+        return updates, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms), held)
 
     return optax.GradientTransformation(init, update)
 
 
-def _limit(norm: Float[Array, "*b"], last: Float[Array, "*b"], growth: ArrayLike) -> Float[Array, "*b"]:
+def _limit(
+    norm: Float[Array, "*b"], last: Float[Array, "*b"], held: Int[Array, "*b"], growth: ArrayLike
+) -> Float[Array, "*b"]:
     ceiling = jnp.asarray(growth, norm.dtype) * last
-    exceeds = (last > 0) & (norm > ceiling)
+    exceeds = (last > 0) & (held < _LEVEL) & (norm > ceiling)
     return jnp.where(exceeds, ceiling / jnp.where(norm > 0, norm, 1), 1)

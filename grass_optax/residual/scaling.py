@@ -30,7 +30,8 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
       removed_fraction: c in R = G - c S S^T G: 1 in the papers, `scale` in Fira's released code.
 
     Returns:
-      A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+      A `Residual` marked `per_column`; its output L is (..., m, n), its state a norm and a count
+      per matrix.
 
     Raises:
       ValueError: at the first update, if a chain or a mask of it lost the mark and the residual is
@@ -72,7 +73,8 @@ def channel_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike =
       scale: the square of the last factor.
 
     Returns:
-      A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+      A `Residual` marked `per_column`; its output L is (..., m, n), its state a norm and a count
+      per matrix.
 
     Examples:
       >>> tx = grass_optax.split_by_subspace(
@@ -102,7 +104,8 @@ def tensor_scaling(max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 
       scale: the square of the last factor.
 
     Returns:
-      A `Residual` marked `per_column`; its output L is (..., m, n), its state one norm per matrix.
+      A `Residual` marked `per_column`; its output L is (..., m, n), its state a norm and a count
+      per matrix.
 
     Examples:
       >>> tx = grass_optax.split_by_subspace(
@@ -189,14 +192,15 @@ def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, 
       Array([[0.5 , 0.25, 0.  ]], dtype=float32)
     """
     scale = column_norms(projected)
-    rms = jnp.sqrt(jnp.mean(jnp.square(scale), axis=-1, keepdims=True))
-    present = scale > _NEGLIGIBLE * rms
-    return jnp.where(present, column_norms(direction) / jnp.where(present, scale, 1), 0)
+    rms = jnp.sqrt(jnp.nanmean(jnp.square(scale), axis=-1, keepdims=True))
+    is_empty = scale <= _NEGLIGIBLE * rms
+    return jnp.where(is_empty, 0, column_norms(direction) / jnp.where(is_empty, 1, scale))
 
 
 def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r n"]) -> Float[Array, "*b 1 1"]:
     norm = frobenius_norm(projected)
-    ratio = jnp.where(norm > 0, frobenius_norm(direction) / jnp.where(norm > 0, norm, 1), 0)
+    is_empty = norm == 0
+    ratio = jnp.where(is_empty, 0, frobenius_norm(direction) / jnp.where(is_empty, 1, norm))
     return ratio[..., None, None]
 
 

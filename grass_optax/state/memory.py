@@ -63,7 +63,7 @@ class MemoryReport(NamedTuple):
 def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> MemoryReport:
     """Return the exact bytes of the state of any Optax transformation, without allocating it.
 
-    For a split leaf of `grassjump` they are 4 (mr + 2nr + 1) per matrix.
+    For a split leaf of `grassjump` they are 4 (mr + 2nr + 2) per matrix.
 
     Args:
       tx: any Optax transformation.
@@ -75,7 +75,7 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
     Examples:
       >>> params = {"kernel": jax.ShapeDtypeStruct((512, 1376), jnp.float32)}
       >>> report = grass_optax.memory_report(grass_optax.grassjump(1e-2, rank=128), params)
-      >>> report.leaves[0].state_bytes == 4 * (512 * 128 + 2 * 128 * 1376 + 1)
+      >>> report.leaves[0].state_bytes == 4 * (512 * 128 + 2 * 128 * 1376 + 2)
       True
     """
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}

@@ -39,9 +39,9 @@ def test_the_largest_size_is_what_its_formulas_give():
     numbers = {
         "adamw": sum(2 * m * n for m, n in shapes),
         "galore": sum(m * r + 2 * n * r for m, n in shapes),
-        "grassjump": sum(m * r + 2 * n * r + 1 for m, n in shapes),
-        "apollo": sum(2 * n * r + 1 for m, n in shapes),
-        "apollo_mini": sum(2 * n + 1 for m, n in shapes),
+        "grassjump": sum(m * r + 2 * n * r + 2 for m, n in shapes),
+        "apollo": sum(2 * n * r + 2 for m, n in shapes),
+        "apollo_mini": sum(2 * n + 2 for m, n in shapes),
         "ldadam": sum(m * n + m * r + 2 * n * r for m, n in shapes),
         "frugal": sum(2 * n * r for m, n in shapes),
         "sumo": sum(m * r + n * r for m, n in shapes),

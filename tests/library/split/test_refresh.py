@@ -32,9 +32,10 @@ def test_basis_drawn_again_is_the_basis_stored(options):
         name: split.inner_state.mu[name].size
         + split.inner_state.nu[name].size
         + split.residual_state[1].norm[name].size
+        + split.residual_state[1].held[name].size
         for name in params
     }
-    assert sizes == {"w": 2 * 3 * 16 + 1, "s": 3 * (2 * 3 * 16 + 1)}
+    assert sizes == {"w": 2 * 3 * 16 + 2, "s": 3 * (2 * 3 * 16 + 2)}
 
 
 def test_bf16_basis_keeps_its_subspace():
