@@ -22,6 +22,6 @@ def positive(name: str, value: Any) -> int:
             f"{name} is {value!r}; it shapes the computation, so it must be a Python integer. "
             "Under optax.inject_hyperparams name it in static_args."
         ) from error
-    if value <= 0:
-        raise ValueError(f"{name} is {value}; give 1 or more.")
+    if not 0 < value < 2**31:
+        raise ValueError(f"{name} is {value}; give 1 or more, and less than 2^31.")
     return int(value)

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 from grass_optax._blocks.cuts import cut_into
 from grass_optax._checks import one_of, positive
-from grass_optax._linalg.dtypes import widened
+from grass_optax._linalg.dtypes import as_wide_as, widened
 from grass_optax._trees.keys import checked_key, typed_key
 
 Order = Literal["random", "ascending", "descending"]
@@ -158,6 +158,7 @@ def block_coordinate(
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, BlockCoordinateState]:
+        updates = as_wide_as(updates, params)
         indices = turns.window(state.count, cut.count(updates))
         grads, active_params = (widened(cut.take(x, indices)) for x in (updates, params))
         fresh = wide_inner.init(jax.tree.map(jnp.zeros_like, grads))

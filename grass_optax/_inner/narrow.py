@@ -28,6 +28,7 @@ _NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m
 # The moments in Optax's states, and the fields of `CompressedState` that have their scales.
 _SCALES = {"mu": "first_scale", "ema": "first_scale", "nu": "second_scale"}
 _SECOND = "nu"
+_TYPES = "Give bfloat16, float8_e4m3fn (with a scale for each column), or None for float32."
 # The smallest number beside this scale, 2^-9 of it, is the smallest normal float32.
 _SMALLEST_SCALE = 2.0**-117
 _LOWEST_EXPONENT = -119  # below it the spacing of bfloat16 is no normal float32, and may be flushed to 0
@@ -58,13 +59,16 @@ def storage_type(name: str, dtype: DTypeLike | None) -> np.dtype | None:
     """
     if dtype is None:
         return None
-    given = jnp.dtype(dtype)
+    try:
+        given = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"{name} is {dtype!r}, which is no type. {_TYPES}") from error
     if given in _NARROW:
         return given
     if not jnp.issubdtype(given, jnp.floating) or given.itemsize < 4:
         raise ValueError(
             f"{name} is {given.name}, a type in which moments are not kept: they cover more decades than float16 or "
-            "integers do. Give bfloat16, float8_e4m3fn (with a scale for each column), or None for float32."
+            f"integers do. {_TYPES}"
         )
     return None
 

@@ -99,6 +99,34 @@ def require_betas(
                     _require_beta(name, jnp.max(x), jnp.asarray(beta))
 
 
+def require_direction(tx: optax.GradientTransformation, params: optax.Params) -> None:
+    """Refuse an inner optimizer that goes downhill by itself, as `optax.adam(1e-3)` does.
+
+    Optax's transformations do not say so. But what such an optimizer makes of a gradient of 1 is
+    negative.
+
+    Raises:
+      ValueError: `tx` negates its updates.
+    """
+    with jax.ensure_compile_time_eval():
+        ones = jax.tree.map(lambda x: jnp.ones((1,) * x.ndim, x.dtype), params)
+        try:
+            updates, _ = optax.with_extra_args_support(tx).update(ones, tx.init(ones), ones)
+        except (KeyError, TypeError):
+            return  # it needs extra arguments, which only the user's update has
+        leaves = [jnp.max(x) for x in jax.tree.leaves(updates)]
+    try:
+        is_negated = bool(leaves) and all(float(x) < 0 for x in leaves)
+    except jax.errors.ConcretizationTypeError:
+        return  # traced, as by optax.inject_hyperparams
+    if is_negated:
+        raise ValueError(
+            "inner turns a gradient of 1 into a negative update: it has a learning rate and a sign of its own, as "
+            "optax.adam(1e-3) and optax.lion(1e-3) have, and the updates would climb. Give the direction alone, such "
+            "as optax.scale_by_adam() or optax.scale_by_lion()."
+        )
+
+
 def _require_beta(name: str, own: jax.Array, rotated: jax.Array) -> None:
     try:
         inner, transport = float(own), float(rotated)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from grass_optax._checks import one_of
 from grass_optax._inner.narrow import compressed, decoded, encoded, storage_type
 from grass_optax._linalg import products
-from grass_optax._linalg.dtypes import wide, widened
+from grass_optax._linalg.dtypes import as_wide_as, wide, widened
 from grass_optax._linalg.orthonormal import orthonormalize
 from grass_optax._trees.keys import checked_key, typed_key
 
@@ -72,13 +72,17 @@ def orthogonalize(method: Orthogonalization = "exact") -> optax.GradientTransfor
 
     "exact" does so up to rounding, if singular values are above 1e-8 of the largest;
     "newton_schulz" takes Muon's five steps, after which all lie between 0.7 and 1.2. Both use only
-    matrix products, and both keep zero at zero.
+    matrix products, and both keep zero at zero. What is not finite becomes NaN.
     """
     polar_factor = _exact if one_of("orthogonalization", method, get_args(Orthogonalization)) == "exact" else _quintic
 
+    def orthogonalized(x: Array) -> Array:
+        is_finite = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
+        return jnp.where(is_finite, polar_factor(x.astype(wide(x.dtype))), jnp.nan).astype(x.dtype)
+
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
-        return jax.tree.map(lambda x: polar_factor(x.astype(wide(x.dtype))).astype(x.dtype), updates)
+        return jax.tree.map(orthogonalized, updates)
 
     return optax.stateless(update)
 
@@ -87,8 +91,8 @@ def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation
     """Run a transformation with its state and arithmetic in float32 at least.
 
     Gradients and params are converted on the way in, and updates are converted back to the type of
-    the gradients. In bfloat16 a second moment with b2 = 0.999 rounds back to itself and never
-    decays, and a first moment loses what is below 1/256 of it.
+    the gradients, or of the params if that is wider. In bfloat16 a second moment with b2 = 0.999
+    rounds back to itself and never decays, and a first moment loses what is below 1/256 of it.
 
     Args:
       tx: any Optax transformation.
@@ -111,6 +115,7 @@ def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PyTree]:
+        updates = as_wide_as(updates, params)
         wide_updates, state = wide_tx.update(widened(updates), state, params, **extra_args)
         return jax.tree.map(lambda u, g: u.astype(g.dtype), wide_updates, updates), state
 

@@ -17,6 +17,20 @@ def wide(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
     return max((jnp.dtype(t) for t in (*dtypes, jnp.float32)), key=lambda t: t.itemsize)
 
 
+def as_wide_as(updates: PyTree, params: PyTree | None) -> PyTree:
+    """Gradients in the type of their parameters, where that is the wider one; as they are without
+    parameters.
+
+    So an update is not rounded to the type of a gradient, as in Optax's Adam.
+    """
+
+    def widened_to(grad: jax.Array, param: Any) -> jax.Array:
+        dtype = jnp.result_type(param)
+        return grad.astype(dtype) if dtype.itemsize > grad.dtype.itemsize else grad
+
+    return updates if params is None else jax.tree.map(widened_to, updates, params)
+
+
 def rounded(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """x in another floating type, rounded to it even where the result is widened again at once.
 

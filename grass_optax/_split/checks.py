@@ -8,7 +8,9 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from grass_optax._split.records import SplitConfig
+from grass_optax._split.records import SplitConfig, SplitState
+from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax._trees.paths import leaf_path
 from grass_optax.residual.marks import errors_in
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import first_moment_only, keep, reset, rotate
@@ -72,6 +74,42 @@ def require_stateless_initial(config: SplitConfig, bases: PyTree) -> None:
                 "the rule of the first basis keeps a state, but the state of a split is that of "
                 "`rule`. Give an `initial` without state, such as subspaces.range_finder()."
             )
+
+
+def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
+    """Raise a ValueError for gradients or a state that belong to another split.
+
+    `layout` is that of the gradients, by the dimension numbers of this one.
+    """
+    for path, now in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
+        name = leaf_path(path)
+        before = dict(jax.tree.leaves_with_path(state.layout, is_leaf=_is_layout)).get(path)
+        if before is None:
+            raise ValueError(
+                f"leaf {name!r} has a gradient, but no place in the state. Initialise it with these leaves."
+            )
+        if now.shape != before.shape:
+            raise ValueError(
+                f"the gradient of leaf {name!r} is of shape {now.shape}, but the leaf was of shape {before.shape} "
+                "when the state was initialised. Give gradients shaped like the parameters."
+            )
+        if now != before:
+            raise ValueError(
+                f"the state of leaf {name!r} is for a matrix of axes {before.m_axes} and {before.n_axes}, but the "
+                f"dimension numbers of this transformation name {now.m_axes} and {now.n_axes}. Give the state the "
+                "dimension numbers that it was initialised with, or initialise it again."
+            )
+    bases = jax.tree.leaves(state.basis)
+    ranks = {basis.shape[-1] for basis in bases if hasattr(basis, "shape")}
+    if config.store_basis and ranks - {config.rank}:
+        raise ValueError(
+            f"the state is of rank {min(ranks - {config.rank})}, but this transformation is of rank {config.rank}. "
+            "Give the rank that the state was initialised with, or initialise it again."
+        )
+
+
+def _is_layout(x: Any) -> bool:
+    return isinstance(x, MatrixLayout)
 
 
 def require_feedback(config: SplitConfig, residual_state: PyTree) -> None:

@@ -20,13 +20,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
 from grass_optax._checks import positive
-from grass_optax._inner.states import require_betas
-from grass_optax._linalg.dtypes import wide
+from grass_optax._inner.states import require_betas, require_direction
+from grass_optax._linalg.dtypes import as_wide_as, wide
 from grass_optax._split.checks import (
     floating_type,
     require_axes,
     require_consistent,
     require_feedback,
+    require_same_split,
     require_stateless_initial,
 )
 from grass_optax._split.combine import combined
@@ -140,14 +141,21 @@ def split_by_subspace(
     def init(params: optax.Params) -> SplitState:
         return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), params)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
-        del params
-        arrays, others = _arrays_and_others(extra_args)
-
-        def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any]) -> Any:
+    def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any], **others: Any) -> Any:
+        def on_auto_axes(updates: optax.Updates, state: SplitState, arrays: dict[str, Any]) -> Any:
             return _step(config, updates, state, arrays | others)
 
-        return with_auto_axes(step, (updates, state))(updates, state, arrays)
+        return with_auto_axes(on_auto_axes, (updates, state))(updates, state, arrays)
+
+    # An update that is not jitted runs a compiled step, too. Otherwise its loop would be compiled
+    # at every update.
+    compiled_step = jax.jit(step, inline=True)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
+        updates = as_wide_as(updates, params)
+        require_same_split(config, layouts.matrix_layouts(updates, weight_dimension_numbers), state)
+        arrays, others = _arrays_and_others(extra_args)
+        return step(updates, state, arrays, **others) if others else compiled_step(updates, state, arrays)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -177,6 +185,7 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
     basis = zero_bases(config, grads)
     require_stateless_initial(config, basis)
     projected = zeros(lambda _: config.rank)
+    require_direction(config.inner, projected)
     inner_state = config.inner.init(projected)
     # A state that the transport does not know is an error now, and not at the first refresh.
     rotation = jax.tree.map(lambda s: s[..., : config.rank, :], basis)

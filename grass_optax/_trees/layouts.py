@@ -106,10 +106,12 @@ def require_rank(rank: int, layout: Any) -> None:
 def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = None) -> Callable[[optax.Params], Any]:
     """Label every leaf "split" or "adam", for `optax.partition`.
 
-    With dimension numbers, the leaves that have them and whose min(m, n) exceeds `rank` are split.
-    Without them, the 2-D leaves with min(m, n) > `rank` are split, except embeddings and the output
-    head. These are recognised by their paths: a part of it contains "embed", or is one of "wte",
-    "wpe", "head", "lm_head", "output_head", "logits", "logits_dense" (in any case).
+    A matrix is split if that saves memory: if the basis and two moments in the subspace are fewer
+    numbers than Adam's, mr + 2nr < 2mn. For a square matrix that is m > 1.5 r. With dimension
+    numbers these are the leaves that have them; one whose min(m, n) is at most `rank` is an error.
+    Without them these are the 2-D leaves, except embeddings and the output head, which are
+    recognised by their paths: a part of it contains "embed", or is one of "wte", "wpe", "head",
+    "lm_head", "output_head", "logits", "logits_dense" (in any case).
 
     Args:
       rank: r, of the subspaces.
@@ -117,7 +119,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
     Returns:
       A function of params to a tree like it of labels. It raises a ValueError if the dimension
-      numbers do not fit the params.
+      numbers do not fit the params, or name a matrix that has no subspace of this rank.
 
     Examples:
       >>> params = {"embed": jnp.ones((9, 4)), "dense": {"kernel": jnp.ones((4, 8))}}
@@ -127,8 +129,15 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
 
     def label(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> str:
         require_float(path, x)
-        splits = dims is not None and rank < _layout_or_error(path, x, dims).m
-        return SPLIT if splits else ADAM
+        if dims is None:
+            return ADAM
+        spec = _layout_or_error(path, x, dims)
+        if weight_dimension_numbers is not None and rank >= spec.m:
+            raise ValueError(
+                f"{describe(path, x)} has dimension numbers, but a matrix of {spec.m} x {spec.n} has no subspace of "
+                f"rank {rank} to be split by. Lower rank, or give this leaf None instead of dimension numbers."
+            )
+        return SPLIT if rank * (spec.m + 2 * spec.n) < 2 * spec.m * spec.n else ADAM
 
     def labels(params: optax.Params) -> Any:
         if weight_dimension_numbers is None:

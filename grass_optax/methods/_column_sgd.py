@@ -16,7 +16,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._inner.narrow import storage_type
 from grass_optax._inner.transforms import adam, in_float32, narrow_moments
-from grass_optax._linalg.dtypes import wide
+from grass_optax._linalg.dtypes import as_wide_as, wide
 from grass_optax._trees import layouts
 from grass_optax._trees.paths import is_embedding, is_head, leaf_path, require_float
 from grass_optax.methods._common import Labels, Mask, with_rates
@@ -204,7 +204,7 @@ def normalize_columns(
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None
     ) -> tuple[optax.Updates, PyTree]:
-        del params
+        updates = as_wide_as(updates, params)
         dims = _dimension_numbers(updates, weight_dimension_numbers)
         return jax.tree.map_with_path(normalized, updates, dims), state
 

@@ -1,9 +1,13 @@
 """How a method is put together: a direction from the three axes, then decay and learning rates."""
 
+import numbers
+import warnings
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
@@ -101,7 +105,28 @@ def assemble(
         weight_dimension_numbers=weight_dimension_numbers,
         key=key,
     )
-    return adam_elsewhere(split, plain_adam, layouts.split_labels(rank, weight_dimension_numbers))
+    labels = layouts.split_labels(rank, weight_dimension_numbers)
+    return warn_if_nothing_is_split(adam_elsewhere(split, plain_adam, labels), labels, rank)
+
+
+def warn_if_nothing_is_split(
+    tx: optax.GradientTransformationExtraArgs, labels: Labels, rank: int
+) -> optax.GradientTransformationExtraArgs:
+    """The same transformation, whose `init` warns if Adam gets all leaves although some are
+    matrices or more.
+    """
+
+    def init(params: optax.Params) -> optax.OptState:
+        has_matrices = any(sum(size > 1 for size in jnp.shape(x)) > 1 for x in jax.tree.leaves(params))
+        if has_matrices and layouts.SPLIT not in jax.tree.leaves(labels(params)):
+            warnings.warn(
+                f"no leaf is split at rank {rank}: all get Adam. Lower rank, or say by weight_dimension_numbers which "
+                "axes make the matrices (layouts.split_labels has the rule).",
+                stacklevel=2,
+            )
+        return tx.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
 def adam_elsewhere(
@@ -153,15 +178,23 @@ def with_rates(
     return optax.chain(direction, decay, scale_by_rates(learning_rate, adam_learning_rate, labels))
 
 
+def require_rate(name: str, rate: Any) -> None:
+    """Raise a TypeError for what is neither a number nor a schedule, such as a string."""
+    if not (callable(rate) or isinstance(rate, numbers.Real | np.ndarray | np.generic | jax.Array)):
+        raise TypeError(f"{name} is {rate!r}. Give a number, or a schedule: a function of the count.")
+
+
 def scale_by_rates(
     learning_rate: optax.ScalarOrSchedule,
     adam_learning_rate: optax.ScalarOrSchedule | None,
     labels: Labels | None,
 ) -> optax.GradientTransformation:
     """Multiply the updates by the negative rate of their leaf."""
+    require_rate("learning_rate", learning_rate)
     rate = optax.scale_by_learning_rate(learning_rate)
     if adam_learning_rate is None:
         return rate
+    require_rate("adam_learning_rate", adam_learning_rate)
     if labels is None:
         raise ValueError(
             "adam_learning_rate is the rate of the leaves that `labels` calls 'adam', so labels are needed. Give a "

@@ -37,13 +37,14 @@ def scale_by_grasswalk(
     rotates `walk_rank` of its r directions (eq. 4). The rest of the step is that of
     `scale_by_grassjump`.
 
-    State per matrix: mr + 2nr + 1 numbers, where AdamW keeps 2mn.
+    State per matrix: mr + 2nr + 2 numbers, where AdamW keeps 2mn.
 
     Args:
       rank: r, the dimension of the subspaces.
       update_proj_gap: T, the number of updates from one refresh of the basis to the next.
       step_size: the angle, in radians, by which each of these directions rotates; None draws each
-        angle uniformly.
+        angle uniformly. The paper's eta is none: its 10^4 times a random singular value is an angle
+        that is uniform modulo 2 pi, so give None for it.
       walk_rank: the number of directions that rotate at a refresh, at most min(r, m - r); 1 in the
         paper.
       scale: multiplies only the low-rank part S N.
@@ -148,7 +149,7 @@ def grasswalk(
       ...     params = optax.apply_updates(params, updates)
       ...     losses.append(loss(params))
       >>> [round(float(x), 1) for x in losses[::5]]
-      [37.6, 20.3, 10.6, 6.0]
+      [37.6, 20.3, 11.0, 6.4]
 
     References:
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training

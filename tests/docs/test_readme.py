@@ -50,9 +50,10 @@ def test_the_sketches_of_the_readme_run():
     namespace = {"jax": jax, "jnp": jnp, "optax": optax, "grass_optax": grass_optax}
     for sketch in sketches:
         exec(sketch, namespace)
-        params = {"w": jnp.ones((200, 300))}
+        shape = (2, 200, 300) if "dimension_numbers" in sketch else (200, 300)
+        params = {"w": jnp.ones(shape)}
         updates, _ = namespace["tx"].update(params, namespace["tx"].init(params), params)
-        assert updates["w"].shape == (200, 300)
+        assert updates["w"].shape == shape
     assert len(sketches) == 2
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import residual, split_by_subspace, subspaces, transport
@@ -44,6 +45,7 @@ def test_what_is_not_an_axis_is_a_type_error_that_names_it(axes, message):
         ({"basis_dtype": "int8"}, "basis_dtype is 'int8'"),
         ({"basis_dtype": "bf16"}, "basis_dtype is 'bf16'"),
         ({"lift": False}, "lift=False"),
+        ({"update_proj_gap": 2**31}, r"update_proj_gap is 2147483648; give 1 or more, and less than 2\^31"),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused_when_built(options, message):
@@ -57,12 +59,37 @@ def test_an_argument_that_cannot_work_is_refused_when_built(options, message):
         ({"outside": residual.error_feedback(0.9), "store_basis": False}, "must be stored"),
         ({"outside": residual.per_column(optax.chain(residual.error_feedback(0.9)))}, "no error to feed"),
         ({"rule": subspaces.random_walk(), "initial": subspaces.online_descent(0.01)}, "without state"),
+        ({"inner": optax.adam(1.0)}, r"a sign of its own.*optax.scale_by_adam\(\)"),
+        ({"inner": optax.lion(1e-3)}, r"a sign of its own.*optax.scale_by_lion\(\)"),
+        ({"inner": optax.chain(optax.clip(1.0), optax.sgd(0.1, 0.9))}, "a sign of its own"),
     ],
 )
 def test_a_state_that_cannot_work_is_refused_when_initialised(options, message):
     tx = split(**options)
     with pytest.raises(ValueError, match=message):
         tx.init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("other", "params", "message"),
+    [
+        ({}, {"w": jnp.ones((16, 6))}, r"gradient of leaf 'w' is of shape \(16, 6\), but .* of shape \(6, 16\)"),
+        ({"rank": 2}, {"w": PARAMS}, "the state is of rank 3, but this transformation is of rank 2"),
+    ],
+)
+def test_a_state_of_another_split_is_refused_at_the_first_update(other, params, message):
+    state = split().init({"w": PARAMS})
+    with pytest.raises(ValueError, match=message):
+        split(**other).update(params, state)
+
+
+def test_a_state_of_other_dimension_numbers_is_refused():
+    params = {"w": jnp.ones((4, 6, 16))}
+    one, other = (split(weight_dimension_numbers=MuonDimensionNumbers(*axes)) for axes in ((1, 2), (0, 2)))
+    with pytest.raises(
+        ValueError, match=r"axes \(1,\) and \(2,\), but the dimension numbers .* name \(0,\) and \(2,\)"
+    ):
+        other.update(params, one.init(params))
 
 
 @pytest.mark.parametrize("rule", [lambda: subspaces.range_finder(0), lambda: subspaces.coap(0)])

@@ -1,5 +1,8 @@
 """Leaves as matrices: the round trip over all shapes, which leaves are split, and every error."""
 
+import itertools
+import warnings
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -95,14 +98,26 @@ def test_by_default_matrices_are_split_but_no_embeddings_and_heads():
     ids=["tree", "prefix", "function", "one for all"],
 )
 def test_dimension_numbers_say_which_leaves_are_split(dims):
-    params = {"a": jnp.ones((3, 8, 12)), "b": {"c": jnp.ones((3, 12)), "d": jnp.ones((8, 12))}}
-    expected = {"a": "split", "b": {"c": "adam", "d": "split"}}  # c has no dimensions, or is too small
+    params = {"a": jnp.ones((3, 8, 12)), "b": {"c": jnp.ones((5, 5)), "d": jnp.ones((8, 12))}}
+    expected = {"a": "split", "b": {"c": "adam", "d": "split"}}  # c has no dimensions, or nothing to save
     assert layouts.split_labels(4, dims)(params) == expected
     state = grass_optax.grassjump(0.1, rank=4, weight_dimension_numbers=dims).init(params)
     basis = optax.tree_utils.tree_get(state, "basis")
     assert basis["a"].shape == (3, 8, 4)
     assert basis["b"]["d"].shape == (8, 4)
     assert basis["b"]["c"] == optax.MaskedNode()
+
+
+@pytest.mark.parametrize("rank", [1, 16, 128])
+def test_what_is_split_saves_memory(rank):
+    """At every size around the limit, square or not."""
+    for m, n in itertools.product((rank + 1, 3 * rank // 2, 3 * rank // 2 + 1, 2 * rank), (1, 3)):
+        params = {"w": jax.ShapeDtypeStruct((m, n * m), jnp.float32)}
+        label = layouts.split_labels(rank)(params)["w"]
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that nothing is split
+            report = grass_optax.memory_report(grass_optax.scale_by_galore(rank), params)
+        assert label == ("split" if rank * (m + 2 * n * m) < 2 * n * m * m else "adam")
+        assert report.leaves[0].state_bytes <= report.leaves[0].adam_bytes
 
 
 def test_nnx_state_is_the_same_tree_as_plain_dicts():
@@ -133,7 +148,7 @@ ERRORS = {
     "key a float": (lambda: grass_optax.grassjump(0.1, key=0.5), ValueError, "key is 0.5. Give an int"),
     "key no integer": (lambda: grass_optax.grassjump(0.1, key=jnp.float32(3)), ValueError, "key is .*float32"),
     "walk_rank > m - r": (
-        lambda: grass_optax.grasswalk(0.1, rank=6, walk_rank=3).init(W), ValueError, r"min\(r, m - r\) = 2",
+        lambda: grass_optax.grasswalk(0.1, rank=5, walk_rank=4).init(W), ValueError, r"min\(r, m - r\) = 3",
     ),
     "axis out of range": (
         lambda: grass_optax.grassjump(0.1, rank=2, weight_dimension_numbers=MuonDimensionNumbers(1, 2)).init({"w": W}),
@@ -176,6 +191,10 @@ ERRORS = {
             update_proj_gap=3
         ).init({"w": W}),
         ValueError, "rank is 9, but leaf 'w' is a matrix of 8 x 12",
+    ),
+    "a named matrix at too large a rank": (
+        lambda: grass_optax.grassjump(0.1, rank=9, weight_dimension_numbers={"w": layouts.MATRIX}).init({"w": W}),
+        ValueError, "'w'.* of 8 x 12 has no subspace of rank 9.*give this leaf None",
     ),
     "walk not stored": (
         lambda: grass_optax.split_by_subspace(
