@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
-from grass_optax._trees.keys import path_numbers
+from grass_optax._trees.keys import numbers_of
 
 _NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
 # The moments in Optax's states, and the fields of `CompressedState` that have their scales.
@@ -123,11 +123,13 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
             )
         scales[_SCALES[field]] = jax.tree.map(_scale, values, codes)
 
-        def code(path: Any, x: Array, before: Array, scale: Any, field: str = field) -> Array:
+        numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(values))
+
+        def code(path: Any, x: Array, before: Array, scale: Any, field: str = field, numbers: Any = numbers) -> Array:
             purpose = f"{field}{' moved' if moved else ''}"
             seed = like.seed ^ np.uint32(zlib.crc32(purpose.encode()))
             seed = _mixed(seed + own.count.astype(jnp.uint32))
-            for number in path_numbers(path):  # last, as an index in the leaf follows them
+            for number in numbers[path]:  # last, as an index in the leaf follows them
                 seed = _mixed(seed ^ np.uint32(number))
             return _code(x, scale, before.dtype, seed, field == _SECOND)
 

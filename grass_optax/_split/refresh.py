@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree, UInt32
 from grass_optax._linalg.dtypes import rounded, wide
 from grass_optax._split.once import at_most_once
 from grass_optax._split.records import SplitConfig, SplitState
-from grass_optax._trees.keys import folded, matrix_numbers, typed_key
+from grass_optax._trees.keys import folded, matrix_numbers, numbers_of, typed_key
 from grass_optax._trees.mesh import is_mesh_free
 from grass_optax.bases import dense
 from grass_optax.subspaces import Refresh, SubspaceRule
@@ -146,8 +146,9 @@ def _drawn(
         basis, rule_state = rule.update(refresh)
         return rounded(basis, read.basis.dtype), rule_state
 
+    numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(grads))
     reads = [
-        _Read(jnp.asarray(matrix_numbers(path, grad.shape[:-2])), grad, old, moments[i], rule_state)
+        _Read(jnp.asarray(matrix_numbers(numbers[path], grad.shape[:-2])), grad, old, moments[i], rule_state)
         for i, ((path, grad), old, rule_state) in enumerate(
             zip(
                 jax.tree.leaves_with_path(grads),

@@ -4,14 +4,16 @@ A matrix has a name, the path of its leaf without the integers in it, and an ind
 then its place in the batch axes of the leaf. So matrix 3 of the stack `layers/kernel` and the leaf
 `layers/3/kernel` have the same draws, and adding a leaf changes no other leaf's draws.
 
-This has two limits. A part such as `layers_3`, as Flax Linen names layers, is a name and not an
-index, so such a leaf does not draw what the stack draws. And `layers/3/kernel` and
-`layers/kernel/3` in one tree would share their draws.
+This has a limit. A part such as `layers_3`, as Flax Linen names layers, is a name and not an index,
+so such a leaf does not draw what the stack draws. Leaves of one tree whose names and indices are
+the same are told apart by their order.
 """
 
+import collections
 import functools
 import operator
 import zlib
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -71,9 +73,22 @@ def path_numbers(path: Path) -> tuple[int, ...]:
     return (zlib.crc32(name.encode()), *(int(part) % 2**32 for part in parts if part.isdecimal()))
 
 
-def matrix_numbers(path: Path, batch: tuple[int, ...]) -> UInt32[np.ndarray, "*b k"]:
+def numbers_of(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
+    """The numbers of every leaf of a tree. Where those of several are the same, as of {"a": {"b":
+    x}} and {"a/b": y}, the second gets one more number, and so on.
+    """
+    seen: collections.Counter[tuple[int, ...]] = collections.Counter()
+    numbers = {}
+    for path in paths:
+        own = path_numbers(path)
+        numbers[tuple(path)] = (*own, seen[own]) if seen[own] else own
+        seen[own] += 1
+    return numbers
+
+
+def matrix_numbers(leaf: tuple[int, ...], batch: tuple[int, ...]) -> UInt32[np.ndarray, "*b k"]:
     """The numbers of every matrix of a leaf: the leaf's, then its index in the batch axes."""
-    own = np.asarray(path_numbers(path), np.uint32)
+    own = np.asarray(leaf, np.uint32)
     index = np.moveaxis(np.indices(batch, np.uint32), 0, -1)
     return np.concatenate([np.broadcast_to(own, (*batch, own.size)), index], axis=-1)
 

@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._trees.matrix_layout import MatrixLayout
-from grass_optax._trees.paths import describe, is_embedding, is_head, leaf_path, require_float
+from grass_optax._trees.paths import describe, is_embedding, is_function, is_head, leaf_path, require_float
 
 __all__ = [
     "MatrixLayout",
@@ -110,8 +110,9 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     numbers than Adam's, mr + 2nr < 2mn. For a square matrix that is m > 1.5 r. With dimension
     numbers these are the leaves that have them; one whose min(m, n) is at most `rank` is an error.
     Without them these are the 2-D leaves, except embeddings and the output head, which are
-    recognised by their paths: a part of it contains "embed", or is one of "wte", "wpe", "head",
-    "lm_head", "output_head", "logits", "logits_dense" (in any case).
+    recognised by their paths (in any case): a part of it contains "embed", ends in "_emb", or is
+    one of "emb", "wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense"; or the
+    first is "out" or "output".
 
     Args:
       rank: r, of the subspaces.
@@ -187,7 +188,7 @@ def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None
 def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Params) -> Any:
     """Dimension numbers as a tree like params, from such a tree, a prefix or a function."""
     dims = weight_dimension_numbers
-    if not isinstance(dims, MuonDimensionNumbers) and callable(dims):
+    if is_function(dims):
         dims = dims(params)
     if not jax.tree.leaves(params):
         return params  # Optax's placeholder, or a tree with nothing to split

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 Path = Sequence[Any]  # the keys that JAX gives beside a leaf
 
-# Parts of a path that name an embedding, beside all that contain "embed", or an output head.
-_EMBEDDINGS = frozenset({"wte", "wpe"})
+# Parts of a path that name an embedding, beside all that contain "embed" or end in "_emb", or an
+# output head. Further in, "out" is the last matrix of an attention.
+_EMBEDDINGS = frozenset({"emb", "wte", "wpe"})
 _HEADS = frozenset({"head", "lm_head", "output_head", "logits", "logits_dense"})
+_FIRST_OF_A_HEAD = frozenset({"out", "output"})
 
 
 def leaf_path(path: Path) -> str:
@@ -37,7 +39,8 @@ def leaf_path(path: Path) -> str:
 def is_embedding(path: Path) -> bool:
     """Whether a leaf is an embedding by its path.
 
-    It is if a part of the path contains "embed", or is "wte" or "wpe" (in any case).
+    It is if a part of the path contains "embed", ends in "_emb", or is "emb", "wte" or "wpe" (in
+    any case).
 
     Args:
       path: the keys that `jax.tree.leaves_with_path` gives beside a leaf.
@@ -50,7 +53,7 @@ def is_embedding(path: Path) -> bool:
       >>> [layouts.is_embedding(path) for path, _ in jax.tree.leaves_with_path(tree)]
       [False, True]
     """
-    return any("embed" in part or part in _EMBEDDINGS for part in _parts(path))
+    return any("embed" in part or part.endswith("_emb") or part in _EMBEDDINGS for part in _parts(path))
 
 
 def is_head(path: Path) -> bool:
@@ -69,7 +72,13 @@ def is_head(path: Path) -> bool:
       >>> [layouts.is_head(path) for path, _ in jax.tree.leaves_with_path(tree)]
       [False, True]
     """
-    return any(part in _HEADS for part in _parts(path))
+    parts = _parts(path)
+    return bool(parts) and (parts[0] in _FIRST_OF_A_HEAD or any(part in _HEADS for part in parts))
+
+
+def is_function(x: Any) -> bool:
+    """Whether x is to be called with the params. A tree can be callable, too: an Equinox module."""
+    return callable(x) and jax.tree_util.treedef_is_leaf(jax.tree.structure(x))
 
 
 def require_float(path: Path, x: Any) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from grass_optax._inner.transforms import adam, in_float32
 from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
+from grass_optax._trees.paths import is_function
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
 
@@ -174,7 +175,7 @@ def with_rates(
       >>> round(float(updates["kernel"][0, 0]), 4)
       -0.15
     """
-    decay = optax.add_decayed_weights(weight_decay, mask)
+    decay = optax.add_decayed_weights(weight_decay, as_mask(mask))
     return optax.chain(direction, decay, scale_by_rates(learning_rate, adam_learning_rate, labels))
 
 
@@ -182,6 +183,11 @@ def require_rate(name: str, rate: Any) -> None:
     """Raise a TypeError for what is neither a number nor a schedule, such as a string."""
     if not (callable(rate) or isinstance(rate, numbers.Real | np.ndarray | np.generic | jax.Array)):
         raise TypeError(f"{name} is {rate!r}. Give a number, or a schedule: a function of the count.")
+
+
+def as_mask(mask: Mask | None) -> Mask | None:
+    """A mask as Optax takes it: one that is a tree, but callable too, is not to be called."""
+    return (lambda _: mask) if callable(mask) and not is_function(mask) else mask
 
 
 def scale_by_rates(

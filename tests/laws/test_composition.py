@@ -13,6 +13,7 @@ import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
 
+import grass_optax
 from tests import tolerances, util
 from tests.util import (
     METHODS,
@@ -96,6 +97,22 @@ def test_every_number_but_those_that_shape_the_computation_may_be_injected(name)
     assert_same(run(tx, PARAMS, 5)[0], alone(name), tolerances.TRACED_B2)
     expected = {"b1", "b2", "eps", "weight_decay", "learning_rate"} | ({"scale"} & arguments)
     assert set(tx.init(PARAMS).hyperparams) >= expected
+
+
+def test_hyperparameters_of_bf16_parameters_stay_float32_where_that_is_said():
+    """By default Optax keeps them in the type of the parameters, where b2 = 0.999 is 1."""
+    params = {"w": jnp.ones(WIDE, jnp.bfloat16)}
+    inject = optax.inject_hyperparams(
+        grass_optax.grassjump, static_args=("rank", "update_proj_gap", "key"), hyperparam_dtype=jnp.float32
+    )
+    updates = []
+    for tx in (inject(0.1, rank=3, update_proj_gap=2), grass_optax.grassjump(0.1, rank=3, update_proj_gap=2)):
+        state, update = tx.init(params), jax.jit(tx.update)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's decay multiplies one by the other
+            for t in range(4):
+                u, state = update(grads_like(params, t), state, params)
+        updates.append(np.asarray(u["w"], np.float32))
+    np.testing.assert_allclose(*updates, rtol=2e-2)
 
 
 @every_method

@@ -14,6 +14,9 @@ from tests.util import METHODS, SPLIT, grads_like, make, of_each_kind
 STEPS, RANK, GAP = 12, 3, 5  # refreshes at t = 6 and 11
 # Their rules read moments or a step size times the gradient, so that bases depend on its size.
 DEPENDS_ON_SIZE = ("ldadam", "coap", "online_subspace_descent", "subtrack_grad", "subtrack")
+# Its columns leave nothing of some rows. Where a compiler fuses the size of a gradient into the
+# difference, what is left is a rounding, and frugal takes the sign of it.
+JUMPS = ("frugal",)
 
 
 def loss_of(name, scanned):
@@ -60,7 +63,7 @@ def test_derivatives_agree_backwards_and_forwards_in_a_loop_and_in_a_scan(name):
             found.append(float(forwards))
         np.testing.assert_allclose(*found, rtol=1e-8)
         assert abs(found[0]) > 1e-3
-        if name not in DEPENDS_ON_SIZE:
+        if name not in (*DEPENDS_ON_SIZE, *JUMPS):
             h, loss = 1e-5, jax.jit(loss_of(name, True))
             difference = (loss(sizes() + h * direction) - loss(sizes() - h * direction)) / (2 * h)
             np.testing.assert_allclose(found[0], difference, rtol=1e-5)

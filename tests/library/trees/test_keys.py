@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from grass_optax._trees.keys import checked_key, folded, matrix_numbers, typed_key
+import grass_optax
+from grass_optax._trees.keys import checked_key, folded, matrix_numbers, numbers_of, typed_key
 
 KEY = jax.random.key(0, impl="threefry2x32")
 
@@ -13,7 +15,7 @@ KEY = jax.random.key(0, impl="threefry2x32")
 def numbers(tree):
     """The numbers of the only leaf of a tree, a stack with the batch axes of its value."""
     ((path, batch),) = jax.tree.leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
-    return matrix_numbers(path, batch)
+    return matrix_numbers(numbers_of([path])[path], batch)
 
 
 def test_the_key_of_a_matrix_is_its_index_folded_into_the_key_of_its_path():
@@ -40,6 +42,20 @@ def test_names_and_indices_tell_matrices_apart():
     trees = [{"a": {"kernel": (3, 2)}}, {"b": {"kernel": (3, 2)}}, {"layers_0": (3,)}, {"layers_1": (3,)}, {"a": ()}]
     rows = [tuple(row) for tree in trees for row in numbers(tree).reshape(-1, numbers(tree).shape[-1]).tolist()]
     assert len(set(rows)) == 6 + 6 + 3 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a": {"b": jnp.ones((6, 16))}, "a/b": jnp.ones((6, 16))},
+        {"a": {"3": {"b": jnp.ones((6, 16))}, "b": {"3": jnp.ones((6, 16))}}},
+    ],
+)
+def test_leaves_whose_paths_read_the_same_draw_apart(tree):
+    tx = grass_optax.scale_by_grassjump(3, 4)
+    _, state = tx.update(tree, tx.init(tree))
+    one, other = jax.tree.leaves(optax.tree_utils.tree_get(state, "basis"))
+    assert np.abs(np.asarray(one - other)).max() > 0.1
 
 
 @pytest.mark.parametrize(

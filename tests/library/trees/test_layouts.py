@@ -1,7 +1,9 @@
 """Leaves as matrices: the round trip over all shapes, which leaves are split, and every error."""
 
+import dataclasses
 import itertools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +108,36 @@ def test_dimension_numbers_say_which_leaves_are_split(dims):
     assert basis["a"].shape == (3, 8, 4)
     assert basis["b"]["d"].shape == (8, 4)
     assert basis["b"]["c"] == optax.MaskedNode()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Callable:
+    """A tree that can be called, as the modules of Equinox are."""
+
+    w: Any
+    v: Any
+
+    def __call__(self, x):
+        raise AssertionError("a tree is no function of params")
+
+
+def test_a_tree_that_can_be_called_is_a_tree():
+    params = Callable(jnp.ones((8, 12)), jnp.ones((8, 12)))
+    tx = grass_optax.grassjump(
+        0.1,
+        rank=2,
+        weight_decay=0.5,
+        mask=Callable(True, False),
+        weight_dimension_numbers=Callable(layouts.MATRIX, None),
+    )
+    state = tx.init(params)
+    basis = optax.tree_utils.tree_get(state, "basis")
+    assert basis.w.shape == (8, 2)
+    assert basis.v == optax.MaskedNode()
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    np.testing.assert_allclose(updates.w, -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates.v, 0)
 
 
 @pytest.mark.parametrize("rank", [1, 16, 128])
