@@ -78,7 +78,7 @@ def numbers_of(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
     x}} and {"a/b": y}, the second gets one more number, and so on.
     """
     seen: collections.Counter[tuple[int, ...]] = collections.Counter()
-    numbers = {}
+    numbers: dict[Path, tuple[int, ...]] = {}
     for path in paths:
         own = path_numbers(path)
         numbers[tuple(path)] = (*own, seen[own]) if seen[own] else own
