@@ -17,6 +17,8 @@ DEPENDS_ON_SIZE = ("ldadam", "coap", "online_subspace_descent", "subtrack_grad",
 # Its columns leave nothing of some rows. Where a compiler fuses the size of a gradient into the
 # difference, what is left is a rounding, and frugal takes the sign of it.
 JUMPS = ("frugal",)
+# sumo's exact orthogonalization is a loop that ends when it is done: no derivative backwards.
+OPTIONS = {"sumo": {"orthogonalization": "newton_schulz"}}
 
 
 def loss_of(name, scanned):
@@ -24,7 +26,7 @@ def loss_of(name, scanned):
     params = {"wide": jnp.ones((6, 16), jnp.float64), "stack": jnp.ones((2, 8, 6), jnp.float64)}
     grads = [grads_like(params, t) for t in range(STEPS)]
     weights = grads_like(params, 99)
-    tx = make(name, RANK, GAP, **dict.fromkeys(METHODS[name].needs, 6))
+    tx = make(name, RANK, GAP, **dict.fromkeys(METHODS[name].needs, 6), **OPTIONS.get(name, {}))
 
     def step(carry, size_and_grads):
         params, state = carry
