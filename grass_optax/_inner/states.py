@@ -121,8 +121,8 @@ def require_direction(tx: optax.GradientTransformation, params: optax.Params) ->
         return  # traced, as by optax.inject_hyperparams
     if is_negated:
         raise ValueError(
-            "inner turns a gradient of 1 into a negative update: it has a learning rate and a sign of its own, as "
-            "optax.adam(1e-3) and optax.lion(1e-3) have, and the updates would climb. Give the direction alone, such "
+            "inner makes a negative update of a gradient of 1. It has a sign of its own, as optax.adam(1e-3) and "
+            "optax.lion(1e-3) have, so the loss would rise. Give the direction alone, such "
             "as optax.scale_by_adam() or optax.scale_by_lion()."
         )
 

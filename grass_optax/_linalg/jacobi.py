@@ -82,8 +82,10 @@ def _round(a: Float[Array, "*b s s"], rows: Float[Array, "*b s s"]) -> tuple[Arr
 
 def _next_seats(top: Array, bottom: Array) -> Array:
     """The first of the top row stays; the others move on, around both rows."""
-    first, *others = (top[..., :1, :], top[..., 1:-1, :], bottom[..., 1:, :], top[..., 1:, :][..., -1:, :])
-    return jnp.concatenate([first, bottom[..., :1, :], *others], axis=-2)
+    if top.shape[-2] == 1:
+        return jnp.concatenate([top, bottom], axis=-2)
+    above = [top[..., :1, :], bottom[..., :1, :], top[..., 1:-1, :]]
+    return jnp.concatenate([*above, bottom[..., 1:, :], top[..., -1:, :]], axis=-2)
 
 
 def _diagonal(a: Array) -> Array:

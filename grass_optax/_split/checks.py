@@ -81,9 +81,9 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
 
     `layout` is that of the gradients, by the dimension numbers of this one.
     """
+    initialised = dict(jax.tree.leaves_with_path(state.layout, is_leaf=_is_layout))
     for path, now in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
-        name = leaf_path(path)
-        before = dict(jax.tree.leaves_with_path(state.layout, is_leaf=_is_layout)).get(path)
+        name, before = leaf_path(path), initialised.get(path)
         if before is None:
             raise ValueError(
                 f"leaf {name!r} has a gradient, but no place in the state. Initialise it with these leaves."

@@ -5,8 +5,8 @@ then its place in the batch axes of the leaf. So matrix 3 of the stack `layers/k
 `layers/3/kernel` have the same draws, and adding a leaf changes no other leaf's draws.
 
 This has a limit. A part such as `layers_3`, as Flax Linen names layers, is a name and not an index,
-so such a leaf does not draw what the stack draws. Leaves of one tree whose names and indices are
-the same are told apart by their order.
+so such a leaf does not draw what the stack draws. Two leaves of one tree can have the same name and
+indices. Then their order decides.
 """
 
 import collections

@@ -10,7 +10,7 @@ from grass_optax._blocks.labels import block_labels
 from grass_optax._blocks.turns import Order, active_only, block_coordinate
 from grass_optax._inner.transforms import adam, in_float32
 from grass_optax._trees import layouts
-from grass_optax.methods._common import Mask, scale_by_rates
+from grass_optax.methods._common import Mask, as_mask, scale_by_rates
 
 
 def scale_by_badam(
@@ -164,7 +164,7 @@ def badam(
         mu_dtype=mu_dtype, nu_dtype=nu_dtype, weight_dimension_numbers=weight_dimension_numbers, key=key,
     )  # fmt: skip
     labels = block_labels(blocks, weight_dimension_numbers)
-    decay = optax.add_decayed_weights(weight_decay, mask)
+    decay = optax.add_decayed_weights(weight_decay, as_mask(mask))
     decays: dict[Hashable, optax.GradientTransformation] = {
         layouts.SPLIT: active_only(decay, switch_gap=switch_gap, blocks=blocks, order=order, key=key),
         layouts.ADAM: optax.identity() if freeze_rest else decay,

@@ -18,8 +18,8 @@ def has_nan(tree):
 
 @every_method
 def test_a_gradient_that_is_not_a_number_is_seen_for_as_long_as_it_matters(name):
-    """In one column of one matrix. As in Optax's Adam, NaN goes on to be seen: no state turns it
-    into a column or a matrix that silently never moves again.
+    """In one column of one matrix. Updates show NaN as long as a state holds it. No column stops
+    moving without a word.
     """
     tx, update = compiled_method(name)
     state = tx.init(LEAVES)

@@ -14,8 +14,8 @@ from tests.util import METHODS, SPLIT, grads_like, make, of_each_kind
 STEPS, RANK, GAP = 12, 3, 5  # refreshes at t = 6 and 11
 # Their rules read moments or a step size times the gradient, so that bases depend on its size.
 DEPENDS_ON_SIZE = ("ldadam", "coap", "online_subspace_descent", "subtrack_grad", "subtrack")
-# Its columns leave nothing of some rows. Where a compiler fuses the size of a gradient into the
-# difference, what is left is a rounding, and frugal takes the sign of it.
+# It takes the sign of G - S S^T G. In the rows that S keeps this is 0, but a fused multiply-add
+# leaves a rounding there, with a sign.
 JUMPS = ("frugal",)
 # sumo's exact orthogonalization is a loop that ends when it is done: no derivative backwards.
 OPTIONS = {"sumo": {"orthogonalization": "newton_schulz"}}

@@ -218,7 +218,7 @@ def test_without_types_it_is_optax():
     assert narrow_moments(tx, None) is tx
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8", jnp.uint8, "float8_e5m2"])
+@pytest.mark.parametrize("dtype", ["float16", "int8", jnp.uint8, "float8_e5m2", "float8"])
 @pytest.mark.parametrize("argument", ["mu_dtype", "nu_dtype"])
 def test_other_types_are_errors_when_building(argument, dtype):
     with pytest.raises(ValueError, match=f"{argument} is .*float8_e4m3fn"):
