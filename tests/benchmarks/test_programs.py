@@ -13,6 +13,7 @@ from benchmarks import (
     children,
     compile_time,
     contestants,
+    kernels,
     measure,
     peak,
     plan_check,
@@ -120,6 +121,32 @@ def test_roofline_puts_each_step_beside_its_floor(tmp_path):
     for row in table["rows"]:
         assert row["floor_max_seconds"] <= row["floor_sum_seconds"]
         assert row["step_over_floor_sum"] * row["floor_sum_seconds"] == pytest.approx(row["seconds"]["median"])
+
+
+def test_kernels_reads_times_and_bytes_of_every_operation(tmp_path, capsys):
+    (adamw,) = written(tmp_path, kernels, *SMALL, "--methods", "adamw")
+    largest = max(adamw["rows"], key=lambda row: row["read"])
+    assert all(row["seconds"] > 0 for row in adamw["rows"])
+    matrix = max(map(math.prod, shapes.make_problem("tiny", stacked=True, gap=1, layers=1).shapes.values()))
+    assert largest["read"] >= 3 * 4 * matrix  # the gradient and both moments, or more
+    assert largest["source"].startswith("jit(step)")
+    assert "GB/s" in capsys.readouterr().out
+
+
+def test_an_operation_is_read_from_the_text_of_a_program():
+    program = """
+ENTRY %main {
+  %a = f32[8,512]{1,0} parameter(0)
+  %b = bf16[8]{0} parameter(1)
+  ROOT %c.1 = (f32[8]{0}, pred[3]{0}) fusion(%a, %b), kind=kLoop, metadata={op_name="jit(step)/add" id=1}
+}
+"""
+    found = kernels.operations(program)
+    assert found["a"].result == 8 * 512 * 4
+    assert found["b"].result == 8 * 2
+    assert found["c.1"] == kernels.Operation(
+        result=8 * 4 + 3, operands=("a", "b"), code="fusion", source="jit(step)/add"
+    )
 
 
 def test_least_traffic_and_arithmetic_by_hand():

@@ -4,8 +4,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from train.pretrain.folder import RunFolder
 from train.pretrain.metrics import read_rows
@@ -71,9 +72,17 @@ class Launcher:
         gap = pretrain.index("--update-proj-gap")  # which is each optimizer's own
         return ["compare", *pretrain[1:gap], *pretrain[gap + 2 :], *words]
 
-    def start(self, arguments: list[str], devices: int = 1, **options: object) -> subprocess.Popen[str]:
+    def start(
+        self,
+        arguments: list[str],
+        devices: int = 1,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        **options: object,
+    ) -> subprocess.Popen[str]:
         """Start a process with `devices` devices, and share compiled programs with the others."""
-        environment = os.environ | {
+        environment = {
+            **os.environ,
+            **variables,
             "JAX_COMPILATION_CACHE_DIR": str(self.caches / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
@@ -90,8 +99,8 @@ class Launcher:
         return output
 
     def job(self, arguments: list[str], processes: int, devices: int, logs: Path, last: Sequence[str] = ()) -> "Job":
-        """Start several processes as one run, each with `devices` devices and its own log; the last
-        gets more arguments.
+        """Start several processes as one run, each with `devices` CPU devices and its own log; the
+        last gets more arguments. Several processes cannot share a GPU.
         """
         where = ["--distributed", "--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", processes]
         started = []
@@ -99,7 +108,7 @@ class Launcher:
             more = last if number == processes - 1 else ()
             words = [*arguments, *map(str, where), "--process-id", str(number), *more]
             with open(logs / f"{number}.log", "w") as log:
-                started.append(self.start(words, devices, stdout=log))
+                started.append(self.start(words, devices, stdout=log, variables={"JAX_PLATFORMS": "cpu"}))
         return Job(started, [logs / f"{number}.log" for number in range(processes)])
 
 

@@ -121,7 +121,11 @@ def test_two_processes_agree() -> None:
     """Runs `two_processes.py` in two processes that find each other as under SLURM."""
     port = free_port()
     script = str(Path(__file__).parent / "two_processes.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "JAX_PLATFORMS": "cpu",  # two processes cannot share a GPU
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, script],
