@@ -1,7 +1,8 @@
 """Axis 2: what do the inner moments become when the basis moves?
 
 A transport is a pure function `(inner_state, rotation) -> inner_state`, where `rotation` is the
-tree of Q = S_new^T S_old (..., r, r). Each is made by a factory, which takes the constants of the
+tree of Q = S_new^T S_old (..., r, r): arrays, or bases (`bases.as_basis`) where those of the split
+are not dense. Each is made by a factory, which takes the constants of the
 inner optimizer if the transport depends on them. The library knows the moments of Adam, Lion,
 momentum (`optax.trace`, `optax.ema`) and Muon, and of chains of them.
 """
@@ -14,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from grass_optax._checks import one_of
 from grass_optax._inner.states import cleared, map_moments
-from grass_optax._linalg.products import matmul
+from grass_optax._linalg.dtypes import wide
+from grass_optax.bases import Basis, BasisLike, as_basis
 
 __all__ = ["keep", "reset", "first_moment_only", "rotate", "Transport", "Rotate", "Completion"]
 
@@ -163,29 +165,30 @@ class Rotate:
         """Return the inner state in the new basis, for a tree of Q (..., r, r)."""
 
         def second(state: optax.ScaleByAdamState, new_mu: PyTree) -> PyTree:
-            def moved(q: Array, mu: Array, new_mu: Array, nu: Array) -> Array:
-                return self._second_moment(q, mu, new_mu, nu, jnp.asarray(state.count, q.dtype))
+            def moved(mu: Array, new_mu: Array, nu: Array, q: BasisLike) -> Array:
+                return self._second_moment(as_basis(q), mu, new_mu, nu, state.count)
 
-            return jax.tree.map(moved, rotation, state.mu, new_mu, state.nu)
+            return jax.tree.map(moved, state.mu, new_mu, state.nu, rotation)
 
         return map_moments(inner_state, _rotated(rotation), second)
 
     def _second_moment(
         self,
-        q: Float[Array, "*b r r"],
+        rotation: Basis,
         mu: Float[Array, "*b r n"],
         new_mu: Float[Array, "*b r n"],
         nu: Float[Array, "*b r n"],
-        count: Float[Array, ""],
+        count: Int[Array, ""],
     ) -> Float[Array, "*b r n"]:
         """V': the variance moves with the squares, the mean as a vector."""
-        correction1, correction2 = (1 - jnp.asarray(b, q.dtype) ** count for b in (self.b1, self.b2))
-        mu_hat, new_mu_hat = (x.astype(q.dtype) / correction1 for x in (mu, new_mu))
-        nu_hat = nu.astype(q.dtype) / correction2
+        dtype, squared = wide(mu.dtype, nu.dtype), rotation.squared()
+        correction1, correction2 = (1 - jnp.asarray(b, dtype) ** count.astype(dtype) for b in (self.b1, self.b2))
+        mu_hat, new_mu_hat = (x.astype(dtype) / correction1 for x in (mu, new_mu))
+        nu_hat = nu.astype(dtype) / correction2
         variance = nu_hat - jnp.square(mu_hat)
-        moved = jnp.abs(matmul(jnp.square(q), variance) + jnp.square(new_mu_hat))
+        moved = jnp.abs(_product(squared, variance) + jnp.square(new_mu_hat))
         if self.completion == "isotropic":
-            moved = moved + _isotropic(q, nu_hat)
+            moved = moved + _isotropic(squared, nu_hat)
         # One that overflowed stays infinite, and what it moves stays 0: inf - inf would be NaN.
         return jnp.where(jnp.isnan(moved), jnp.inf, correction2 * moved).astype(nu.dtype)
 
@@ -206,15 +209,17 @@ def _first_moment_only(inner_state: PyTree, rotation: PyTree) -> PyTree:
 
 def _rotated(rotation: PyTree) -> Callable[[PyTree], PyTree]:
     def first(moment: PyTree) -> PyTree:
-        return jax.tree.map(_product, rotation, moment)
+        return jax.tree.map(lambda m, q: _product(as_basis(q), m), moment, rotation)
 
     return first
 
 
-def _product(q: Float[Array, "*b r r"], moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
-    return matmul(q, moment.astype(q.dtype)).astype(moment.dtype)
+def _product(q: Basis, moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
+    """Q M at full precision."""
+    with jax.default_matmul_precision("highest"):
+        return q.lift(moment.astype(wide(moment.dtype))).astype(moment.dtype)
 
 
-def _isotropic(q: Float[Array, "*b r r"], nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
-    missing = jnp.maximum(1 - jnp.sum(jnp.square(q), axis=-1, keepdims=True), 0)
+def _isotropic(squared: Basis, nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
+    missing = jnp.maximum(1 - _product(squared, jnp.ones_like(nu_hat[..., :1])), 0)
     return missing * jnp.mean(nu_hat, axis=-2, keepdims=True)

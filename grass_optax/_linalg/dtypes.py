@@ -31,15 +31,33 @@ def as_wide_as(updates: PyTree, params: PyTree | None) -> PyTree:
     return updates if params is None else jax.tree.map(widened_to, updates, params)
 
 
-def rounded(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """x in another floating type, rounded to it even where the result is widened again at once.
+def rounded(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
+    """A tree in another floating type, rounded to it even where it is widened again at once.
 
     XLA may drop a conversion to a narrower type and back, and on a GPU it does.
     """
     to = jnp.finfo(dtype)
-    if to.bits < jnp.finfo(x.dtype).bits:
-        x = lax.reduce_precision(x, exponent_bits=to.nexp, mantissa_bits=to.nmant)
-    return x.astype(dtype)
+
+    def one(x: jax.Array) -> jax.Array:
+        if to.bits < jnp.finfo(x.dtype).bits:
+            x = lax.reduce_precision(x, exponent_bits=to.nexp, mantissa_bits=to.nmant)
+        return x.astype(dtype)
+
+    return jax.tree.map(lambda x: one(x) if _is_floating(x) else x, tree)
+
+
+def cast(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
+    """The floating arrays of a tree in another type; integers as they are."""
+    return jax.tree.map(lambda x: x.astype(dtype) if _is_floating(x) else x, tree)
+
+
+def is_narrow(tree: PyTree) -> bool:
+    """Whether a floating array of a tree is narrower than float32."""
+    return any(_is_floating(x) and x.dtype != wide(x.dtype) for x in jax.tree.leaves(tree))
+
+
+def _is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def widened(tree: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """Arguments of a split that cannot work, and what to do about them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import PyTree
 from grass_optax._split.records import SplitConfig, SplitState
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
+from grass_optax.bases import as_basis
 from grass_optax.residual.marks import errors_in
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import first_moment_only, keep, reset, rotate
@@ -64,12 +66,22 @@ def require_consistent(config: SplitConfig) -> None:
         )
 
 
-def require_stateless_initial(config: SplitConfig, bases: PyTree) -> None:
-    """Raise a ValueError if the rule of the first basis would be given another rule's state."""
+def require_stateless_initial(config: SplitConfig, grads: PyTree) -> None:
+    """Raise a ValueError if the rule of the first basis would be given another rule's state, or
+    makes bases of another form.
+    """
     if config.initial is config.rule:
         return
-    for basis in jax.tree.leaves(bases):
-        if jax.tree.leaves(config.initial.init(basis.shape[-2:], basis.dtype)):
+    for grad in jax.tree.leaves(grads):
+        shape, dtype = (grad.shape[-2], config.rank), grad.dtype
+        of_rule = jax.eval_shape(functools.partial(config.rule.form, shape, dtype))
+        of_initial = jax.eval_shape(functools.partial(config.initial.form, shape, dtype))
+        if of_rule != of_initial:
+            raise ValueError(
+                f"the rule of the first basis makes {of_initial}, but `rule` goes on from {of_rule}. Give an "
+                "`initial` that makes bases of the same form."
+            )
+        if jax.tree.leaves(config.initial.init(shape, dtype)):
             raise ValueError(
                 "the rule of the first basis keeps a state, but the state of a split is that of "
                 "`rule`. Give an `initial` without state, such as subspaces.range_finder()."
@@ -99,9 +111,9 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
                 f"dimension numbers of this transformation name {now.m_axes} and {now.n_axes}. Give the state the "
                 "dimension numbers that it was initialised with, or initialise it again."
             )
-    bases = jax.tree.leaves(state.basis)
-    ranks = {basis.shape[-1] for basis in bases if hasattr(basis, "shape")}
-    if config.store_basis and ranks - {config.rank}:
+    bases = jax.tree.structure(layout, is_leaf=_is_layout).flatten_up_to(state.basis) if config.store_basis else []
+    ranks = {as_basis(basis).rank for basis in bases}
+    if ranks - {config.rank}:
         raise ValueError(
             f"the state is of rank {min(ranks - {config.rank})}, but this transformation is of rank {config.rank}. "
             "Give the rank that the state was initialised with, or initialise it again."

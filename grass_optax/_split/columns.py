@@ -9,14 +9,15 @@ The transformation is given these norms. The ratio of what it returns to what it
 factor phi_i of column i, and the step adds phi (G - c S g) in two products and one sum.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from grass_optax._linalg.dtypes import wide
+from grass_optax._linalg.dtypes import cast, is_narrow, wide
 from grass_optax._linalg.norms import finite_root, sum_of_squares
-from grass_optax._linalg.products import matmul, rotation
 from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax.bases import BasisLike, as_basis
 
 # Roundings of ||G_i||^2 below which a difference of sums of squares says nothing: measured 28 %
 # wrong at ||R|| = 1e-3 ||G|| in float32.
@@ -31,7 +32,7 @@ def gradient_norms(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n"]:
 def residual_norms(
     layout: MatrixLayout,
     leaf: Array,
-    basis: Array,
+    basis: BasisLike,
     projected: Array,
     *,
     removed_fraction: ArrayLike,
@@ -61,10 +62,11 @@ def _gradient_squares(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n
     return layout.sum_over_m(jnp.square(leaf.astype(wide(leaf.dtype))))
 
 
-def _lifted_squares(basis: Array, projected: Array, orthonormal: bool) -> Float[Array, "*b 1 n"]:
+def _lifted_squares(basis: BasisLike, projected: Array, orthonormal: bool) -> Float[Array, "*b 1 n"]:
     """||(S g)_i||^2, which is ||g_i||^2 where S^T S = I holds to float32."""
-    if orthonormal and basis.dtype == wide(basis.dtype):
+    if orthonormal and not is_narrow(basis):
         return sum_of_squares(projected)
-    basis = basis.astype(projected.dtype)
-    gram_times = matmul(rotation(basis, basis), projected)
+    wide_basis = as_basis(cast(basis, projected.dtype))
+    with jax.default_matmul_precision("highest"):
+        gram_times = as_basis(wide_basis.rotation(wide_basis, projected)).lift(projected)
     return jnp.sum(projected * gram_times, axis=-2, keepdims=True)

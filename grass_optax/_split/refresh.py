@@ -14,23 +14,29 @@ import optax
 from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 
-from grass_optax._linalg.dtypes import rounded, wide
+from grass_optax._linalg.dtypes import cast, rounded, wide
 from grass_optax._split.once import at_most_once
 from grass_optax._split.records import SplitConfig, SplitState
 from grass_optax._trees.keys import folded, matrix_numbers, numbers_of, typed_key
 from grass_optax._trees.mesh import is_mesh_free
-from grass_optax.bases import dense
+from grass_optax.bases import BasisLike, Dense, as_basis
 from grass_optax.subspaces import Refresh, SubspaceRule
+
+
+def basis_dtype(config: SplitConfig, grad: Any) -> Any:
+    """The type in which the bases of a leaf are stored."""
+    return wide(grad.dtype) if config.basis_dtype is None else config.basis_dtype
 
 
 def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
     """Bases before the first update, for canonical gradients (..., m, n)."""
 
-    def zeros(grad: jax.Array) -> jax.Array:
-        dtype = wide(grad.dtype) if config.basis_dtype is None else config.basis_dtype
-        return jnp.zeros((*grad.shape[:-1], config.rank), dtype)
+    def form(grad: jax.Array) -> BasisLike:
+        *batch, m, _ = grad.shape
+        of_one = config.rule.form((m, config.rank), basis_dtype(config, grad))
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), of_one)
 
-    return jax.tree.map(zeros, grads)
+    return jax.tree.map(form, grads)
 
 
 def without_bases(grads: PyTree) -> PyTree:
@@ -38,15 +44,15 @@ def without_bases(grads: PyTree) -> PyTree:
     return jax.tree.map(lambda _: optax.MaskedNode(), grads)
 
 
-def rule_states(config: SplitConfig, bases: PyTree) -> PyTree:
+def rule_states(config: SplitConfig, grads: PyTree) -> PyTree:
     """The rule's state of every leaf before the first update: that of each of its matrices."""
 
-    def init(basis: jax.Array) -> PyTree:
-        *batch, m, r = basis.shape
-        of_one = config.rule.init((m, r), basis.dtype)
+    def init(grad: jax.Array) -> PyTree:
+        *batch, m, _ = grad.shape
+        of_one = config.rule.init((m, config.rank), basis_dtype(config, grad))
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), of_one)
 
-    return jax.tree.map(init, bases)
+    return jax.tree.map(init, grads)
 
 
 def moved(config: SplitConfig, state: SplitState, grads: PyTree) -> SplitState:
@@ -102,7 +108,17 @@ def _redrawn(config: SplitConfig, state: SplitState, grads: PyTree, index: Array
 
 
 def _transported(config: SplitConfig, grads: PyTree, state: SplitState, basis: PyTree) -> PyTree:
-    return config.transport(state.inner_state, jax.tree.map(dense.rotation, basis, state.basis, grads))
+    return rotated(config, state.inner_state, basis, state.basis, grads)
+
+
+def rotated(config: SplitConfig, inner_state: PyTree, new: PyTree, old: PyTree, grads: PyTree) -> PyTree:
+    """The inner state after the transport from the old bases to the new ones."""
+
+    def rotation(grad: Array, new: BasisLike, old: BasisLike) -> BasisLike:
+        q = as_basis(new).rotation(as_basis(old), grad)
+        return q.matrix if isinstance(q, Dense) else q
+
+    return config.transport(inner_state, jax.tree.map(rotation, grads, new, old))
 
 
 class _Read(NamedTuple):
@@ -110,7 +126,7 @@ class _Read(NamedTuple):
 
     numbers: UInt32[Array, "*b k"]
     grad: Array
-    basis: Array
+    basis: BasisLike
     moments: list[Array]
     rule_state: PyTree
 
@@ -133,18 +149,18 @@ def _drawn(
     key = jax.random.fold_in(typed_key(config.key), index)
     moments, inner_state = _by_leaf(state.inner_state, treedef)
 
-    def update(read: _Read) -> tuple[Array, PyTree]:
+    def update(read: _Read) -> tuple[BasisLike, PyTree]:
         refresh = Refresh(
             key=folded(key, read.numbers),
             count=state.count,
             grad=read.grad,
-            basis=read.basis.astype(wide(read.basis.dtype)),
+            basis=jax.tree.map(lambda x: cast(x, wide(x.dtype)), read.basis),
             inner_state=inner_state(read.moments),
             rule_state=read.rule_state,
             first=first,
         )
         basis, rule_state = rule.update(refresh)
-        return rounded(basis, read.basis.dtype), rule_state
+        return rounded(basis, basis_dtype(config, read.grad)), rule_state
 
     numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(grads))
     reads = [

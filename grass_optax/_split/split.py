@@ -30,15 +30,14 @@ from grass_optax._split.checks import (
     require_same_split,
     require_stateless_initial,
 )
-from grass_optax._split.combine import combined
+from grass_optax._split.combine import combined, projection
 from grass_optax._split.records import Split, SplitConfig, SplitState
-from grass_optax._split.refresh import moved, rule_states, without_bases, zero_bases
+from grass_optax._split.refresh import moved, rotated, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
 from grass_optax._trees.keys import checked_key
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.mesh import with_auto_axes
-from grass_optax.bases import dense
 from grass_optax.residual.marks import as_residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Rotate, Transport
@@ -97,7 +96,7 @@ def split_by_subspace(
       store_basis: False draws the bases again from their key at each step. This needs a rule that
         reads only the key.
       map_stacks: True multiplies the matrices of a stack one after the other, which takes less
-        memory on a mesh (`bases.dense`).
+        memory on a mesh (docs/guides/sharding.md, "Stacks").
       weight_dimension_numbers: as in `optax.contrib.muon`; by default every leaf must be 2-D,
         (input, output).
 
@@ -183,13 +182,12 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
 
     grads = jax.eval_shape(lambda: zeros(lambda spec: spec.m))
     basis = zero_bases(config, grads)
-    require_stateless_initial(config, basis)
+    require_stateless_initial(config, grads)
     projected = zeros(lambda _: config.rank)
     require_direction(config.inner, projected)
     inner_state = config.inner.init(projected)
     # A state that the transport does not know is an error now, and not at the first refresh.
-    rotation = jax.tree.map(lambda s: s[..., : config.rank, :], basis)
-    jax.eval_shape(config.transport, inner_state, rotation)
+    jax.eval_shape(functools.partial(rotated, config), inner_state, basis, basis, grads)
     if isinstance(config.transport, Rotate):
         require_betas(config.inner, inner_state, projected, config.transport.betas)
     residual_state: Any = optax.EmptyState()
@@ -202,7 +200,7 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
         basis=basis if config.store_basis else without_bases(grads),
         inner_state=inner_state,
         residual_state=residual_state,
-        rule_state=rule_states(config, basis),
+        rule_state=rule_states(config, grads),
         layout=layout,
     )
 
@@ -213,8 +211,7 @@ def _step(
     """One update: the algorithm box of the paper."""
     grads = _gradients(config, updates, state)
     now = moved(config, state, grads)
-    project = functools.partial(dense.project, map_stacks=config.map_stacks)
-    projected = jax.tree.map(project, now.basis, grads)
+    projected = jax.tree.map(functools.partial(projection, config), grads, now.basis)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
     direction, inner_state = config.inner.update(projected, now.inner_state, shapes, **extra_args)
     split = Split(

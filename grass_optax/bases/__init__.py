@@ -1,8 +1,21 @@
 """What a subspace is: a linear map that projects a gradient and lifts a direction.
 
-`dense` is the basis that is stored as a matrix S (..., m, r).
+====================  ============================  =========================  ================
+basis                 S^T G and S D together        what it is made of         random one of it
+====================  ============================  =========================  ================
+an array, or `Dense`  4mnr operations               mr numbers                 Haar, Gaussian
+`Blocks`              4mnr/a, a blocks              mr/a numbers               Haar in each block
+`Columns`             gathers                       r + m integers             r axes
+`Cosine`              4mnr                          r + m integers             r waves with signs
+====================  ============================  =========================  ================
+
+Rules (`subspaces`) return them, and the split asks them no more than `Basis` lists.
 """
 
-from grass_optax.bases import dense
+from grass_optax.bases.basis import Basis, BasisLike, as_basis
+from grass_optax.bases.blocks import Blocks, number_of_blocks
+from grass_optax.bases.columns import Columns
+from grass_optax.bases.cosine import Cosine
+from grass_optax.bases.dense import Dense
 
-__all__ = ["dense"]
+__all__ = ["Basis", "BasisLike", "as_basis", "Dense", "Blocks", "Columns", "Cosine", "number_of_blocks"]

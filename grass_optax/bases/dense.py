@@ -2,104 +2,81 @@
 
 The two large products of a step, S^T G and S D, run at JAX's default matmul precision and
 accumulate in float32 at least. The small product of two bases runs at the highest precision.
-
-With `map_stacks` the matrices of a stack are multiplied one after the other, in a loop over its
-first axis. On a mesh that shards m, every device holds the whole sum S^T G until it is scattered,
-and the whole D after it is gathered; in a loop, it holds those of one matrix at a time. The first
-axis must not be sharded itself, and the devices must not be CPUs (docs/guides/sharding.md,
-"Stacks").
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from grass_optax._linalg import products
 from grass_optax._linalg.dtypes import wide
 from grass_optax._trees.mesh import whole_along
 
-__all__ = ["project", "lift", "rotation"]
 
+class Dense(NamedTuple):
+    """A basis given by its entries.
 
-def project(
-    basis: Float[Array, "*b m r"], grad: Float[Array, "*b m n"], map_stacks: bool = False
-) -> Float[Array, "*b r n"]:
-    """S^T G, accumulated in float32 at least.
+    A state holds the array alone, and `as_basis` makes a `Dense` of it.
 
-    The factors are multiplied in a narrow type if both have it.
-
-    Args:
-      basis: S (..., m, r).
-      grad: G (..., m, n).
-      map_stacks: multiply the matrices of a stack one at a time.
-
-    Returns:
-      g = S^T G (..., r, n).
+    Attributes:
+      matrix: S (..., m, r).
 
     Examples:
+      >>> basis = bases.Dense(jnp.eye(2, 1))
       >>> grad = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-      >>> bases.dense.project(jnp.eye(2, 1), grad)
+      >>> basis.project(grad)
       Array([[1., 2.]], dtype=float32)
-    """
-    return _of_stack(_project, map_stacks, basis, grad)
-
-
-def lift(
-    basis: Float[Array, "*b m r"], direction: Float[Array, "*b r n"], map_stacks: bool = False
-) -> Float[Array, "*b m n"]:
-    """S D in the type of the basis, accumulated in float32 at least.
-
-    Args:
-      basis: S (..., m, r).
-      direction: D (..., r, n).
-      map_stacks: multiply the matrices of a stack one at a time.
-
-    Returns:
-      S D (..., m, n).
-
-    Examples:
-      >>> bases.dense.lift(jnp.eye(2, 1), jnp.array([[1.0, 2.0]]))
+      >>> basis.lift(basis.project(grad))
       Array([[1., 2.],
              [0., 0.]], dtype=float32)
-    """
-    return _of_stack(_lift, map_stacks, basis, direction)
-
-
-def rotation(
-    new: Float[Array, "*b m r"], old: Float[Array, "*b m r"], like: Float[Array, "*b m n"]
-) -> Float[Array, "*b r r"]:
-    """Q = S_new^T S_old, which takes coordinates in the old basis to the new one.
-
-    Args:
-      new, old: two bases (..., m, r).
-      like: an array (..., m, n); the result is replicated over the mesh axes that shard it.
-
-    Returns:
-      Q (..., r, r), in float32 at least.
-
-    Examples:
       >>> old = jnp.eye(3, 2)
-      >>> bases.dense.rotation(old[:, ::-1], old, like=jnp.ones((3, 4)))
+      >>> bases.Dense(old[:, ::-1]).rotation(bases.Dense(old), like=jnp.ones((3, 4)))
       Array([[0., 1.],
              [1., 0.]], dtype=float32)
     """
-    wide_new, wide_old = (x.astype(wide(x.dtype)) for x in (new, old))
-    return whole_along(products.rotation(wide_new, wide_old), (-2, -1), like)
 
+    matrix: Float[Array, "*b m r"]
 
-def _of_stack(f: Callable[[Array, Array], Array], map_stacks: bool, basis: Array, factor: Array) -> Array:
-    if map_stacks and basis.ndim > 2:
-        return jnp.asarray(lax.map(lambda matrices: f(*matrices), (basis, factor)))
-    return f(basis, factor)
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.matrix.shape[-1]
 
+    def project(self, grad: Float[Array, "*b m n"]) -> Float[Array, "*b r n"]:
+        """S^T G: multiplied in a narrow type if both factors have it."""
+        basis = self.matrix
+        dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
+        left, right = _transposed(basis).astype(dtype), grad.astype(dtype)
+        return whole_along(jnp.matmul(left, right, preferred_element_type=wide(dtype)), (-2,), grad)
 
-def _project(basis: Array, grad: Array) -> Array:
-    dtype = grad.dtype if grad.dtype == basis.dtype else wide(grad.dtype, basis.dtype)
-    left, right = _transposed(basis).astype(dtype), grad.astype(dtype)
-    return whole_along(jnp.matmul(left, right, preferred_element_type=wide(dtype)), (-2,), grad)
+    def lift(self, direction: Float[Array, "*b r n"]) -> Float[Array, "*b m n"]:
+        """S D, multiplied in the type of the basis."""
+        basis = self.matrix
+        return jnp.matmul(basis, direction.astype(basis.dtype), preferred_element_type=wide(basis.dtype))
+
+    def remove(
+        self, grad: Float[Array, "*b m n"], projected: Float[Array, "*b r n"], fraction: ArrayLike
+    ) -> Float[Array, "*b m n"]:
+        """G - fraction S g."""
+        inside = self.lift(jnp.asarray(fraction, projected.dtype) * projected)
+        return grad.astype(inside.dtype) - inside
+
+    def rotation(self, old: "Dense", like: Float[Array, "*b m n"]) -> Float[Array, "*b r r"]:
+        """Q = S^T S_old, in float32 at least."""
+        new, before = (basis.matrix.astype(wide(basis.matrix.dtype)) for basis in (self, old))
+        return whole_along(products.rotation(new, before), (-2, -1), like)
+
+    def squared(self) -> "Dense":
+        """The squares of the entries."""
+        return Dense(jnp.square(self.matrix))
+
+    def to_matrix(self) -> Float[Array, "*b m r"]:
+        """S."""
+        return self.matrix
 
 
 def _transposed(basis: Array) -> Array:
@@ -112,8 +89,3 @@ def _transposed(basis: Array) -> Array:
         return jnp.asarray(lax.optimization_barrier(products.transpose(x)))
 
     return lax.platform_dependent(basis, cpu=materialized, default=products.transpose)
-
-
-def _lift(basis: Array, direction: Array) -> Array:
-    dtype = wide(basis.dtype)
-    return jnp.matmul(basis, direction.astype(basis.dtype), preferred_element_type=dtype)

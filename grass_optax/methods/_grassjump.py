@@ -17,8 +17,9 @@ def scale_by_grassjump(
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
     completion: transport.Completion = "none",
-    orthonormal: bool = True,
-    store_basis: bool = True,
+    kind: subspaces.Kind = "haar",
+    blocks: int | None = None,
+    store_basis: bool | None = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -58,8 +59,12 @@ def scale_by_grassjump(
         limit.
       completion: "none" is the papers' transport; "isotropic" restores the second moment that a
         jump leaves behind (`transport.rotate`).
-      orthonormal: False skips the orthonormalisation of the bases (`subspaces.random_jump`).
+      kind: how a basis is drawn (`subspaces.random_jump`): "haar" is the paper's; "gaussian" its
+        "No QR"; "blocks" is block-diagonal, with a fraction of the arithmetic; "columns" are
+        coordinate axes; "cosine" are waves.
+      blocks: the number of blocks of "blocks"; None is `bases.number_of_blocks`.
       store_basis: False draws the basis again at each step, so that the state is 2nr + 2 numbers.
+        None draws those that cost little to draw, "blocks", and stores the others.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam. It gets shapes
         instead of weights, so it cannot decay them. The transport must be able to rotate its state:
@@ -105,8 +110,10 @@ def scale_by_grassjump(
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
       <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
+    if store_basis is None:
+        store_basis = kind != "blocks"
     return assemble(
-        subspaces.random_jump(orthonormal), transport.rotate(b1, b2, completion), recovery(max_norm_growth),
+        subspaces.random_jump(kind, blocks), transport.rotate(b1, b2, completion), recovery(max_norm_growth),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=store_basis,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,
@@ -121,8 +128,9 @@ def grassjump(
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
     completion: transport.Completion = "none",
-    orthonormal: bool = True,
-    store_basis: bool = True,
+    kind: subspaces.Kind = "haar",
+    blocks: int | None = None,
+    store_basis: bool | None = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -175,7 +183,7 @@ def grassjump(
     """
     direction = scale_by_grassjump(
         rank, update_proj_gap, scale=scale, max_norm_growth=max_norm_growth, completion=completion,
-        orthonormal=orthonormal, store_basis=store_basis, b1=b1, b2=b2, inner=inner, eps=eps, mu_dtype=mu_dtype,
+        kind=kind, blocks=blocks, store_basis=store_basis, b1=b1, b2=b2, inner=inner, eps=eps, mu_dtype=mu_dtype,
         nu_dtype=nu_dtype, basis_dtype=basis_dtype, map_stacks=map_stacks,
         weight_dimension_numbers=weight_dimension_numbers, key=key,
     )  # fmt: skip

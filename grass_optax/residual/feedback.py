@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from grass_optax._inner.states import first_moment
-from grass_optax._linalg.products import lift
+from grass_optax._linalg.dtypes import cast
+from grass_optax.bases import as_basis
 from grass_optax.residual.marks import ErrorFeedbackState, Residual, errors_in, map_present, marked, split_of
 
 
@@ -47,12 +48,13 @@ def error_feedback(b1: ArrayLike) -> Residual:
     def init(params: optax.Params) -> ErrorFeedbackState:
         return ErrorFeedbackState(jax.tree.map(jnp.zeros_like, params))
 
-    def error(outside: Array, basis: Array, old_basis: Array, moment: Array, old_moment: Array) -> Array:
+    def error(outside: Array, basis: Any, old_basis: Any, moment: Array, old_moment: Array) -> Array:
         decay = jnp.asarray(b1, outside.dtype)
-        before, after = (
-            lift(s.astype(outside.dtype), x.astype(outside.dtype))
-            for s, x in ((old_basis, old_moment), (basis, moment))
-        )
+        with jax.default_matmul_precision("highest"):
+            before, after = (
+                as_basis(cast(s, outside.dtype)).lift(x.astype(outside.dtype))
+                for s, x in ((old_basis, old_moment), (basis, moment))
+            )
         return outside + decay / (1 - decay) * (before - after)
 
     def update(

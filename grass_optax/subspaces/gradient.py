@@ -3,15 +3,17 @@
 If the gradient is not finite, the basis stays as it is; a first basis is then random.
 """
 
-import math
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from grass_optax._checks import one_of, positive
+from grass_optax._linalg.dtypes import wide
 from grass_optax._linalg.products import project
 from grass_optax._linalg.spectral import leading_left_singular_vectors, range_basis
+from grass_optax.bases import BasisLike, Cosine
+from grass_optax.bases.cosine import cosine_waves
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, finite_or_noise, kept_unless_finite, stateless_rule
 
 SVD = Literal["exact", "randomized"]
@@ -84,28 +86,28 @@ def dct() -> SubspaceRule:
       D_ik = sqrt(2/m) cos(pi (2i + 1) k / 2m),  the first column over sqrt(2)
 
     Returns:
-      A rule without state; its S (m, r) is orthonormal.
+      A rule without state; its S (m, r) is a `bases.Cosine`, orthonormal.
 
     Examples:
-      >>> at = subspaces.Refresh(jax.random.key(0), 0, jnp.ones((4, 6)), jnp.eye(4, 1), None, None)
-      >>> subspaces.dct().update(at)[0].T.round(4)
+      >>> rule = subspaces.dct()
+      >>> old = rule.form((4, 1), jnp.float32)
+      >>> at = subspaces.Refresh(jax.random.key(0), 0, jnp.ones((4, 6)), old, None, None)
+      >>> rule.update(at)[0].to_matrix().T.round(4)
       Array([[0.5, 0.5, 0.5, 0.5]], dtype=float32)
     """
 
-    def choose(refresh: Refresh) -> Float[Array, "m r"]:
-        m, rank = refresh.basis.shape
-        transform = _dct_matrix(m, refresh.basis.dtype)
-        coefficients = project(transform, finite_or_noise(refresh).astype(transform.dtype))
-        chosen = jnp.argsort(-jnp.sum(jnp.square(coefficients), axis=-1))[:rank]
-        return kept_unless_finite(refresh, jnp.take(transform, chosen, axis=-1))
+    def choose(refresh: Refresh) -> BasisLike:
+        grad = finite_or_noise(refresh).astype(wide(refresh.grad.dtype))
+        m, rank = grad.shape[0], refresh.basis.rank
+        coefficients = project(cosine_waves(jnp.arange(m, dtype=jnp.int32), m, grad.dtype), grad)
+        waves = jnp.argsort(-jnp.sum(jnp.square(coefficients), axis=-1))[:rank]
+        return kept_unless_finite(refresh, Cosine.of(waves, m))
 
-    return stateless_rule(choose)
+    return stateless_rule(choose, form=first_waves)
 
 
-def _dct_matrix(m: int, dtype: Any) -> Float[Array, "m m"]:
-    """The orthonormal DCT-II as columns."""
-    rows, columns = jnp.arange(m)[:, None], jnp.arange(m)[None]
-    # The phase is reduced as an integer: as a float it would lose the digits of a large m.
-    phase = ((2 * rows + 1) * columns) % (4 * m)
-    waves = jnp.cos(jnp.asarray(math.pi / (2 * m), dtype) * phase.astype(dtype)) * (2 / m) ** 0.5
-    return jnp.where(columns == 0, jnp.asarray(0.5**0.5, dtype), jnp.asarray(1, dtype)) * waves
+def first_waves(basis_shape: tuple[int, int], dtype: Any) -> Cosine:
+    """A basis of cosine waves, for its form."""
+    del dtype
+    m, rank = basis_shape
+    return Cosine.of(jnp.arange(rank), m)

@@ -1,29 +1,50 @@
 """Rules that do not read the gradient."""
 
+import functools
 import math
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from grass_optax._checks import positive
+from grass_optax._checks import one_of, positive
 from grass_optax._linalg import grassmann
+from grass_optax.bases import Blocks, Columns, Cosine, number_of_blocks
+from grass_optax.subspaces.gradient import first_waves
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, turning
 
+Kind = Literal["haar", "gaussian", "blocks", "columns", "cosine"]
 
-def random_jump(orthonormal: bool = True) -> SubspaceRule:
-    """A fresh random basis: the orthonormal basis of a Gaussian (GrassJump, sec. 4).
 
-    The subspace is uniformly distributed on the Grassmann manifold.
+def random_jump(kind: Kind = "haar", blocks: int | None = None) -> SubspaceRule:
+    """A fresh random basis (GrassJump, sec. 4).
+
+    ==========  ============================================================================
+    kind        the basis
+    ==========  ============================================================================
+    "haar"      the orthonormal basis of a Gaussian: a uniformly distributed subspace
+    "gaussian"  a Gaussian whose columns only have unit length, the paper's "No QR": S^T S is
+                not I, and nothing corrects for it, since projection, lift and transport use
+                S as it is
+    "blocks"    block-diagonal, "haar" in each block (`bases.Blocks`)
+    "columns"   coordinate axes (`columns`)
+    "cosine"    cosine waves with random signs of the rows (`bases.Cosine`)
+    ==========  ============================================================================
+
+    E[S S^T] = (r/m) I for each of them.
 
     Args:
-      orthonormal: False only scales the Gaussian's columns to unit length (the paper's "No QR").
-        Then S^T S is not I, and projection, lift and transport do not correct for it: they use S as
-        it is, without a pseudo-inverse.
+      kind: as in the table.
+      blocks: the number of blocks, a divisor of m and r; None is `bases.number_of_blocks`.
 
     Returns:
       A rule without state whose S (m, r) depends on the key and on its shape alone.
+
+    Raises:
+      ValueError: an unknown kind; `blocks` with another kind than "blocks"; when initialised, a
+        number of blocks that does not divide m and r.
 
     Examples:
       >>> grad = jnp.ones((9, 16))
@@ -37,12 +58,23 @@ def random_jump(orthonormal: bool = True) -> SubspaceRule:
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
       <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
+    one_of("kind", kind, get_args(Kind))
+    if blocks is not None and kind != "blocks":
+        raise ValueError(f"blocks is {blocks}, but kind {kind!r} has none. Give kind='blocks', or leave out blocks.")
+    if blocks is not None:
+        blocks = positive("blocks", blocks)
+    if kind == "columns":
+        return columns()
+    if kind == "cosine":
+        return stateless_rule(_random_waves, form=first_waves, keyed=True)
+    if kind == "blocks":
+        return stateless_rule(_random_blocks, form=functools.partial(_block_form, blocks), keyed=True)
 
     def jump(refresh: Refresh) -> Float[Array, "m r"]:
         shape, dtype = refresh.basis.shape, refresh.basis.dtype
-        return grassmann.random_basis(refresh.key, shape, dtype, orthonormal)
+        return grassmann.random_basis(refresh.key, shape, dtype, kind == "haar")
 
-    return stateless_rule(jump, orthonormal=orthonormal, keyed=True)
+    return stateless_rule(jump, orthonormal=kind == "haar", keyed=True)
 
 
 def random_walk(step_size: ArrayLike | None = None, walk_rank: int = 1) -> SubspaceRule:
@@ -129,12 +161,14 @@ def columns() -> SubspaceRule:
     S has a single 1 in each column.
 
     Returns:
-      A rule without state whose S (m, r) depends on the key and on its shape alone.
+      A rule without state whose S (m, r), a `bases.Columns`, depends on the key and on its shape
+      alone.
 
     Examples:
-      >>> grad = jnp.ones((3, 4))
-      >>> step = subspaces.Refresh(jax.random.key(0), jnp.int32(0), grad, jnp.eye(3, 2), None, None)
-      >>> basis, _ = subspaces.columns().update(step)
+      >>> rule = subspaces.columns()
+      >>> old = rule.form((3, 2), jnp.float32)
+      >>> step = subspaces.Refresh(jax.random.key(0), 0, jnp.ones((3, 4)), old, None, None)
+      >>> basis = rule.update(step)[0].to_matrix()
       >>> basis.T @ basis, basis.sum().item()
       (Array([[1., 0.],
              [0., 1.]], dtype=float32), 2.0)
@@ -144,12 +178,16 @@ def columns() -> SubspaceRule:
       Training <https://arxiv.org/abs/2411.07837>`_, 2024
     """
 
-    def draw(refresh: Refresh) -> Float[Array, "m r"]:
-        m, rank = refresh.basis.shape
-        chosen = jnp.argsort(jax.random.uniform(refresh.key, (m,)))[:rank]
-        return (chosen[None] == jnp.arange(m)[:, None]).astype(refresh.basis.dtype)
+    def form(basis_shape: tuple[int, int], dtype: Any) -> Columns:
+        del dtype
+        m, rank = basis_shape
+        return Columns.of(jnp.arange(rank, dtype=jnp.int32), m)
 
-    return stateless_rule(draw, keyed=True)
+    def draw(refresh: Refresh) -> Columns:
+        m, rank = refresh.basis.places.shape[0], refresh.basis.rank
+        return Columns.of(_chosen(refresh.key, m, rank), m)
+
+    return stateless_rule(draw, form=form, keyed=True)
 
 
 def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
@@ -180,3 +218,31 @@ def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -
         return refresh.basis if basis is None else basis.astype(refresh.basis.dtype)
 
     return stateless_rule(stay, orthonormal=orthonormal, moves=basis is None)
+
+
+def _chosen(key: Key[Array, ""], m: int, rank: int) -> Int[Array, " r"]:
+    """r of m numbers without replacement."""
+    return jnp.argsort(jax.random.uniform(key, (m,)))[:rank].astype(jnp.int32)
+
+
+def _random_waves(refresh: Refresh) -> Cosine:
+    waves_key, signs_key = jax.random.split(refresh.key)
+    m = refresh.basis.signs.shape[0]
+    signs = jax.random.rademacher(signs_key, (m,), jnp.int8)
+    return Cosine(_chosen(waves_key, m, refresh.basis.rank), signs)
+
+
+def _random_blocks(refresh: Refresh) -> Blocks:
+    blocks = refresh.basis.blocks
+    return Blocks(grassmann.random_basis(refresh.key, blocks.shape, blocks.dtype))
+
+
+def _block_form(blocks: int | None, basis_shape: tuple[int, int], dtype: Any) -> Blocks:
+    m, rank = basis_shape
+    number = number_of_blocks(m, rank) if blocks is None else blocks
+    if m % number or rank % number:
+        raise ValueError(
+            f"blocks is {number}, but a basis of {m} x {rank} cannot be cut into {number} blocks of one size. Give a "
+            f"divisor of {math.gcd(m, rank)}, or None."
+        )
+    return Blocks.zeros(m, rank, number, dtype)

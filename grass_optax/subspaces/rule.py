@@ -1,8 +1,9 @@
 """What a rule is, and the switch from one rule to another."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,10 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree
+
+from grass_optax.bases import BasisLike
+
+Form: TypeAlias = Callable[[tuple[int, int], Any], BasisLike]
 
 
 class Refresh(NamedTuple):
@@ -19,16 +24,16 @@ class Refresh(NamedTuple):
       key: a function of the optimizer's key, the refresh and the matrix.
       count: the number of updates before this one, t - 1.
       grad: G (m, n), m <= n.
-      basis: the old S (m, r); its shape and type are those of the new one.
+      basis: the old S (m, r); the new one is of the same form, shapes and types.
       inner_state: the inner optimizer's state, with the arrays of this matrix only.
       rule_state: what the rule returned at the last refresh.
-      first: whether there is no basis yet, and the old one is zero. Known when tracing.
+      first: whether there is no basis yet, and the old one is `form`'s. Known when tracing.
     """
 
     key: Key[Array, ""]
     count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count
     grad: Float[Array, "m n"]
-    basis: Float[Array, "m r"]
+    basis: BasisLike
     inner_state: PyTree
     rule_state: PyTree
     first: bool = False
@@ -42,6 +47,8 @@ class SubspaceRule:
       init: `init(basis_shape, dtype) -> rule_state`, for one matrix: basis_shape is (m, r).
       update: `update(refresh) -> (basis, rule_state)`, for one matrix. The refresh maps it over
         stacks, so it must not look at other matrices. The basis is finite whatever the gradient is.
+      form: `form(basis_shape, dtype) -> basis`, any basis of the form that `update` returns
+        (`bases`); an array by default.
       orthonormal: whether S^T S = I, so that the norms outside the subspace follow from those
         inside.
       keyed: whether it reads only the key, so that the basis need not be stored.
@@ -49,15 +56,17 @@ class SubspaceRule:
     """
 
     init: Callable[[tuple[int, int], Any], PyTree]
-    update: Callable[[Refresh], tuple[Float[Array, "m r"], PyTree]]
+    update: Callable[[Refresh], tuple[BasisLike, PyTree]]
+    form: Form = jnp.zeros
     orthonormal: bool = True
     keyed: bool = False
     moves: bool = False
 
 
 def stateless_rule(
-    f: Callable[[Refresh], Float[Array, "m r"]],
+    f: Callable[[Refresh], BasisLike],
     *,
+    form: Form = jnp.zeros,
     orthonormal: bool = True,
     keyed: bool = False,
     moves: bool = False,
@@ -65,7 +74,8 @@ def stateless_rule(
     """Make a rule from a pure function of the refresh to the new basis.
 
     Args:
-      f: a function of a `Refresh` to the new basis (m, r), of the shape and type of the old one.
+      f: a function of a `Refresh` to the new basis (m, r), of the form of the old one.
+      form: see `SubspaceRule`.
       orthonormal: whether S^T S = I.
       keyed: whether `f` reads nothing but the key and shapes.
       moves: whether `f` starts from the old basis.
@@ -88,10 +98,10 @@ def stateless_rule(
              [0.]], dtype=float32), EmptyState())
     """
 
-    def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
+    def update(refresh: Refresh) -> tuple[BasisLike, PyTree]:
         return f(refresh), refresh.rule_state
 
-    return SubspaceRule(init=no_state, update=update, orthonormal=orthonormal, keyed=keyed, moves=moves)
+    return SubspaceRule(init=no_state, update=update, form=form, orthonormal=orthonormal, keyed=keyed, moves=moves)
 
 
 def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> SubspaceRule:
@@ -116,14 +126,14 @@ def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> Subspac
     def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
         return first.init(basis_shape, dtype), then.init(basis_shape, dtype)
 
-    def update(refresh: Refresh) -> tuple[Float[Array, "m r"], PyTree]:
+    def update(refresh: Refresh) -> tuple[BasisLike, PyTree]:
         old, new = refresh.rule_state
 
-        def by_first() -> tuple[Array, PyTree]:
+        def by_first() -> tuple[BasisLike, PyTree]:
             basis, state = first.update(refresh._replace(rule_state=old))
             return basis, (state, new)
 
-        def by_then() -> tuple[Array, PyTree]:
+        def by_then() -> tuple[BasisLike, PyTree]:
             basis, state = then.update(refresh._replace(rule_state=new))
             return basis, (old, state)
 
@@ -132,6 +142,7 @@ def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> Subspac
     return SubspaceRule(
         init=init,
         update=update,
+        form=then.form,
         orthonormal=first.orthonormal and then.orthonormal,
         keyed=False,  # which of the two drew a basis depends on the count, whatever they read
         moves=first.moves or then.moves,
@@ -178,7 +189,7 @@ def turning(name: str, directions: int) -> Callable[[tuple[int, int], Any], opta
     return init
 
 
-def kept_unless_finite(refresh: Refresh, new: Float[Array, "m r"]) -> Float[Array, "m r"]:
+def kept_unless_finite(refresh: Refresh, new: BasisLike) -> BasisLike:
     """The new basis if it and the gradient are finite, else the old one, if there is one.
 
     Args:
@@ -196,8 +207,10 @@ def kept_unless_finite(refresh: Refresh, new: Float[Array, "m r"]) -> Float[Arra
     """
     if refresh.first:
         return new
-    finite = jnp.all(jnp.isfinite(refresh.grad)) & jnp.all(jnp.isfinite(new))
-    return jnp.where(finite, new, refresh.basis)
+    finite = functools.reduce(
+        jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in (refresh.grad, *jax.tree.leaves(new)))
+    )
+    return jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, refresh.basis)
 
 
 def finite_or_noise(refresh: Refresh) -> Float[Array, "m n"]:
