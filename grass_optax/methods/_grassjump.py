@@ -17,7 +17,7 @@ def scale_by_grassjump(
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
     completion: transport.Completion = "none",
-    kind: subspaces.Kind = "haar",
+    basis: subspaces.RandomBasis = "haar",
     blocks: int | None = None,
     store_basis: bool | None = None,
     b1: ArrayLike = 0.9,
@@ -59,7 +59,7 @@ def scale_by_grassjump(
         limit.
       completion: "none" is the papers' transport; "isotropic" restores the second moment that a
         jump leaves behind (`transport.rotate`).
-      kind: how a basis is drawn (`subspaces.random_jump`): "haar" is the paper's; "gaussian" its
+      basis: how a basis is drawn (`subspaces.random_jump`): "haar" is the paper's; "gaussian" its
         "No QR"; "blocks" is block-diagonal, with a fraction of the arithmetic; "columns" are
         coordinate axes; "cosine" are waves.
       blocks: the number of blocks of "blocks"; None is `bases.number_of_blocks`.
@@ -111,9 +111,9 @@ def scale_by_grassjump(
       <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
     if store_basis is None:
-        store_basis = kind != "blocks"
+        store_basis = basis != "blocks"
     return assemble(
-        subspaces.random_jump(kind, blocks), transport.rotate(b1, b2, completion), recovery(max_norm_growth),
+        subspaces.random_jump(basis, blocks), transport.rotate(b1, b2, completion), recovery(max_norm_growth),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=store_basis,
         inner=inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,
@@ -128,7 +128,7 @@ def grassjump(
     scale: ArrayLike = 0.25,
     max_norm_growth: ArrayLike | None = 1.01,
     completion: transport.Completion = "none",
-    kind: subspaces.Kind = "haar",
+    basis: subspaces.RandomBasis = "haar",
     blocks: int | None = None,
     store_basis: bool | None = None,
     b1: ArrayLike = 0.9,
@@ -183,7 +183,7 @@ def grassjump(
     """
     direction = scale_by_grassjump(
         rank, update_proj_gap, scale=scale, max_norm_growth=max_norm_growth, completion=completion,
-        kind=kind, blocks=blocks, store_basis=store_basis, b1=b1, b2=b2, inner=inner, eps=eps, mu_dtype=mu_dtype,
+        basis=basis, blocks=blocks, store_basis=store_basis, b1=b1, b2=b2, inner=inner, eps=eps, mu_dtype=mu_dtype,
         nu_dtype=nu_dtype, basis_dtype=basis_dtype, map_stacks=map_stacks,
         weight_dimension_numbers=weight_dimension_numbers, key=key,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from grass_optax.subspaces.gradient import dct, range_finder, svd
 from grass_optax.subspaces.learned import coap, online_descent
 from grass_optax.subspaces.moving import power_iteration, tracking
 from grass_optax.subspaces.random import (
-    Kind,
+    RandomBasis,
     columns,
     frozen,
     random_jump,
@@ -33,7 +33,7 @@ from grass_optax.subspaces.rule import (
 
 __all__ = [
     "random_jump",
-    "Kind",
+    "RandomBasis",
     "random_walk",
     "random_projection",
     "columns",

@@ -15,14 +15,14 @@ from grass_optax.bases import Blocks, Columns, Cosine, number_of_blocks
 from grass_optax.subspaces.gradient import first_waves
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, turning
 
-Kind = Literal["haar", "gaussian", "blocks", "columns", "cosine"]
+RandomBasis = Literal["haar", "gaussian", "blocks", "columns", "cosine"]
 
 
-def random_jump(kind: Kind = "haar", blocks: int | None = None) -> SubspaceRule:
+def random_jump(basis: RandomBasis = "haar", blocks: int | None = None) -> SubspaceRule:
     """A fresh random basis (GrassJump, sec. 4).
 
     ==========  ============================================================================
-    kind        the basis
+    basis       how it is drawn
     ==========  ============================================================================
     "haar"      the orthonormal basis of a Gaussian: a uniformly distributed subspace
     "gaussian"  a Gaussian whose columns only have unit length, the paper's "No QR": S^T S is
@@ -36,14 +36,14 @@ def random_jump(kind: Kind = "haar", blocks: int | None = None) -> SubspaceRule:
     E[S S^T] = (r/m) I for each of them.
 
     Args:
-      kind: as in the table.
+      basis: as in the table.
       blocks: the number of blocks, a divisor of m and r; None is `bases.number_of_blocks`.
 
     Returns:
       A rule without state whose S (m, r) depends on the key and on its shape alone.
 
     Raises:
-      ValueError: an unknown kind; `blocks` with another kind than "blocks"; when initialised, a
+      ValueError: an unknown basis; `blocks` with another one than "blocks"; when initialised, a
         number of blocks that does not divide m and r.
 
     Examples:
@@ -58,23 +58,23 @@ def random_jump(kind: Kind = "haar", blocks: int | None = None) -> SubspaceRule:
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
       <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
-    one_of("kind", kind, get_args(Kind))
-    if blocks is not None and kind != "blocks":
-        raise ValueError(f"blocks is {blocks}, but kind {kind!r} has none. Give kind='blocks', or leave out blocks.")
+    one_of("basis", basis, get_args(RandomBasis))
+    if blocks is not None and basis != "blocks":
+        raise ValueError(f"blocks is {blocks}, but basis {basis!r} has none. Give basis='blocks', or leave out blocks.")
     if blocks is not None:
         blocks = positive("blocks", blocks)
-    if kind == "columns":
+    if basis == "columns":
         return columns()
-    if kind == "cosine":
+    if basis == "cosine":
         return stateless_rule(_random_waves, form=first_waves, keyed=True)
-    if kind == "blocks":
+    if basis == "blocks":
         return stateless_rule(_random_blocks, form=functools.partial(_block_form, blocks), keyed=True)
 
     def jump(refresh: Refresh) -> Float[Array, "m r"]:
         shape, dtype = refresh.basis.shape, refresh.basis.dtype
-        return grassmann.random_basis(refresh.key, shape, dtype, kind == "haar")
+        return grassmann.random_basis(refresh.key, shape, dtype, basis == "haar")
 
-    return stateless_rule(jump, orthonormal=kind == "haar", keyed=True)
+    return stateless_rule(jump, orthonormal=basis == "haar", keyed=True)
 
 
 def random_walk(step_size: ArrayLike | None = None, walk_rank: int = 1) -> SubspaceRule:

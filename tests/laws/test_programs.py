@@ -43,7 +43,7 @@ def hlo(name, options):
             if not METHODS[name].has_svd
         ),
         ("grassjump", {"store_basis": False}),
-        ("grassjump", {"orthonormal": False}),
+        ("grassjump", {"basis": "gaussian"}),
         ("galore", {"svd": "randomized"}),
         ("fira", {"svd": "randomized"}),
         ("frugal", {"projection": "random"}),

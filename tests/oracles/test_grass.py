@@ -45,7 +45,7 @@ def test_a_method_follows_its_oracle_in_float32(name):
         ("grassjump", dict(zeta=None)),
         ("grassjump", dict(zeta=0.5)),
         ("grassjump", dict(zeta=float("inf"), completion="isotropic")),
-        ("grassjump", dict(orthonormal=False, completion="isotropic")),
+        ("grassjump", dict(basis="gaussian", completion="isotropic")),
         ("grasswalk", dict(step_size=0.3)),
         ("grasswalk", dict(walk_rank=2, completion="isotropic")),
     ],

@@ -42,14 +42,14 @@ def test_a_block_has_its_own_rows_and_columns():
 @pytest.mark.parametrize(("shape", "rank"), [((13, 17), 5), ((7, 9), 5), ((11, 16), 7)])
 def test_any_shape_and_rank_can_be_split_in_blocks(shape, rank):
     """Primes, and ranks above m/2."""
-    tx = grass_optax.scale_by_grassjump(rank, kind="blocks")
+    tx = grass_optax.scale_by_grassjump(rank, basis="blocks")
     params = {"kernel": jnp.ones(shape)}
     updates, _ = tx.update(params, tx.init(params))
     assert jnp.all(jnp.isfinite(updates["kernel"]))
 
 
 def test_a_number_of_blocks_that_does_not_divide_is_an_error():
-    tx = grass_optax.scale_by_grassjump(4, kind="blocks", blocks=3)
+    tx = grass_optax.scale_by_grassjump(4, basis="blocks", blocks=3)
     with pytest.raises(
         ValueError, match="blocks is 3, but a basis of 16 x 4 cannot be cut into 3 blocks.*divisor of 4"
     ):
@@ -59,8 +59,8 @@ def test_a_number_of_blocks_that_does_not_divide_is_an_error():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("haar", 2), "blocks is 2, but kind 'haar' has none"),
-        (("qr",), "kind is 'qr'"),
+        (("haar", 2), "blocks is 2, but basis 'haar' has none"),
+        (("qr",), "basis is 'qr'"),
         (("blocks", 0), "blocks"),
         (("blocks", 1.5), "blocks"),
     ],

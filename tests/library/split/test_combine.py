@@ -13,7 +13,7 @@ from tests.util import WIDE, basis_of, grads_like, run
 def test_without_orthonormal_bases_nothing_is_inverted():
     """One step by hand: g = S^T G and S N literally; the recovered part is that of G - S g."""
     grad = grads_like(jnp.ones(WIDE), 0)
-    tx = grass_optax.scale_by_grassjump(3, orthonormal=False, max_norm_growth=None)
+    tx = grass_optax.scale_by_grassjump(3, basis="gaussian", max_norm_growth=None)
     with jax.enable_x64(True):
         grad = grad.astype(jnp.float64)
         update, state = tx.update(grad, tx.init(grad))

@@ -71,7 +71,7 @@ def test_a_rule_keeps_its_basis_when_the_gradient_is_not_finite(name):
 
 RULES = {
     "jump": subspaces.random_jump(),
-    "unit columns": subspaces.random_jump(orthonormal=False),
+    "unit columns": subspaces.random_jump("gaussian"),
     "walk": subspaces.random_walk(),
     "range": subspaces.range_finder(),
     "columns": subspaces.columns(),
@@ -171,7 +171,7 @@ def test_a_rule_that_starts_from_a_basis_needs_a_first_one():
 @pytest.mark.parametrize(
     ("rule", "initial"),
     [
-        (subspaces.frozen(), subspaces.random_jump(orthonormal=False)),
+        (subspaces.frozen(), subspaces.random_jump("gaussian")),
         (subspaces.frozen(jnp.ones((6, 2)) / 2, orthonormal=False), None),
     ],
 )
