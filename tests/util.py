@@ -10,7 +10,8 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from grass_optax import subspaces
+from grass_optax import grassmann, subspaces
+from grass_optax.bases import as_basis
 from tests import tolerances
 from train.config.optimizers import OPTIMIZERS, Optimizer
 
@@ -113,6 +114,17 @@ def run(tx, params, steps, seed=0, state=None, start=0):
 
 def basis_of(state):
     return optax.tree_utils.tree_get(state, "basis")
+
+
+def old_basis(rule, shape):
+    """A basis (m, r) in the form of a rule's: orthonormal, and if it is an array, random."""
+    form = rule.form(shape, jnp.float32)
+    return grassmann.random_basis(jax.random.key(0), shape, jnp.float32) if isinstance(form, jax.Array) else form
+
+
+def matrix_of(basis):
+    """The entries of a basis of any form."""
+    return as_basis(basis).to_matrix()
 
 
 def is_finite(tree):

@@ -10,7 +10,20 @@ import pytest
 
 from grass_optax import grassmann, residual, split_by_subspace, subspaces, transport
 from tests import tolerances
-from tests.util import STACK, TALL, WIDE, assert_same, grads_like, injected, make, of_each_kind, run, stacked_dimensions
+from tests.util import (
+    STACK,
+    TALL,
+    WIDE,
+    assert_same,
+    grads_like,
+    injected,
+    make,
+    matrix_of,
+    of_each_kind,
+    old_basis,
+    run,
+    stacked_dimensions,
+)  # fmt: skip
 
 PARAMS = {"wide": jnp.ones(WIDE), "tall": jnp.ones(TALL), "stack": jnp.ones(STACK)}
 # Those whose bases are orthonormal, by how they are built.
@@ -19,6 +32,8 @@ ORTHONORMAL = {
     "random_walk": subspaces.random_walk(),
     "random_walk of rank 3": subspaces.random_walk(walk_rank=3),
     "columns": subspaces.columns(),
+    "blocks": subspaces.random_jump("blocks", 1),
+    "cosine": subspaces.random_jump("cosine"),
     "svd": subspaces.svd(),
     "range_finder": subspaces.range_finder(),
     "dct": subspaces.dct(),
@@ -47,8 +62,9 @@ def test_bases_stay_orthonormal(name, dtype):
 
         return jax.lax.scan(step, (basis, rule_state), jnp.arange(1, 1001))[0]
 
-    start = grassmann.random_basis(jax.random.key(0), (shape[0], rank), jnp.float32)
-    basis, _ = thousand(start, rule.init(start.shape, start.dtype))
+    size = (shape[0], rank)
+    last, _ = thousand(old_basis(rule, size), rule.init(size, jnp.float32))
+    basis = matrix_of(last)
     assert basis.dtype == jnp.float32
     assert grassmann.orthonormality_error(basis) < tolerances.ORTHONORMAL32_AFTER_1000
 
@@ -56,17 +72,19 @@ def test_bases_stay_orthonormal(name, dtype):
 @pytest.mark.parametrize("name", ORTHONORMAL)
 def test_a_rule_keeps_its_basis_when_the_gradient_is_not_finite(name):
     rule = ORTHONORMAL[name]
-    old = grassmann.random_basis(jax.random.key(0), (8, 3), jnp.float32)
+    size = (8, 3)
+    old = old_basis(rule, size)
     moment = optax.ScaleByAdamState(jnp.int32(3), jnp.ones((3, 16)), jnp.ones((3, 16)))
     reads = not (rule.keyed or name.startswith("random_walk"))
     for bad in (jnp.nan, jnp.inf):
         grad = jnp.ones((8, 16)).at[1, 1].set(bad)
-        refresh = subspaces.Refresh(jax.random.key(1), jnp.int32(4), grad, old, moment, rule.init(old.shape, old.dtype))
+        refresh = subspaces.Refresh(jax.random.key(1), jnp.int32(4), grad, old, moment, rule.init(size, jnp.float32))
         kept, _ = rule.update(refresh)
-        assert bool(jnp.all(kept == old)) == reads
+        assert bool(jnp.all(matrix_of(kept) == matrix_of(old))) == reads
         if not rule.moves:
-            first, _ = rule.update(refresh._replace(first=True, count=jnp.int32(0), basis=jnp.zeros_like(old)))
-            assert grassmann.orthonormality_error(first) < tolerances.ORTHONORMAL32
+            form = rule.form(size, jnp.float32)
+            first, _ = rule.update(refresh._replace(first=True, count=jnp.int32(0), basis=form))
+            assert grassmann.orthonormality_error(matrix_of(first)) < tolerances.ORTHONORMAL32
 
 
 RULES = {
@@ -75,11 +93,12 @@ RULES = {
     "walk": subspaces.random_walk(),
     "range": subspaces.range_finder(),
     "columns": subspaces.columns(),
+    "blocks": subspaces.random_jump("blocks", 2),
     "dct": subspaces.dct(),
 }
 
 
-@pytest.mark.parametrize("rule", ["jump", "range", "columns", "dct"])
+@pytest.mark.parametrize("rule", ["jump", "range", "columns", "blocks", "dct"])
 def test_the_split_is_exact(rule):
     """S g + R = G and S^T R = 0, read off with trivial optimizers on the two sides."""
     params = {"tall": PARAMS["tall"], "stack": PARAMS["stack"], "whole": jnp.ones((2, 2))}
@@ -91,7 +110,7 @@ def test_the_split_is_exact(rule):
     for t in range(4):
         grads = grads_like(params, t)
         assert_same(wholes[t], grads)
-        inside = grassmann.project(states[t].basis["stack"], residuals[t]["stack"])
+        inside = grassmann.project(matrix_of(states[t].basis["stack"]), residuals[t]["stack"])
         chex.assert_trees_all_close(inside, jnp.zeros_like(inside), atol=tolerances.OUTSIDE32)
         assert jnp.linalg.norm(residuals[t]["stack"]) > 0.1 * jnp.linalg.norm(grads["stack"])
 

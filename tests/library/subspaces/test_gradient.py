@@ -8,16 +8,18 @@ import pytest
 
 from grass_optax import grassmann, subspaces
 from tests import tolerances
+from tests.util import matrix_of, old_basis
 
 
 @pytest.mark.parametrize("rule", [subspaces.dct(), subspaces.range_finder(), subspaces.svd()])
 def test_a_first_gradient_that_is_not_finite_gives_a_random_basis(rule):
     def basis(key):
         refresh = subspaces.Refresh(
-            key=jax.random.key(key), count=jnp.int32(0), grad=jnp.full((16, 24), jnp.nan), basis=jnp.zeros((16, 4)),
+            key=jax.random.key(key), count=jnp.int32(0), grad=jnp.full((16, 24), jnp.nan),
+            basis=rule.form((16, 4), jnp.float32),
             inner_state=None, rule_state=optax.EmptyState(), first=True,
         )  # fmt: skip
-        return np.asarray(rule.update(refresh)[0])
+        return np.asarray(matrix_of(rule.update(refresh)[0]))
 
     np.testing.assert_allclose(basis(0).T @ basis(0), np.eye(4), atol=1e-5)
     assert np.abs(basis(0) - basis(1)).max() > 0.1
@@ -25,10 +27,10 @@ def test_a_first_gradient_that_is_not_finite_gives_a_random_basis(rule):
 
 def made_by(rule, grad, rank):
     refresh = subspaces.Refresh(
-        key=jax.random.key(0), count=jnp.int32(3), grad=grad, basis=jnp.eye(grad.shape[0], rank, dtype=grad.dtype),
+        key=jax.random.key(0), count=jnp.int32(3), grad=grad, basis=old_basis(rule, (grad.shape[0], rank)),
         inner_state=None, rule_state=optax.EmptyState(),
     )  # fmt: skip
-    return rule.update(refresh)[0]
+    return matrix_of(rule.update(refresh)[0])
 
 
 def test_the_exact_basis_is_the_leading_singular_vectors_in_order():
@@ -50,7 +52,7 @@ def test_the_cosine_transform_keeps_the_vectors_with_most_energy():
 @pytest.mark.parametrize("rule", [subspaces.dct(), subspaces.range_finder(), subspaces.svd()])
 def test_the_old_basis_is_kept_when_the_gradient_is_not_finite(rule):
     grad = jnp.ones((8, 12)).at[2, 3].set(jnp.inf)
-    np.testing.assert_array_equal(made_by(rule, grad, 3), np.eye(8, 3))
+    np.testing.assert_array_equal(made_by(rule, grad, 3), matrix_of(old_basis(rule, (8, 3))))
 
 
 def test_the_range_finder_makes_an_orthonormal_basis_of_the_range():

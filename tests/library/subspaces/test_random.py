@@ -7,26 +7,26 @@ import optax
 import pytest
 
 from grass_optax import grassmann, subspaces
-from grass_optax.bases import as_basis
 from tests import tolerances
+from tests.util import matrix_of, old_basis
 
 M, RANK, N = 16, 4, 24
-OLD = grassmann.random_basis(jax.random.key(5), (M, RANK), jnp.float32)
+OLD = old_basis(subspaces.frozen(), (M, RANK))
 RULES = {
     "jump": subspaces.random_jump(), "unit columns": subspaces.random_jump("gaussian"),
     "walk": subspaces.random_walk(), "walk by 0.3": subspaces.random_walk(0.3, walk_rank=2),
     "projection": subspaces.random_projection(), "columns": subspaces.columns(),
-    "blocks": subspaces.random_jump("blocks", 2), "cosine": subspaces.random_jump("cosine"), "frozen": subspaces.frozen(),
+    "blocks": subspaces.random_jump("blocks", 2), "cosine": subspaces.random_jump("cosine"),
+    "frozen": subspaces.frozen(),
 }  # fmt: skip
 
 
 def basis(rule, key=0, grad=0.0):
-    old = OLD if rule.form is jnp.zeros else rule.form((M, RANK), jnp.float32)
     refresh = subspaces.Refresh(
-        key=jax.random.key(key), count=jnp.int32(4), grad=jnp.full((M, N), grad), basis=old, inner_state=None,
-        rule_state=optax.EmptyState(),
+        key=jax.random.key(key), count=jnp.int32(4), grad=jnp.full((M, N), grad), basis=old_basis(rule, OLD.shape),
+        inner_state=None, rule_state=optax.EmptyState(),
     )  # fmt: skip
-    return np.asarray(as_basis(rule.update(refresh)[0]).to_matrix())
+    return np.asarray(matrix_of(rule.update(refresh)[0]))
 
 
 @pytest.mark.parametrize("name", RULES)
