@@ -166,7 +166,7 @@ class Rotate:
 
         def second(state: optax.ScaleByAdamState, new_mu: PyTree) -> PyTree:
             def moved(mu: Array, new_mu: Array, nu: Array, q: BasisLike) -> Array:
-                return self._second_moment(as_basis(q), mu, new_mu, nu, state.count)
+                return self._second_moment(as_basis(q), mu, new_mu, nu, jnp.asarray(state.count))
 
             return jax.tree.map(moved, state.mu, new_mu, state.nu, rotation)
 

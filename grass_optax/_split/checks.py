@@ -111,7 +111,8 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
                 f"dimension numbers of this transformation name {now.m_axes} and {now.n_axes}. Give the state the "
                 "dimension numbers that it was initialised with, or initialise it again."
             )
-    bases = jax.tree.structure(layout, is_leaf=_is_layout).flatten_up_to(state.basis) if config.store_basis else []
+    leaves: Any = jax.tree.structure(layout, is_leaf=_is_layout)
+    bases = leaves.flatten_up_to(state.basis) if config.store_basis else []
     ranks = {as_basis(basis).rank for basis in bases}
     if ranks - {config.rank}:
         raise ValueError(

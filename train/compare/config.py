@@ -8,6 +8,8 @@ import tyro
 
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import (
+    HAAR,
+    BasisName,
     DataFlags,
     ModelFlags,
     OptimizerFlags,
@@ -20,7 +22,7 @@ from train.config.run import (
 from train.config.stored import Settings, settings_of
 
 # Settings of the optimizer that differ between cells. All others are common to the comparison.
-OF_A_CELL = ("optimizer", "learning_rate", "adam_learning_rate", "update_proj_gap", "scale")
+OF_A_CELL = ("optimizer", "basis", "learning_rate", "adam_learning_rate", "update_proj_gap", "scale")
 EVALUATIONS = 10  # per run, for the curves
 
 
@@ -39,6 +41,8 @@ class CompareFlags:
             "square root, so it is given scale², and APOLLO-Mini 128·scale²; BAdam has no scale."
         ),
     ] = None
+    sweep_basis: tuple[BasisName, ...] | None = None
+    """Random bases to compare for grassjump, each in a row of its own; see pretrain --basis."""
     rank: int = OptimizerFlags.rank
     """Dimension of the subspaces; by default a quarter of the hidden size."""
     weight_decay: float = 0.0
@@ -70,13 +74,25 @@ class Cell(NamedTuple):
     """One run of a comparison."""
 
     optimizer: OptimizerName
+    basis: BasisName
     learning_rate: float
     scale: float
 
     @property
+    def name(self) -> str:
+        """What is compared: the optimizer, and its basis if it is not the default."""
+        return contestant(self.optimizer, self.basis)
+
+    @property
     def folder(self) -> str:
-        """Name of its folder, and label of its curve."""
-        return f"{self.optimizer}-lr{short(self.learning_rate)}-scale{short(self.scale)}"
+        """Name of its folder."""
+        name = self.name.replace(":", "-")
+        return f"{name}-lr{short(self.learning_rate)}-scale{short(self.scale)}"
+
+
+def contestant(optimizer: OptimizerName, basis: BasisName) -> str:
+    """Return the name of a row of the table."""
+    return optimizer if basis == HAAR else f"{optimizer}:{basis}"
 
 
 def short(number: float) -> str:
@@ -102,8 +118,9 @@ def cells(config: Compare) -> list[Cell]:
     """Return the runs of a comparison, grouped by optimizer."""
     sweep = config.compare
     return [
-        Cell(name, learning_rate, scale)
+        Cell(name, basis, learning_rate, scale)
         for name in sweep.optimizers
+        for basis in (sweep.sweep_basis if sweep.sweep_basis and "basis" in OPTIMIZERS[name].takes else (HAAR,))
         for learning_rate in sweep.sweep_lr or (OPTIMIZERS[name].learning_rate,)
         for scale in scales(name, sweep.sweep_scale)
     ]
@@ -121,6 +138,7 @@ def run_of(config: Compare, cell: Cell) -> Pretrain:
     """Return the configuration of the run of a cell."""
     optimizer = dataclasses.replace(
         default_optimizer(cell.optimizer, config.compare.rank),
+        basis=cell.basis,
         learning_rate=cell.learning_rate,
         scale=cell.scale,
         weight_decay=config.compare.weight_decay,

@@ -3,8 +3,8 @@
 compare.json   settings and text of the comparison, and the outcome of all runs
 compare.md     the table: the best run of each optimizer
 compare.png    held-out losses of these runs
-OPTIMIZER-lrLR-scaleSCALE/   a run of `pretrain`, with settings.json (its --config), log.txt (its
-               output), and diverged.txt if it diverged
+OPTIMIZER[-BASIS]-lrLR-scaleSCALE/   a run of `pretrain`, with settings.json (its --config),
+               log.txt (its output), and diverged.txt if it diverged
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from train.compare.config import Cell, Compare, cells
+from train.compare.config import Cell, Compare, cells, contestant
 from train.config.run import UserError
 from train.config.stored import Settings
 from train.pretrain.folder import RunFolder
@@ -37,6 +37,7 @@ class Result(NamedTuple):
     """The outcome of a run; a diverged run has no numbers."""
 
     optimizer: str
+    basis: str
     learning_rate: float
     scale: float
     folder: str
@@ -47,6 +48,11 @@ class Result(NamedTuple):
     optimizer_bytes: int | None = None
     peak_memory_bytes: int | None = None  # if the backend reports it
     device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its row."""
+        return contestant(self.optimizer, self.basis)
 
     def __str__(self) -> str:
         if self.diverged:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from train.compare.config import Compare, cells, scales, short
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
-from train.config.optimizers import OptimizerName
 from train.pretrain.folder import RunFolder
 from train.pretrain.metrics import read_rows, save_figure
 from train.system.files import write_whole
@@ -42,10 +41,10 @@ def by_loss(result: Result) -> float:
 
 
 def best_of_each(finished: list[Result]) -> list[Result]:
-    """Return the best run of each optimizer, the best optimizer first."""
+    """Return the best run of each contestant, the best first."""
     best: dict[str, Result] = {}
     for result in sorted(finished, key=by_loss):
-        best.setdefault(result.optimizer, result)
+        best.setdefault(result.name, result)
     return list(best.values())
 
 
@@ -53,12 +52,12 @@ def edges(config: Compare, finished: list[Result]) -> list[str]:
     """Note each optimizer whose best run is at an edge of a sweep, once its sweep is complete."""
     notes = []
     for best in best_of_each(finished):
-        name = best.optimizer
-        if best.diverged or sum(result.optimizer == name for result in finished) < runs_of(config, name):
+        name = best.name
+        if best.diverged or sum(result.name == name for result in finished) < runs_of(config, name):
             continue
         for flag, value, swept in (
             ("--sweep-lr", best.learning_rate, config.compare.sweep_lr or ()),
-            ("--sweep-scale", best.scale, scales(name, config.compare.sweep_scale)),
+            ("--sweep-scale", best.scale, scales(best.optimizer, config.compare.sweep_scale)),
         ):
             if len(swept) > 1 and value in (min(swept), max(swept)):
                 end = "lower" if value == min(swept) else "upper"
@@ -66,15 +65,15 @@ def edges(config: Compare, finished: list[Result]) -> list[str]:
     return notes
 
 
-def runs_of(config: Compare, name: OptimizerName) -> int:
-    """Return the number of runs of an optimizer."""
-    return sum(cell.optimizer == name for cell in cells(config))
+def runs_of(config: Compare, name: str) -> int:
+    """Return the number of runs of a contestant."""
+    return sum(cell.name == name for cell in cells(config))
 
 
 def markdown(config: Compare, finished: list[Result], best: list[Result], notes: list[str]) -> str:
     """Return the content of compare.md."""
     parts = [summary_line(config, finished), table(best), *(f"* {note}" for note in notes)]
-    if len(cells(config)) > len(config.compare.optimizers):
+    if len(cells(config)) > len({cell.name for cell in cells(config)}):
         parts += ["## All runs", table(sorted(finished, key=by_loss))]
     return "\n\n".join(["# Comparison", *parts]) + "\n"
 
@@ -107,7 +106,7 @@ def row(result: Result) -> tuple[str, ...]:
     """Return the cells of the table for a run."""
     loss = "diverged" if result.diverged else formatted(result.eval_loss, ".4f")
     return (
-        result.optimizer,
+        result.name,
         short(result.learning_rate),
         short(result.scale),
         loss,
@@ -131,7 +130,7 @@ def curves(config: Compare, shown: list[Result]) -> Figure:
     for result in shown:
         rows = read_rows(RunFolder(config.run_dir / result.folder).metrics)
         evaluations = [row for row in rows if "eval_loss" in row]
-        label = f"{result.optimizer}, lr {short(result.learning_rate)}, scale {short(result.scale)}"
+        label = f"{result.name}, lr {short(result.learning_rate)}, scale {short(result.scale)}"
         axes.plot([row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations], label=label)
     if shown:
         figure.legend(loc="outside right upper", fontsize="small")

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from train.compare.config import Compare, cells, run_of
+from train.config.optimizers import OPTIMIZERS
 from train.config.run import UserError
 from train.config.stored import Settings
 from train.config.validate import changed_flags, check, refuse
@@ -13,6 +14,7 @@ EXAMPLES = {
     "optimizers": "--optimizers adamw grassjump",
     "sweep_lr": "--sweep-lr 1e-3 1e-2",
     "sweep_scale": "--sweep-scale 0.25 1",
+    "sweep_basis": "--sweep-basis haar blocks",
 }
 
 
@@ -31,6 +33,8 @@ def check_comparison(config: Compare) -> None:
     for scale in sweep.sweep_scale or ():
         if not 0 <= scale < math.inf:
             refuse("sweep_scale", scale, "must be at least 0 and finite")
+    if sweep.sweep_basis and not any("basis" in OPTIMIZERS[name].takes for name in sweep.optimizers):
+        refuse("sweep_basis", " ".join(sweep.sweep_basis), "has no effect without grassjump in --optimizers")
     for cell in cells(config):
         check(run_of(config, cell))
 

@@ -23,8 +23,8 @@ class Optimizer:
       update_proj_gap: Default number of steps between two subspaces, or between two blocks; None if
         the optimizer has no such interval.
       package: The package that provides it; an optimizer of Optax is a baseline.
-      takes: Which of `rank`, `update_proj_gap` (under its own name), `scale`, `key` and
-        `map_stacks` the function takes.
+      takes: Which of `rank`, `update_proj_gap` (under its own name), `scale`, `key`,
+        `map_stacks`, `basis` and `blocks` the function takes.
       gap_argument: The function's own name for the interval.
       run_fractions: Further required arguments that count updates, each as a fraction of the run.
       scale_enters_as_root: The update is proportional to the square root of `scale`.
@@ -86,6 +86,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             learning_rate_source=_SWEEP,
             scale=0.25,
             update_proj_gap=100,
+            takes=SPLIT_ARGUMENTS | {"basis", "blocks"},
             recovers=True,
         ),
         Optimizer(

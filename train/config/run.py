@@ -37,6 +37,10 @@ OTHER_BATCH = (32, 256)
 STDLIB_MEGABYTES = 16.0  # enough for a few epochs of tiny, prepared within seconds
 
 Precision = Literal["float32", "bfloat16"]
+BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
+HAAR = "haar"
+BLOCKS = "blocks"
+BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
 MomentPrecision = Literal["float32", "bfloat16", "float8"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
 _GRASSJUMP = OPTIMIZERS["grassjump"]
@@ -107,6 +111,8 @@ class OptimizerFlags:
     ] = None
     rank: int = CONFIGS["tiny"].hidden_size // 4
     """Dimension of the subspaces; by default a quarter of the hidden size."""
+    basis: BasisName = HAAR
+    """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
     update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
     """Steps between subspaces (badam: blocks); the default depends on the optimizer."""
     scale: float = _GRASSJUMP.scale
@@ -119,6 +125,12 @@ class OptimizerFlags:
     """Precision of the first moments; float8 also stores a scale per column."""
     nu_dtype: MomentPrecision = "float32"
     """Precision of the second moments."""
+
+    @property
+    def blocks(self) -> int | None:
+        """The number of blocks that `basis` names."""
+        _, colon, number = self.basis.partition(":")
+        return int(number) if colon else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

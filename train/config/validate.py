@@ -4,7 +4,17 @@ from typing import Any
 
 from models.config import CONFIGS
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import FILES, SMALLEST_VOCABULARY, STDLIB, OptimizerFlags, Pretrain, UserError
+from train.config.run import (
+    BASES,
+    BLOCKS,
+    FILES,
+    HAAR,
+    SMALLEST_VOCABULARY,
+    STDLIB,
+    OptimizerFlags,
+    Pretrain,
+    UserError,
+)
 from train.config.stored import Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
@@ -75,6 +85,19 @@ def _check_optimizer(flags: OptimizerFlags, model: str) -> None:
     hidden = CONFIGS[model].hidden_size
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
+    _check_basis(flags, "basis" in row.takes, hidden)
+
+
+def _check_basis(flags: OptimizerFlags, is_taken: bool, hidden: int) -> None:
+    name, colon, number = flags.basis.partition(":")
+    if name not in BASES or (colon and name != BLOCKS) or (colon and not number.isdigit()):
+        refuse("basis", flags.basis, f"must be one of {', '.join(BASES)}, or {BLOCKS}:NUMBER")
+    if not is_taken and flags.basis != HAAR:
+        refuse("basis", flags.basis, f"has no effect on {flags.optimizer}: leave it out")
+    if colon and (int(number) == 0 or hidden % int(number) or flags.rank % int(number)):
+        refuse(
+            "basis", flags.basis, f"must have a number that divides the hidden size {hidden} and --rank {flags.rank}"
+        )
 
 
 def refuse(name: str, value: Any, reason: str) -> None:

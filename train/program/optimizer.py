@@ -62,6 +62,8 @@ def _method(
         scale=config.scale,
         key=seed,
         map_stacks=map_stacks,
+        basis=config.basis.partition(":")[0],
+        blocks=config.blocks,
     )
     return method(
         make_schedule(config.learning_rate, schedule),

@@ -97,13 +97,23 @@ def test_runs_differ_in_what_belongs_to_a_cell_only() -> None:
         settings = settings_of(run_of(config, cell))
         own = {name: settings["optimizer"].pop(name) for name in OF_A_CELL}
         assert settings == common
-        assert (own["optimizer"], own["learning_rate"], own["scale"]) == tuple(cell)
+        assert (own["optimizer"], own["basis"], own["learning_rate"], own["scale"]) == tuple(cell)
         assert own["adam_learning_rate"] is None
         assert own["update_proj_gap"] == (OPTIMIZERS[cell.optimizer].update_proj_gap or NO_GAP)
 
 
+def test_bases_are_rows_of_their_own() -> None:
+    config = comparison("--optimizers adamw grassjump --sweep-basis haar gaussian blocks:4 --sweep-lr 1 2 --rank 16")
+    assert [cell.name for cell in cells(config)[::2]] == [
+        "adamw", "grassjump", "grassjump:gaussian", "grassjump:blocks:4"
+    ]  # fmt: skip
+    last = run_of(config, cells(config)[-1])
+    assert last.run_dir == Path("runs/x/grassjump-blocks-4-lr2-scale0.25")
+    assert (last.optimizer.basis, last.optimizer.blocks) == ("blocks:4", 4)
+
+
 def test_no_two_cells_share_a_folder() -> None:
-    close = [Cell("adamw", lr, 1.0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
+    close = [Cell("adamw", "haar", lr, 1.0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
     assert [cell.folder for cell in close] == [
         f"adamw-lr{lr}-scale1" for lr in ("0.1", "0.1000000001", "1e-05", "1", "10")
     ]
@@ -121,6 +131,9 @@ def test_help_shows_the_flags_and_the_names(capsys: pytest.CaptureFixture[str]) 
 
 
 MISTAKES = [
+    ("--optimizers adamw --sweep-basis blocks", "--sweep-basis blocks has no effect without grassjump"),
+    ("--optimizers grassjump --sweep-basis haar haar", "--sweep-basis haar haar contains a value twice"),
+    ("--optimizers grassjump --sweep-basis qr", "--basis qr must be one of haar, gaussian, blocks"),
     ("", "--optimizers is empty: give at least one value"),
     ("--optimizers adamw muon adamw", "--optimizers adamw muon adamw contains a value twice: give each once"),
     ("--optimizers adamw --sweep-lr", "--sweep-lr is empty: give at least one value, for example --sweep-lr 1e-3 1e-2"),

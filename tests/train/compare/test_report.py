@@ -100,15 +100,15 @@ def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> No
 
     def finished(best: tuple[float, float]) -> list[Result]:
         grid = [(lr, scale) for lr in (1.0, 2.0, 3.0) for scale in (0.5, 1.0, 2.0)]
-        runs = [Result("adamw", *at, "", False, eval_loss=1.0 + (at != best)) for at in grid]
-        return runs + [Result("badam", lr, 1.0, "", False, eval_loss=abs(lr - 2)) for lr in (1.0, 2.0, 3.0)]
+        runs = [Result("adamw", "haar", *at, "", False, eval_loss=1.0 + (at != best)) for at in grid]
+        return runs + [Result("badam", "haar", lr, 1.0, "", False, eval_loss=abs(lr - 2)) for lr in (1.0, 2.0, 3.0)]
 
     assert edges(config, finished((2.0, 1.0))) == []
     assert [note[:20] for note in edges(config, finished((2.0, 2.0)))] == ["adamw: 2 is the uppe"]
     assert len(edges(config, finished((3.0, 0.5)))) == 2
     assert edges(config, finished((3.0, 0.5))[1:]) == []  # one run is missing
     plain = comparison(tmp_path, "--optimizers adamw")
-    assert edges(plain, [Result("adamw", 0.003, 1.0, "", False, eval_loss=1.0)]) == []
+    assert edges(plain, [Result("adamw", "haar", 0.003, 1.0, "", False, eval_loss=1.0)]) == []
 
 
 def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
