@@ -87,6 +87,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             scale=0.25,
             update_proj_gap=100,
             takes=SPLIT_ARGUMENTS | {"basis", "blocks"},
+            static_integers=("blocks",),
             recovers=True,
         ),
         Optimizer(

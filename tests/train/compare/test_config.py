@@ -32,7 +32,7 @@ def test_without_a_sweep_each_optimizer_has_its_own_rate_and_scale() -> None:
     assert [cell.optimizer for cell in cells(config)] == LINE.split()[3:-2]
     for cell in cells(config):
         row = OPTIMIZERS[cell.optimizer]
-        assert cell == (row.name, row.learning_rate, row.scale)
+        assert cell == (row.name, "haar", row.learning_rate, row.scale)
     assert (config.schedule.steps, config.schedule.warmup_steps) == (50, 5)
     assert (config.report.eval_every, config.report.sample_tokens) == (5, 0)
 
@@ -41,7 +41,7 @@ def test_the_sweeps_are_a_grid_for_each_optimizer() -> None:
     rates, factors = (3e-4, 1e-3, 3e-3, 1e-2), (0.125, 0.25, 0.5, 1.0)
     config = comparison(f"{LINE} --sweep-lr 3e-4 1e-3 3e-3 1e-2 --sweep-scale 0.125 0.25 0.5 1")
     expected = [
-        (name, lr, scale**2 if name == "apollo" else scale)  # its scale enters as a square root
+        (name, "haar", lr, scale**2 if name == "apollo" else scale)  # its scale enters as a square root
         for name in config.compare.optimizers
         for lr in rates
         for scale in factors

@@ -121,7 +121,8 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
     ]  # fmt: skip
     assert len(content["runs"]) == 6
     assert content["runs"][1] == {
-        "optimizer": "adamw", "learning_rate": 0.01, "scale": 1.0, "folder": "adamw-lr0.01-scale1", "diverged": False,
+        "optimizer": "adamw", "basis": "haar", "learning_rate": 0.01, "scale": 1.0,
+        "folder": "adamw-lr0.01-scale1", "diverged": False,
         "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0, "optimizer_bytes": 12345,
         "peak_memory_bytes": None, "device": "abacus",
     }  # fmt: skip

@@ -32,6 +32,7 @@ OTHER: dict[str, object] = {
     "learning_rate": 0.5,
     "adam_learning_rate": 0.25,
     "rank": 5,
+    "basis": "gaussian",
     "update_proj_gap": 17,
     "scale": 0.75,
     "weight_decay": 0.125,
