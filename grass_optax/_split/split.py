@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 
 from grass_optax._checks import positive
 from grass_optax._inner.states import require_betas, require_direction
-from grass_optax._linalg.dtypes import as_shapes, as_wide_as, wide
+from grass_optax._linalg.dtypes import as_arrays, as_shapes, as_wide_as, wide
 from grass_optax._split.checks import (
     floating_type,
     require_axes,
@@ -155,7 +155,9 @@ def split_by_subspace(
         updates = as_wide_as(updates, params)
         require_same_split(config, layouts.matrix_layouts(updates, weight_dimension_numbers), state)
         arrays, others = _arrays_and_others(extra_args)
-        return step(updates, state, arrays, **others) if others else compiled_step(updates, state, arrays)
+        if others:
+            return step(updates, as_arrays(state), arrays, **others)
+        return compiled_step(updates, state, arrays)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -15,7 +15,6 @@ from tests.util import (
     METHODS,
     assert_same,
     basis_of,
-    compiled_method,
     every_method,
     every_split_method,
     grads_like,

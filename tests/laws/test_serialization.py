@@ -6,6 +6,7 @@ import pickle
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
@@ -95,6 +96,16 @@ def test_narrow_moments_are_restored_bit_for_bit(way, tmp_path):
 
 
 @of_each_kind()
+def test_a_state_of_numpy_arrays_is_updated_without_jit(name):
+    """As Flax restores it, and with an argument that cannot be traced."""
+    tx = make(name)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(tx.init, LEAVES))
+    _, after = jax.eval_shape(lambda: tx.update(LEAVES, state, LEAVES, value_fn=lambda params: 0.0))
+    chex.assert_trees_all_equal_structs(after, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+@of_each_kind()
 def test_a_train_state_of_flax_is_saved_with_it(name):
     tx, update = compiled_method(name)
 
@@ -113,4 +124,3 @@ def test_a_train_state_of_flax_is_saved_with_it(name):
     assert_same_state(restored.opt_state, train.opt_state)
     again, expected = trained(restored, SAVED, MORE), trained(train, SAVED, MORE)
     chex.assert_trees_all_equal((again.params, again.opt_state), (expected.params, expected.opt_state))
-
