@@ -114,7 +114,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     Without them these are the 2-D leaves, except embeddings and the output head, which are
     recognised by their paths (in any case): a part of it contains "embed", ends in "_emb", or is
     one of "emb", "wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense"; or the
-    first is "out" or "output".
+    first is "out" or "output". A leaf without entries, such as a stack of no layers, is not split.
 
     Args:
       rank: r, of the subspaces.
@@ -136,7 +136,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
             return ADAM
         spec = _layout_or_error(path, x, dims)
         if 0 in x.shape:
-            return ADAM  # a stack of no layers: nobody has anything to do for it
+            return ADAM
         if weight_dimension_numbers is not None and rank >= spec.m:
             raise ValueError(
                 f"{describe(path, x)} has dimension numbers, but a matrix of {spec.m} x {spec.n} has no subspace of "

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import grass_optax
 from grass_optax import layouts, residual, subspaces, transport
+from grass_optax._inner.transforms import orthogonalize
 from tests.util import STACK, WIDE, grads_like, of_each_kind, optimizer, run, stacked_dimensions
 
 MESH = AbstractMesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -50,14 +51,15 @@ def test_leaves_without_entries_change_nothing_of_the_others(name):
 
 def test_a_split_takes_a_stack_of_no_layers():
     """`split_by_subspace` itself, which splits every leaf."""
+    params = {"layers": jnp.ones((0, 6, 16))}
     for rule in (subspaces.random_jump(), subspaces.svd(), subspaces.range_finder()):
-        tx = grass_optax.split_by_subspace(
-            rule, optax.scale_by_adam(), transport.keep(), residual.recovery(), rank=2, update_proj_gap=1,
-            weight_dimension_numbers=stacked_dimensions,
-        )  # fmt: skip
-        params = {"layers": jnp.ones((0, 6, 16))}
-        updates, _ = tx.update(params, tx.init(params))
-        assert updates["layers"].shape == (0, 6, 16)
+        for inner in (optax.scale_by_adam(), orthogonalize()):
+            tx = grass_optax.split_by_subspace(
+                rule, inner, transport.keep(), residual.recovery(),
+                rank=2, update_proj_gap=1, weight_dimension_numbers=stacked_dimensions,
+            )  # fmt: skip
+            updates, _ = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params))
+            assert updates["layers"].shape == (0, 6, 16)
 
 
 def test_blocks_of_nothing_are_an_error():
