@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from grass_optax._trees.paths import leaf_path
-from grass_optax.state.owners import owners
+from grass_optax.state.owners import owners_of
 
 
 class LeafMemory(NamedTuple):
@@ -96,7 +96,7 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
 
 def _attribute(state: Any, params: optax.Params, bytes_of: dict[Any, int]) -> int:
     """Add the bytes of each array to the leaf it belongs to, and return those of the others."""
-    shared, owner_of = 0, owners(state, params)
+    shared, owner_of = 0, owners_of(state, params)
     for path, x in jax.tree.leaves_with_path(state):
         size = math.prod(x.shape) * x.dtype.itemsize
         if path in owner_of:

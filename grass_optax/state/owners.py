@@ -17,7 +17,7 @@ Path = tuple[Any, ...]
 _INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
 
 
-def owners(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
+def owners_of(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
     """Return the path of its parameter for the path of every state array that has one.
 
     These arrays are in a tree of the structure of params, in which `optax.masked` may have hidden

@@ -28,7 +28,7 @@ from grass_optax._blocks.turns import BlockCoordinateState
 from grass_optax._split.records import SplitState
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
-from grass_optax.state.owners import owners
+from grass_optax.state.owners import owners_of
 
 Names = tuple[str, ...]  # the mesh axes that shard one axis of an array, the major one first
 Path = tuple[Any, ...]
@@ -92,7 +92,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
     whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
     splits = dict(_parts_of(state, SplitState))
     windows = {path for path, _ in _parts_of(state, BlockCoordinateState)}
-    owner_of = owners(state, params)
+    owner_of = owners_of(state, params)
 
     def sharding(path: Path, x: Any) -> NamedSharding:
         own, starts = owner_of.get(path), [path[:i] for i in range(len(path))]

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from grass_optax import memory_report, residual, scale_by_grassjump, split_by_subspace, state_shardings, subspaces
 from grass_optax import transport as transports
-from grass_optax.state.owners import owners
+from grass_optax.state.owners import owners_of
 from tests.util import of_each_kind, optimizer
 
 MATRIX, TALL, SQUARE, VECTOR = (8, 12), (16, 8), (24, 24), (12,)
@@ -151,7 +151,7 @@ def test_hidden_parts_own_nothing_and_the_others_what_is_theirs():
 def test_a_tree_of_another_structure_belongs_to_nobody():
     params = {"w": jnp.ones(3), "v": jnp.ones(3)}
     state = {"some": {"w": jnp.ones(3)}, "more": params | {"u": jnp.ones(3)}, "all": params, "list": [params]}
-    found = owners(state, params)
+    found = owners_of(state, params)
     key = jax.tree_util.DictKey
     assert found == {
         (*start, key(name)): (key(name),)
@@ -162,7 +162,7 @@ def test_a_tree_of_another_structure_belongs_to_nobody():
 
 def test_params_of_nnx_own_their_states():
     params = nnx.state(nnx.Linear(8, 12, rngs=nnx.Rngs(0)), nnx.Param)
-    found = owners(jax.eval_shape(optax.adam(0.1).init, params), params)
+    found = owners_of(jax.eval_shape(optax.adam(0.1).init, params), params)
     assert len(found) == 4
     assert set(found.values()) == {path for path, _ in jax.tree.leaves_with_path(params)}
 
