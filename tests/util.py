@@ -112,6 +112,17 @@ def run(tx, params, steps, seed=0, state=None, start=0):
     return updates, states
 
 
+def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
+    """Updates and states of the shared program, on gradients that `change` may alter."""
+    tx, update = compiled_method(name)
+    state, updates, states = tx.init(LEAVES) if state is None else state, [], []
+    for t in range(start, start + steps):
+        u, state = update(change(t, grads_like(LEAVES, t)), state)
+        updates.append(u)
+        states.append(state)
+    return updates, states
+
+
 def basis_of(state):
     return optax.tree_utils.tree_get(state, "basis")
 

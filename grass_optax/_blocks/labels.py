@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._blocks.cuts import in_block
+from grass_optax._linalg.dtypes import as_shapes
 from grass_optax._trees import layouts
 from grass_optax._trees.paths import is_embedding, is_head, require_float
 
@@ -47,6 +48,7 @@ def _stacked_labels(
     def by_dimension_numbers(x: jax.Array, dims: MuonDimensionNumbers | None) -> bool:
         return dims is not None and axis % x.ndim not in {i % x.ndim for i in jax.tree.leaves(dims)}
 
+    params = as_shapes(params)
     jax.tree.map_with_path(require_float, params)
     if weight_dimension_numbers is None:
         stacked = jax.tree.map_with_path(by_default, params)
@@ -60,4 +62,4 @@ def _stacked_labels(
         stacked = jax.tree.map(
             by_dimension_numbers, params, layouts.dimension_numbers(params, weight_dimension_numbers)
         )
-    return jax.tree.map(lambda s: layouts.SPLIT if s else layouts.ADAM, stacked)
+    return jax.tree.map(lambda s, x: layouts.SPLIT if s and 0 not in x.shape else layouts.ADAM, stacked, params)

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 from grass_optax._blocks.cuts import cut_into
 from grass_optax._checks import one_of, positive
-from grass_optax._linalg.dtypes import as_wide_as, widened
+from grass_optax._linalg.dtypes import as_arrays, as_shapes, as_wide_as, widened
 from grass_optax._trees.keys import checked_key, typed_key
 
 Order = Literal["random", "ascending", "descending"]
@@ -148,7 +148,8 @@ def block_coordinate(
     wide_inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> BlockCoordinateState:
-        _require_blocks(turns, cut.count(params))
+        params = as_shapes(params)
+        _require_blocks(turns, cut.count(params), params)
         _require_stateless(inactive, params)
         some = jax.ShapeDtypeStruct((turns.active,), jnp.int32)
         window = jax.eval_shape(lambda p, i: widened(cut.take(p, i)), params, some)
@@ -158,7 +159,7 @@ def block_coordinate(
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, BlockCoordinateState]:
-        updates = as_wide_as(updates, params)
+        updates, params = as_wide_as(updates, params), as_arrays(params)
         indices = turns.window(state.count, cut.count(updates))
         grads, active_params = (widened(cut.take(x, indices)) for x in (updates, params))
         fresh = wide_inner.init(jax.tree.map(jnp.zeros_like, grads))
@@ -213,7 +214,12 @@ def _inactive(
     return tx.update(updates, tx.init(updates), params)[0]
 
 
-def _require_blocks(turns: _Turns, blocks: int) -> None:
+def _require_blocks(turns: _Turns, blocks: int, params: optax.Params) -> None:
+    if blocks == 0 and jax.tree.leaves(params):
+        raise ValueError(
+            "the leaves have a size of 0 along the axis of the blocks, so there are no blocks. Keep such leaves away "
+            "with optax.partition."
+        )
     if blocks % turns.active:
         raise ValueError(
             f"active is {turns.active}, but there are {blocks} blocks: a cycle visits every block once. Give a divisor "

@@ -8,8 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import PyTree
+
+_NUMBERS = (np.ndarray, np.generic, bool, int, float, complex)
 
 
 def wide(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
@@ -28,7 +31,22 @@ def as_wide_as(updates: PyTree, params: PyTree | None) -> PyTree:
         dtype = jnp.result_type(param)
         return grad.astype(dtype) if dtype.itemsize > grad.dtype.itemsize else grad
 
+    updates = as_arrays(updates)
     return updates if params is None else jax.tree.map(widened_to, updates, params)
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+    """A tree whose numbers, of Python and NumPy, are arrays of JAX."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, _NUMBERS) else x, tree)
+
+
+def as_shapes(tree: PyTree) -> PyTree:
+    """A tree whose numbers, of Python and NumPy, are the shapes and types of `as_arrays`."""
+
+    def shape_of(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) if isinstance(x, _NUMBERS) else x
+
+    return jax.tree.map(shape_of, tree)
 
 
 def rounded(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
@@ -62,7 +80,7 @@ def _is_floating(x: jax.Array) -> bool:
 
 def widened(tree: PyTree) -> PyTree:
     """A tree of arrays in float32 at least; complex and wider types are unchanged."""
-    return jax.tree.map(lambda x: x.astype(_wide(x.dtype)), tree)
+    return jax.tree.map(lambda x: x.astype(_wide(x.dtype)), as_arrays(tree))
 
 
 def _wide(dtype: Any) -> Any:

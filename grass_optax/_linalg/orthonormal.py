@@ -45,7 +45,7 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         passes, _, gram = carry
-        return (passes < _MAX_PASSES) & (jnp.nanmax(_distance_to_identity(gram)) > tolerance)
+        return (passes < _MAX_PASSES) & (jnp.nanmax(_distance_to_identity(gram), initial=0) > tolerance)
 
     def one_pass(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         passes, x, gram = carry

@@ -93,7 +93,7 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
 
     `layout` is that of the gradients, by the dimension numbers of this one.
     """
-    initialised = dict(jax.tree.leaves_with_path(state.layout, is_leaf=_is_layout))
+    initialised = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=_is_layout))
     for path, now in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
         name, before = leaf_path(path), initialised.get(path)
         if before is None:

@@ -73,8 +73,8 @@ def _remove(config: SplitConfig, fraction: ArrayLike, grad: Array, projected: Ar
 def _column_norms(config: SplitConfig, marks: Marks, updates: optax.Updates, state: SplitState, split: Split) -> PyTree:
     """The column norms of what a residual transformation marked per column is not given."""
     if not config.lift:
-        return map_layouts(gradient_norms, state.layout, updates)
+        return map_layouts(gradient_norms, state.layouts, updates)
     norms_of = functools.partial(
         residual_norms, removed_fraction=marks.removed_fraction, orthonormal=config.orthonormal
     )
-    return map_layouts(norms_of, state.layout, updates, split.basis, split.projected)
+    return map_layouts(norms_of, state.layouts, updates, split.basis, split.projected)

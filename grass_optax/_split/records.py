@@ -1,13 +1,16 @@
 """The records of a split: its configuration, its state, and what it passes to residuals."""
 
 import dataclasses
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
 
+from grass_optax._trees.layouts import map_layouts
+from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax.residual import Residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
@@ -47,7 +50,8 @@ class SplitState(NamedTuple):
       residual_state: the state of the residual transformation, over column norms (..., 1, n) or
         residuals (..., m, n).
       rule_state: the state of the rule, per leaf; every array has the batch axes of the leaf.
-      layout: `layouts.MatrixLayout` per leaf; static, without arrays.
+      layout: per leaf its `MatrixLayout` in a form that every library can save, without arrays;
+        `layouts` reads it.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -56,6 +60,33 @@ class SplitState(NamedTuple):
     residual_state: PyTree
     rule_state: PyTree
     layout: PyTree
+
+    @property
+    def layouts(self) -> PyTree:
+        """`layouts.MatrixLayout` per leaf."""
+
+        def is_stored(x: Any) -> bool:
+            return isinstance(x, dict) and any(isinstance(value, optax.EmptyState) for value in x.values())
+
+        def read(stored: dict[str, optax.EmptyState]) -> MatrixLayout:
+            (spec,) = map(json.loads, stored)
+            return MatrixLayout(**{field: tuple(axes) for field, axes in spec.items()})
+
+        return jax.tree.map(read, self.layout, is_leaf=is_stored)
+
+
+def stored_layouts(layouts: PyTree) -> PyTree:
+    """A tree of `MatrixLayout` as `SplitState.layout` holds it: each as the key of a dict.
+
+    Keys of a dict are static for every library that saves or edits states. `flax.serialization`
+    takes a static node for data, Orbax replaces what is empty in a `jax.tree_util.Partial`, and
+    `optax.tree_utils.tree_set` looks into a static NamedTuple.
+    """
+
+    def stored(spec: MatrixLayout) -> dict[str, optax.EmptyState]:
+        return {json.dumps(dataclasses.asdict(spec), default=int): optax.EmptyState()}
+
+    return map_layouts(stored, layouts)
 
 
 class Split(NamedTuple):

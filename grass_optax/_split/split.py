@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 
 from grass_optax._checks import positive
 from grass_optax._inner.states import require_betas, require_direction
-from grass_optax._linalg.dtypes import as_wide_as, wide
+from grass_optax._linalg.dtypes import as_arrays, as_shapes, as_wide_as, wide
 from grass_optax._split.checks import (
     floating_type,
     require_axes,
@@ -31,7 +31,7 @@ from grass_optax._split.checks import (
     require_stateless_initial,
 )
 from grass_optax._split.combine import combined, projection
-from grass_optax._split.records import Split, SplitConfig, SplitState
+from grass_optax._split.records import Split, SplitConfig, SplitState, stored_layouts
 from grass_optax._split.refresh import moved, rotated, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
 from grass_optax._trees.keys import checked_key
@@ -138,7 +138,7 @@ def split_by_subspace(
     require_consistent(config)
 
     def init(params: optax.Params) -> SplitState:
-        return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), params)
+        return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), as_shapes(params))
 
     def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any], **others: Any) -> Any:
         def on_auto_axes(updates: optax.Updates, state: SplitState, arrays: dict[str, Any]) -> Any:
@@ -154,7 +154,9 @@ def split_by_subspace(
         updates = as_wide_as(updates, params)
         require_same_split(config, layouts.matrix_layouts(updates, weight_dimension_numbers), state)
         arrays, others = _arrays_and_others(extra_args)
-        return step(updates, state, arrays, **others) if others else compiled_step(updates, state, arrays)
+        if others:
+            return step(updates, as_arrays(state), arrays, **others)
+        return compiled_step(updates, state, arrays)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -201,7 +203,7 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
         inner_state=inner_state,
         residual_state=residual_state,
         rule_state=rule_states(config, grads),
-        layout=layout,
+        layout=stored_layouts(layout),
     )
 
 
@@ -225,7 +227,7 @@ def _step(
         removed_fraction=config.residual.marks.removed_fraction if config.residual else 1.0,
     )
     directions, residual_state = combined(config, updates, state, split, extra_args)
-    back = map_layouts(MatrixLayout.from_matrix, state.layout, directions)
+    back = map_layouts(MatrixLayout.from_matrix, state.layouts, directions)
     return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(
         count=jnp.asarray(optax.safe_increment(state.count)),
         basis=now.basis if config.store_basis else state.basis,
@@ -238,7 +240,7 @@ def _step(
 
 def _gradients(config: SplitConfig, updates: optax.Updates, state: SplitState) -> PyTree:
     """The gradients as (..., m, n), with what the residual kept of the last ones."""
-    grads = map_layouts(MatrixLayout.to_matrix, state.layout, updates)
+    grads = map_layouts(MatrixLayout.to_matrix, state.layouts, updates)
     if config.residual is None or config.residual.marks.feedback is None:
         return grads
     error = config.residual.marks.feedback(state.residual_state)

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
+from grass_optax._linalg.dtypes import as_shapes
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import describe, is_embedding, is_function, is_head, leaf_path, require_float
 
@@ -65,6 +66,7 @@ def matrix_layouts(params: optax.Params, weight_dimension_numbers: DimensionNumb
       >>> layout.m, layout.n, layout.to_matrix(jnp.ones((8, 2))).shape
       (2, 8, (2, 8))
     """
+    params = as_shapes(params)
     if weight_dimension_numbers is None:
         dims = jax.tree.map(lambda x: MATRIX if x.ndim == 2 else None, params)
     else:
@@ -112,7 +114,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
     Without them these are the 2-D leaves, except embeddings and the output head, which are
     recognised by their paths (in any case): a part of it contains "embed", ends in "_emb", or is
     one of "emb", "wte", "wpe", "head", "lm_head", "output_head", "logits", "logits_dense"; or the
-    first is "out" or "output".
+    first is "out" or "output". A leaf without entries, such as a stack of no layers, is not split.
 
     Args:
       rank: r, of the subspaces.
@@ -133,6 +135,8 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
         if dims is None:
             return ADAM
         spec = _layout_or_error(path, x, dims)
+        if 0 in x.shape:
+            return ADAM
         if weight_dimension_numbers is not None and rank >= spec.m:
             raise ValueError(
                 f"{describe(path, x)} has dimension numbers, but a matrix of {spec.m} x {spec.n} has no subspace of "
@@ -141,6 +145,7 @@ def split_labels(rank: int, weight_dimension_numbers: DimensionNumbersOrFn = Non
         return SPLIT if rank * (spec.m + 2 * spec.n) < 2 * spec.m * spec.n else ADAM
 
     def labels(params: optax.Params) -> Any:
+        params = as_shapes(params)
         if weight_dimension_numbers is None:
             dims = jax.tree.map_with_path(_default_dimension_numbers, params)
         else:
@@ -174,6 +179,7 @@ def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionN
             _layout_or_error(path, x, dims)
         return dims
 
+    params = as_shapes(params)
     return jax.tree.map_with_path(checked, params, _resolve(weight_dimension_numbers, params))
 
 
@@ -230,7 +236,7 @@ def _layout_or_error(path: Any, x: Any, dims: MuonDimensionNumbers | None) -> Ma
 
 
 def _axes(path: Any, x: Any, dims: MuonDimensionNumbers, axes: Any) -> tuple[int, ...]:
-    axes = tuple(axes) if isinstance(axes, Sequence) else (operator.index(axes),)
+    axes = tuple(map(operator.index, axes if isinstance(axes, Sequence) else (axes,)))
     if any(not -x.ndim <= i < x.ndim for i in axes):
         raise ValueError(
             f"{describe(path, x)} has {dims}, but its axes are 0 to {x.ndim - 1}. Name axes that it has, or None."

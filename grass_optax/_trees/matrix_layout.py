@@ -17,7 +17,7 @@ from jaxtyping import Array, Shaped
 class MatrixLayout:
     """How one leaf is seen as (..., m, n).
 
-    As a pytree it is static and has no leaves, so a state can carry it.
+    As a pytree it is static and has no leaves.
 
     Attributes:
       shape: of the leaf.

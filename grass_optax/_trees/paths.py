@@ -98,7 +98,7 @@ def require_float(path: Path, x: Any) -> None:
       ...     print(str(error).split(" and has")[0])
       leaf 'step' of shape () and type int32 is not floating point
     """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         raise TypeError(
             f"{describe(path, x)} is not floating point and has no gradient. Hide it from the "
             "optimizer with optax.masked."
@@ -107,7 +107,7 @@ def require_float(path: Path, x: Any) -> None:
 
 def describe(path: Path, x: Any) -> str:
     """A leaf in an error: its path, shape and type."""
-    return f"leaf {leaf_path(path)!r} of shape {tuple(x.shape)} and type {x.dtype}"
+    return f"leaf {leaf_path(path)!r} of shape {jnp.shape(x)} and type {jnp.result_type(x)}"
 
 
 def _parts(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._inner.narrow import storage_type
 from grass_optax._inner.transforms import adam, in_float32, narrow_moments
-from grass_optax._linalg.dtypes import as_wide_as, wide
+from grass_optax._linalg.dtypes import as_shapes, as_wide_as, wide
 from grass_optax._trees import layouts
 from grass_optax._trees.paths import is_embedding, is_head, leaf_path, require_float
 from grass_optax.methods._common import Labels, Mask, with_rates
@@ -235,6 +235,7 @@ def _dimension_numbers(params: optax.Params, weight_dimension_numbers: layouts.D
         by_default = weight_dimension_numbers is None or is_embedding(path) or is_head(path)
         return layouts.MATRIX if dims is None and x.ndim == 2 and by_default else dims
 
+    params = as_shapes(params)
     dims = layouts.dimension_numbers(params, weight_dimension_numbers)
     return jax.tree.map_with_path(completed, params, dims)
 

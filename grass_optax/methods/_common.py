@@ -118,7 +118,8 @@ def warn_if_nothing_is_split(
     """
 
     def init(params: optax.Params) -> optax.OptState:
-        has_matrices = any(sum(size > 1 for size in jnp.shape(x)) > 1 for x in jax.tree.leaves(params))
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(params)]
+        has_matrices = any(sum(size > 1 for size in shape) > 1 and 0 not in shape for shape in shapes)
         if has_matrices and layouts.SPLIT not in jax.tree.leaves(labels(params)):
             warnings.warn(
                 f"no leaf is split at rank {rank}: all get Adam. Lower rank, or say by weight_dimension_numbers which "

@@ -4,10 +4,11 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from grass_optax._trees.paths import leaf_path
-from grass_optax.state.owners import owner
+from grass_optax.state.owners import owners_of
 
 
 class LeafMemory(NamedTuple):
@@ -80,11 +81,11 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
     """
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
     adam_bytes_of = dict(bytes_of)
-    shared = _attribute(jax.eval_shape(tx.init, params), bytes_of)
-    adam_shared = _attribute(jax.eval_shape(optax.adam(0.0).init, params), adam_bytes_of)
+    shared = _attribute(jax.eval_shape(tx.init, params), params, bytes_of)
+    adam_shared = _attribute(jax.eval_shape(optax.adam(0.0).init, params), params, adam_bytes_of)
     return MemoryReport(
         leaves=tuple(
-            LeafMemory(leaf_path(path), tuple(x.shape), bytes_of[path], adam_bytes_of[path])
+            LeafMemory(leaf_path(path), jnp.shape(x), bytes_of[path], adam_bytes_of[path])
             for path, x in jax.tree.leaves_with_path(params)
         ),
         shared_bytes=shared,
@@ -93,16 +94,15 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
     )
 
 
-def _attribute(state: Any, bytes_of: dict[Any, int]) -> int:
+def _attribute(state: Any, params: optax.Params, bytes_of: dict[Any, int]) -> int:
     """Add the bytes of each array to the leaf it belongs to, and return those of the others."""
-    shared = 0
+    shared, owner_of = 0, owners_of(state, params)
     for path, x in jax.tree.leaves_with_path(state):
         size = math.prod(x.shape) * x.dtype.itemsize
-        leaf = owner(path, bytes_of)
-        if leaf is None:
-            shared += size
+        if path in owner_of:
+            bytes_of[owner_of[path]] += size
         else:
-            bytes_of[leaf] += size
+            shared += size
     return shared
 
 

@@ -1,22 +1,69 @@
-"""Which parameter does an array of an optimizer's state belong to?"""
+"""Which parameter does each array of an optimizer's state belong to?
 
-from collections.abc import Container
+Names do not say: a parameter may be called `mu`, and so may a field of a state. But what a state
+knows of every parameter is in trees like the params, so the place in such a tree says it.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import optax
+
+from grass_optax._split.records import SplitState
+from grass_optax._trees.matrix_layout import MatrixLayout
+
+Path = tuple[Any, ...]
+_INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
 
 
-def owner(path: Any, owners: Container[Any]) -> Any:
-    """Return the path of the parameter that a state array belongs to, or None.
+def owners_of(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
+    """Return the path of its parameter for the path of every state array that has one.
 
-    It is the longest parameter path that ends the path of the array and follows a field of some
-    state. In `SplitState.rule_state` the state of the rule may follow it.
+    These arrays are in a tree of the structure of params, in which `optax.masked` may have hidden
+    parts, or in the state of a rule of a split. A single array as params owns all but the count of
+    a split.
     """
-    for start in range(len(path) + 1):
-        if start and not isinstance(path[start - 1], jax.tree_util.GetAttrKey):
-            continue  # a part of a chain or of a partition
-        if path[start:] in owners:
-            return path[start:]
-        if start and path[start - 1].name == "rule_state":
-            return next((path[start:end] for end in range(len(path), start, -1) if path[start:end] in owners), None)
-    return None
+    places = {path for path, _ in jax.tree.leaves_with_path(params)}
+    return dict(_owned((), state, params, places))
+
+
+def _owned(start: Path, node: Any, params: optax.Params, places: set[Path]) -> Iterator[tuple[Path, Path]]:
+    """Pairs of paths for a part of a state, which is at the path `start`."""
+    if isinstance(node, SplitState):
+        for field in ("basis", "inner_state", "residual_state"):
+            path = (*start, jax.tree_util.GetAttrKey(field))
+            yield from _owned(path, getattr(node, field), params, places)
+        split = places & {path for path, _ in jax.tree.leaves_with_path(node.layouts, is_leaf=_is_layout)}
+        for path, _ in jax.tree.leaves_with_path(node.rule_state):
+            for end in range(len(path) + 1):
+                if path[:end] in split:
+                    yield (*start, jax.tree_util.GetAttrKey("rule_state"), *path), path[:end]
+    elif isinstance(node, _INJECTED):  # a dict of hyperparameters can look like a dict of scalars
+        yield from _owned((*start, jax.tree_util.GetAttrKey("inner_state")), node.inner_state, params, places)
+    elif _is_like(node, params, places):
+        yield from (((*start, *path), path) for path, _ in jax.tree.leaves_with_path(node))
+    else:
+        for path, child in jax.tree.leaves_with_path(node, is_leaf=lambda x: x is not node):
+            if path:
+                yield from _owned((*start, *path), child, params, places)
+
+
+def _is_like(node: Any, params: optax.Params, places: set[Path]) -> bool:
+    """Whether a part of a state is a tree like params, with an array for each leaf or subtree that
+    is not hidden.
+    """
+    structure: Any = jax.tree.structure(node, is_leaf=_is_masked)
+    try:
+        structure.flatten_up_to(params)
+    except ValueError:
+        return False
+    return all(path in places for path, _ in jax.tree.leaves_with_path(node))
+
+
+def _is_layout(x: Any) -> bool:
+    return isinstance(x, MatrixLayout)
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)

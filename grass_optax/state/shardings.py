@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -27,7 +28,7 @@ from grass_optax._blocks.turns import BlockCoordinateState
 from grass_optax._split.records import SplitState
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
-from grass_optax.state.owners import owner
+from grass_optax.state.owners import owners_of
 
 Names = tuple[str, ...]  # the mesh axes that shard one axis of an array, the major one first
 Path = tuple[Any, ...]
@@ -85,19 +86,23 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
       >>> tuple(optax.tree_utils.tree_get(shardings, "basis")["w"].spec)
       ('fsdp',)
     """
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
     leaves = _leaves(params, param_shardings)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    state = jax.eval_shape(tx.init, abstract)
+    state = jax.eval_shape(tx.init, params)
     whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
     splits = dict(_parts_of(state, SplitState))
     windows = {path for path, _ in _parts_of(state, BlockCoordinateState)}
+    owner_of = owners_of(state, params)
 
     def sharding(path: Path, x: Any) -> NamedSharding:
-        start = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in splits), None)
-        if start is not None:
-            return _of_split(splits[start], path[len(start) :], x.shape, leaves) or whole
-        found = _like_its_parameter(path, x.shape, leaves)
-        if found is None and any(path[:i] in windows for i in range(len(path))):
+        own, starts = owner_of.get(path), [path[:i] for i in range(len(path))]
+        split = next((start for start in reversed(starts) if start in splits), None)
+        found = None
+        if own is not None and split is not None:
+            found = _of_split(splits[split], path[len(split)].name, own, x.shape, leaves)
+        elif own is not None:
+            found = _like_its_parameter(leaves[own], x.shape)
+        elif split is None and not windows.isdisjoint(starts):
             found = _of_window(path, x.shape, leaves)
         return found or whole
 
@@ -162,18 +167,14 @@ def _parts_of(state: Any, kind: type) -> Iterator[tuple[Path, Any]]:
 
 
 def _of_split(
-    state: SplitState, path: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]
+    state: SplitState, field: str, own: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]
 ) -> NamedSharding | None:
     """The sharding of an array of a `SplitState`: by the field it is in, and what its last two axes
     are.
     """
-    layouts = dict(jax.tree.leaves_with_path(state.layout, is_leaf=lambda x: isinstance(x, MatrixLayout)))
-    found = owner(path, layouts)
-    if found is None or found not in leaves:
-        return None
-    leaf, layout = leaves[found], layouts[found]
-    sides = _sides(leaf, layout)
-    field, matrix = path[0].name, shape[len(layout.batch) :]
+    layouts = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=lambda x: isinstance(x, MatrixLayout)))
+    leaf, layout = leaves[own], layouts[own]
+    sides, matrix = _sides(leaf, layout), shape[len(layout.batch) :]
     if shape[: len(layout.batch)] != layout.batch:
         return None
     m, n, r = (layout.m, sides.m), (layout.n, sides.moments), None
@@ -218,15 +219,10 @@ def _merged(names: list[Names]) -> Names:
     return () if any(names[1:]) else names[0]
 
 
-def _like_its_parameter(path: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]) -> NamedSharding | None:
+def _like_its_parameter(leaf: _Leaf, shape: tuple[int, ...]) -> NamedSharding | None:
     """The parameter's sharding, along the axes that are as long as the parameter's."""
-    found = owner(path, leaves)
-    if found is None:
-        suffixes = (path[i:] for i in range(len(path)))
-        found = next((x for x in suffixes if x in leaves and leaves[x].shape == shape), None)
-    if found is None or len(shape) != len(leaves[found].shape):
+    if len(shape) != len(leaf.shape):
         return None
-    leaf = leaves[found]
     return leaf.placed(tuple(x if a == b else () for x, a, b in zip(leaf.names, shape, leaf.shape, strict=True)))
 
 

@@ -15,28 +15,17 @@ from tests.util import (
     METHODS,
     assert_same,
     basis_of,
-    compiled_method,
     every_method,
     every_split_method,
     grads_like,
     is_finite,
     make,
     of_each_kind,
+    ran,
     run,
 )  # fmt: skip
 
 drawing = of_each_kind(("grassjump", "grasswalk", "apollo", "ldadam"), [n for n, m in METHODS.items() if m.draws_bases])
-
-
-def ran(name, steps, start=0, state=None, change=lambda t, grads: grads):
-    """Updates and states of the shared program, on gradients that `change` may alter."""
-    tx, update = compiled_method(name)
-    state, updates, states = tx.init(LEAVES) if state is None else state, [], []
-    for t in range(start, start + steps):
-        u, state = update(change(t, grads_like(LEAVES, t)), state)
-        updates.append(u)
-        states.append(state)
-    return updates, states
 
 
 @of_each_kind()
@@ -147,7 +136,9 @@ def test_state_is_a_fixed_point_of_update(name, dtype):
         chex.assert_trees_all_equal_structs(state, after)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        # What Orbax and Flax cannot save.
         assert all(x.size > 0 for x in jax.tree.leaves(state))
+        assert not any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state))
 
 
 @every_method
