@@ -25,6 +25,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from grass_optax._blocks.turns import BlockCoordinateState
 from grass_optax._split.records import SplitState
+from grass_optax._trees.boxes import unboxed
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owner
@@ -105,9 +106,10 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
 
 
 def _leaves(params: optax.Params, param_shardings: Any) -> dict[Path, _Leaf]:
-    """Every parameter by its path."""
+    """Every parameter by its path, and by the one without a box: a state may have either."""
+    plain = unboxed(params)
     try:
-        shardings = jax.tree.broadcast(param_shardings, params, is_leaf=_is_sharding)
+        shardings = jax.tree.broadcast(unboxed(param_shardings), plain, is_leaf=_is_sharding)
     except ValueError as error:
         raise ValueError(
             f"param_shardings must be a tree like params or a prefix of it: {error}. Give one NamedSharding for every "
@@ -115,13 +117,14 @@ def _leaves(params: optax.Params, param_shardings: Any) -> dict[Path, _Leaf]:
         ) from error
     leaves = {}
     given = jax.tree.leaves(shardings, is_leaf=_is_sharding)
-    for (path, x), sharding in zip(jax.tree.leaves_with_path(params), given, strict=True):
+    paths = zip(jax.tree.leaves_with_path(params), jax.tree.leaves_with_path(plain), strict=True)
+    for ((path, x), (plain_path, _)), sharding in zip(paths, given, strict=True):
         if not isinstance(sharding, NamedSharding):
             raise TypeError(
                 f"the sharding of leaf {leaf_path(path)!r} is {sharding!r}, which names no mesh axes. Give a "
                 "jax.sharding.NamedSharding, of PartitionSpec() for a leaf that is replicated."
             )
-        leaves[path] = _Leaf(tuple(x.shape), _names(sharding, x.ndim), sharding)
+        leaves[path] = leaves[plain_path] = _Leaf(tuple(x.shape), _names(sharding, x.ndim), sharding)
     if not leaves:
         raise ValueError("params has no leaves, so there is no mesh to put a state on. Give params that have some.")
     return leaves
