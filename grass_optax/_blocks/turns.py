@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from grass_optax._blocks.cuts import cut_into
 from grass_optax._checks import one_of, positive
 from grass_optax._linalg.dtypes import as_arrays, as_shapes, as_wide_as, widened
+from grass_optax._trees.boxes import without_boxes
 from grass_optax._trees.keys import checked_key, typed_key
 
 Order = Literal["random", "ascending", "descending"]
@@ -170,7 +171,7 @@ def block_coordinate(
         count = jnp.asarray(optax.safe_increment(state.count))
         return cut.put(others, directions, indices), BlockCoordinateState(count, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return without_boxes(optax.GradientTransformationExtraArgs(init, update))
 
 
 def active_only(

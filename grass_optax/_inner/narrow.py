@@ -22,6 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from grass_optax._trees.boxes import boxed_like, unboxed
 from grass_optax._trees.keys import numbers_of
 
 _NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
@@ -91,7 +92,7 @@ def compressed(state: Any, mu_dtype: np.dtype | None, nu_dtype: np.dtype | None,
     for field in _moments(state):
         dtype = nu_dtype if field == _SECOND else mu_dtype
         narrow[field] = jax.tree.map(lambda x, to=dtype: _narrow_zeros(x, to), getattr(state, field))
-        scales[_SCALES[field]] = jax.tree.map(_scale, narrow[field], narrow[field])
+        scales[_SCALES[field]] = unboxed(jax.tree.map(_scale, narrow[field], narrow[field]))
     return CompressedState(seed, state._replace(**narrow), **scales)
 
 
@@ -103,8 +104,10 @@ def decoded(state: CompressedState) -> Any:
             return code.astype(jnp.float32) * scale
         return code.astype(jnp.float32) if code.dtype == _BFLOAT16 else code
 
-    own = state.narrow
-    moments = {f: jax.tree.map(wide, getattr(own, f), getattr(state, _SCALES[f])) for f in _moments(own)}
+    own, moments = state.narrow, {}
+    for field in _moments(own):
+        codes = getattr(own, field)
+        moments[field] = jax.tree.map(wide, codes, boxed_like(getattr(state, _SCALES[field]), codes))
     return own._replace(**moments)
 
 
@@ -121,8 +124,7 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
             values = jax.tree.map(
                 lambda x, c: jnp.minimum(x, _LARGEST_SECOND) if c.dtype in _NARROW else x, values, codes
             )
-        scales[_SCALES[field]] = jax.tree.map(_scale, values, codes)
-
+        scale_of = jax.tree.map(_scale, values, codes)
         numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(values))
 
         def code(path: Any, x: Array, before: Array, scale: Any, field: str = field, numbers: Any = numbers) -> Array:
@@ -133,7 +135,8 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
                 seed = _mixed(seed ^ np.uint32(number))
             return _code(x, scale, before.dtype, seed, field == _SECOND)
 
-        narrow[field] = jax.tree.map_with_path(code, values, codes, scales[_SCALES[field]])
+        narrow[field] = jax.tree.map_with_path(code, values, codes, scale_of)
+        scales[_SCALES[field]] = unboxed(scale_of)
     return like._replace(narrow=own._replace(**narrow), **scales)
 
 

@@ -34,6 +34,7 @@ from grass_optax._split.combine import combined, projection
 from grass_optax._split.records import Split, SplitConfig, SplitState, stored_layouts
 from grass_optax._split.refresh import moved, rotated, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
+from grass_optax._trees.boxes import without_boxes
 from grass_optax._trees.keys import checked_key
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
@@ -158,7 +159,7 @@ def split_by_subspace(
             return step(updates, as_arrays(state), arrays, **others)
         return compiled_step(updates, state, arrays)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return without_boxes(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _arrays_and_others(extra_args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

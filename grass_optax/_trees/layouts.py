@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._linalg.dtypes import as_shapes
+from grass_optax._trees.boxes import boxed_like, unboxed
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import describe, is_embedding, is_function, is_head, leaf_path, require_float
 
@@ -199,9 +200,13 @@ def _resolve(weight_dimension_numbers: DimensionNumbersOrFn, params: optax.Param
     if not jax.tree.leaves(params):
         return params  # Optax's placeholder, or a tree with nothing to split
     try:
-        return jax.tree.map(
-            lambda d, part: jax.tree.map(lambda _: d, part), dims, params, is_leaf=_is_dimension_numbers
+        of_each = jax.tree.map(
+            lambda d, part: jax.tree.map(lambda _: d, part),
+            unboxed(dims),
+            unboxed(params),
+            is_leaf=_is_dimension_numbers,
         )
+        return boxed_like(of_each, params)
     except ValueError as error:
         raise ValueError(
             f"weight_dimension_numbers must be a tree like params or a prefix of it: {error}. "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from grass_optax._trees.boxes import unboxed
 from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owners_of
 
@@ -79,6 +80,7 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
       >>> report.leaves[0].state_bytes == 4 * (512 * 128 + 2 * 128 * 1376 + 2)
       True
     """
+    params = unboxed(params)
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
     adam_bytes_of = dict(bytes_of)
     shared = _attribute(jax.eval_shape(tx.init, params), params, bytes_of)

@@ -21,7 +21,7 @@ def owners_of(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
     """Return the path of its parameter for the path of every state array that has one.
 
     These arrays are in a tree of the structure of params, in which `optax.masked` may have hidden
-    parts, or in the state of a rule of a split. A single array as params owns all but the count of
+    parts, or in the bases or the state of a rule of a split. A single array as params owns all but the count of
     a split.
     """
     places = {path for path, _ in jax.tree.leaves_with_path(params)}
@@ -31,14 +31,15 @@ def owners_of(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
 def _owned(start: Path, node: Any, params: optax.Params, places: set[Path]) -> Iterator[tuple[Path, Path]]:
     """Pairs of paths for a part of a state, which is at the path `start`."""
     if isinstance(node, SplitState):
-        for field in ("basis", "inner_state", "residual_state"):
+        for field in ("inner_state", "residual_state"):
             path = (*start, jax.tree_util.GetAttrKey(field))
             yield from _owned(path, getattr(node, field), params, places)
         split = places & {path for path, _ in jax.tree.leaves_with_path(node.layouts, is_leaf=_is_layout)}
-        for path, _ in jax.tree.leaves_with_path(node.rule_state):
-            for end in range(len(path) + 1):
-                if path[:end] in split:
-                    yield (*start, jax.tree_util.GetAttrKey("rule_state"), *path), path[:end]
+        for field in ("basis", "rule_state"):  # whose leaves may be trees
+            for path, _ in jax.tree.leaves_with_path(getattr(node, field)):
+                for end in range(len(path) + 1):
+                    if path[:end] in split:
+                        yield (*start, jax.tree_util.GetAttrKey(field), *path), path[:end]
     elif isinstance(node, _INJECTED):  # a dict of hyperparameters can look like a dict of scalars
         yield from _owned((*start, jax.tree_util.GetAttrKey("inner_state")), node.inner_state, params, places)
     elif _is_like(node, params, places):

@@ -3,7 +3,8 @@
 A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis is sharded by a
 and whose n axis by b::
 
-  basis and rule state  (..., m, r)  P(a, None)
+  basis and rule state  (..., m, r)  P(a, None); blocks (..., number, p, q) along the first of these
+                                     axes, as far as a divides it; integers replicated
   moments               (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n;
                                      an axis of m that divides r and not n shards r, P(a, b)
   dense residuals       (..., m, n)  P(a, b)
@@ -26,6 +27,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from grass_optax._blocks.turns import BlockCoordinateState
 from grass_optax._split.records import SplitState
+from grass_optax._trees.boxes import boxed_like, unboxed
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owners_of
@@ -87,12 +89,13 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
       ('fsdp',)
     """
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
-    leaves = _leaves(params, param_shardings)
-    state = jax.eval_shape(tx.init, params)
+    leaves = _leaves(unboxed(params), unboxed(param_shardings))
+    boxed_state = jax.eval_shape(tx.init, params)
+    state = unboxed(boxed_state)
     whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
     splits = dict(_parts_of(state, SplitState))
     windows = {path for path, _ in _parts_of(state, BlockCoordinateState)}
-    owner_of = owners_of(state, params)
+    owner_of = owners_of(state, unboxed(params))
 
     def sharding(path: Path, x: Any) -> NamedSharding:
         own, starts = owner_of.get(path), [path[:i] for i in range(len(path))]
@@ -106,7 +109,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
             found = _of_window(path, x.shape, leaves)
         return found or whole
 
-    return jax.tree.map_with_path(sharding, state)
+    return boxed_like(jax.tree.map_with_path(sharding, state), boxed_state)
 
 
 def _leaves(params: optax.Params, param_shardings: Any) -> dict[Path, _Leaf]:
@@ -177,11 +180,12 @@ def _of_split(
     sides, matrix = _sides(leaf, layout), shape[len(layout.batch) :]
     if shape[: len(layout.batch)] != layout.batch:
         return None
+    mesh = leaf.sharding.mesh.shape
     m, n, r = (layout.m, sides.m), (layout.n, sides.moments), None
     if field == "inner_state" and matrix[1:] == (
         layout.n,
     ):  # r is 1 in the scales of 8-bit moments, which nothing divides
-        r = (matrix[0], _dividing(matrix[0], (), sides.rest, leaf.sharding.mesh.shape))
+        r = (matrix[0], _dividing(matrix[0], (), sides.rest, mesh))
     expected: tuple[Any, ...] = {
         "basis": (m, None),
         "rule_state": (m, None),
@@ -191,7 +195,9 @@ def _of_split(
     if field in ("residual_state", "rule_state") and matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
-        expected = (m if field == "rule_state" else n,)
+        expected = ({"rule_state": m, "basis": None}.get(field, n),)
+    if field == "basis" and len(matrix) == 3:  # blocks of rows
+        expected = ((matrix[0], _dividing(matrix[0], (), sides.m, mesh)), None, None)
     names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))
     return leaf.placed(sides.batch + names)
 
