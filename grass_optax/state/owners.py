@@ -21,8 +21,8 @@ def owners_of(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
     """Return the path of its parameter for the path of every state array that has one.
 
     These arrays are in a tree of the structure of params, in which `optax.masked` may have hidden
-    parts, or in the bases or the state of a rule of a split. A single array as params owns all but the count of
-    a split.
+    parts, or in the bases or the state of a rule of a split. A single array as params owns all but
+    the count of a split.
     """
     places = {path for path, _ in jax.tree.leaves_with_path(params)}
     return dict(_owned((), state, params, places))
