@@ -181,8 +181,8 @@ def test_residual_is_never_written_out(name):
 
 @pytest.mark.parametrize("name", ["grassjump", "apollo"])
 def test_leaves_of_one_shape_share_what_is_traced(name):
-    """One leaf more adds its products and its moments, some 80 operations, and calls of what another
-    leaf of its shape has traced; written out, it would add 150 to 200.
+    """One leaf more adds its products and its moments, some 80 operations, and calls of what
+    another leaf of its shape has traced; written out, it would add 150 to 200.
     """
 
     def operations(leaves):
