@@ -165,6 +165,7 @@ class Rotate:
         """Return the inner state in the new basis, for a tree of Q (..., r, r)."""
 
         def second(state: optax.ScaleByAdamState, new_mu: PyTree) -> PyTree:
+            @jax.jit  # traced once for leaves of one shape
             def moved(mu: Array, new_mu: Array, nu: Array, q: BasisLike) -> Array:
                 return self._second_moment(as_basis(q), mu, new_mu, nu, jnp.asarray(state.count))
 

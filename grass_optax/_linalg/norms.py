@@ -1,5 +1,6 @@
 """Norms of columns and matrices, in float32 at least."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,6 +28,7 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
     return jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=-2, keepdims=True)
 
 
+@jax.jit
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
     """The Frobenius norm of each matrix, or of its row of column norms; 0 if it overflowed."""
     return finite_root(jnp.sum(sum_of_squares(x), axis=(-2, -1)))

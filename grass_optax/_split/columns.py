@@ -9,6 +9,8 @@ The transformation is given these norms. The ratio of what it returns to what it
 factor phi_i of column i, and the step adds phi (G - c S g) in two products and one sum.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -24,11 +26,13 @@ from grass_optax.bases import BasisLike, as_basis
 _CANCELLED = 8
 
 
+@jax.jit
 def gradient_norms(layout: MatrixLayout, leaf: Array) -> Float[Array, "*b 1 n"]:
     """The norms of the columns of a gradient shaped like its parameter."""
     return finite_root(_gradient_squares(layout, leaf))
 
 
+@functools.partial(jax.jit, static_argnames="orthonormal")
 def residual_norms(
     layout: MatrixLayout,
     leaf: Array,
@@ -52,6 +56,7 @@ def residual_norms(
     return jnp.sqrt(jnp.where(jnp.isinf(total) | (outside <= threshold), 0, outside))
 
 
+@jax.jit
 def column_factors(output: Array, norms: Array) -> Float[Array, "*b 1 n"]:
     """phi: what the transformation returned over what it was given; 0 for an empty column."""
     is_empty = norms == 0

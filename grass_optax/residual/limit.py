@@ -72,6 +72,7 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     return optax.GradientTransformation(init, update)
 
 
+@jax.jit
 def _limit(
     norm: Float[Array, "*b"], last: Float[Array, "*b"], held: Int[Array, "*b"], growth: ArrayLike
 ) -> Float[Array, "*b"]:

@@ -192,7 +192,7 @@ def recovery_factors(projected: Float[Array, "*b r n"], direction: Float[Array, 
       Array([[0.5 , 0.25, 0.  ]], dtype=float32)
     """
     scale = column_norms(projected)
-    rms = jnp.sqrt(jnp.nanmean(jnp.square(scale), axis=-1, keepdims=True))
+    rms = jnp.sqrt(jnp.mean(jnp.square(jnp.where(jnp.isnan(scale), 0, scale)), axis=-1, keepdims=True))
     is_empty = scale <= _NEGLIGIBLE * rms
     return jnp.where(is_empty, 0, column_norms(direction) / jnp.where(is_empty, 1, scale))
 
@@ -207,6 +207,7 @@ def _norm_ratio(projected: Float[Array, "*b r n"], direction: Float[Array, "*b r
 def _multiplied(factors_of: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
     """R times factors, a function of the inner optimizer's input and output."""
 
+    @jax.jit  # traced once for leaves of one shape
     def multiplied(outside: Array, projected: Array, direction: Array) -> Array:
         return (factors_of(projected, direction) * outside).astype(outside.dtype)
 
