@@ -65,7 +65,8 @@ class MemoryReport(NamedTuple):
 def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> MemoryReport:
     """Return the exact bytes of the state of any Optax transformation, without allocating it.
 
-    For a split leaf of `grassjump` they are 4 (mr + 2nr + 2) per matrix.
+    For a split leaf of `grassjump` they are 4 (mr + 2nr + 2) per matrix. A leaf that would save
+    nothing by it is not split (`layouts.split_labels`), and shows Adam's bytes.
 
     Args:
       tx: any Optax transformation.

@@ -114,6 +114,9 @@ def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> Subspac
     Returns:
       A rule whose state is the pair of the states of both; its S (m, r) is theirs.
 
+    Raises:
+      ValueError: when initialised, if their bases are of different forms.
+
     Examples:
       >>> rule = subspaces.switch(subspaces.svd(), subspaces.random_jump(), start=200)
       >>> rule.init((4, 2), jnp.float32)
@@ -124,6 +127,12 @@ def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> Subspac
     """
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
+        forms = [jax.eval_shape(functools.partial(rule.form, basis_shape, dtype)) for rule in (first, then)]
+        if forms[0] != forms[1]:
+            raise ValueError(
+                f"the rules of a switch make bases of different forms, {forms[0]} and {forms[1]}. Give two rules whose "
+                "bases are of one form."
+            )
         return first.init(basis_shape, dtype), then.init(basis_shape, dtype)
 
     def update(refresh: Refresh) -> tuple[BasisLike, PyTree]:

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax import subspaces
+from grass_optax import split_by_subspace, subspaces, transport
 from tests.util import WIDE, basis_of, run
 
 OLD = jnp.eye(4, 2)
@@ -68,6 +68,19 @@ def test_a_switch_uses_one_rule_before_its_start_and_the_other_from_then_on():
 def test_a_switch_promises_what_both_of_its_rules_promise(first, then, orthonormal, moves):
     rule = subspaces.switch(first, then, start=3)
     assert (rule.orthonormal, rule.moves, rule.keyed) == (orthonormal, moves, False)
+
+
+def test_rules_of_different_forms_are_an_error():
+    """As the two rules of a switch, and as `initial` and `rule` of a split."""
+    blocks, params = subspaces.random_jump("blocks", 2), jnp.ones((8, 12))
+    axes = (optax.scale_by_adam(), transport.rotate(0.9, 0.999), None)
+    options = dict(rank=4, update_proj_gap=2)
+    switched = split_by_subspace(subspaces.switch(subspaces.svd(), blocks, 3), *axes, **options)
+    with pytest.raises(ValueError, match="bases of different forms, .*Blocks.*Give two rules"):
+        switched.init(params)
+    other_first = split_by_subspace(blocks, *axes, initial=subspaces.range_finder(), **options)
+    with pytest.raises(ValueError, match="rule of the first basis makes .* but `rule` goes on from Blocks"):
+        other_first.init(params)
 
 
 @pytest.mark.parametrize(
