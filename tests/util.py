@@ -127,6 +127,7 @@ def basis_of(state):
     return optax.tree_utils.tree_get(state, "basis")
 
 
+@functools.cache
 def old_basis(rule, shape):
     """A basis (m, r) in the form of a rule's: orthonormal, and if it is an array, random."""
     form = rule.form(shape, jnp.float32)

@@ -77,7 +77,7 @@ class Columns(NamedTuple):
 
     def to_matrix(self) -> Float[Array, "*b m r"]:
         """S, with its zeros."""
-        return jax.nn.one_hot(self.places, self.rank, dtype=jnp.float32)
+        return jax.nn.one_hot(self.places, self.rank, dtype=jnp.result_type(float))
 
 
 def _rows_of(x: Float[Array, "*b k n"], indices: Int[Array, "*b l"]) -> Float[Array, "*b l n"]:

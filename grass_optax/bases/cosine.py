@@ -29,7 +29,7 @@ class Cosine(NamedTuple):
 
     Examples:
       >>> basis = bases.Cosine(jnp.array([0]), jnp.array([1, -1, 1, -1], jnp.int8))
-      >>> basis.to_matrix().T
+      >>> basis.to_matrix().T.round(3)
       Array([[ 0.5, -0.5,  0.5, -0.5]], dtype=float32)
     """
 
@@ -66,11 +66,11 @@ class Cosine(NamedTuple):
 
     def squared(self) -> Dense:
         """The squares of the entries."""
-        return self._dense(jnp.float32).squared()
+        return self._dense(jnp.result_type(float)).squared()
 
     def to_matrix(self) -> Float[Array, "*b m r"]:
         """S."""
-        return self._dense(jnp.float32).matrix
+        return self._dense(jnp.result_type(float)).matrix
 
     def _dense(self, dtype: DTypeLike) -> Dense:
         dtype = wide(dtype)

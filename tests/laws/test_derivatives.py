@@ -52,7 +52,7 @@ def sizes():
     return jnp.asarray(1 + 0.3 * np.sin(np.arange(STEPS)), jnp.float64)
 
 
-@of_each_kind(("grassjump", "galore", "apollo", "ldadam"), SPLIT)
+@of_each_kind(("grassjump", "galore"), SPLIT)
 def test_derivatives_agree_backwards_and_forwards_in_a_loop_and_in_a_scan(name):
     with jax.enable_x64(True):
         direction = jnp.asarray(np.cos(np.arange(STEPS)), jnp.float64)

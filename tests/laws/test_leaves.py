@@ -86,7 +86,7 @@ NUMBERS = {
 }
 
 
-@of_each_kind()
+@of_each_kind(("grassjump", "badam", "column_sgd"))
 def test_numbers_of_python_and_numpy_get_updates_like_adamw(name):
     """Traced with the numbers as they are: under `jax.jit` they would be arrays of JAX."""
 

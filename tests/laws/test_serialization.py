@@ -95,7 +95,16 @@ def test_narrow_moments_are_restored_bit_for_bit(way, tmp_path):
     assert_same_state(way(state, like, tmp_path / "state"), state)
 
 
-@of_each_kind()
+@every_way
+@pytest.mark.parametrize("basis", ["columns", "cosine"])
+def test_bases_that_are_no_arrays_are_restored(basis, way, tmp_path):
+    tx = make("grassjump", basis=basis)
+    like = tx.init(LEAVES)
+    state = jax.tree.map(lambda x: jnp.arange(x.size).reshape(x.shape).astype(x.dtype), like)
+    assert_same_state(way(state, like, tmp_path / "state"), state)
+
+
+@of_each_kind(("grassjump", "badam"))
 def test_a_state_of_numpy_arrays_is_updated_without_jit(name):
     """As Flax restores it, and with an argument that cannot be traced."""
     tx = make(name)
@@ -105,7 +114,7 @@ def test_a_state_of_numpy_arrays_is_updated_without_jit(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
-@of_each_kind()
+@of_each_kind(("grassjump",))
 def test_a_train_state_of_flax_is_saved_with_it(name):
     tx, update = compiled_method(name)
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from grass_optax.bases import Basis
 from tests import tolerances
-from tests.util import grads_like
+from tests.util import grads_like, matrix_of
 
 GAP, STEPS, RANK = 3, 12, 3  # refreshes at t = 4, 7, 10
 SIZES = (1.0, 2.0, 0.5, 3.0, 1.0, 4.0, 0.3, 6.0, 1.0, 0.7, 8.0, 2.0)  # that of the gradient at each step
@@ -76,7 +77,8 @@ def aligned(own, given, any_sign):
 
 
 def stored(t, step):
-    return matrices(split_state(step.state).basis)
+    bases = split_state(step.state).basis
+    return matrices(jax.tree.map(matrix_of, bases, is_leaf=lambda x: isinstance(x, Basis)))
 
 
 def always(t):
