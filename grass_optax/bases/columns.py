@@ -1,17 +1,20 @@
 """A basis of coordinate axes: r columns of the identity.
 
-Its products are gathers, and it is r + m integers. Signs of the columns would change nothing: Adam
-moves a coordinate and its negative alike.
+Its products are gathers, and it is r + m integers. On a mesh they are multiplications instead: a
+gather of rows that are sharded would exchange whole gradients. Signs of the columns would change
+nothing: Adam moves a coordinate and its negative alike.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from grass_optax._linalg.dtypes import wide
+from grass_optax._trees.mesh import is_mesh_free, whole_along
+from grass_optax.bases.dense import Dense
 
 
 class Columns(NamedTuple):
@@ -49,10 +52,14 @@ class Columns(NamedTuple):
 
     def project(self, grad: Float[Array, "*b m n"]) -> Float[Array, "*b r n"]:
         """S^T G: rows of G."""
+        if not is_mesh_free(grad):
+            return self._dense(grad.dtype).project(grad.astype(wide(grad.dtype)))
         return _rows_of(grad, self.rows)
 
     def lift(self, direction: Float[Array, "*b r n"]) -> Float[Array, "*b m n"]:
         """S D: rows of D, and zeros."""
+        if not is_mesh_free(direction):
+            return self._dense(direction.dtype).lift(direction)
         return _rows_of(direction, self.places)
 
     def remove(
@@ -65,10 +72,10 @@ class Columns(NamedTuple):
 
     def rotation(self, old: "Columns", like: Float[Array, "*b m n"]) -> "Columns":
         """Q = S^T S_old: a 1 where a column of both is the same."""
-        del like
+        new_rows, old_rows = (whole_along(basis.rows, (-1,), like) for basis in (self, old))
         return Columns(
-            rows=_taken(self.places, old.rows, self.rank),
-            places=_taken(old.places, self.rows, old.rank),
+            rows=_taken(self.places, old_rows, self.rank),
+            places=_taken(old.places, new_rows, old.rank),
         )
 
     def squared(self) -> "Columns":
@@ -77,7 +84,10 @@ class Columns(NamedTuple):
 
     def to_matrix(self) -> Float[Array, "*b m r"]:
         """S, with its zeros."""
-        return jax.nn.one_hot(self.places, self.rank, dtype=jnp.result_type(float))
+        return self._dense(jnp.result_type(float)).matrix
+
+    def _dense(self, dtype: DTypeLike) -> Dense:
+        return Dense(jax.nn.one_hot(self.places, self.rank, dtype=wide(dtype)))
 
 
 def _rows_of(x: Float[Array, "*b k n"], indices: Int[Array, "*b l"]) -> Float[Array, "*b l n"]:

@@ -4,7 +4,7 @@ A state array is sharded by what its axes mean. For a parameter P(a, b) whose m 
 and whose n axis by b::
 
   basis and rule state  (..., m, r)  P(a, None); blocks (..., number, p, q) along the first of these
-                                     axes, as far as a divides it; integers replicated
+                                     axes, as far as a divides it; signs and places (..., m) P(a)
   moments               (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n;
                                      an axis of m that divides r and not n shards r, P(a, b)
   dense residuals       (..., m, n)  P(a, b)
@@ -195,7 +195,7 @@ def _of_split(
     if field in ("residual_state", "rule_state") and matrix == (layout.m, layout.n):
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
-        expected = ({"rule_state": m, "basis": None}.get(field, n),)
+        expected = (m if field in ("basis", "rule_state") else n,)
     if field == "basis" and len(matrix) == 3:  # blocks of rows
         expected = ((matrix[0], _dividing(matrix[0], (), sides.m, mesh)), None, None)
     names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))

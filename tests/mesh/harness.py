@@ -31,6 +31,7 @@ RANDOMIZED = {"svd": "randomized"}
 VARIANTS = [(name, {}) for name in SPLIT if name not in FACTORISE] + [
     *((name, RANDOMIZED) for name in ("galore", "golore", "fira")),
     ("grassjump", {"store_basis": False}),
+    *(("grassjump", {"basis": basis}) for basis in ("blocks", "columns", "cosine")),
     ("grassjump", {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}),
     ("frugal", {"projection": "random"}),
 ]

@@ -59,7 +59,8 @@ def test_every_method_keeps_its_shardings_and_numbers_on_every_mesh(name, option
 
 
 def odd_cases():
-    return [case(name, options, mesh, SHORT_ODD) for name, options in VARIANTS for mesh in MESHES
+    blocks = [("grassjump", {"basis": "blocks", "blocks": 8, "store_basis": store}) for store in (True, False)]
+    return [case(name, options, mesh, SHORT_ODD) for name, options in VARIANTS + blocks for mesh in MESHES
             if METHODS[name].has_rank]  # fmt: skip
 
 
