@@ -2,9 +2,9 @@
 
 A transport is a pure function `(inner_state, rotation) -> inner_state`, where `rotation` is the
 tree of Q = S_new^T S_old (..., r, r): arrays, or bases (`bases.as_basis`) where those of the split
-are not dense. Each is made by a factory, which takes the constants of the
-inner optimizer if the transport depends on them. The library knows the moments of Adam, Lion,
-momentum (`optax.trace`, `optax.ema`) and Muon, and of chains of them.
+are not dense. Each is made by a factory, which takes the constants of the inner optimizer if the
+transport depends on them. The library knows the moments of Adam, Lion, momentum (`optax.trace`,
+`optax.ema`) and Muon, and of chains of them.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from grass_optax._checks import one_of
 from grass_optax._inner.states import cleared, map_moments
-from grass_optax._linalg.dtypes import wide
+from grass_optax._linalg.dtypes import cast, wide
 from grass_optax.bases import Basis, BasisLike, as_basis
 
 __all__ = ["keep", "reset", "first_moment_only", "rotate", "Transport", "Rotate", "Completion"]
@@ -218,7 +218,7 @@ def _rotated(rotation: PyTree) -> Callable[[PyTree], PyTree]:
 def _product(q: Basis, moment: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
     """Q M at full precision."""
     with jax.default_matmul_precision("highest"):
-        return q.lift(moment.astype(wide(moment.dtype))).astype(moment.dtype)
+        return cast(q, wide(moment.dtype)).lift(moment.astype(wide(moment.dtype))).astype(moment.dtype)
 
 
 def _isotropic(squared: Basis, nu_hat: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:

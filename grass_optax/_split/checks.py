@@ -1,6 +1,5 @@
 """Arguments of a split that cannot work, and what to do about them."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,10 +8,10 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from grass_optax._split.records import SplitConfig, SplitState
+from grass_optax._split.records import SplitConfig, SplitState, by_leaf
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.paths import leaf_path
-from grass_optax.bases import as_basis
+from grass_optax.bases import Basis, BasisLike
 from grass_optax.residual.marks import errors_in
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import first_moment_only, keep, reset, rotate
@@ -74,18 +73,41 @@ def require_stateless_initial(config: SplitConfig, grads: PyTree) -> None:
         return
     for grad in jax.tree.leaves(grads):
         shape, dtype = (grad.shape[-2], config.rank), grad.dtype
-        of_rule = jax.eval_shape(functools.partial(config.rule.form, shape, dtype))
-        of_initial = jax.eval_shape(functools.partial(config.initial.form, shape, dtype))
+        of_rule, of_initial = (described(form_of(rule, shape, dtype)) for rule in (config.rule, config.initial))
         if of_rule != of_initial:
             raise ValueError(
-                f"the rule of the first basis makes {of_initial}, but `rule` goes on from {of_rule}. Give an "
-                "`initial` that makes bases of the same form."
+                f"the rule of the first basis makes a basis that is {of_initial}, and `rule` one that is {of_rule}. "
+                "Give an `initial` that makes bases of the same form."
             )
         if jax.tree.leaves(config.initial.init(shape, dtype)):
             raise ValueError(
                 "the rule of the first basis keeps a state, but the state of a split is that of "
                 "`rule`. Give an `initial` without state, such as subspaces.range_finder()."
             )
+
+
+def require_form(basis: BasisLike, expected: BasisLike) -> None:
+    """Raise a ValueError if a rule did not return what its `form` says."""
+    if described(basis) != described(expected):
+        raise ValueError(
+            f"a rule returned {described(basis)}, but its bases are of the form {described(expected)}. Give "
+            "SubspaceRule or stateless_rule a `form` that makes a basis like those that it returns."
+        )
+
+
+def form_of(rule: SubspaceRule, basis_shape: tuple[int, int], dtype: Any, batch: tuple[int, ...] = ()) -> BasisLike:
+    """The shapes and types of the bases of a stack."""
+
+    def form() -> BasisLike:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), rule.form(basis_shape, dtype))
+
+    return jax.eval_shape(form)
+
+
+def described(basis: BasisLike) -> str:
+    """The form of a basis in an error: "array of (8, 4)", or "Blocks of (2, 4, 2)"."""
+    kind = type(basis).__name__ if isinstance(basis, Basis) else "array"
+    return f"{kind} of {' and '.join(str(x.shape) for x in jax.tree.leaves(basis))}"
 
 
 def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
@@ -111,14 +133,37 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
                 f"dimension numbers of this transformation name {now.m_axes} and {now.n_axes}. Give the state the "
                 "dimension numbers that it was initialised with, or initialise it again."
             )
-    leaves: Any = jax.tree.structure(layout, is_leaf=_is_layout)
-    bases = leaves.flatten_up_to(state.basis) if config.store_basis else []
-    ranks = {as_basis(basis).rank for basis in bases}
-    if ranks - {config.rank}:
-        raise ValueError(
-            f"the state is of rank {min(ranks - {config.rank})}, but this transformation is of rank {config.rank}. "
-            "Give the rank that the state was initialised with, or initialise it again."
-        )
+    _require_rank(config, layout, state)
+    if config.store_basis:
+        _require_bases(config, layout, state)
+
+
+def _require_rank(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
+    """Read off the moments (..., r, n)."""
+    structure: Any = jax.tree.structure(layout, is_leaf=_is_layout)
+    moments, _ = by_leaf(state.inner_state, structure)
+    for spec, arrays in zip(jax.tree.leaves(layout, is_leaf=_is_layout), moments, strict=True):
+        for x in arrays:
+            before, own = jnp.shape(x)[-2:-1], (*spec.batch, config.rank, spec.n)
+            # Scales of narrow moments have a row instead of r.
+            if jnp.ndim(x) == len(own) and jnp.shape(x)[-1] == spec.n and before not in ((config.rank,), (1,)):
+                raise ValueError(
+                    f"the state is of rank {before[0]}, but this transformation is of rank {config.rank}. "
+                    "Give the rank that the state was initialised with, or initialise it again."
+                )
+
+
+def _require_bases(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
+    structure: Any = jax.tree.structure(layout, is_leaf=_is_layout)
+    specs = jax.tree.leaves_with_path(layout, is_leaf=_is_layout)
+    for (path, spec), basis in zip(specs, structure.flatten_up_to(state.basis), strict=True):
+        expected = described(form_of(config.rule, (spec.m, config.rank), jnp.float32, spec.batch))
+        if isinstance(basis, optax.MaskedNode) or described(basis) != expected:
+            found = "no basis" if isinstance(basis, optax.MaskedNode) else f"a basis that is {described(basis)}"
+            raise ValueError(
+                f"the state of leaf {leaf_path(path)!r} has {found}, but this transformation needs one that is "
+                f"{expected}. Give the arguments that the state was initialised with, or initialise it again."
+            )
 
 
 def _is_layout(x: Any) -> bool:

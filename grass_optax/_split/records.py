@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
@@ -111,3 +112,25 @@ class Split(NamedTuple):
     inner_state: PyTree
     previous_inner_state: PyTree
     removed_fraction: ArrayLike
+
+
+def by_leaf(state: PyTree, treedef: Any) -> tuple[list[list[Array]], Callable[[list[Array]], PyTree]]:
+    """The arrays of every leaf in an inner state, and the function that makes a state of them.
+
+    The parts of a state that are shaped like `treedef` are split up by leaf; the others, such as
+    counts, are in the state of every leaf.
+    """
+
+    def is_part(x: PyTree) -> bool:
+        return bool(jax.tree.structure(x) == treedef)
+
+    parts = jax.tree.leaves(state, is_leaf=is_part)
+    outer: Any = jax.tree.structure(state, is_leaf=is_part)
+    split = [jax.tree.leaves(part) for part in parts if is_part(part)]
+    arrays = [[part[i] for part in split] for i in range(treedef.num_leaves)]
+
+    def state_of(own: list[Array]) -> PyTree:
+        leaves = iter(own)
+        return outer.unflatten([next(leaves) if is_part(part) else part for part in parts])
+
+    return arrays, state_of

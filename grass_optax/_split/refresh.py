@@ -15,8 +15,9 @@ from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 
 from grass_optax._linalg.dtypes import cast, rounded, wide
+from grass_optax._split.checks import require_form
 from grass_optax._split.once import at_most_once
-from grass_optax._split.records import SplitConfig, SplitState
+from grass_optax._split.records import SplitConfig, SplitState, by_leaf
 from grass_optax._trees.keys import folded, matrix_numbers, numbers_of, typed_key
 from grass_optax._trees.mesh import is_mesh_free
 from grass_optax.bases import BasisLike, Dense, as_basis
@@ -147,7 +148,7 @@ def _drawn(
     state, grads = lax.stop_gradient((state, grads))
     treedef: Any = jax.tree.structure(grads)
     key = jax.random.fold_in(typed_key(config.key), index)
-    moments, inner_state = _by_leaf(state.inner_state, treedef)
+    moments, inner_state = by_leaf(state.inner_state, treedef)
 
     def update(read: _Read) -> tuple[BasisLike, PyTree]:
         refresh = Refresh(
@@ -160,6 +161,7 @@ def _drawn(
             first=first,
         )
         basis, rule_state = rule.update(refresh)
+        require_form(basis, read.basis)
         return rounded(basis, basis_dtype(config, read.grad)), rule_state
 
     numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(grads))
@@ -222,25 +224,3 @@ def _over_batch(f: Callable[[_Read], PyTree], batch: tuple[int, ...], read: _Rea
     for _ in batch:
         mapped = jax.vmap(mapped)
     return mapped(*(x for b, x in zip(is_batched, arrays, strict=True) if b))
-
-
-def _by_leaf(state: PyTree, treedef: Any) -> tuple[list[list[Array]], Callable[[list[Array]], PyTree]]:
-    """The arrays of every leaf in an inner state, and the function that makes a state of them.
-
-    The parts of a state that are shaped like `treedef` are split up by leaf; the others, such as
-    counts, are in the state of every leaf.
-    """
-
-    def is_part(x: PyTree) -> bool:
-        return bool(jax.tree.structure(x) == treedef)
-
-    parts = jax.tree.leaves(state, is_leaf=is_part)
-    outer: Any = jax.tree.structure(state, is_leaf=is_part)
-    split = [jax.tree.leaves(part) for part in parts if is_part(part)]
-    arrays = [[part[i] for part in split] for i in range(treedef.num_leaves)]
-
-    def state_of(own: list[Array]) -> PyTree:
-        leaves = iter(own)
-        return outer.unflatten([next(leaves) if is_part(part) else part for part in parts])
-
-    return arrays, state_of

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
@@ -166,7 +167,7 @@ def _arrays_and_others(extra_args: dict[str, Any]) -> tuple[dict[str, Any], dict
     """Extra arguments that are trees of arrays, and others, such as the functions of a search."""
 
     def is_numeric(tree: Any) -> bool:
-        return all(isinstance(x, jax.Array | int | float) for x in jax.tree.leaves(tree))
+        return all(isinstance(x, jax.Array | np.ndarray | np.generic | int | float) for x in jax.tree.leaves(tree))
 
     arrays = {name: x for name, x in extra_args.items() if is_numeric(x)}
     return arrays, {name: x for name, x in extra_args.items() if name not in arrays}

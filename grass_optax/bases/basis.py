@@ -1,4 +1,4 @@
-"""What a basis is: a linear map from r coordinates to m, of which a split asks five things.
+"""What a basis is: a linear map from r coordinates to m, and what a split asks of it.
 
 An array (..., m, r) is a basis too, the dense one. A basis has no axis for n: it acts on each
 column of a matrix in the same way.

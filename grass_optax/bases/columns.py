@@ -42,7 +42,7 @@ class Columns(NamedTuple):
         """The columns `rows` of the identity (m, m), all different; those from m on are zero."""
         rank = rows.shape[-1]
         numbers = jnp.arange(rank, dtype=jnp.int32)
-        places = jnp.full(m, rank, jnp.int32).at[rows].set(numbers, mode="drop", unique_indices=True)
+        places = jnp.full(m, rank, jnp.int32).at[rows].set(numbers, mode="drop")
         return cls(rows.astype(jnp.int32), places)
 
     @property

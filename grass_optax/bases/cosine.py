@@ -38,7 +38,13 @@ class Cosine(NamedTuple):
 
     @classmethod
     def of(cls, waves: Int[Array, " r"], m: int) -> "Cosine":
-        """These waves of length m, without signs."""
+        """These waves of length m, without signs.
+
+        Raises:
+          ValueError: m is above 2^15, where phases overflow.
+        """
+        if m > 2**15:
+            raise ValueError(f"waves of length {m} are longer than 2^15. Give another basis for this leaf.")
         return cls(waves.astype(jnp.int32), jnp.ones(m, jnp.int8))
 
     @property

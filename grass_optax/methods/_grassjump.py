@@ -19,7 +19,7 @@ def scale_by_grassjump(
     completion: transport.Completion = "none",
     basis: subspaces.RandomBasis = "haar",
     blocks: int | None = None,
-    store_basis: bool | None = None,
+    store_basis: bool = True,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,
@@ -41,15 +41,16 @@ def scale_by_grassjump(
       ||L_t|| <= zeta ||L_{t-1}||             (eq. 10)
       U = scale S N + L                       (eq. 11)
 
-    State per matrix: mr + 2nr + 2 numbers, where AdamW keeps 2mn.
+    State per matrix: mr + 2nr + 2 numbers, where AdamW keeps 2mn. Of the mr, blocks keep mr/a, and
+    columns and cosine waves r + m integers.
 
     By default the 2-D leaves with min(m, n) > rank are split, except embeddings and the output
     head, which are recognised by their paths (`layouts.split_labels`). With
     `weight_dimension_numbers` exactly the leaves that it names are split, stacked and multi-axis
     kernels included. The other leaves get Adam.
 
-    Under `optax.inject_hyperparams`, integers that shape the computation (`rank` and
-    `update_proj_gap`), `key` and callables that are not schedules go to `static_args`.
+    Under `optax.inject_hyperparams`, integers that shape the computation (`rank`, `update_proj_gap`
+    and `blocks`), `key` and callables that are not schedules go to `static_args`.
 
     Args:
       rank: r, the dimension of the subspaces.
@@ -62,9 +63,9 @@ def scale_by_grassjump(
       basis: how a basis is drawn (`subspaces.random_jump`): "haar" is the paper's; "gaussian" its
         "No QR"; "blocks" is block-diagonal, with a fraction of the arithmetic; "columns" are
         coordinate axes; "cosine" are waves.
-      blocks: the number of blocks of "blocks"; None is `bases.number_of_blocks`.
+      blocks: the number of blocks of "blocks"; None is `bases.number_of_blocks`, which is 1, a
+        dense basis, at ranks below 64.
       store_basis: False draws the basis again at each step, so that the state is 2nr + 2 numbers.
-        None draws those that cost little to draw, "blocks", and stores the others.
       b1, b2, eps: Adam's constants, in the subspace and for the leaves that are not split.
       inner: an Optax transformation to run inside the subspace instead of Adam. It gets shapes
         instead of weights, so it cannot decay them. The transport must be able to rotate its state:
@@ -74,7 +75,7 @@ def scale_by_grassjump(
         each column). Both round stochastically. In 8 bits an entry whose gradients are 2.5 decades
         below the largest of its column moves less than it would; vectors and moments of one row
         stay float32. An `inner` of your own keeps its own types.
-      basis_dtype: storage type of the bases; None is float32.
+      basis_dtype: storage type of the bases that are floats; None is float32.
       map_stacks: multiply the matrices of a stack one at a time. This saves memory on a mesh whose
         devices are not CPUs, if the first axis of the stacks is not sharded.
       weight_dimension_numbers: the axes that make each leaf a matrix, as in `optax.contrib.muon`: a
@@ -110,8 +111,6 @@ def scale_by_grassjump(
       Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
       <https://arxiv.org/abs/2510.01878>`_, 2025, Algorithm 1
     """
-    if store_basis is None:
-        store_basis = basis != "blocks"
     return assemble(
         subspaces.random_jump(basis, blocks), transport.rotate(b1, b2, completion), recovery(max_norm_growth),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale, store_basis=store_basis,
@@ -130,7 +129,7 @@ def grassjump(
     completion: transport.Completion = "none",
     basis: subspaces.RandomBasis = "haar",
     blocks: int | None = None,
-    store_basis: bool | None = None,
+    store_basis: bool = True,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     inner: optax.GradientTransformation | None = None,

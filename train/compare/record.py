@@ -1,7 +1,7 @@
 """The files of a comparison: its settings, and the outcome of each run.
 
 compare.json   settings and text of the comparison, and the outcome of all runs
-compare.md     the table: the best run of each optimizer
+compare.md     the table: the best run of each optimizer, and of each of its bases
 compare.png    held-out losses of these runs
 OPTIMIZER[-BASIS]-lrLR-scaleSCALE/   a run of `pretrain`, with settings.json (its --config),
                log.txt (its output), and diverged.txt if it diverged

@@ -21,6 +21,8 @@ from train.config.stored import Settings, differences, settings_of
 # changes how sums are rounded.
 FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
 
+NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
+
 AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
     "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
@@ -90,10 +92,12 @@ def _check_optimizer(flags: OptimizerFlags, model: str) -> None:
 
 def _check_basis(flags: OptimizerFlags, is_taken: bool, hidden: int) -> None:
     name, colon, number = flags.basis.partition(":")
-    if name not in BASES or (colon and name != BLOCKS) or (colon and not number.isdigit()):
+    if name not in BASES or (colon and name != BLOCKS) or (colon and not number.isdecimal()):
         refuse("basis", flags.basis, f"must be one of {', '.join(BASES)}, or {BLOCKS}:NUMBER")
     if not is_taken and flags.basis != HAAR:
         refuse("basis", flags.basis, f"has no effect on {flags.optimizer}: leave it out")
+    if flags.basis == BLOCKS and flags.rank < 2 * NARROWEST_BLOCK:
+        refuse("basis", BLOCKS, f"makes a single block at --rank {flags.rank}, a dense basis: give {BLOCKS}:NUMBER")
     if colon and (int(number) == 0 or hidden % int(number) or flags.rank % int(number)):
         refuse(
             "basis", flags.basis, f"must have a number that divides the hidden size {hidden} and --rank {flags.rank}"

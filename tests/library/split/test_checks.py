@@ -83,6 +83,27 @@ def test_a_state_of_another_split_is_refused_at_the_first_update(other, params, 
         split(**other).update(params, state)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"store_basis": False}, {"rank": 2, "store_basis": False}, "of rank 3, but this transformation is of rank 2"),
+        ({"store_basis": False}, {}, r"has no basis, but this transformation needs one that is array of \(6, 3\)"),
+        ({}, {"rule": subspaces.columns()}, r"array of \(6, 3\), but .* Columns of \(3,\) and \(6,\)"),
+        ({}, {"rule": subspaces.random_jump("blocks", 3)}, r"array of \(6, 3\), but .* Blocks of \(3, 2, 1\)"),
+        (
+            {"rule": subspaces.random_jump("blocks", 3)},
+            {"rule": subspaces.random_jump("blocks", 1)},
+            r"Blocks of \(3, 2, 1\), but .* Blocks of \(1, 6, 3\)",
+        ),
+        ({"rule": subspaces.columns()}, {"rule": subspaces.dct()}, "Columns of .*, but .* Cosine of"),
+    ],
+)
+def test_a_state_with_other_bases_is_refused(before, now, message):
+    state = split(**before).init({"w": PARAMS})
+    with pytest.raises(ValueError, match=message):
+        split(**now).update({"w": PARAMS}, state)
+
+
 def test_a_state_of_other_dimension_numbers_is_refused():
     params = {"w": jnp.ones((4, 6, 16))}
     one, other = (split(weight_dimension_numbers=MuonDimensionNumbers(*axes)) for axes in ((1, 2), (0, 2)))

@@ -13,7 +13,7 @@ from tests.util import STACK, WIDE, basis_of, run, stacked_dimensions
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"basis": "gaussian"}, {"basis": "blocks", "blocks": 1}, {"basis_dtype": "bfloat16"}]
+    "options", [{}, {"basis": "gaussian"}, {"basis": "blocks", "blocks": 3}, {"basis_dtype": "bfloat16"}]
 )
 def test_basis_drawn_again_is_the_basis_stored(options):
     params = {"w": jnp.ones(WIDE), "s": jnp.ones(STACK)}

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax import split_by_subspace, subspaces, transport
+from grass_optax import bases, split_by_subspace, subspaces, transport
 from tests.util import WIDE, basis_of, run
 
 OLD = jnp.eye(4, 2)
@@ -70,6 +70,13 @@ def test_a_switch_promises_what_both_of_its_rules_promise(first, then, orthonorm
     assert (rule.orthonormal, rule.moves, rule.keyed) == (orthonormal, moves, False)
 
 
+def test_a_rule_that_does_not_return_its_form_is_an_error():
+    rule = subspaces.stateless_rule(lambda refresh: bases.Columns.of(jnp.arange(4), 8))
+    tx = split_by_subspace(rule, optax.identity(), transport.keep(), None, rank=4, update_proj_gap=2)
+    with pytest.raises(ValueError, match=r"returned Columns of \(4,\) and \(8,\), but .* array of \(8, 4\)"):
+        tx.update(jnp.ones((8, 12)), tx.init(jnp.ones((8, 12))))
+
+
 def test_rules_of_different_forms_are_an_error():
     """As the two rules of a switch, and as `initial` and `rule` of a split."""
     blocks, params = subspaces.random_jump("blocks", 2), jnp.ones((8, 12))
@@ -79,7 +86,9 @@ def test_rules_of_different_forms_are_an_error():
     with pytest.raises(ValueError, match="bases of different forms, .*Blocks.*Give two rules"):
         switched.init(params)
     other_first = split_by_subspace(blocks, *axes, initial=subspaces.range_finder(), **options)
-    with pytest.raises(ValueError, match="rule of the first basis makes .* but `rule` goes on from Blocks"):
+    with pytest.raises(
+        ValueError, match=r"first basis makes a basis that is array of \(8, 4\), and `rule` one that is Blocks of"
+    ):
         other_first.init(params)
 
 

@@ -167,6 +167,8 @@ MISTAKES = [
     ("--rank 0", "--rank 0 must be at least 1"),
     ("--basis qr", "--basis qr must be one of haar, gaussian, blocks, columns, cosine, or blocks:NUMBER"),
     ("--basis haar:2", "--basis haar:2 must be one of"),
+    ("--basis blocks", "--basis blocks makes a single block at --rank 32, a dense basis: give blocks:NUMBER"),
+    ("--basis blocks:²", "--basis blocks:² must be one of"),
     ("--basis blocks:two", "--basis blocks:two must be one of"),
     ("--basis blocks:3", "--basis blocks:3 must have a number that divides the hidden size 128 and --rank 32"),
     ("--optimizer adamw --basis blocks", "--basis blocks has no effect on adamw: leave it out"),

@@ -10,8 +10,10 @@ import optax
 import pytest
 
 import grass_optax
+from grass_optax.bases import blocks
 from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
 from train.config.run import OptimizerFlags, ScheduleFlags
+from train.config.validate import NARROWEST_BLOCK
 from train.program.optimizer import make_optimizer, state_bytes
 
 SCHEDULE = ScheduleFlags(steps=20, warmup_steps=0)
@@ -58,13 +60,23 @@ def test_a_row_has_the_defaults_of_the_function(name: OptimizerName) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_lists_the_arguments_that_the_function_takes(name: OptimizerName) -> None:
     defaults, row = signature(name), OPTIMIZERS[name]
-    # badam has blocks too, which are something else.
-    assert row.takes - {"blocks"} == defaults.keys() & (SPLIT_ARGUMENTS | {"basis", row.gap_argument})
+    of_a_jump = {"basis", "blocks"} if "basis" in defaults else set()  # badam's blocks are something else
+    assert row.takes == defaults.keys() & (SPLIT_ARGUMENTS | of_a_jump | {row.gap_argument})
     assert (row.update_proj_gap is not None) == (row.gap_argument in row.takes)
     # Everything else has a default, so a row that lacks something is a TypeError here.
     required = {argument for argument, default in defaults.items() if default is inspect.Parameter.empty}
     assert required - {"learning_rate", "rank"} == row.run_fractions.keys()
     assert set(row.static_integers) <= defaults.keys()
+
+
+def test_the_narrowest_block_is_the_library_s() -> None:
+    assert blocks.WIDTH == NARROWEST_BLOCK
+
+
+def test_a_number_of_blocks_arrives() -> None:
+    state = optimizer("grassjump", basis="blocks:2").init(PARAMS)
+    basis = optax.tree_utils.tree_get(state, "SplitState").basis["layers"]["up"]["kernel"]
+    assert basis.blocks.shape == (2, 2, 4, 1)
 
 
 def test_every_method_of_the_library_has_a_row() -> None:
