@@ -68,6 +68,25 @@ def test_bases_lie_as_the_side_m_and_moments_as_the_side_n(shape, spec, basis, m
 
 
 @pytest.mark.parametrize(
+    ("shape", "spec", "options", "basis"),
+    [
+        ((16, 24), P("fsdp", "tensor"), {"basis": "blocks", "blocks": 4}, [P("fsdp")]),
+        ((16, 24), P("fsdp", "tensor"), {"basis": "blocks", "blocks": 2}, [P()]),  # two on four devices
+        ((16, 24), P(("tensor", "fsdp")), {"basis": "blocks", "blocks": 2}, [P("tensor")]),
+        ((2, 16, 24), P("tensor", "fsdp"), {"basis": "blocks", "blocks": 4}, [P("tensor", "fsdp")]),
+        ((16, 24), P("fsdp", "tensor"), {"basis": "columns"}, [P(), P("fsdp")]),  # rows, places
+        ((2, 16, 24), P("tensor", "fsdp"), {"basis": "columns"}, [P("tensor"), P("tensor", "fsdp")]),
+        ((16, 24), P("fsdp", "tensor"), {"basis": "cosine"}, [P(), P("fsdp")]),  # waves, signs
+    ],
+)
+def test_bases_that_are_no_arrays_lie_as_their_rows(shape, spec, options, basis):
+    numbers = lambda p: jax.tree.map(lambda _: LAST_TWO, p)  # noqa: E731
+    tx = grass_optax.scale_by_grassjump(4, weight_dimension_numbers=numbers, **options)
+    found = split_of(specs(tx, {"w": shape}, {"w": spec})).basis["w"]
+    assert list(found) == basis
+
+
+@pytest.mark.parametrize(
     ("rank", "n", "moments"),
     [
         (8, 23, P(("fsdp", "tensor"))),
