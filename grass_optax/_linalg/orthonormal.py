@@ -1,8 +1,11 @@
 """Orthonormal bases and frames in matrix products only, by Newton-Schulz and by Gram-Schmidt."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from grass_optax._linalg.products import matmul, rotation, to_tangent
 
@@ -41,19 +44,7 @@ def orthonormalize(x: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
     """
-    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
-
-    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-        passes, _, gram = carry
-        return (passes < _MAX_PASSES) & (jnp.nanmax(_distance_to_identity(gram), initial=0) > tolerance)
-
-    def one_pass(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        passes, x, gram = carry
-        x = matmul(x, _inverse_sqrt(gram))
-        return passes + 1, x, rotation(x, x)
-
-    x, gram = _scaled_below_one(x)
-    _, x, gram = lax.while_loop(unfinished, one_pass, (jnp.int32(0), x, gram))
+    x, gram = _passes(*_scaled_below_one(x))
     return 1.5 * x - 0.5 * matmul(x, gram)
 
 
@@ -92,6 +83,46 @@ def orthonormal_frame(
         return lax.dynamic_update_slice_in_dim(frame, column, i, axis=-1), None
 
     return lax.scan(one, jnp.zeros_like(x), jnp.arange(x.shape[-1]))[0]
+
+
+@jax.custom_jvp
+def _passes(x: Float[Array, "*b m r"], gram: Float[Array, "*b r r"]) -> tuple[Array, Array]:
+    """As many passes as are needed for all matrices: X and its Gram matrix.
+
+    A while loop has no derivative backwards, so a custom JVP differentiates an equivalent scan.
+    """
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        passes, _, gram = carry
+        return (passes < _MAX_PASSES) & _is_unfinished(gram)
+
+    def one_pass(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        passes, *rest = carry
+        return passes + 1, *_pass(*rest)
+
+    _, x, gram = lax.while_loop(unfinished, one_pass, (jnp.int32(0), x, gram))
+    return x, gram
+
+
+@_passes.defjvp
+def _passes_jvp(primals: Any, tangents: Any) -> Any:
+    def scanned(x: Array, gram: Array) -> tuple[Array, Array]:
+        def one(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+            return lax.cond(_is_unfinished(carry[1]), _pass, lambda *same: same, *carry), None
+
+        return lax.scan(one, (x, gram), length=_MAX_PASSES)[0]
+
+    return jax.jvp(scanned, primals, tangents)
+
+
+def _pass(x: Float[Array, "*b m r"], gram: Float[Array, "*b r r"]) -> tuple[Array, Array]:
+    x = matmul(x, _inverse_sqrt(gram))
+    return x, rotation(x, x)
+
+
+def _is_unfinished(gram: Float[Array, "*b r r"]) -> Bool[Array, ""]:
+    tolerance = float(jnp.finfo(gram.dtype).eps) ** 0.5
+    return jnp.nanmax(_distance_to_identity(gram), initial=0) > tolerance
 
 
 def _inverse_sqrt(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
