@@ -1,5 +1,6 @@
 """Arguments of a split that cannot work, and what to do about them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -72,14 +73,14 @@ def require_stateless_initial(config: SplitConfig, grads: PyTree) -> None:
     if config.initial is config.rule:
         return
     for grad in jax.tree.leaves(grads):
-        shape, dtype = (grad.shape[-2], config.rank), grad.dtype
-        of_rule, of_initial = (described(form_of(rule, shape, dtype)) for rule in (config.rule, config.initial))
+        shape = grad.shape[-2], config.rank
+        of_rule, of_initial = (_described_forms(rule, (), shape) for rule in (config.rule, config.initial))
         if of_rule != of_initial:
             raise ValueError(
                 f"the rule of the first basis makes a basis that is {of_initial}, and `rule` one that is {of_rule}. "
                 "Give an `initial` that makes bases of the same form."
             )
-        if jax.tree.leaves(config.initial.init(shape, dtype)):
+        if jax.tree.leaves(config.initial.init(shape, grad.dtype)):
             raise ValueError(
                 "the rule of the first basis keeps a state, but the state of a split is that of "
                 "`rule`. Give an `initial` without state, such as subspaces.range_finder()."
@@ -95,13 +96,10 @@ def require_form(basis: BasisLike, expected: BasisLike) -> None:
         )
 
 
-def form_of(rule: SubspaceRule, basis_shape: tuple[int, int], dtype: Any, batch: tuple[int, ...] = ()) -> BasisLike:
-    """The shapes and types of the bases of a stack."""
-
-    def form() -> BasisLike:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), rule.form(basis_shape, dtype))
-
-    return jax.eval_shape(form)
+@functools.lru_cache(maxsize=1024)
+def _described_forms(rule: SubspaceRule, batch: tuple[int, ...], basis_shape: tuple[int, int]) -> str:
+    """What `described` says of the bases of a stack; kept, for updates that are not jitted."""
+    return described(jax.eval_shape(lambda: rule.forms(batch, basis_shape, jnp.float32)))
 
 
 def described(basis: BasisLike) -> str:
@@ -144,11 +142,11 @@ def _require_rank(config: SplitConfig, layout: PyTree, state: SplitState) -> Non
     moments, _ = by_leaf(state.inner_state, structure)
     for spec, arrays in zip(jax.tree.leaves(layout, is_leaf=_is_layout), moments, strict=True):
         for x in arrays:
-            before, own = jnp.shape(x)[-2:-1], (*spec.batch, config.rank, spec.n)
-            # Scales of narrow moments have a row instead of r.
-            if jnp.ndim(x) == len(own) and jnp.shape(x)[-1] == spec.n and before not in ((config.rank,), (1,)):
+            *batch, before, n = (0, 0, *jnp.shape(x))
+            is_moment = (*batch, n) == (0, 0, *spec.batch, spec.n)
+            if is_moment and before not in (config.rank, 1):  # scales of narrow moments have one row
                 raise ValueError(
-                    f"the state is of rank {before[0]}, but this transformation is of rank {config.rank}. "
+                    f"the state is of rank {before}, but this transformation is of rank {config.rank}. "
                     "Give the rank that the state was initialised with, or initialise it again."
                 )
 
@@ -157,7 +155,7 @@ def _require_bases(config: SplitConfig, layout: PyTree, state: SplitState) -> No
     structure: Any = jax.tree.structure(layout, is_leaf=_is_layout)
     specs = jax.tree.leaves_with_path(layout, is_leaf=_is_layout)
     for (path, spec), basis in zip(specs, structure.flatten_up_to(state.basis), strict=True):
-        expected = described(form_of(config.rule, (spec.m, config.rank), jnp.float32, spec.batch))
+        expected = _described_forms(config.rule, spec.batch, (spec.m, config.rank))
         if isinstance(basis, optax.MaskedNode) or described(basis) != expected:
             found = "no basis" if isinstance(basis, optax.MaskedNode) else f"a basis that is {described(basis)}"
             raise ValueError(

@@ -34,8 +34,7 @@ def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
 
     def form(grad: jax.Array) -> BasisLike:
         *batch, m, _ = grad.shape
-        of_one = config.rule.form((m, config.rank), basis_dtype(config, grad))
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), of_one)
+        return config.rule.forms(tuple(batch), (m, config.rank), basis_dtype(config, grad))
 
     return jax.tree.map(form, grads)
 

@@ -62,6 +62,10 @@ class SubspaceRule:
     keyed: bool = False
     moves: bool = False
 
+    def forms(self, batch: tuple[int, ...], basis_shape: tuple[int, int], dtype: Any) -> BasisLike:
+        """Bases of the rule's form, one for each matrix of a stack."""
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), self.form(basis_shape, dtype))
+
 
 def stateless_rule(
     f: Callable[[Refresh], BasisLike],

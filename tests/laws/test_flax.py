@@ -90,7 +90,7 @@ def test_an_nnx_optimizer_takes_the_steps_of_plain_optax(name):
 
 
 def test_a_rule_of_ones_own_may_keep_any_state():
-    """Dicts, tuples and scalars, and a residual with a state of its own beside."""
+    """The rule keeps a dict, a tuple and scalars, and the residual a state of its own."""
 
     def update(refresh):
         seen, (norm,) = refresh.rule_state["seen"], refresh.rule_state["norms"]

@@ -73,6 +73,7 @@ def test_blocks_of_nothing_are_an_error():
 
 
 def test_no_warning_says_that_leaves_without_entries_are_not_split():
+    """Warnings are errors here."""
     grass_optax.grassjump(0.1, rank=2).init(EMPTY)
 
 
