@@ -13,6 +13,8 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from hlo.program import Instruction, Program, Shape, operands, parsed, shapes
+
 KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
     "ragged-all-to-all",
@@ -24,8 +26,6 @@ FUSED_SCATTER = "all-reduce-scatter"
 # this is called.
 CHAIN_START = '"AsyncCollectiveStart"'
 
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][\w-]*)\((.*)$")
-_ARRAY = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([^\s,}]+)")
 _CALLED_LIST = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _BODY, _CONDITION = re.compile(r"\bbody=%?([^\s,]+)"), re.compile(r"\bcondition=%?([^\s,]+)")
@@ -44,20 +44,6 @@ class Sent(NamedTuple):
     bytes: int  # sent by one device in all of them
 
 
-class _Instruction(NamedTuple):
-    name: str
-    result: str
-    opcode: str
-    rest: str  # operands and attributes
-    is_root: bool
-
-
-class _Program(NamedTuple):
-    computations: dict[str, list[_Instruction]]
-    entry: str
-    devices: int
-
-
 _Times = Counter[tuple[str, str, tuple[int, ...], int, bool]]  # the first fields of a Sent -> times
 
 
@@ -70,7 +56,7 @@ def collectives(text: str) -> list[Sent]:
     Raises:
       ValueError: If the text is not that of a compiled program, or has an unknown form.
     """
-    program, times = _parsed(text), _Times()
+    program, times = parsed(text), _Times()
     _walk(program, program.entry, 1, False, times)
     sent = [Sent(*key, count, round(count * _bytes_per_collective(*key[:4]))) for key, count in times.items()]
     return sorted(sent, key=lambda row: (-row.bytes, row))
@@ -81,26 +67,7 @@ def total_bytes(sent: list[Sent], *, conditional: bool = False) -> int:
     return sum(row.bytes for row in sent if row.conditional is conditional)
 
 
-def _parsed(text: str) -> _Program:
-    computations: dict[str, list[_Instruction]] = {}
-    current, entry = "", ""
-    for line in text.splitlines():
-        if line.endswith("{") and not line[:1].isspace():
-            current = line.removeprefix("ENTRY ").split(maxsplit=1)[0].removeprefix("%")
-            computations[current] = []
-            entry = current if line.startswith("ENTRY ") else entry
-        elif current and (match := _INSTRUCTION.match(line)) is not None:
-            name, result, opcode, rest = match.groups()
-            computations[current].append(_Instruction(name, result, opcode, rest, line.lstrip().startswith("ROOT ")))
-    if not entry:
-        raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
-    counts = [
-        int(n) for n in re.findall(r"num_partitions=(\d+)|replica_count=(\d+)", text.split("\n", 1)[0]) for n in n if n
-    ]
-    return _Program(computations, entry, math.prod(counts))
-
-
-def _walk(program: _Program, name: str, calls: int, conditional: bool, times: _Times) -> None:
+def _walk(program: Program, name: str, calls: int, conditional: bool, times: _Times) -> None:
     """Count the collectives of a computation that is called `calls` times."""
     for instruction in program.computations[name]:
         if instruction.opcode == "while":
@@ -117,7 +84,7 @@ def _walk(program: _Program, name: str, calls: int, conditional: bool, times: _T
                 _walk(program, callee, calls, conditional or instruction.opcode == "conditional", times)
 
 
-def _callees(instruction: _Instruction) -> list[str]:
+def _callees(instruction: Instruction) -> list[str]:
     if instruction.opcode.endswith(("-done", "-update")):  # of an asynchronous call, counted at its start
         return []
     lists = _CALLED_LIST.findall(instruction.rest)
@@ -125,14 +92,14 @@ def _callees(instruction: _Instruction) -> list[str]:
     return [*_CALLED.findall(instruction.rest), *filter(None, names)]
 
 
-def _condition_and_body(loop: _Instruction) -> tuple[str, str]:
+def _condition_and_body(loop: Instruction) -> tuple[str, str]:
     condition, body = _CONDITION.search(loop.rest), _BODY.search(loop.rest)
     if condition is None or body is None:
         raise ValueError(f"a while loop has no condition or no body: {loop.rest[:200]}")
     return condition[1], body[1]
 
 
-def _trip_count(program: _Program, name: str, loop: _Instruction) -> int | None:
+def _trip_count(program: Program, name: str, loop: Instruction) -> int | None:
     """Return the trip count of a loop, or None if it is not known at compile time.
 
     Most compilers annotate it. A TPU compiler does not: there the loop is recognised by a counter
@@ -147,63 +114,58 @@ def _trip_count(program: _Program, name: str, loop: _Instruction) -> int | None:
     comparison = _root(condition)
     if comparison.opcode != "compare" or "direction=LT" not in comparison.rest:
         return None
-    counter, end = _operands(comparison)[:2]
+    counter, end = operands(comparison)[:2]
     index = re.search(r"\bindex=(\d+)", condition[counter].rest)
-    first_carry, next_carry = caller[_operands(loop)[0]], _root(body)
+    first_carry, next_carry = caller[operands(loop)[0]], _root(body)
     are_tuples = first_carry.opcode == next_carry.opcode == "tuple"
     if condition[counter].opcode != "get-tuple-element" or not are_tuples or not index:
         return None
-    increment = _source(body, _operands(next_carry)[int(index[1])])
+    increment = _source(body, operands(next_carry)[int(index[1])])
     if increment.opcode != "add":
         return None
-    start, stop = _constant(caller, _operands(first_carry)[int(index[1])]), _constant(condition, end)
-    steps = [step for operand in _operands(increment) if (step := _constant(body, operand))]
+    start, stop = _constant(caller, operands(first_carry)[int(index[1])]), _constant(condition, end)
+    steps = [step for operand in operands(increment) if (step := _constant(body, operand))]
     if start is None or stop is None or len(steps) != 1:
         return None
     return max(math.ceil((stop - start) / steps[0]), 0)
 
 
-def _root(computation: dict[str, _Instruction]) -> _Instruction:
+def _root(computation: dict[str, Instruction]) -> Instruction:
     return next(instruction for instruction in computation.values() if instruction.is_root)
 
 
-def _operands(instruction: _Instruction) -> list[str]:
-    return re.findall(r"%([^\s,()]+)", instruction.rest.split(")", 1)[0])
-
-
-def _constant(computation: dict[str, _Instruction], name: str) -> int | None:
+def _constant(computation: dict[str, Instruction], name: str) -> int | None:
     instruction = _source(computation, name)
     value = re.match(r"(-?\d+)\)", instruction.rest)
     return int(value[1]) if instruction.opcode == "constant" and value else None
 
 
-def _source(computation: dict[str, _Instruction], name: str) -> _Instruction:
+def _source(computation: dict[str, Instruction], name: str) -> Instruction:
     """Return the instruction that this one copies, or itself."""
     instruction = computation[name]
     while instruction.opcode in ("copy", "bitcast", "convert"):
-        instruction = computation[_operands(instruction)[0]]
+        instruction = computation[operands(instruction)[0]]
     return instruction
 
 
-def _arrays(program: _Program, name: str, collective: _Instruction) -> list[tuple[str, str, tuple[int, ...]]]:
+def _arrays(program: Program, name: str, collective: Instruction) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return (kind, dtype, shape) of each result of a collective."""
     computation = program.computations[name]
     kind, result = collective.opcode.removesuffix("-start"), collective.result
-    starts_chain = any(CHAIN_START in user.rest and collective.name in _operands(user) for user in computation)
+    starts_chain = any(CHAIN_START in user.rest and collective.name in operands(user) for user in computation)
     if "chain_id=" in collective.rest and not starts_chain:
         return []  # a later piece of a chain
     if name.startswith(FUSED_SCATTER) and kind == "all-reduce":
         kind, result = "reduce-scatter", next(user.result for user in computation if user.is_root)
-    arrays = _ARRAY.findall(result)
+    arrays = shapes(result)
     if collective.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results), and internal counters
-        arrays = [array for array in arrays if array != ("u32", "")]
+        arrays = [array for array in arrays if array != ("u32", ())]
         arrays = arrays[len(arrays) // 2 :]
-    return [(kind, dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in arrays]
+    return [(kind, *array) for array in arrays]
 
 
 def _bytes_per_collective(kind: str, dtype: str, shape: tuple[int, ...], k: int) -> float:
-    bits = 8 if dtype == "pred" else int(re.sub(r"\D*(\d+).*", r"\1", dtype))
-    size = math.prod(shape) * bits / 8
+    size = Shape(dtype, shape).bytes
     shares = {
         "all-reduce": 2 * (k - 1) / k,
         "reduce-scatter": k - 1,

@@ -25,6 +25,7 @@ PACKAGES = {
     "reference": set(),
     "train": {"hlo", "models"},
     "benchmarks": {"grass_optax", "hlo", "models", "train"},
+    "experiments": {"grass_optax", "models", "train"},
 }
 OURS = {*PACKAGES, "tests"}
 # The one file of the trainer that knows the library.

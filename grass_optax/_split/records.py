@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax.bases import BasisLike, Blocks
 from grass_optax.residual import Residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
@@ -51,8 +52,8 @@ class SplitState(NamedTuple):
       residual_state: the state of the residual transformation, over column norms (..., 1, n) or
         residuals (..., m, n).
       rule_state: the state of the rule, per leaf; every array has the batch axes of the leaf.
-      layout: per leaf its `MatrixLayout` in a form that every library can save, without arrays;
-        `layouts` reads it.
+      layout: per leaf its `MatrixLayout` and the number of blocks of its basis, in a form that
+        every library can save, without arrays; `layouts` and `blocks` read it.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -66,28 +67,46 @@ class SplitState(NamedTuple):
     def layouts(self) -> PyTree:
         """`layouts.MatrixLayout` per leaf."""
 
-        def is_stored(x: Any) -> bool:
-            return isinstance(x, dict) and any(isinstance(value, optax.EmptyState) for value in x.values())
+        def layout(spec: dict[str, Any]) -> MatrixLayout:
+            return MatrixLayout(**{field: tuple(axes) for field, axes in spec.items() if field != _BLOCKS})
 
-        def read(stored: dict[str, optax.EmptyState]) -> MatrixLayout:
-            (spec,) = map(json.loads, stored)
-            return MatrixLayout(**{field: tuple(axes) for field, axes in spec.items()})
+        return _read(layout, self.layout)
 
-        return jax.tree.map(read, self.layout, is_leaf=is_stored)
+    @property
+    def blocks(self) -> PyTree:
+        """The number of blocks of the basis per leaf; 1 if it is not a `bases.Blocks`."""
+        return _read(lambda spec: spec.get(_BLOCKS, 1), self.layout)
 
 
-def stored_layouts(layouts: PyTree) -> PyTree:
-    """A tree of `MatrixLayout` as `SplitState.layout` holds it: each as the key of a dict.
+_BLOCKS = "blocks"
+
+
+def _read(f: Callable[[dict[str, Any]], Any], layout: PyTree) -> PyTree:
+    """A function of every record of `SplitState.layout`."""
+
+    def is_stored(x: Any) -> bool:
+        return isinstance(x, dict) and any(isinstance(value, optax.EmptyState) for value in x.values())
+
+    def read(stored: dict[str, optax.EmptyState]) -> Any:
+        (spec,) = map(json.loads, stored)
+        return f(spec)
+
+    return jax.tree.map(read, layout, is_leaf=is_stored)
+
+
+def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
+    """Layouts and numbers of blocks as `SplitState.layout` holds them: each as the key of a dict.
 
     Keys of a dict are static for every library that saves or edits states. `flax.serialization`
     takes a static node for data, Orbax replaces what is empty in a `jax.tree_util.Partial`, and
     `optax.tree_utils.tree_set` looks into a static NamedTuple.
     """
 
-    def stored(spec: MatrixLayout) -> dict[str, optax.EmptyState]:
-        return {json.dumps(dataclasses.asdict(spec), default=int): optax.EmptyState()}
+    def stored(spec: MatrixLayout, basis: BasisLike) -> dict[str, optax.EmptyState]:
+        blocks = {_BLOCKS: basis.blocks.shape[-3]} if isinstance(basis, Blocks) else {}
+        return {json.dumps(dataclasses.asdict(spec) | blocks, default=int): optax.EmptyState()}
 
-    return map_layouts(stored, layouts)
+    return map_layouts(stored, layouts, bases)
 
 
 class Split(NamedTuple):

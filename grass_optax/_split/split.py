@@ -205,7 +205,7 @@ def _init(config: SplitConfig, layout: PyTree, params: optax.Params) -> SplitSta
         inner_state=inner_state,
         residual_state=residual_state,
         rule_state=rule_states(config, grads),
-        layout=stored_layouts(layout),
+        layout=stored_layouts(layout, basis),
     )
 
 

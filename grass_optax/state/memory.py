@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import unboxed
 from grass_optax._trees.paths import leaf_path
 from grass_optax.state.owners import owners_of
@@ -20,12 +21,14 @@ class LeafMemory(NamedTuple):
       shape: the shape of the leaf.
       state_bytes: the bytes of the optimizer's state.
       adam_bytes: the bytes of `optax.adam`'s state.
+      blocks: the number of blocks of its basis (`bases.Blocks`), or 1.
     """
 
     path: str
     shape: tuple[int, ...]
     state_bytes: int
     adam_bytes: int
+    blocks: int = 1
 
 
 class MemoryReport(NamedTuple):
@@ -44,12 +47,15 @@ class MemoryReport(NamedTuple):
     adam_bytes: int
 
     def __str__(self) -> str:
-        rows = [("leaf", "shape", "state bytes", "Adam's", "ratio")]
+        rows = [("leaf", "shape", "state bytes", "Adam's", "ratio", "blocks")]
         for leaf in self.leaves:
             shape = " x ".join(map(str, leaf.shape)) or "scalar"
-            rows.append((leaf.path, shape, *_figures(leaf.state_bytes, leaf.adam_bytes)))
-        rows.append(("shared", "", f"{self.shared_bytes:,}", "", ""))
-        rows.append(("total", "", *_figures(self.total_bytes, self.adam_bytes)))
+            blocks = str(leaf.blocks) if leaf.blocks > 1 else ""
+            rows.append((leaf.path, shape, *_figures(leaf.state_bytes, leaf.adam_bytes), blocks))
+        rows.append(("shared", "", f"{self.shared_bytes:,}", "", "", ""))
+        rows.append(("total", "", *_figures(self.total_bytes, self.adam_bytes), ""))
+        if not any(leaf.blocks > 1 for leaf in self.leaves):
+            rows = [row[:-1] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -84,11 +90,12 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
     params = unboxed(params)
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
     adam_bytes_of = dict(bytes_of)
-    shared = _attribute(jax.eval_shape(tx.init, params), params, bytes_of)
+    state = jax.eval_shape(tx.init, params)
+    shared, blocks_of = _attribute(state, params, bytes_of), _blocks(state)
     adam_shared = _attribute(jax.eval_shape(optax.adam(0.0).init, params), params, adam_bytes_of)
     return MemoryReport(
         leaves=tuple(
-            LeafMemory(leaf_path(path), jnp.shape(x), bytes_of[path], adam_bytes_of[path])
+            LeafMemory(leaf_path(path), jnp.shape(x), bytes_of[path], adam_bytes_of[path], blocks_of.get(path, 1))
             for path, x in jax.tree.leaves_with_path(params)
         ),
         shared_bytes=shared,
@@ -107,6 +114,17 @@ def _attribute(state: Any, params: optax.Params, bytes_of: dict[Any, int]) -> in
         else:
             shared += size
     return shared
+
+
+def _blocks(state: Any) -> dict[Any, int]:
+    """The number of blocks of the basis of every leaf that is split."""
+    splits = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, SplitState))
+    return {
+        path: number
+        for split in splits
+        if isinstance(split, SplitState)
+        for path, number in jax.tree.leaves_with_path(split.blocks)
+    }
 
 
 def _figures(state_bytes: int, adam_bytes: int) -> tuple[str, str, str]:

@@ -6,12 +6,14 @@ and whose n axis by b::
   basis and rule state  (..., m, r)  P(a, None); blocks (..., number, p, q) along the first of these
                                      axes, as far as a divides it; signs and places (..., m) P(a)
   moments               (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n;
-                                     an axis of m that divides r and not n shards r, P(a, b)
+                                     an axis of m that divides r and not n shards r, P(a, b), and
+                                     so does one that divides the blocks
   dense residuals       (..., m, n)  P(a, b)
   norms of matrices     (...)        replicated, except for the batch axes
 
 Every array keeps the batch axes. So S^T G is a sum over a, scattered over n or r, and no (m, n) or
-(m, r) array is ever gathered. `SplitState.layout` says which axis is m, because a transformation is
+(m, r) array is ever gathered. With blocks it is no sum: a device has the rows of its blocks, and
+their moments. `SplitState.layout` says which axis is m, because a transformation is
 opaque and a square leaf ambiguous. If a side has several axes, such as heads and head size, it
 keeps the mesh axes of the first, unless another one is sharded: a reshape can keep no more.
 """
@@ -54,18 +56,19 @@ class _Sides(NamedTuple):
     batch: tuple[Names, ...]
     m: Names
     n: Names
+    blocks: Names  # the first of m, as far as they divide the blocks
     moments: Names  # of the n axis of moments
-    rest: Names  # what does not divide that: axes of m, for the r axis
+    rest: Names  # what remains: axes of m, for the r axis
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params, param_shardings: Any) -> Any:
     """Return the sharding of each array of `tx.init(params)`, for `out_shardings` and `device_put`.
 
     For a split leaf P(a, b) the basis is P(a, None) and the moments P(None, (b, a)); P(a, b) where
-    a divides r and not n, and P(None, b) where it divides neither. Batch axes keep their sharding.
-    An array with the shape of its parameter has the parameter's sharding, and an unknown array is
-    replicated. Without these shardings `tx.init` places the state on a single device, and the first
-    update reshards it and triggers a recompilation.
+    a divides the blocks, or r and not n, and P(None, b) where it divides neither. Batch axes keep
+    their sharding. An array with the shape of its parameter has the parameter's sharding, and an
+    unknown array is replicated. Without these shardings `tx.init` places the state on a single
+    device, and the first update reshards it and triggers a recompilation.
 
     Args:
       tx: any Optax transformation; every state of this library is known.
@@ -177,7 +180,8 @@ def _of_split(
     """
     layouts = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=lambda x: isinstance(x, MatrixLayout)))
     leaf, layout = leaves[own], layouts[own]
-    sides, matrix = _sides(leaf, layout), shape[len(layout.batch) :]
+    blocks = dict(jax.tree.leaves_with_path(state.blocks))[own]
+    sides, matrix = _sides(leaf, layout, blocks), shape[len(layout.batch) :]
     if shape[: len(layout.batch)] != layout.batch:
         return None
     mesh = leaf.sharding.mesh.shape
@@ -185,7 +189,7 @@ def _of_split(
     if field == "inner_state" and matrix[1:] == (
         layout.n,
     ):  # r is 1 in the scales of 8-bit moments, which nothing divides
-        r = (matrix[0], _dividing(matrix[0], (), sides.rest, mesh))
+        r = (matrix[0], _dividing(matrix[0], sides.blocks if matrix[0] > 1 else (), sides.rest, mesh))
     expected: tuple[Any, ...] = {
         "basis": (m, None),
         "rule_state": (m, None),
@@ -196,18 +200,23 @@ def _of_split(
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
         expected = (m if field in ("basis", "rule_state") else n,)
-    if field == "basis" and len(matrix) == 3:  # blocks of rows
-        expected = ((matrix[0], _dividing(matrix[0], (), sides.m, mesh)), None, None)
+    if field == "basis" and len(matrix) == 3:  # blocks of rows; a single one has the rows of the matrix
+        expected = ((matrix[0], sides.blocks), m, None)
     names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))
     return leaf.placed(sides.batch + names)
 
 
-def _sides(leaf: _Leaf, layout: MatrixLayout) -> _Sides:
+def _sides(leaf: _Leaf, layout: MatrixLayout, number_of_blocks: int) -> _Sides:
     """Which mesh axes the canonical form of a leaf has."""
+    mesh = leaf.sharding.mesh.shape
     m, n = (_merged([leaf.names[i] for i in axes]) for axes in (layout.m_axes, layout.n_axes))
-    moments = _dividing(layout.n, n, m, leaf.sharding.mesh.shape)
-    rest = tuple(name for name in m if name not in moments)
-    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, moments, rest)
+    # A device must hold the rows of its own blocks, so these axes come first in m.
+    divided = [math.prod(mesh[name] for name in m[: i + 1]) for i in range(len(m))]
+    blocks = m[: sum(number_of_blocks % size == 0 for size in divided)]
+    others = m[len(blocks) :]
+    moments = _dividing(layout.n, n, others, mesh)
+    rest = tuple(name for name in others if name not in moments)
+    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, blocks, moments, rest)
 
 
 def _dividing(size: int, names: Names, more: Names, mesh: Mapping[str, int]) -> Names:

@@ -7,9 +7,11 @@ the first basis.
 
 `rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
 those that make a basis from it, `moving` those that move the old basis by it, and `learned` those
-that take gradient steps on the basis itself.
+that take gradient steps on the basis itself. `blockwise` makes of a rule one for each block of
+rows.
 """
 
+from grass_optax.subspaces.blockwise import by_blocks
 from grass_optax.subspaces.gradient import dct, range_finder, svd
 from grass_optax.subspaces.learned import coap, online_descent
 from grass_optax.subspaces.moving import power_iteration, tracking
@@ -45,6 +47,7 @@ __all__ = [
     "power_iteration",
     "online_descent",
     "coap",
+    "by_blocks",
     "switch",
     "SubspaceRule",
     "Refresh",

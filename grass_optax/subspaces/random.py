@@ -1,6 +1,5 @@
 """Rules that do not read the gradient."""
 
-import functools
 import math
 from typing import Any, Literal, get_args
 
@@ -11,7 +10,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from grass_optax._checks import one_of, positive
 from grass_optax._linalg import grassmann
-from grass_optax.bases import Blocks, Columns, Cosine, number_of_blocks
+from grass_optax.bases import Columns, Cosine
+from grass_optax.subspaces.blockwise import by_blocks
 from grass_optax.subspaces.gradient import first_waves
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, stateless_rule, turning
 
@@ -28,7 +28,7 @@ def random_jump(basis: RandomBasis = "haar", blocks: int | None = None) -> Subsp
     "gaussian"  a Gaussian whose columns only have unit length, the paper's "No QR": S^T S is
                 not I, and nothing corrects for it, since projection, lift and transport use
                 S as it is
-    "blocks"    block-diagonal, "haar" in each block (`bases.Blocks`)
+    "blocks"    block-diagonal, "haar" in each block (`by_blocks`)
     "columns"   coordinate axes (`columns`)
     "cosine"    cosine waves with random signs of the rows (`bases.Cosine`)
     ==========  ============================================================================
@@ -61,14 +61,12 @@ def random_jump(basis: RandomBasis = "haar", blocks: int | None = None) -> Subsp
     one_of("basis", basis, get_args(RandomBasis))
     if blocks is not None and basis != "blocks":
         raise ValueError(f"blocks is {blocks}, but basis {basis!r} has none. Give basis='blocks', or leave out blocks.")
-    if blocks is not None:
-        blocks = positive("blocks", blocks)
     if basis == "columns":
         return columns()
     if basis == "cosine":
         return stateless_rule(_random_waves, form=first_waves, keyed=True)
     if basis == "blocks":
-        return stateless_rule(_random_blocks, form=functools.partial(_block_form, blocks), keyed=True)
+        return by_blocks(random_jump(), blocks)
 
     def jump(refresh: Refresh) -> Float[Array, "m r"]:
         shape, dtype = refresh.basis.shape, refresh.basis.dtype
@@ -230,19 +228,3 @@ def _random_waves(refresh: Refresh) -> Cosine:
     m = refresh.basis.signs.shape[0]
     signs = jax.random.rademacher(signs_key, (m,), jnp.int8)
     return Cosine(_chosen(waves_key, m, refresh.basis.rank), signs)
-
-
-def _random_blocks(refresh: Refresh) -> Blocks:
-    blocks = refresh.basis.blocks
-    return Blocks(grassmann.random_basis(refresh.key, blocks.shape, blocks.dtype))
-
-
-def _block_form(blocks: int | None, basis_shape: tuple[int, int], dtype: Any) -> Blocks:
-    m, rank = basis_shape
-    number = number_of_blocks(m, rank) if blocks is None else blocks
-    if m % number or rank % number:
-        raise ValueError(
-            f"blocks is {number}, but a basis of {m} x {rank} cannot be cut into {number} blocks of one size. Give a "
-            f"divisor of {math.gcd(m, rank)}, or None."
-        )
-    return Blocks.zeros(m, rank, number, dtype)

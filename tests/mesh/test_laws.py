@@ -1,5 +1,7 @@
 """What holds on every mesh: small collectives, known shardings, the numbers of one device."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from grass_optax import state_shardings
+from hlo.traffic import collectives
 from tests.mesh.harness import (
     FACTORISE,
     GAP,
@@ -94,6 +97,22 @@ def test_no_gradient_is_gathered_at_the_size_of_a_model(name, options):
         (params, shardings), (jax.eval_shape(tx.init, params), state_shardings(tx, params, shardings))))  # fmt: skip
     update = jax.jit(tx.update, out_shardings=(shardings, None)).lower(given, state, given)
     assert_small_collectives(update.compile().as_text(), {"w": shape}, name in READ_THE_GRADIENT, rank)
+
+
+@pytest.mark.parametrize("store", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_blocks_on_the_devices_of_their_rows_send_nothing_but_norms(store):
+    """FSDP along m, as many blocks as devices: each projects, moves and lifts its own rows."""
+    leaves, rank = (("wide", (48, 80)), ("stack", (2, 72, 104))), 16
+    options = frozen({"basis": "blocks", "blocks": 8, "store_basis": store})
+    run = on_a_mesh("grassjump", options, "8", leaves, rank=rank)
+    assert_laws("grassjump", run, dict(leaves), rank)
+    sizes = {math.prod(one.shape) for one in collectives(run.program)}
+    # Column norms of the leaves, their sums, and numbers
+    assert sizes <= {80, 2 * 104, 1, 2}
+    assert any(one.kind == "all-reduce" for one in collectives(run.program))
+    updates, states = on_one_device("grassjump", options, leaves, rank)
+    assert_near(run.updates, updates)
+    assert_near(run.states[-1], states[-1])
 
 
 @pytest.mark.parametrize("name", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long)])

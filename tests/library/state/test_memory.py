@@ -73,6 +73,17 @@ def test_the_report_prints_a_line_for_each_leaf():
     assert all(line == line.rstrip() for line in lines)
 
 
+def test_the_report_says_how_many_blocks_each_basis_has():
+    """Chosen or given, stored or not; without blocks there is no such column."""
+    params = {"w": jax.ShapeDtypeStruct((512, 1376), jnp.float32), "bias": jax.ShapeDtypeStruct((9,), jnp.float32)}
+    for options, blocks in (({}, 4), ({"blocks": 16}, 16), ({"store_basis": False}, 4)):
+        tx = grass_optax.grassjump(0.1, rank=128, basis="blocks", **options)
+        report = grass_optax.memory_report(tx, params)
+        assert {leaf.path: leaf.blocks for leaf in report.leaves} == {"w": blocks, "bias": 1}
+        line = next(line for line in str(report).splitlines() if line.startswith("w "))
+        assert line.split()[-1] == str(blocks)
+
+
 def test_the_report_of_abstract_params_allocates_nothing():
     """A 7B model's matrices are never allocated."""
     params = {"kernel": jax.ShapeDtypeStruct((32, 4096, 11008), jnp.bfloat16)}

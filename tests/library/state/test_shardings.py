@@ -86,6 +86,26 @@ def test_bases_that_are_no_arrays_lie_as_their_rows(shape, spec, options, basis)
     assert list(found) == basis
 
 
+@pytest.mark.parametrize("store_basis", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "spec", "blocks", "moments"),
+    [
+        ((16, 24), P("fsdp", "tensor"), 4, P("fsdp", "tensor")),
+        ((24, 16), P("tensor", "fsdp"), 4, P("fsdp", "tensor")),
+        ((16, 24), P("fsdp", "tensor"), 2, P(None, ("tensor", "fsdp"))),  # two blocks on four devices
+        ((16, 24), P(("tensor", "fsdp")), 2, P("tensor", "fsdp")),
+        ((16, 24), P(("fsdp", "tensor")), 2, P(None, ("fsdp", "tensor"))),  # a block is on devices 0 to 3
+        ((2, 16, 24), P("tensor", "fsdp"), 4, P("tensor", "fsdp")),
+    ],
+)
+def test_moments_of_blocks_lie_with_their_rows(shape, spec, blocks, moments, store_basis):
+    numbers = lambda p: jax.tree.map(lambda _: LAST_TWO, p)  # noqa: E731
+    options = {"basis": "blocks", "blocks": blocks, "store_basis": store_basis}
+    tx = grass_optax.scale_by_grassjump(4, weight_dimension_numbers=numbers, **options)
+    state = split_of(specs(tx, {"w": shape}, {"w": spec})).inner_state
+    assert state.mu["w"] == state.nu["w"] == moments
+
+
 @pytest.mark.parametrize(
     ("rank", "n", "moments"),
     [

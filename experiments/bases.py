@@ -1,0 +1,196 @@
+"""Does it matter how a random subspace is drawn? The held-out loss of GrassJump with each basis.
+
+    python -m experiments.bases
+
+Writes a line for each run to docs/results/bases.jsonl, and prints the tables of
+docs/results/bases.md. Runs whose line is there are not made again.
+
+Every contestant is GrassJump or GrassWalk but for its bases. Its learning rate is the best of three
+at one rank and interval, on a seed of its own; until these runs are made, that of the trainer.
+"""
+
+import argparse
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+import grass_optax
+from experiments.reordered import strided
+from experiments.study import Outcome, Run, make, read
+from grass_optax import subspaces
+from grass_optax.residual import recovery
+from models.config import CONFIGS
+from train.program.optimizer import stacked_kernels
+
+RESULTS = Path("docs/results/bases.jsonl")
+SCALE = 0.25
+SEEDS, SEED_OF_RATES = (0, 1, 2, 3), 100
+RATES, RATE = (2.5e-3, 5e-3, 1e-2), 5e-3
+HIDDEN = CONFIGS["tiny"].hidden_size
+QUARTER, SIXTEENTH = HIDDEN // 4, HIDDEN // 16
+
+JUMP, WALK = subspaces.random_jump, subspaces.random_walk
+# Rule of the refreshes, rule of the first basis
+RULES: dict[str, tuple[subspaces.SubspaceRule, subspaces.SubspaceRule | None]] = {
+    "haar": (JUMP(), None),
+    "gaussian": (JUMP("gaussian"), None),
+    "blocks:4": (JUMP("blocks", 4), None),
+    "blocks:8": (JUMP("blocks", 8), None),
+    "blocks:16": (JUMP("blocks", 16), None),
+    "cosine": (JUMP("cosine"), None),
+    "columns": (JUMP("columns"), None),
+    "blocks:8, every 8th row": (strided(8), None),
+    "blocks:4, a head each": (JUMP("blocks", 4), None),
+    "blocks:4, across heads": (strided(4), None),
+    "walk": (WALK(), subspaces.range_finder()),
+    "walk, blocks:4": (
+        subspaces.by_blocks(WALK(), 4),
+        subspaces.by_blocks(subspaces.range_finder(), 4),
+    ),
+    "walk, blocks:8": (
+        subspaces.by_blocks(WALK(), 8),
+        subspaces.by_blocks(subspaces.range_finder(), 8),
+    ),
+}
+BY_HEAD = ("blocks:4, a head each", "blocks:4, across heads")
+
+
+def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """GrassJump or GrassWalk with the bases of a contestant."""
+    rule, initial = RULES[run.contestant]
+    direction = grass_optax.assemble(
+        rule,
+        grass_optax.transport.rotate(0.9, 0.999),
+        recovery(1.01),
+        rank=run.rank,
+        update_proj_gap=run.update_proj_gap,
+        scale=SCALE,
+        initial=initial,
+        weight_dimension_numbers=heads_first if run.contestant in BY_HEAD else stacked_kernels,
+        key=run.seed,
+    )
+    return grass_optax.with_rates(direction, learning_rate)
+
+
+def heads_first(params: Any) -> Any:
+    """The kernels of attention with their heads along m, where they are square."""
+
+    def swapped(path: tuple[Any, ...], dims: MuonDimensionNumbers | None) -> MuonDimensionNumbers | None:
+        of_heads = jax.tree_util.keystr(path, simple=True, separator="/").endswith(("q/kernel", "k/kernel", "v/kernel"))
+        return MuonDimensionNumbers(2, 1) if dims is not None and of_heads else dims
+
+    return jax.tree.map_with_path(
+        swapped, stacked_kernels(params), is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers)
+    )
+
+
+class Table(NamedTuple):
+    """Contestants at a rank and an interval; the first is what the others are compared with."""
+
+    contestants: tuple[str, ...]
+    rank: int
+    update_proj_gap: int
+
+
+_JUMPS, _NARROW = tuple(RULES)[:7], ("haar", "gaussian", "blocks:4", "blocks:8", "cosine", "columns")
+_WALKS = ("walk", "walk, blocks:4", "walk, blocks:8")
+TABLES = (
+    Table(_JUMPS, QUARTER, 100),
+    Table(_WALKS, QUARTER, 100),
+    Table(_NARROW, SIXTEENTH, 100),
+    Table(("blocks:4", *BY_HEAD), QUARTER, 100),
+    Table(("blocks:8", "blocks:8, every 8th row"), QUARTER, 100),
+    Table(_JUMPS, QUARTER, 20),
+    Table(_WALKS, QUARTER, 20),
+    Table(_NARROW, SIXTEENTH, 20),
+)
+
+
+def runs_of_rates() -> list[Run]:
+    """The runs that choose the learning rate of each contestant."""
+    return [
+        Run(contestant=name, rank=QUARTER, update_proj_gap=100, learning_rate=rate, seed=SEED_OF_RATES)
+        for name in RULES
+        for rate in RATES
+    ]
+
+
+def runs_of(table: Table, rates: Mapping[str, float]) -> list[Run]:
+    """The runs of a table: whole seeds first, so that one cut short is comparable."""
+    return [
+        Run(
+            contestant=name,
+            rank=table.rank,
+            update_proj_gap=table.update_proj_gap,
+            learning_rate=rates[name],
+            seed=seed,
+        )
+        for seed in SEEDS
+        for name in table.contestants
+    ]
+
+
+def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
+    """The learning rate of each contestant: that of the least loss if all were tried."""
+    rates = dict.fromkeys(RULES, RATE)
+    for name in RULES:
+        tried = [run for run in runs_of_rates() if run.contestant == name]
+        if all(run in outcomes for run in tried):
+            rates[name] = min(tried, key=lambda run: outcomes[run].eval_loss).learning_rate
+    return rates
+
+
+def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
+    """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
+    rates = best_rates(outcomes)
+    lines = [
+        f"Rank {table.rank}, T = {table.update_proj_gap}; a random subspace captures "
+        f"{(table.rank / HIDDEN) ** 0.5:.3f}.",
+        "",
+        "| basis | rate | seeds | loss | spread | from the first, by seed | energy |",
+        "|---|---:|---:|---:|---:|---|---:|",
+    ]
+    first: dict[int, float] = {}
+    for name in table.contestants:
+        found = {run.seed: outcomes[run] for run in runs_of(table, rates) if run.contestant == name and run in outcomes}
+        if not found:
+            continue
+        losses = {seed: outcome.eval_loss for seed, outcome in found.items()}
+        first = first or losses
+        differences = [f"{losses[seed] - first[seed]:+.3f}" for seed in losses if seed in first]
+        cells = [
+            name,
+            f"{rates[name]:g}",
+            str(len(losses)),
+            f"{statistics.mean(losses.values()):.3f}",
+            f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "",
+            "" if losses is first else ", ".join(differences),
+            f"{statistics.mean(outcome.energy for outcome in found.values()):.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", action="store_true", help="only print the tables of the runs that are there")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    args = parser.parse_args()
+    if not args.report:
+        first, *others = TABLES
+        make(runs_of(first, best_rates(read(RESULTS))), RESULTS, optimizer, args.workers)
+        make(runs_of_rates(), RESULTS, optimizer, args.workers)
+        rates = best_rates(read(RESULTS))
+        make([run for table in (first, *others) for run in runs_of(table, rates)], RESULTS, optimizer, args.workers)
+    print("\n\n".join(table_text(table, read(RESULTS)) for table in TABLES))
+
+
+if __name__ == "__main__":
+    main()

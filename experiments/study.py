@@ -1,0 +1,152 @@
+"""A study: training runs that differ in a few settings, and a file with a line for each of them.
+
+A line is written when its run is finished. Started again, a study makes only the runs that its file
+does not have, so a study can be cut short and go on later.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from grass_optax.state import captured_energy
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, defaults
+from train.data.tokenizer import token_bytes
+from train.data.windows import held_out_batches, load_tokens, training_rows, training_windows
+from train.pretrain.evaluation import evaluate
+from train.program.optimizer import make_schedule
+from train.program.step import (
+    Params,
+    TrainState,
+    make_initial_state,
+    make_train_step,
+    structure,
+    token_losses,
+)
+
+PROBE_EVERY = 10  # steps from one measurement of the captured energy to the next
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run. Everything else is the default of `pretrain` for the model."""
+
+    contestant: str
+    rank: int
+    update_proj_gap: int
+    learning_rate: float
+    seed: int
+    model: str = "tiny"
+    steps: int = 300
+
+    def at(self, **settings: Any) -> "Run":
+        """The same run with other settings."""
+        return dataclasses.replace(self, **settings)
+
+
+class Outcome(NamedTuple):
+    """What a run found."""
+
+    eval_loss: float
+    energy: float  # mean over matrices and steps of ||S^T G|| / ||G||
+    seconds: float
+    corpus: str  # fingerprint of the tokens
+
+
+# The optimizer of a run, given its learning rate
+MakeOptimizer = Callable[[Run, optax.Schedule], optax.GradientTransformation]
+
+
+def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
+    """Train without checkpoints, and evaluate at the end."""
+    began = time.perf_counter()
+    config = settings(run)
+    network, data = config.model.build(), config.data
+    schedule = make_schedule(run.learning_rate, config.schedule)
+    tx = optax.chain(optax.clip_by_global_norm(config.optimizer.clip), make_optimizer(run, schedule))
+    graphdef = structure(network)
+    tokens = load_tokens(data, network.vocab_size)
+    windows = training_windows(tokens.train, data)
+    losses = jax.jit(lambda params, rows: token_losses(graphdef, params, rows))
+    step = jax.jit(make_train_step(graphdef, tx, schedule), donate_argnums=0)
+
+    @jax.jit
+    def energy(state: TrainState, rows: jax.Array) -> jax.Array:
+        grads = jax.grad(lambda params: token_losses(graphdef, params, rows).mean())(state.params)
+        return jax.numpy.stack([x.captured.mean() for x in captured_energy(state.opt_state, grads).values()]).mean()
+
+    state, energies = jax.jit(make_initial_state(network, tx, data.seed))(), []
+    for i in range(run.steps):
+        rows = training_rows(windows, i, data.batch_size)(0, data.batch_size)
+        # Between two refreshes, and of a gradient that chose no basis
+        if i % PROBE_EVERY == PROBE_EVERY // 2:
+            energies.append(energy(state, rows))
+        state, _ = step(state, rows)
+
+    def padded(params: Params, batch: np.ndarray) -> np.ndarray:
+        whole = np.resize(batch, (data.batch_size, batch.shape[1]))
+        return np.asarray(losses(params, whole))[: len(batch)]
+
+    held_out = held_out_batches(tokens.held_out, data, config.report.eval_batches)
+    evaluation = evaluate(padded, state.params, held_out, token_bytes(tokens.tokenizer), lambda: None)
+    mean = float(np.mean(jax.device_get(energies)))
+    return Outcome(evaluation.eval_loss, mean, time.perf_counter() - began, tokens.fingerprint)
+
+
+def settings(run: Run) -> Pretrain:
+    """The configuration that `pretrain` would have."""
+    parsed = Pretrain(
+        run_dir=Path(),
+        model=ModelFlags(model=run.model),
+        data=DataFlags(seed=run.seed),
+        optimizer=OptimizerFlags(),
+        schedule=ScheduleFlags(steps=run.steps),
+    )
+    config = defaults(parsed)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, seed=run.seed))
+
+
+def make(runs: Iterable[Run], path: Path, make_optimizer: MakeOptimizer, workers: int) -> None:
+    """Make the runs that the file does not have, in this order, `workers` at a time."""
+    done = read(path)
+    missing = [run for run in runs if run not in done]
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(workers):
+        numbers.put(number)
+    with (
+        open(path, "a") as file,
+        ProcessPoolExecutor(workers, context, initializer=_keep_to_own_cores, initargs=(numbers, workers)) as pool,
+    ):
+        started = {pool.submit(train, run, make_optimizer): run for run in dict.fromkeys(missing)}
+        for count, future in enumerate(as_completed(started), 1):
+            run, outcome = started[future], future.result()
+            file.write(json.dumps(dataclasses.asdict(run) | outcome._asdict()) + "\n")
+            file.flush()
+            print(f"[{count}/{len(missing)}] {run} {outcome}", flush=True)
+
+
+def _keep_to_own_cores(numbers: Any, workers: int) -> None:
+    """Give this process its share of the cores: programs this small do not fill two."""
+    if hasattr(os, "sched_setaffinity"):
+        cores, number = sorted(os.sched_getaffinity(0)), numbers.get()
+        os.sched_setaffinity(0, cores[number::workers] or cores)
+
+
+def read(path: Path) -> dict[Run, Outcome]:
+    """The finished runs of a file."""
+    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    names = [field.name for field in dataclasses.fields(Run)]
+    return {
+        Run(**{name: row.pop(name) for name in names}): Outcome(**row)
+        for row in rows
+    }  # fmt: skip

@@ -1,0 +1,79 @@
+"""Captured energy, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from grass_optax.state import captured_energy
+from tests.util import LEAVES, SPLIT, basis_of, grads_like, make, matrix_of, run
+
+BASES = [
+    {"basis": "haar"}, {"basis": "gaussian"}, {"basis": "blocks", "blocks": 2}, {"basis": "columns"},
+    {"basis": "cosine"}, {"basis_dtype": "bfloat16"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", BASES, ids=lambda x: "-".join(map(str, x.values())))
+def test_energy_is_the_norm_of_the_projection_over_that_of_the_gradient(options):
+    """Of a wide, a tall and a stacked leaf."""
+    params = {"a": {"wide": jnp.ones((8, 16)), "tall": jnp.ones((16, 8))}, "stack": jnp.ones((3, 8, 16))}
+    tx = optax.chain(optax.clip(1.0), make("grassjump", rank=4, **options))
+    state, grads = run(tx, params, 2)[1][-1], grads_like(params, 7)
+    energies = captured_energy(state, grads)
+    assert set(energies) == {"a/wide", "a/tall", "stack"}
+    bases, of_leaf = (
+        basis_of(state),
+        {"a/wide": grads["a"]["wide"], "a/tall": grads["a"]["tall"].T, "stack": grads["stack"]},
+    )
+    for path, grad in of_leaf.items():
+        s = np.float64(matrix_of(bases["stack"] if path == "stack" else bases["a"][path[2:]]).astype(jnp.float32))
+        norm = lambda x: np.linalg.norm(x, axis=(-2, -1))  # noqa: E731
+        expected = norm(np.swapaxes(s, -1, -2) @ np.float64(grad)) / norm(np.float64(grad))
+        np.testing.assert_allclose(energies[path].captured, expected, rtol=1e-2 if "basis_dtype" in options else 1e-5)
+        assert energies[path].of_random == pytest.approx(0.5**0.5)
+
+
+def test_a_random_subspace_captures_its_share_and_the_leading_one_more():
+    params = jax.random.normal(jax.random.key(0), (64, 96)) @ jnp.diag(1 / jnp.arange(1.0, 97.0))
+    captured = {}
+    for name in ("grassjump", "galore"):
+        tx = make(name, rank=16)
+        _, state = tx.update(params, tx.init(params))
+        captured[name] = captured_energy(state, params)[""]
+    assert abs(captured["grassjump"].captured - captured["grassjump"].of_random) < 0.1
+    assert captured["galore"].captured > 0.99
+
+
+@pytest.mark.parametrize("name", [name for name in SPLIT if name != "frugal"])  # its bases are drawn again
+def test_every_method_whose_bases_are_stored_has_an_energy(name):
+    """Under jit, beside leaves that are not split."""
+    tx = make(name, **({"store_basis": True} if name in ("apollo", "apollo_mini") else {}))
+    state = tx.init(LEAVES)
+    found = jax.eval_shape(captured_energy, state, LEAVES)
+    assert {path: x.captured.shape for path, x in found.items()}["stack"] == (3,)
+    assert "bias" not in found
+
+
+def test_a_gradient_of_zero_has_no_energy():
+    tx = make("galore", rank=2)
+    params = jnp.zeros((4, 6))
+    assert captured_energy(tx.init(params), params)[""].captured == 0
+
+
+def test_a_state_without_bases_says_how_to_store_them():
+    tx = grass_optax.scale_by_grassjump(2, store_basis=False)
+    params = {"w": jnp.ones((4, 6))}
+    with pytest.raises(ValueError, match="store_basis=True"):
+        captured_energy(tx.init(params), params)
+
+
+def test_states_and_gradients_that_do_not_belong_together_are_errors():
+    params = {"w": jnp.ones((4, 6))}
+    with pytest.raises(ValueError, match="no subspace"):
+        captured_energy(optax.adam(0.1).init(params), params)
+    state = grass_optax.scale_by_galore(2).init(params)
+    with pytest.raises(ValueError, match="no leaf 'w'"):
+        captured_energy(state, {"v": params["w"]})
