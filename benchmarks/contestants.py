@@ -80,6 +80,7 @@ JAX_CONTESTANTS: dict[str, Maker] = {
     "grassjump-gaussian": _ours("grassjump", basis="gaussian"),
     "grassjump-unstored-gaussian": _ours("grassjump", basis="gaussian", store_basis=False),
     **{f"grassjump-{basis}": _ours("grassjump", basis=basis) for basis in ("blocks", "columns", "cosine")},
+    **{f"grassjump-{n}-blocks": _ours("grassjump", basis="blocks", blocks=n) for n in (8, 16, 32)},
     "galore-randomized": _ours("galore", svd="randomized"),
     "fira-randomized": _ours("fira", svd="randomized"),
     "apollo-stored": _ours("apollo", store_basis=True),

@@ -80,8 +80,8 @@ def rank_of(size: str) -> int:
     return (RANKS | OTHER_RANKS)[size]
 
 
-def make_problem(size: str, *, stacked: bool, gap: int, layers: int | None = None) -> Problem:
-    """The matrices of one size, or of its first `layers` layers."""
+def make_problem(size: str, *, stacked: bool, gap: int, layers: int | None = None, rank: int | None = None) -> Problem:
+    """The matrices of one size, or of its first `layers` layers, at the papers' rank or another."""
     count = CONFIGS[size].num_layers if layers is None else layers
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in layer_shapes(size).items():
@@ -89,7 +89,7 @@ def make_problem(size: str, *, stacked: bool, gap: int, layers: int | None = Non
             shapes[name] = (count, *shape)
         else:
             shapes |= {f"{name}{i:03}": shape for i in range(count)}
-    return Problem(shapes, rank_of(size), gap)
+    return Problem(shapes, rank_of(size) if rank is None else rank, gap)
 
 
 def repeated(size: str, leaves: int, gap: int) -> Problem:

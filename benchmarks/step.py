@@ -143,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     known = ", ".join([*JAX_CONTESTANTS, *torch_peers.TORCH_CONTESTANTS])
     result = flags.command("step", __doc__, f"Methods: {known}.")
     flags.add_matrices(result, flags.LAYOUTS)
+    result.add_argument("--rank", type=int, help="another rank than the papers'")
     result.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     result.add_argument("--methods", nargs="+", metavar="METHOD", default=list(METHODS))
     result.add_argument("--steps", type=int, default=41, help="steps per contestant; 1000 to see rare long steps")
@@ -165,7 +166,9 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     measure.say_where(where)
     for layout in args.layouts:
         for mode in args.modes:
-            problem = make_problem(args.size, stacked=layout == "stacked", gap=args.gap, layers=args.layers)
+            problem = make_problem(
+                args.size, stacked=layout == "stacked", gap=args.gap, layers=args.layers, rank=args.rank
+            )
             result = measured(problem, mode, args.methods, args.steps, args.warmup)
             tables.append({"size": args.size, "layout": layout, "rank": problem.rank} | result)
             print(f"\n{args.size}, {layout} ({len(problem.shapes)} leaves), rank {problem.rank}, {mode}")
