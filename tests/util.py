@@ -43,12 +43,27 @@ every_split_method = pytest.mark.parametrize("name", SPLIT, scope="module")
 # A basis that is stored, that moves, that an SVD makes, that none keeps; moments moved at every
 # step; no basis at all. The other methods put the same parts together.
 OF_EACH_KIND = ("grassjump", "grasswalk", "galore", "apollo", "ldadam", "badam", "column_sgd")
+# Those of them that compile fast.
+OF_CHEAP_KINDS = ("grassjump", "galore", "apollo", "badam", "column_sgd")
+
+
+def long_but(default, cases):
+    """All cases, each an argument or a tuple of arguments, marked long but for the default ones."""
+    cases = list(cases)
+    assert all(case in cases for case in default)
+    return [
+        case
+        if case in default
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.long)
+        for case in cases
+    ]
 
 
 def of_each_kind(kinds=OF_EACH_KIND, methods=METHODS):
     """One method of each kind by default, and all of them among the long tests."""
-    names = [name if name in kinds else pytest.param(name, marks=pytest.mark.long) for name in methods]
-    return pytest.mark.parametrize("name", names, scope="module")
+    return pytest.mark.parametrize(
+        "name", long_but([name for name in kinds if name in methods], methods), scope="module"
+    )
 
 
 WIDE, TALL, SQUARE, STACK = (6, 16), (16, 6), (8, 8), (3, 6, 16)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
+from tests.util import long_but
 from train.config.optimizers import OPTIMIZERS
 
 DOCS = (Path(__file__).parents[2] / "docs" / "reference" / "methods.md").read_text().split("## Switches")[0]
@@ -19,7 +20,7 @@ def documented():
     return {row[0]: dict(zip(sizes, row[1:-1], strict=True)) for row in rows}
 
 
-@pytest.mark.parametrize("size", memory.RANKS)
+@pytest.mark.parametrize("size", long_but(("60m", "7b"), memory.RANKS))
 def test_table_is_what_the_states_take(size):
     measured = {name: f"{size_bytes / 1e9:.3f}" for name, size_bytes in memory.state_bytes(size).items()}
     assert {name: row[size] for name, row in documented().items()} == measured

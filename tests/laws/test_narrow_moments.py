@@ -30,7 +30,7 @@ def test_moments_in_few_bits_take_their_bytes_and_a_scale_each_column(dtype, eac
 PARAMS = {"stack": jnp.ones((2, 16, 48))}
 
 
-@of_each_kind(("grassjump", "ldadam", "apollo", "online_subspace_descent"))
+@of_each_kind(("grassjump", "apollo"))
 def test_methods_train_as_in_float32(name):
     """Over two refreshes, from the same gradients, updates are finite and within a fifth of those
     in float32, by norm; ldadam, whose moments are rounded for a new basis at every step, within

@@ -11,10 +11,11 @@ from optax.contrib import MuonDimensionNumbers
 from tests.util import (
     LEAVES,
     METHODS,
-    OF_EACH_KIND,
     SPLIT,
     compiled_method,
+    long_but,
     make,
+    of_each_kind,
 )  # fmt: skip
 
 
@@ -36,18 +37,21 @@ def hlo(name, options):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        *(
-            pytest.param(name, {}, marks=[] if name in OF_EACH_KIND else pytest.mark.long)
-            for name in SPLIT
-            if not METHODS[name].has_svd
-        ),
-        ("grassjump", {"store_basis": False}),
-        ("grassjump", {"basis": "gaussian"}),
-        ("galore", {"svd": "randomized"}),
-        ("fira", {"svd": "randomized"}),
-        ("frugal", {"projection": "random"}),
-    ],
+    long_but(
+        [
+            *((name, {}) for name in ("grassjump", "grasswalk", "apollo", "ldadam")),
+            ("grassjump", {"store_basis": False}),
+            ("galore", {"svd": "randomized"}),
+        ],
+        [
+            *((name, {}) for name in SPLIT if not METHODS[name].has_svd),
+            ("grassjump", {"store_basis": False}),
+            ("grassjump", {"basis": "gaussian"}),
+            ("galore", {"svd": "randomized"}),
+            ("fira", {"svd": "randomized"}),
+            ("frugal", {"projection": "random"}),
+        ],
+    ),
 )
 def test_a_step_between_refreshes_is_products_alone(name, options):
     """One decision for the whole tree, a loop of one turn or none, with one conditional in its
@@ -80,7 +84,7 @@ def test_a_factorisation_is_inside_the_refresh():
 AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else None
 
 
-@pytest.mark.parametrize("name", ["grassjump", "grasswalk", "fira"])
+@of_each_kind(("grassjump", "fira"), ["grassjump", "grasswalk", "fira"])
 def test_a_step_without_a_refresh_copies_no_state(name):
     """Bases and moments of a donated state are updated where they are; a conditional in the same
     place copies them.

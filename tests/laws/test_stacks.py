@@ -4,13 +4,14 @@ Each matrix has the path of the stack and its index in it, so that both draw the
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from tests import tolerances
-from tests.util import METHODS, assert_same, every_method, grads_like, make, of_each_kind
+from tests.util import METHODS, assert_same, grads_like, long_but, make, of_each_kind
 
 LAYERS, EXPERTS, M, N = 3, 2, 6, 16
 RANK, GAP, STEPS = 3, 2, 7  # refreshes at t = 3, 5, 7
@@ -83,7 +84,7 @@ def assert_same_run(apart, together, view, tolerance=tolerances.ORACLE64):
         assert_same(one_by_one, view(stacked), tolerance)
 
 
-@every_method
+@of_each_kind(("grassjump", "galore", "ldadam", "badam"))
 def test_a_stack_is_its_matrices(name):
     """In float64: singular vectors turn by a rounding over the distance of their values."""
     with jax.enable_x64(True):
@@ -91,8 +92,14 @@ def test_a_stack_is_its_matrices(name):
         assert_same_run(apart, updates_of_stacks(name), before)
 
 
-@pytest.mark.parametrize("view", [behind, listed])
-@of_each_kind(("grassjump", "apollo"), ["grassjump", "apollo", "ldadam"])  # bases stored, drawn, moved at every step
+# Bases stored, drawn, moved at every step.
+@pytest.mark.parametrize(
+    ("name", "view"),
+    long_but(
+        [("grassjump", behind), ("apollo", listed)],
+        itertools.product(("grassjump", "apollo", "ldadam"), (behind, listed)),
+    ),
+)
 def test_a_stack_is_its_matrices_wherever_the_index_is(name, view):
     with jax.enable_x64(True):
         assert_same_run(updates_of(method(name), view), updates_of_stacks(name), view)

@@ -39,7 +39,7 @@ class Weights(nnx.Module):
 def case(name, options, kind, annotated):
     label = "-".join([name, *map(str, options.values()), kind.name, "annotated" if annotated else "bare"])
     # What the default suite compiles; the rest is marked long.
-    is_short = (name, options, kind, annotated) in [("grassjump", {}, AUTO, True), ("badam", {}, AUTO, True)]
+    is_short = (name, options, kind, annotated) == ("badam", {}, AUTO, True)
     return pytest.param(name, frozen(options), kind, annotated, id=label, marks=[] if is_short else [pytest.mark.long])
 
 

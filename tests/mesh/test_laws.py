@@ -33,11 +33,11 @@ from tests.mesh.harness import (
     specs,
     transformation,
 )
-from tests.util import METHODS, make
+from tests.util import METHODS, long_but, make, of_each_kind
 
 # What the default suite compiles; the rest is marked long.
-SHORT = {"4x2": ("grassjump", "grasswalk", "apollo"), "8": ("grassjump",), "2x4": ("grassjump",)}
-SHORT_ODD = {"4x2": ("grassjump", "apollo"), "8": ("apollo",), "2x4": ()}
+SHORT = {"4x2": ("grassjump",), "8": ("grassjump",), "2x4": ()}
+SHORT_ODD = {"4x2": ("apollo",), "8": (), "2x4": ()}
 
 
 def case(name, options, mesh, short=SHORT):
@@ -128,12 +128,15 @@ def test_alike_leaves_may_be_sharded_apart(name):
 
 @pytest.mark.parametrize(
     ("name", "leaves", "rank"),
-    [
-        ("grassjump", LEAVES, RANK),
-        pytest.param("grasswalk", LEAVES, RANK, marks=pytest.mark.long),
-        pytest.param("grassjump", ODD_LEAVES, ODD_RANK, marks=pytest.mark.long),
-        ("apollo", ODD_LEAVES, ODD_RANK),
-    ],
+    long_but(
+        [("apollo", ODD_LEAVES, ODD_RANK)],
+        [
+            ("grassjump", LEAVES, RANK),
+            ("grasswalk", LEAVES, RANK),
+            ("grassjump", ODD_LEAVES, ODD_RANK),
+            ("apollo", ODD_LEAVES, ODD_RANK),
+        ],
+    ),
 )
 def test_explicit_axes_compile_to_the_program_of_auto_axes(name, leaves, rank):
     """The same program as with Auto axes, and no product that JAX refuses."""
@@ -142,7 +145,7 @@ def test_explicit_axes_compile_to_the_program_of_auto_axes(name, leaves, rank):
     assert_near(run.updates, on_one_device(name, (), leaves, rank)[0])
 
 
-@pytest.mark.parametrize("name", FACTORISE)
+@of_each_kind(("fira",), FACTORISE)
 def test_an_exact_factorisation_gathers_its_matrix_or_is_an_error(name):
     """The exact SVD of a sharded matrix gathers it, and on a CPU before jaxlib 0.11 it is an error
     that says so.

@@ -30,14 +30,16 @@ from tests.mesh.harness import (
     params_like,
     specs,
 )
-from tests.util import METHODS, SPLIT, grads_like, make
+from tests.util import METHODS, SPLIT, grads_like, long_but, make
 
 
 @pytest.mark.parametrize(
     ("mesh", "leaves", "rank"),
-    [*((mesh, LEAVES, RANK) for mesh in MESHES),
-     *(pytest.param(mesh, ODD_LEAVES, ODD_RANK, marks=pytest.mark.long) for mesh in MESHES)],
-)  # fmt: skip
+    long_but(
+        [("8", LEAVES, RANK)],
+        [(mesh, *sizes) for sizes in ((LEAVES, RANK), (ODD_LEAVES, ODD_RANK)) for mesh in MESHES],
+    ),
+)
 def test_draws_are_those_of_one_device_to_the_bit(mesh, leaves, rank):
     """APOLLO's projections are a Gaussian over sqrt(r), the draw itself: of the key that a jump
     orthonormalises.
@@ -61,8 +63,14 @@ def basis(state):
     return optax.tree_utils.tree_get(state, "basis")
 
 
-@pytest.mark.parametrize(("n", "rank"), [(24, RANK), (20, 8)])  # moments sharded along n, and along r
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    ("kind", "n", "rank"),
+    long_but(
+        [(AxisType.Explicit, 24, RANK), (AxisType.Auto, 20, 8)],
+        # Moments sharded along n, and along r.
+        [(kind, *sizes) for kind in (AxisType.Auto, AxisType.Explicit) for sizes in ((24, RANK), (20, 8))],
+    ),
+)
 def test_a_training_step_is_compiled_once_across_refreshes(kind, n, rank):
     """Loss, gradient, a chain around the method and new weights, all donated: compiled once, across
     refreshes.
@@ -126,7 +134,7 @@ def test_a_device_holds_its_eighth_of_the_state(name):
 BESIDE_THE_SPLIT = {name: make(name, RANK, GAP) for name in METHODS if name not in SPLIT}
 
 
-@pytest.mark.parametrize("name", [*BESIDE_THE_SPLIT, "adafactor"])
+@pytest.mark.parametrize("name", long_but(["column_sgd"], [*BESIDE_THE_SPLIT, "adafactor"]))
 def test_a_state_beside_the_split_gives_the_updates_of_one_device(name):
     tx = BESIDE_THE_SPLIT.get(name, optax.adafactor(0.1))
     mesh, params = mesh_of("4x2"), params_like(SHAPES)

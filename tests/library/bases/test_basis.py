@@ -1,6 +1,7 @@
 """The laws of a basis, over all of them: each is the linear map that its matrix is."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from grass_optax.bases import as_basis
 from grass_optax.bases.basis import of_stack
 from grass_optax.residual import recovery, sign
 from tests import tolerances
-from tests.util import assert_same, grads_like, injected, run
+from tests.util import assert_same, grads_like, injected, long_but, run
 
 M, RANK, N = 12, 4, 20
 BATCHES = [(), (2, 3)]
@@ -49,8 +50,11 @@ def transposed(x):
     return jnp.swapaxes(x, -1, -2)
 
 
-@over_batches
-@over_kinds
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    long_but([*((kind, ()) for kind in KINDS), ("columns", (2, 3))], itertools.product(KINDS, BATCHES)),
+    ids=str,
+)
 def test_a_basis_multiplies_as_its_matrix_does(kind, batch):
     basis, grad, direction = drawn(kind, batch), normal(1, *batch, M, N), normal(2, *batch, RANK, N)
     matrix = basis.to_matrix()
@@ -135,16 +139,24 @@ def test_narrow_factors_accumulate_in_float32(kind):
     assert as_basis(basis.rotation(basis, grad)).lift(direction).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("shape", [(N, M), (3, M, N)], ids=["tall", "stack"])
-@pytest.mark.parametrize("part", [recovery(), sign(0.1)], ids=["recovered", "sign"])
-@pytest.mark.parametrize("kind", ["blocks", "columns", "cosine"])
-def test_a_split_in_a_basis_is_the_split_in_its_matrix(kind, shape, part):
+PARTS = {"recovered": recovery(), "sign": sign(0.1)}
+SHAPES = {"tall": (N, M), "stack": (3, M, N)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "shape"),
+    long_but(
+        [("blocks", "sign", "tall"), ("columns", "recovered", "stack"), ("cosine", "recovered", "tall")],
+        itertools.product(("blocks", "columns", "cosine"), PARTS, SHAPES),
+    ),
+)
+def test_a_split_in_a_basis_is_the_split_in_its_matrix(kind, part, shape):
     """Five updates, two refreshes; the same bases given as arrays, matrix by matrix."""
-    gap, steps, is_stack = 2, 5, len(shape) == 3
-    axes = (optax.scale_by_adam(), transport.rotate(0.9, 0.999), part)
+    gap, steps, is_stack = 2, 5, shape == "stack"
+    axes = (optax.scale_by_adam(), transport.rotate(0.9, 0.999), PARTS[part])
     options = dict(rank=RANK, update_proj_gap=gap)
     dims = optax.contrib.MuonDimensionNumbers(1, 2) if is_stack else None
-    params = jnp.zeros(shape)
+    params = jnp.zeros(SHAPES[shape])
     tx = split_by_subspace(KINDS[kind], *axes, weight_dimension_numbers=dims, **options)
     updates, states = run(tx, params, steps)
     matrices = [as_basis(s.basis).to_matrix() for s in states[::gap]]

@@ -14,7 +14,7 @@ import grass_optax
 from grass_optax import grassmann, transport
 from grass_optax._inner import states as inner_states
 from tests import tolerances
-from tests.util import WIDE, grads_like, run
+from tests.util import WIDE, grads_like, long_but, run
 
 INNERS = {  # beside Adam, which is in all other tests
     "adafactor": optax.chain(
@@ -33,7 +33,17 @@ def optimizer(method, inner):
     return getattr(grass_optax, f"scale_by_{method}")(rank=3, update_proj_gap=gap, inner=INNERS[inner])
 
 
-@pytest.mark.parametrize(("method", "inner"), [x for x in itertools.product(METHODS, INNERS) if x != ("ldadam", "ema")])
+@pytest.mark.parametrize(
+    ("method", "inner"),
+    long_but(
+        [
+            *itertools.product(("galore", "apollo"), INNERS),
+            *((method, "trace") for method in ("grassjump", "fira", "ldadam", "frugal")),
+            *((method, "adafactor") for method in ROTATING),  # an error
+        ],
+        [x for x in itertools.product(METHODS, INNERS) if x != ("ldadam", "ema")],
+    ),
+)
 def test_any_inner_runs_over_refreshes(method, inner):
     tx = optimizer(method, inner)
     if inner == "adafactor" and method in ROTATING:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from grass_optax import grassmann
 from grass_optax._linalg import products
 from tests import tolerances
+from tests.util import long_but
 
 KEY = jax.random.key(0)
 ROOT = Path(__file__).parents[3]
@@ -75,7 +76,7 @@ def test_exp_follows_the_geodesic():
     np.testing.assert_allclose(moved, by_paper, atol=2e-6)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("k", long_but([3], [1, 3, 5]))
 def test_tangent_frames_are_orthonormal_and_tangent(k):
     basis = grassmann.random_basis(KEY, (2, 12, 5), jnp.float32)
     left, right = grassmann.random_tangent_frames(jax.random.key(1), basis, k)

@@ -1,5 +1,7 @@
 """Eigenvectors by Jacobi rotations, beside LAPACK's."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,9 @@ import pytest
 from grass_optax import grassmann
 from grass_optax._linalg.jacobi import eigenvectors
 from tests import tolerances
+from tests.util import long_but
+
+SIZES = (1, 2, 3, 8, 17)
 
 
 def with_eigenvalues(values, batch=(), dtype=jnp.float32):
@@ -21,9 +26,12 @@ def overlaps(one, other):
     return np.abs(np.sum(np.asarray(one, np.float64) * np.asarray(other, np.float64), axis=-2))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 17])
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_eigenvectors_are_those_of_lapack_the_largest_first(size, batch):
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    long_but([*(((), size) for size in SIZES), ((3,), 3)], itertools.product(((), (3,)), SIZES)),
+    ids=str,
+)
+def test_eigenvectors_are_those_of_lapack_the_largest_first(batch, size):
     with jax.enable_x64(True):
         gram = with_eigenvalues(0.5 ** np.arange(size), batch, jnp.float64)
         vectors = jax.jit(eigenvectors)(gram)

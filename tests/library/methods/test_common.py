@@ -1,5 +1,7 @@
 """What all methods share: rates, weight decay and masks."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import nnx
 
 import grass_optax
-from tests.util import LEAVES, WIDE, grads_like, make, of_each_kind, optimizer
+from tests.util import LEAVES, METHODS, WIDE, grads_like, long_but, make, optimizer
 
 
 def test_weights_decay_under_a_mask_and_other_leaves_have_their_own_rate():
@@ -38,9 +40,14 @@ def test_a_rate_is_a_number_or_a_schedule(rate):
         grass_optax.grassjump(0.1, adam_learning_rate="1e-3")
 
 
-@of_each_kind()
-@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
-def test_updates_of_float32_parameters_are_float32_whatever_the_gradients_are(name, narrow):
+@pytest.mark.parametrize(
+    ("narrow", "name"),
+    long_but(
+        [*(("bfloat16", name) for name in ("grassjump", "badam", "column_sgd")), ("float16", "galore")],
+        itertools.product(("bfloat16", "float16"), METHODS),
+    ),
+)
+def test_updates_of_float32_parameters_are_float32_whatever_the_gradients_are(narrow, name):
     """As those of Optax's Adam. In half precision a small rate times the update is lost."""
     tx = optimizer(name, learning_rate=1e-6)
     grads = jax.tree.map(lambda g: g.astype(narrow), grads_like(LEAVES, 0))

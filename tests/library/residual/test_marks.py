@@ -1,12 +1,14 @@
 """A residual is an Optax transformation, and its marks say how it may be run."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from grass_optax import residual, split_by_subspace, subspaces, transport
-from tests.util import WIDE, run
+from tests.util import WIDE, long_but, run
 
 COMBINED = {
     "chain": lambda tx: optax.chain(tx, optax.scale(0.5)),
@@ -15,9 +17,12 @@ COMBINED = {
 }
 
 
-@pytest.mark.parametrize("combined", COMBINED)
 @pytest.mark.parametrize(
-    "name", ["recovery", *(pytest.param(x, marks=pytest.mark.long) for x in ("channel", "tensor", "feedback"))]
+    ("name", "combined"),
+    long_but(
+        [("recovery", "chain"), ("recovery", "partition")],
+        itertools.product(("recovery", "channel", "tensor", "feedback"), COMBINED),
+    ),
 )
 def test_a_residual_is_an_optax_transformation(name, combined):
     """Its chain halves what lies outside; a mask and a partition reach the leaf that they name."""

@@ -17,6 +17,7 @@ from tests.util import (
     assert_same,
     grads_like,
     injected,
+    long_but,
     make,
     matrix_of,
     of_each_kind,
@@ -45,8 +46,15 @@ ORTHONORMAL = {
 }
 
 
+# By default arrays that are drawn, that walk, that an SVD makes, that follow gradients and moments;
+# and axes.
+over_rules = pytest.mark.parametrize(
+    "name", long_but(("random_jump", "random_walk", "columns", "svd", "tracking", "power_iteration"), ORTHONORMAL)
+)
+
+
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ORTHONORMAL)
+@over_rules
 def test_bases_stay_orthonormal(name, dtype):
     """After 1000 refreshes, of gradients in either type."""
     rule, shape, rank = ORTHONORMAL[name], (24, 40), 8
@@ -69,7 +77,7 @@ def test_bases_stay_orthonormal(name, dtype):
     assert grassmann.orthonormality_error(basis) < tolerances.ORTHONORMAL32_AFTER_1000
 
 
-@pytest.mark.parametrize("name", ORTHONORMAL)
+@over_rules
 def test_a_rule_keeps_its_basis_when_the_gradient_is_not_finite(name):
     rule = ORTHONORMAL[name]
     size = (8, 4)
@@ -98,7 +106,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", ["jump", "range", "columns", "blocks", "dct"])
+@pytest.mark.parametrize("rule", long_but(("jump", "columns", "blocks"), ["jump", "range", "columns", "blocks", "dct"]))
 def test_the_split_is_exact(rule):
     """S g + R = G and S^T R = 0, read off with trivial optimizers on the two sides."""
     params = {"tall": PARAMS["tall"], "stack": PARAMS["stack"], "whole": jnp.ones((2, 2))}
@@ -131,12 +139,19 @@ RESIDUALS = {
 
 @pytest.mark.parametrize(
     ("rule", "form", "basis_dtype"),
-    [
-        *((rule, "recovery", None) for rule in ("jump", "unit columns", "walk", "range")),
-        *(pytest.param(rule, "recovery", "bfloat16", marks=pytest.mark.long) for rule in ("unit columns", "walk")),
-        *(("jump", form, None) for form in RESIDUALS if form != "recovery"),
-        ("unit columns", "recovery of the scaled residual", None),
-    ],
+    long_but(
+        [
+            ("walk", "recovery", None),
+            *(("jump", form, None) for form in ("recovery without limit", "channel", "tensor")),
+            ("unit columns", "recovery of the scaled residual", None),
+        ],
+        [
+            *((rule, "recovery", None) for rule in ("jump", "unit columns", "walk", "range")),
+            *((rule, "recovery", "bfloat16") for rule in ("unit columns", "walk")),
+            *(("jump", form, None) for form in RESIDUALS if form != "recovery"),
+            ("unit columns", "recovery of the scaled residual", None),
+        ],
+    ),
 )
 def test_per_column_form_is_the_dense_form(rule, form, basis_dtype):
     forms = [
@@ -151,7 +166,10 @@ def test_per_column_form_is_the_dense_form(rule, form, basis_dtype):
     assert_same(per_column, dense, tolerances.SAME32 if basis_dtype is None else tolerances.BF16_LIFT)
 
 
-@pytest.mark.parametrize("rule", ["tracking", "random_walk", "random_jump", "svd", "frozen"])
+@pytest.mark.parametrize(
+    "rule",
+    long_but(("random_jump", "svd", "frozen"), ["tracking", "random_walk", "random_jump", "svd", "frozen"]),
+)
 def test_the_cells_of_the_ablation_are_compositions_that_differ(rule):
     """The papers' cells: four rules, and a frozen basis, with moments kept or rotated, the rest
     dropped or recovered.

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.train.small_run import ROOT, STEPS, Launcher
+from tests.util import long_but
 from train.__main__ import main
 from train.config.optimizers import OptimizerName
 from train.config.stored import settings_of
@@ -113,7 +114,7 @@ def is_saving(run_dir: Path, step: int) -> bool:
 # The files of a run
 
 
-@pytest.mark.parametrize("optimizer", ["grassjump", pytest.param("grasswalk", marks=pytest.mark.long), "adamw"])
+@pytest.mark.parametrize("optimizer", long_but(["grassjump"], ["grassjump", "grasswalk", "adamw"]))
 def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[OptimizerName], Finished]) -> None:
     run_dir = finished(optimizer).run_dir
     updates = [row for row in rows(run_dir) if "loss" in row]

@@ -11,6 +11,7 @@ import pytest
 
 import grass_optax
 from grass_optax.bases import blocks
+from tests.util import OF_CHEAP_KINDS, long_but
 from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
 from train.config.run import OptimizerFlags, ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
@@ -98,7 +99,7 @@ def test_arguments_have_the_names_of_the_function() -> None:
     assert OPTIMIZERS["adamw"].arguments(**settings) == {}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", long_but((*OF_CHEAP_KINDS, *BASELINES), OPTIMIZERS))
 def test_an_update_is_finite_and_its_flags_arrive(name: OptimizerName) -> None:
     @jax.jit
     def update(scale: float, adam_learning_rate: float) -> Any:
