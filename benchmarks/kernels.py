@@ -10,9 +10,7 @@ XLA_FLAGS=--xla_gpu_enable_command_buffer= so that each kernel is recorded by it
 
 import argparse
 import collections
-import dataclasses
 import itertools
-import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,56 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.profiler import ProfileData
 
 from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import make_problem
 from benchmarks.step import Weights, donated_step
+from hlo.passes import all_passes
 
 METHODS = ("adamw", "grassjump", "grasswalk")
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
-ARRAY = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
-OPERAND = re.compile(r"%([\w.\-]+)")
-SOURCE = re.compile(r'op_name="([^"]*)"')
-CONTAINERS = ("while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "bitcast")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Operation:
-    """An instruction of a compiled program."""
-
-    result: int  # bytes written
-    operands: tuple[str, ...]
-    code: str  # of the instruction: fusion, custom-call, while
-    source: str  # the path of JAX functions that it comes from
-
-
-def operations(program: str) -> dict[str, Operation]:
-    """The instructions of a program's text, by name."""
-    found = {}
-    for line in program.splitlines():
-        if not (match := INSTRUCTION.match(line)):
-            continue
-        name, rest = match.groups()
-        types, _, after = rest.partition(") ") if rest.startswith("(") else rest.partition(" ")
-        code, _, arguments = after.partition("(")
-        source = SOURCE.search(rest)
-        found[name] = Operation(
-            result=sum(map(bytes_of, ARRAY.findall(types))),
-            operands=tuple(OPERAND.findall(arguments.split("), ")[0])),
-            code=code,
-            source=source.group(1) if source else "",
-        )
-    return found
-
-
-def bytes_of(array: tuple[str, str]) -> int:
-    """Bytes of an array as the program's text writes its type, for example ('f32', '8,512')."""
-    kind, axes = array
-    bits = 8 if kind == "pred" else int(re.search(r"\d+", kind).group())  # type: ignore[union-attr]
-    return int(np.prod([int(axis) for axis in axes.split(",") if axis], dtype=np.int64)) * bits // 8
+CALLS = "call"  # of a kernel that is recorded itself
 
 
 def recorded(run: Callable[[], None], steps: int) -> dict[str, float]:
@@ -104,19 +62,10 @@ def measured(tx: Any, weights: Weights, steps: int) -> list[dict[str, Any]]:
 
     for _ in range(3):
         run()
-    known = operations(compiled.as_text())
-    rows = []
-    for name, seconds in recorded(run, steps).items():
-        operation = known.get(name)
-        if operation is None or operation.code in CONTAINERS:
-            continue
-        read = sum(known[o].result for o in set(operation.operands) if o in known)
-        rows.append(
-            {
-                "name": name, "seconds": seconds, "read": read, "written": operation.result, "code": operation.code,
-                "source": operation.source,
-            }
-        )  # fmt: skip
+    known = {one.name: one for one in all_passes(compiled.as_text()) if one.opcode != CALLS}
+    rows = [
+        known[name]._asdict() | {"seconds": seconds} for name, seconds in recorded(run, steps).items() if name in known
+    ]
     return sorted(rows, key=lambda row: -row["seconds"])
 
 

@@ -1,14 +1,13 @@
 """The passes over memory of a compiled program: what each of its kernels reads and writes.
 
-A kernel is an instruction of the entry computation that is no view. It is taken to read each of its
-operands once, as a whole, and to write its result once. Loops and conditionals are left out: in an
-update they are the refresh.
+A kernel is an instruction that is no view. It is taken to read each of its operands once, as a
+whole, and to write its result once.
 """
 
 import math
 from typing import NamedTuple
 
-from hlo.program import Instruction, Program, operands, parsed, shapes
+from hlo.program import Instruction, operands, parsed, shapes
 
 # What moves no bytes.
 VIEWS = frozenset({
@@ -21,27 +20,43 @@ class Pass(NamedTuple):
     """One kernel."""
 
     name: str
-    source: str  # the operation of JAX that it comes from
+    opcode: str
+    source: str  # the path of JAX functions that it comes from
     read: float  # bytes
     written: float
 
 
 def passes(text: str) -> list[Pass]:
-    """Return the kernels of every run of a program, `compiled.as_text()`, in their order.
+    """Return the kernels that every run of a program has, `compiled.as_text()`, in their order.
+
+    Loops and conditionals are left out: in an update they are the refresh.
 
     Raises:
       ValueError: If the text is not that of a compiled program.
     """
     program = parsed(text)
-    return [_pass(program, one) for one in program.computations[program.entry] if one.opcode not in VIEWS | BRANCHES]
+    return _passes(program.computations[program.entry])
 
 
-def _pass(program: Program, kernel: Instruction) -> Pass:
-    results = {one.name: one.result for one in program.computations[program.entry]}
-    read = sum(_bytes(results[name]) for name in set(operands(kernel)))
-    source = kernel.rest.partition('op_name="')[2].partition('"')[0]
-    return Pass(kernel.name, source, read, _bytes(kernel.result))
+def all_passes(text: str) -> list[Pass]:
+    """Return the kernels of all computations of a program, those within loops and fusions too.
+
+    Raises:
+      ValueError: If the text is not that of a compiled program.
+    """
+    return [one for instructions in parsed(text).computations.values() for one in _passes(instructions)]
 
 
-def _bytes(result: str) -> float:
-    return math.fsum(shape.bytes for shape in shapes(result))
+def _passes(instructions: list[Instruction]) -> list[Pass]:
+    written = {one.name: math.fsum(shape.bytes for shape in shapes(one.result)) for one in instructions}
+    return [
+        Pass(
+            name=one.name,
+            opcode=one.opcode,
+            source=one.rest.partition('op_name="')[2].partition('"')[0],
+            read=sum(written[name] for name in set(operands(one))),
+            written=written[one.name],
+        )
+        for one in instructions
+        if one.opcode not in VIEWS | BRANCHES
+    ]

@@ -15,6 +15,7 @@ from benchmarks import (
     contestants,
     kernels,
     measure,
+    passes,
     peak,
     plan_check,
     plans,
@@ -133,20 +134,14 @@ def test_kernels_reads_times_and_bytes_of_every_operation(tmp_path, capsys):
     assert "GB/s" in capsys.readouterr().out
 
 
-def test_an_operation_is_read_from_the_text_of_a_program():
-    program = """
-ENTRY %main {
-  %a = f32[8,512]{1,0} parameter(0)
-  %b = bf16[8]{0} parameter(1)
-  ROOT %c.1 = (f32[8]{0}, pred[3]{0}) fusion(%a, %b), kind=kLoop, metadata={op_name="jit(step)/add" id=1}
-}
-"""
-    found = kernels.operations(program)
-    assert found["a"].result == 8 * 512 * 4
-    assert found["b"].result == 8 * 2
-    assert found["c.1"] == kernels.Operation(
-        result=8 * 4 + 3, operands=("a", "b"), code="fusion", source="jit(step)/add"
-    )
+def test_passes_counts_what_a_step_reads_and_writes(tmp_path, capsys):
+    (table,) = written(tmp_path, passes, *SMALL, "--methods", "adamw", "galore-randomized", "--details")
+    adamw, galore = table["rows"]
+    assert adamw["written"] == pytest.approx(3, rel=0.01)  # both moments and the weights
+    assert adamw["read"] >= 4
+    assert adamw["temporaries"] < 0.05 < galore["temporaries"]
+    assert sum(one["written"] for one in adamw["largest"]) <= adamw["written"]
+    assert "jit(step)" in capsys.readouterr().out
 
 
 def test_least_traffic_and_arithmetic_by_hand():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import Array, lax
 
-from hlo.passes import Pass, passes
+from hlo.passes import Pass, all_passes, passes
 
 M, R, N = 32, 8, 64
 S, G = jax.ShapeDtypeStruct((M, R), jnp.float32), jax.ShapeDtypeStruct((M, N), jnp.float32)
@@ -46,6 +46,24 @@ def test_bytes_depend_on_the_type() -> None:
     narrow = jax.ShapeDtypeStruct((M, N), jnp.bfloat16)
     (one,) = found(lambda x: x.astype(jnp.float32) + 1, narrow)
     assert (one.read, one.written) == (2 * M * N, 4 * M * N)
+
+
+def test_kernels_of_a_loop_are_among_all() -> None:
+    program = """HloModule step
+%body {
+  %x = f32[4]{0} parameter(0)
+  ROOT %y = f32[4]{0} negate(%x)
+}
+ENTRY %main {
+  %a = f32[8,512]{1,0} parameter(0)
+  %b = bf16[8]{0} parameter(1)
+  %w = f32[4]{0} while(%b), condition=%c, body=%body
+  ROOT %c.1 = (f32[8]{0}, pred[3]{0}) fusion(%a, %b), kind=kLoop, metadata={op_name="jit(step)/add" id=1}
+}
+"""
+    fusion = Pass("c.1", "fusion", "jit(step)/add", 8 * 512 * 4 + 8 * 2, 8 * 4 + 3)
+    assert passes(program) == [fusion]
+    assert all_passes(program) == [Pass("y", "negate", "", 16, 16), fusion]
 
 
 def test_text_of_something_else_is_an_error() -> None:
