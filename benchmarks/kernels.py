@@ -24,7 +24,7 @@ from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import make_problem
 from benchmarks.step import Weights, donated_step
-from hlo.passes import all_passes
+from hlo.kernels import all_passes
 
 METHODS = ("adamw", "grassjump", "grasswalk")
 CALLS = "call"  # of a kernel that is recorded itself

@@ -16,7 +16,7 @@ from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import Problem, make_problem
 from benchmarks.step import donated_step
-from hlo.passes import Pass, passes
+from hlo.kernels import Pass, passes
 
 METHODS = ("adamw", "grassjump", "grassjump-blocks", "grassjump-columns", "frugal", "grasswalk", "apollo")
 SMALLEST = 0.05  # of a gradient: kernels that move less are added up

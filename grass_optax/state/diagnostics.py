@@ -74,11 +74,15 @@ def _is_split(x: Any) -> bool:
     return isinstance(x, SplitState)
 
 
+def _is_layout(x: Any) -> bool:
+    return isinstance(x, MatrixLayout)
+
+
 def _leaves_of(split: SplitState) -> list[tuple[str, MatrixLayout, Any]]:
     """The path, the layout and the basis of every leaf."""
-    layouts: Any
-    layouts, treedef = jax.tree.flatten_with_path(split.layouts, is_leaf=lambda x: isinstance(x, MatrixLayout))
-    bases = treedef.flatten_up_to(split.basis)
+    layouts = jax.tree.leaves_with_path(split.layouts, is_leaf=_is_layout)
+    structure: Any = jax.tree.structure(split.layouts, is_leaf=_is_layout)
+    bases = structure.flatten_up_to(split.basis)
     if any(isinstance(basis, optax.MaskedNode) for basis in bases):
         raise ValueError("the bases are not stored, so the state does not know them. Build it with store_basis=True.")
     return [(leaf_path(path), layout, basis) for (path, layout), basis in zip(layouts, bases, strict=True)]

@@ -47,7 +47,7 @@ class MemoryReport(NamedTuple):
     adam_bytes: int
 
     def __str__(self) -> str:
-        rows = [("leaf", "shape", "state bytes", "Adam's", "ratio", "blocks")]
+        rows: list[tuple[str, ...]] = [("leaf", "shape", "state bytes", "Adam's", "ratio", "blocks")]
         for leaf in self.leaves:
             shape = " x ".join(map(str, leaf.shape)) or "scalar"
             blocks = str(leaf.blocks) if leaf.blocks > 1 else ""

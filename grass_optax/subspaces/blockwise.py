@@ -78,20 +78,13 @@ def by_blocks(rule: SubspaceRule, blocks: int | None = None) -> SubspaceRule:
                 return x.reshape(number, -1, x.shape[1])
             return jnp.broadcast_to(x, (number, *jnp.shape(x)))
 
-        # `count` and `first` are the same for all blocks, and decide branches.
-        of_blocks = refresh._replace(
-            key=jax.vmap(jax.random.fold_in, (None, 0))(refresh.key, jnp.arange(number)),
-            count=None,
-            grad=cut(refresh.grad),
-            basis=refresh.basis.blocks,
-            inner_state=jax.tree.map(cut, refresh.inner_state),
-            first=None,
-        )
+        def of_block(key: Array, grad: Array | None, basis: Array, moments: PyTree, state: PyTree) -> Any:
+            own = refresh._replace(key=key, grad=grad, basis=basis, inner_state=moments, rule_state=state)
+            return rule.update(own)
 
-        def of_block(block: Refresh) -> tuple[Array, PyTree]:
-            return rule.update(block._replace(count=refresh.count, first=refresh.first))
-
-        basis, state = jax.vmap(of_block)(of_blocks)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(refresh.key, jnp.arange(number))
+        grads, moments = jax.tree.map(cut, (refresh.grad, refresh.inner_state))
+        basis, state = jax.vmap(of_block)(keys, grads, refresh.basis.blocks, moments, refresh.rule_state)
         return Blocks(basis), state
 
     return dataclasses.replace(rule, init=init, update=update, form=form)

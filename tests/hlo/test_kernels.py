@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import Array, lax
 
-from hlo.passes import Pass, all_passes, passes
+from hlo.kernels import Pass, all_passes, passes
 
 M, R, N = 32, 8, 64
 S, G = jax.ShapeDtypeStruct((M, R), jnp.float32), jax.ShapeDtypeStruct((M, N), jnp.float32)
