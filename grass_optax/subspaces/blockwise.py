@@ -78,7 +78,7 @@ def by_blocks(rule: SubspaceRule, blocks: int | None = None) -> SubspaceRule:
                 return x.reshape(number, -1, x.shape[1])
             return jnp.broadcast_to(x, (number, *jnp.shape(x)))
 
-        def of_block(key: Array, grad: Array, basis: Array, moments: PyTree, state: PyTree) -> Any:
+        def of_block(key: Array, grad: Any, basis: Array, moments: PyTree, state: PyTree) -> Any:
             own = refresh._replace(key=key, grad=grad, basis=basis, inner_state=moments, rule_state=state)
             return rule.update(own)
 
