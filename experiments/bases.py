@@ -146,6 +146,13 @@ def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
     return rates
 
 
+def report(outcomes: Mapping[Run, Outcome]) -> str:
+    """The tables that have runs."""
+    rates = best_rates(outcomes)
+    begun = [table for table in TABLES if any(run in outcomes for run in runs_of(table, rates))]
+    return "\n\n".join(table_text(table, outcomes) for table in begun)
+
+
 def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
     rates = best_rates(outcomes)
@@ -169,8 +176,8 @@ def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
             f"{rates[name]:g}",
             str(len(losses)),
             f"{statistics.mean(losses.values()):.3f}",
-            f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "",
-            "" if losses is first else ", ".join(differences),
+            f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "-",
+            "-" if losses is first else ", ".join(differences),
             f"{statistics.mean(outcome.energy for outcome in found.values()):.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -182,14 +189,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="only print the tables of the runs that are there")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the finished runs")
     args = parser.parse_args()
     if not args.report:
         first, *others = TABLES
-        make(runs_of(first, best_rates(read(RESULTS))), RESULTS, optimizer, args.workers)
-        make(runs_of_rates(), RESULTS, optimizer, args.workers)
-        rates = best_rates(read(RESULTS))
-        make([run for table in (first, *others) for run in runs_of(table, rates)], RESULTS, optimizer, args.workers)
-    print("\n\n".join(table_text(table, read(RESULTS)) for table in TABLES))
+        make(runs_of(first, best_rates(read(args.results))), args.results, optimizer, args.workers)
+        make(runs_of_rates(), args.results, optimizer, args.workers)
+        rates = best_rates(read(args.results))
+        runs = [run for table in (first, *others) for run in runs_of(table, rates)]
+        make(runs, args.results, optimizer, args.workers)
+    print(report(read(args.results)))
 
 
 if __name__ == "__main__":

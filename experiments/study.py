@@ -5,23 +5,27 @@ does not have, so a study can be cut short and go on later.
 """
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from grass_optax.state import captured_energy
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, defaults
+from models import Llama
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, UserError, defaults
 from train.data.tokenizer import token_bytes
-from train.data.windows import held_out_batches, load_tokens, training_rows, training_windows
+from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
 from train.pretrain.evaluation import evaluate
 from train.program.optimizer import make_schedule
 from train.program.step import (
@@ -60,6 +64,7 @@ class Outcome(NamedTuple):
     energy: float  # mean over matrices and steps of ||S^T G|| / ||G||
     seconds: float
     corpus: str  # fingerprint of the tokens
+    device: str
 
 
 # The optimizer of a run, given its learning rate
@@ -76,30 +81,40 @@ def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
     graphdef = structure(network)
     tokens = load_tokens(data, network.vocab_size)
     windows = training_windows(tokens.train, data)
-    losses = jax.jit(lambda params, rows: token_losses(graphdef, params, rows))
     step = jax.jit(make_train_step(graphdef, tx, schedule), donate_argnums=0)
-
-    @jax.jit
-    def energy(state: TrainState, rows: jax.Array) -> jax.Array:
-        grads = jax.grad(lambda params: token_losses(graphdef, params, rows).mean())(state.params)
-        return jax.numpy.stack([x.captured.mean() for x in captured_energy(state.opt_state, grads).values()]).mean()
-
-    state, energies = jax.jit(make_initial_state(network, tx, data.seed))(), []
+    probe, energies = jax.jit(functools.partial(mean_energy, graphdef)), []
+    state = jax.jit(make_initial_state(network, tx, data.seed))()
     for i in range(run.steps):
         rows = training_rows(windows, i, data.batch_size)(0, data.batch_size)
         # Between two refreshes, and of a gradient that chose no basis
         if i % PROBE_EVERY == PROBE_EVERY // 2:
-            energies.append(energy(state, rows))
+            energies.append(probe(state, rows))
         state, _ = step(state, rows)
+    return Outcome(
+        eval_loss=held_out_loss(graphdef, state.params, tokens, config),
+        energy=float(np.mean(jax.device_get(energies))),
+        seconds=time.perf_counter() - began,
+        corpus=tokens.fingerprint,
+        device=jax.devices()[0].device_kind,
+    )
 
-    def padded(params: Params, batch: np.ndarray) -> np.ndarray:
-        whole = np.resize(batch, (data.batch_size, batch.shape[1]))
+
+def mean_energy(graphdef: nnx.GraphDef[Llama], state: TrainState, rows: jax.Array) -> jax.Array:
+    """The captured energy of the gradient of a batch, averaged over all matrices."""
+    grads = jax.grad(lambda params: token_losses(graphdef, params, rows).mean())(state.params)
+    return jnp.stack([leaf.captured.mean() for leaf in captured_energy(state.opt_state, grads).values()]).mean()
+
+
+def held_out_loss(graphdef: nnx.GraphDef[Llama], params: Params, tokens: Tokens, config: Pretrain) -> float:
+    """The loss that `pretrain` reports at the end."""
+    losses = jax.jit(functools.partial(token_losses, graphdef))
+
+    def of_batch(params: Params, batch: np.ndarray) -> np.ndarray:
+        whole = np.resize(batch, (config.data.batch_size, batch.shape[1]))
         return np.asarray(losses(params, whole))[: len(batch)]
 
-    held_out = held_out_batches(tokens.held_out, data, config.report.eval_batches)
-    evaluation = evaluate(padded, state.params, held_out, token_bytes(tokens.tokenizer), lambda: None)
-    mean = float(np.mean(jax.device_get(energies)))
-    return Outcome(evaluation.eval_loss, mean, time.perf_counter() - began, tokens.fingerprint)
+    batches = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
+    return evaluate(of_batch, params, batches, token_bytes(tokens.tokenizer), lambda: None).eval_loss
 
 
 def settings(run: Run) -> Pretrain:
@@ -116,9 +131,15 @@ def settings(run: Run) -> Pretrain:
 
 
 def make(runs: Iterable[Run], path: Path, make_optimizer: MakeOptimizer, workers: int) -> None:
-    """Make the runs that the file does not have, in this order, `workers` at a time."""
+    """Make the runs that the file does not have, in this order, `workers` at a time.
+
+    Raises:
+      UserError: If the runs that it has were trained on another text.
+    """
     done = read(path)
-    missing = [run for run in runs if run not in done]
+    missing = [run for run in dict.fromkeys(runs) if run not in done]
+    for model in {run.model for run in missing}:
+        _refuse_other_text(model, done, path)
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
     for number in range(workers):
@@ -127,7 +148,7 @@ def make(runs: Iterable[Run], path: Path, make_optimizer: MakeOptimizer, workers
         open(path, "a") as file,
         ProcessPoolExecutor(workers, context, initializer=_keep_to_own_cores, initargs=(numbers, workers)) as pool,
     ):
-        started = {pool.submit(train, run, make_optimizer): run for run in dict.fromkeys(missing)}
+        started = {pool.submit(train, run, make_optimizer): run for run in missing}
         for count, future in enumerate(as_completed(started), 1):
             run, outcome = started[future], future.result()
             file.write(json.dumps(dataclasses.asdict(run) | outcome._asdict()) + "\n")
@@ -135,8 +156,23 @@ def make(runs: Iterable[Run], path: Path, make_optimizer: MakeOptimizer, workers
             print(f"[{count}/{len(missing)}] {run} {outcome}", flush=True)
 
 
+def _refuse_other_text(model: str, done: Mapping[Run, Outcome], path: Path) -> None:
+    """Prepare the tokens, once for all workers, and compare them with those of finished runs."""
+    config = settings(Run(contestant="", rank=1, update_proj_gap=1, learning_rate=1.0, seed=0, model=model))
+    corpus = load_tokens(config.data, config.model.vocab_size).fingerprint
+    if any(run.model == model and outcome.corpus != corpus for run, outcome in done.items()):
+        raise UserError(
+            f"the runs of {model} in {path} were trained on another text than the standard library of this Python: use "
+            "the Python that they were made with, or begin another file."
+        )
+
+
 def _keep_to_own_cores(numbers: Any, workers: int) -> None:
-    """Give this process its share of the cores: programs this small do not fill two."""
+    """Give this process its share of the cores: programs this small do not fill two.
+
+    An accelerator is shared by all.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if hasattr(os, "sched_setaffinity"):
         cores, number = sorted(os.sched_getaffinity(0)), numbers.get()
         os.sched_setaffinity(0, cores[number::workers] or cores)

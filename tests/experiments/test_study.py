@@ -1,0 +1,72 @@
+"""A study goes on where it stopped, compares seed by seed, and measures what it says."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import bases
+from experiments.study import Outcome, Run, make, read
+from train.config.run import UserError
+
+RUN = Run(contestant="haar", rank=bases.QUARTER, update_proj_gap=100, learning_rate=bases.RATE, seed=0)
+OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device="cpu")
+
+
+def write(path: Path, outcomes: dict[Run, Outcome]) -> None:
+    path.write_text("".join(json.dumps(dataclasses.asdict(r) | o._asdict()) + "\n" for r, o in outcomes.items()))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    outcomes = {RUN: OUTCOME, RUN.at(seed=1): OUTCOME._replace(eval_loss=4.1)}
+    write(tmp_path / "runs.jsonl", outcomes)
+    assert read(tmp_path / "runs.jsonl") == outcomes
+    assert read(tmp_path / "none.jsonl") == {}
+
+
+def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    write(path, {RUN: OUTCOME})
+    before = path.read_text()
+    make([RUN, RUN], path, bases.optimizer, workers=1)
+    assert path.read_text() == before
+
+
+def test_runs_on_another_text_are_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    write(path, {RUN: OUTCOME})
+    with pytest.raises(UserError, match="another text.* begin another file"):
+        make([RUN.at(seed=1)], path, bases.optimizer, workers=1)
+
+
+def test_a_rate_is_chosen_on_a_seed_of_its_own_when_all_were_tried() -> None:
+    tried = [run for run in bases.runs_of_rates() if run.contestant == "haar"]
+    assert {run.seed for run in tried}.isdisjoint(bases.SEEDS)
+    losses = dict(zip(tried, (4.2, 4.3, 4.1), strict=True))
+    outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
+    assert bases.best_rates(outcomes)["haar"] == tried[2].learning_rate
+    assert bases.best_rates(dict(list(outcomes.items())[:2]))["haar"] == bases.RATE
+
+
+def test_contestants_are_compared_seed_by_seed() -> None:
+    other = RUN.at(contestant="blocks:8")
+    losses = {RUN: 4.0, RUN.at(seed=1): 4.2, other: 4.1, other.at(seed=1): 4.1, RUN.at(seed=2): 4.4}
+    text = bases.report({run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()})
+    first, other_rows = text.split("\n\nRank")
+    rows = {line.split(" | ")[0]: line for line in first.splitlines() if line.startswith("| ")}
+    assert "| 3 | 4.200 | 0.200 | - |" in rows["| haar"]
+    assert "| 2 | 4.100 | 0.000 | +0.100, -0.100 |" in rows["| blocks:8"]
+    assert "haar" not in other_rows  # blocks:8 is the first of this table
+    assert "| 2 | 4.100 | 0.000 | - |" in other_rows
+
+
+@pytest.mark.long
+def test_a_study_makes_its_runs(tmp_path: Path) -> None:
+    """Two short ones side by side; a random subspace captures its share."""
+    runs = [RUN.at(contestant=name, steps=20, update_proj_gap=5) for name in ("haar", "walk, blocks:8")]
+    make(runs, tmp_path / "runs.jsonl", bases.optimizer, workers=2)
+    found = read(tmp_path / "runs.jsonl")
+    assert set(found) == set(runs)
+    assert all(5 < outcome.eval_loss < 7.7 for outcome in found.values())
+    assert abs(found[runs[0]].energy - 0.5) < 0.03
