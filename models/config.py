@@ -1,17 +1,48 @@
-"""The configuration of a LLaMA: shapes and dtypes, independent of training.
+"""The configuration of a decoder: shapes and dtypes, independent of training.
 
 `LlamaConfig` is validated on construction, `CONFIGS` has the sizes used in the low-rank training
 papers, and `count_parameters` returns the size of a model without building it.
 """
 
 import dataclasses
+from typing import Literal
 
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Slower rotations than those of pretraining, for longer texts.
+
+    Attributes:
+      kind: "linear" divides all frequencies by `factor`. "llama3" divides those that turn less than
+        `low_freq_factor` times within the original positions, keeps those that turn more than
+        `high_freq_factor` times, and blends between.
+      factor: At least 1.
+      low_freq_factor, high_freq_factor, original_positions: Of "llama3".
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(f"the kind of rope scaling must be linear or llama3, got {self.kind!r}.")
+        if not self.factor >= 1:
+            raise ValueError(f"the factor of rope scaling must be at least 1, got {self.factor!r}.")
+        if not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(
+                "the low_freq_factor of rope scaling must be positive and below its high_freq_factor, got "
+                f"{self.low_freq_factor!r} and {self.high_freq_factor!r}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """A LLaMA: pre-norm RMSNorm, rotary positions, SwiGLU, no biases, untied head."""
+    """A LLaMA: pre-norm RMSNorm, rotary positions, SwiGLU. With `qkv_bias`, a Qwen2."""
 
     vocab_size: int = 32_000
     hidden_size: int
@@ -21,6 +52,9 @@ class LlamaConfig:
     num_kv_heads: int | None = None  # None: num_heads (no grouped queries)
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e4
+    rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False
+    tied_head: bool = False  # the embedding is the output head, too
     init_std: float = 0.02
     dtype: str = "float32"  # of matrix products and the residual stream
     param_dtype: str = "float32"
@@ -71,9 +105,11 @@ def count_parameters(config: LlamaConfig) -> int:
     """Return the exact number of parameters of `Llama(config)`."""
     hidden, kv_width = config.hidden_size, config.kv_heads * config.head_dim
     attention = 2 * hidden * hidden + 2 * hidden * kv_width
+    biases = (hidden + 2 * kv_width) * config.qkv_bias
     mlp = 3 * hidden * config.intermediate_size
     norms = 2 * hidden
-    return 2 * config.vocab_size * hidden + hidden + config.num_layers * (attention + mlp + norms)
+    embeddings = (1 if config.tied_head else 2) * config.vocab_size * hidden
+    return embeddings + hidden + config.num_layers * (attention + biases + mlp + norms)
 
 
 def _config(
@@ -91,7 +127,7 @@ def _config(
 
 # 9m to 7b are the configurations released with GaLore (Zhao et al. 2024); tables in papers swap the
 # heads and the layers of 1b. tiny is 9m with a smaller vocabulary, for a minute on two CPU cores.
-# 70b is LLaMA 2's (Touvron et al. 2023), for plans.
+# 70b is LLaMA 2's (Touvron et al. 2023), for plans. qwen2-1.5b is Qwen2's (Yang et al. 2024).
 CONFIGS: dict[str, LlamaConfig] = {
     "tiny": _config(128, 352, heads=4, layers=4, vocab=2048),
     "9m": _config(128, 352, heads=4, layers=4),
@@ -104,4 +140,10 @@ CONFIGS: dict[str, LlamaConfig] = {
     "3b": _config(2560, 6848, heads=32, layers=32),
     "7b": _config(4096, 11008, heads=32, layers=32),
     "70b": _config(8192, 28672, heads=64, layers=80, kv_heads=8),
+    "qwen2-1.5b": dataclasses.replace(
+        _config(1536, 8960, heads=12, layers=28, vocab=151_936, kv_heads=2),
+        qkv_bias=True,
+        tied_head=True,
+        rope_theta=1e6,
+    ),
 }

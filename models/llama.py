@@ -1,4 +1,5 @@
-"""LLaMA in Flax NNX: one block, stacked along a leading layer axis and scanned over the layers.
+"""LLaMA and Qwen2 in Flax NNX: one block, stacked along a leading layer axis and scanned over the
+layers. A Qwen2 is a LLaMA whose queries, keys and values have biases.
 
 Shape suffixes of local names:
     B batch   T position   V vocabulary   D hidden    F intermediate   L layer
@@ -17,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from models.config import LlamaConfig
+from models.config import LlamaConfig, RopeScaling
 
 
 def _anywhere(x: Array) -> Array:
@@ -36,9 +37,24 @@ class Placement:
 ANYWHERE = Placement()
 
 
-def rope_tables(positions_T: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """Return (sin_TC, cos_TC), float32, of position * theta^(-2c / head_dim) (Su et al. 2021)."""
-    frequency_C = jnp.asarray(theta ** -(np.arange(0, head_dim, 2) / head_dim), jnp.float32)
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
+    """Return theta^(-2c / head_dim) for each pair c, scaled, in float64 (Su et al. 2021)."""
+    frequency_C = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    if scaling is None:
+        return frequency_C
+    if scaling.kind == "linear":
+        return frequency_C / scaling.factor
+    turns_C = frequency_C * scaling.original_positions / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept_C = np.clip((turns_C - low) / (high - low), 0, 1)
+    return frequency_C * (kept_C + (1 - kept_C) / scaling.factor)
+
+
+def rope_tables(
+    positions_T: Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Array, Array]:
+    """Return (sin_TC, cos_TC), float32, of position * frequency."""
+    frequency_C = jnp.asarray(rope_frequencies(head_dim, theta, scaling), jnp.float32)
     angle_TC = jnp.outer(positions_T.astype(jnp.float32), frequency_C)
     return jnp.sin(angle_TC), jnp.cos(angle_TC)
 
@@ -51,11 +67,11 @@ def rotate(x_BTNH: Array, sin_TC: Array, cos_TC: Array) -> Array:
     return jnp.concatenate(rotated, axis=-1)
 
 
-def _linear(config: LlamaConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(config: LlamaConfig, inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = False) -> nnx.Linear:
     return nnx.Linear(
         inputs,
         outputs,
-        use_bias=False,
+        use_bias=bias,
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         kernel_init=jax.nn.initializers.normal(config.init_std),
@@ -80,9 +96,9 @@ class Attention(nnx.Module):
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
         width, kv_width = config.hidden_size, config.kv_heads * config.head_dim
         self.head_dim = config.head_dim
-        self.q = _linear(config, width, width, rngs)
-        self.k = _linear(config, width, kv_width, rngs)
-        self.v = _linear(config, width, kv_width, rngs)
+        self.q = _linear(config, width, width, rngs, bias=config.qkv_bias)
+        self.k = _linear(config, width, kv_width, rngs, bias=config.qkv_bias)
+        self.v = _linear(config, width, kv_width, rngs, bias=config.qkv_bias)
         self.o = _linear(config, width, width, rngs)
 
     def __call__(self, x_BTD: Array, sin_TC: Array, cos_TC: Array, place: Placement = ANYWHERE) -> Array:
@@ -140,12 +156,14 @@ class Llama(nnx.Module):
         layer_keys = jax.random.split(rngs.params(), config.num_layers)
         self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(layer_keys)
         self.norm = _norm(config, rngs)
-        self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
+        if not config.tied_head:
+            self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
 
     def __call__(self, tokens_BT: Array, place: Placement = ANYWHERE) -> Array:
         """Return the float32 logits (B, T, V) of the token after each position."""
         config = self.config
-        sin_TC, cos_TC = rope_tables(jnp.arange(tokens_BT.shape[1]), config.head_dim, config.rope_theta)
+        positions_T = jnp.arange(tokens_BT.shape[1])
+        sin_TC, cos_TC = rope_tables(positions_T, config.head_dim, config.rope_theta, config.rope_scaling)
 
         def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
             return place.stream(block(x_BTD, sin_TC, cos_TC, place)), None
@@ -156,4 +174,11 @@ class Llama(nnx.Module):
         # After the look-up, so that gradients of repeated tokens add up in the parameter dtype.
         x_BTD = place.stream(place.embedded(self.embed(tokens_BT).astype(config.dtype)))
         x_BTD, _ = jax.lax.scan(step, x_BTD, self.layers)
-        return place.stream(self.lm_head(self.norm(x_BTD)).astype(jnp.float32))
+        return place.stream(self._head(self.norm(x_BTD)).astype(jnp.float32))
+
+    def _head(self, x_BTD: Array) -> Array:
+        """The logits of the normalised stream, in the compute dtype."""
+        if not self.config.tied_head:
+            return self.lm_head(x_BTD)
+        embedding_VD = self.embed.embedding[...].astype(self.config.dtype)
+        return x_BTD.astype(self.config.dtype) @ embedding_VD.T

@@ -54,3 +54,20 @@ def test_conversion_checks_our_side_as_well(model):
     deeper = dataclasses.replace(SMALL, num_layers=4)
     with pytest.raises(ValueError, match=r"layers/mlp/up/kernel is \(3, 16, 24\)"):
         to_hf_state_dict(deeper, nnx.state(model))
+
+
+def test_derived_buffers_and_a_tied_head_are_left_out(model):
+    state_dict = to_hf_state_dict(SMALL, nnx.state(model))
+    buffers = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.zeros(2) for i in range(SMALL.num_layers)}
+    params = from_hf_state_dict(SMALL, state_dict | buffers | {"model.rotary_emb.inv_freq": np.zeros(2)})
+    jax.tree.map(np.testing.assert_array_equal, params, from_hf_state_dict(SMALL, state_dict))
+    tied = dataclasses.replace(SMALL, tied_head=True)
+    assert "lm_head" not in from_hf_state_dict(tied, state_dict)
+
+
+def test_layers_of_different_types_are_an_error(model):
+    state_dict = to_hf_state_dict(SMALL, nnx.state(model))
+    name = "model.layers.1.mlp.up_proj.weight"
+    state_dict[name] = state_dict[name].astype(jnp.bfloat16)
+    with pytest.raises(ValueError, match=f"{name} is bfloat16, but the layers before it are float32"):
+        from_hf_state_dict(SMALL, state_dict)

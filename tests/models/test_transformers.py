@@ -1,6 +1,7 @@
-"""Our LLaMA against Hugging Face's, on the same random weights."""
+"""Our LLaMA and Qwen2 against Hugging Face's, on the same random weights."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import Llama, LlamaConfig, from_hf_state_dict
-from models.llama import rope_tables, rotate
+from models import Llama, LlamaConfig, from_hf_state_dict, to_hf_state_dict
+from models.config import RopeScaling
+from models.hf_config import from_hf_config, to_hf_config
+from models.hf_folder import Weights, read_settings, write_folder
+from models.llama import rope_frequencies, rope_tables, rotate
 
 REASON = "parity with Hugging Face needs PyTorch: pip install '.[parity]'"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -25,27 +29,27 @@ MULTI_HEAD = LlamaConfig(
     rope_theta=500.0,  # not the default, and fast enough for every pair to turn within the sequence
     init_std=0.2,  # logits of order one, attention far from uniform
 )
+LLAMA3 = RopeScaling(kind="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0, original_positions=16)
 CONFIGS = {
     "multi-head": MULTI_HEAD,
     "grouped queries": dataclasses.replace(MULTI_HEAD, num_kv_heads=2, rope_theta=1e4),
+    "Qwen2": dataclasses.replace(MULTI_HEAD, num_kv_heads=2, qkv_bias=True, tied_head=True),
+    "Llama 3": dataclasses.replace(MULTI_HEAD, num_kv_heads=2, tied_head=True, rope_scaling=LLAMA3),
+    "linear": dataclasses.replace(MULTI_HEAD, rope_scaling=RopeScaling(kind="linear", factor=2.0)),
 }
 BATCH, LENGTH = 2, 24
 
 
 def hf_config(config):
-    return transformers.LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.kv_heads,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        initializer_range=config.init_std,
-        tie_word_embeddings=False,
-        attn_implementation="eager",
-    )
+    """Theirs, from the config.json that we write."""
+    settings = to_hf_config(config, max_positions=2048)
+    kind = transformers.Qwen2Config if settings["model_type"] == "qwen2" else transformers.LlamaConfig
+    return kind.from_dict(settings | {"attn_implementation": "eager"})
+
+
+def hf_model(config):
+    kind = transformers.Qwen2ForCausalLM if config.qkv_bias else transformers.LlamaForCausalLM
+    return kind(hf_config(config))
 
 
 def numpy_dict(tensors):
@@ -57,11 +61,13 @@ def pair(request):
     """Our config, their model, and our model with a copy of its weights."""
     config = request.param
     torch.manual_seed(0)
-    theirs = transformers.LlamaForCausalLM(hf_config(config))
+    theirs = hf_model(config)
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             if "norm" in name:  # ones from the start would hide a norm in the wrong place
                 weight.uniform_(0.5, 1.5)
+            if "bias" in name:
+                weight.normal_()
     ours = Llama(config, rngs=nnx.Rngs(0))
     params = from_hf_state_dict(config, numpy_dict(theirs.state_dict()))
     nnx.update(ours, jax.tree.map(jnp.asarray, params))
@@ -112,7 +118,41 @@ def test_rotation_at_distant_positions(pair):
     heads_first = torch.from_numpy(x_BTNH).transpose(1, 2)
     expected, _ = modeling.apply_rotary_pos_emb(heads_first, heads_first, cos, sin)
 
-    tables = rope_tables(jnp.asarray(positions), config.head_dim, config.rope_theta)
+    tables = rope_tables(jnp.asarray(positions), config.head_dim, config.rope_theta, config.rope_scaling)
     # One rounding of a frequency, 2^-24 relative, is 1e-4 of an angle after 2047 positions.
     turned = rotate(jnp.asarray(x_BTNH), *tables)
     np.testing.assert_allclose(turned, expected.transpose(1, 2).numpy(), rtol=0, atol=1e-3)
+
+
+def test_frequencies_are_those_of_hugging_face(pair):
+    config, theirs, _ = pair
+    frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    np.testing.assert_allclose(frequencies, theirs.model.rotary_emb.inv_freq.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shard_size", ["10GB", "20KB"], ids=["one file", "an index"])
+def test_a_folder_of_hugging_face_is_read(pair, tmp_path, shard_size):
+    config, theirs, ours = pair
+    theirs.save_pretrained(tmp_path, max_shard_size=shard_size)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1 or shard_size == "20KB"
+    found = from_hf_config(read_settings(tmp_path))
+    assert found == config
+    params = from_hf_state_dict(found, Weights(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, params, nnx.to_pure_dict(nnx.state(ours)))
+
+
+def test_hugging_face_reads_a_folder_of_ours(pair, tokens, tmp_path):
+    """The same greedy tokens, and the same weights when it is read again."""
+    config, theirs, ours = pair
+    folder = tmp_path / "exported"
+    write_folder(folder, to_hf_config(config, 2048), to_hf_state_dict(config, nnx.state(ours)))
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    for (name, a), (_, b) in zip(loaded.named_parameters(), theirs.named_parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy(), err_msg=name)
+    with torch.no_grad():
+        expected = loaded(torch.from_numpy(tokens)).logits.numpy()
+    logits = ours(jnp.asarray(tokens, jnp.int32))
+    np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(expected, -1))
+    assert from_hf_config(json.loads((folder / "config.json").read_text())) == config
+    again = from_hf_state_dict(config, Weights(folder))
+    jax.tree.map(np.testing.assert_array_equal, again, nnx.to_pure_dict(nnx.state(ours)))

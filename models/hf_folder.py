@@ -1,0 +1,139 @@
+"""A folder of Hugging Face: config.json and weights in safetensors, one file or several.
+
+Nothing is unpickled. Weights are read and written tensor by tensor; a folder appears in one rename.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+SHARD_BYTES = 5 * 10**9  # of one file
+UNFINISHED = ".unfinished"
+
+
+class FolderError(ValueError):
+    """A folder that cannot be read: what is wrong, and what to do."""
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """The tensors of a folder, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the files; their headers are checked, their data is not read."""
+        self._files = _files(folder)
+        self._file_of: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for path in self._files:
+            with _opened(path) as file:
+                for name in file.keys():  # noqa: SIM118  # it is no dict
+                    self._file_of[name] = path
+                    self._shapes[name] = tuple(file.get_slice(name).get_shape())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with _opened(self._file_of[name]) as file:
+            array: np.ndarray = file.get_tensor(name)
+            return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from its header."""
+        return self._shapes[name]
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the content of config.json.
+
+    Raises:
+      FolderError: If there is none, or it is not a JSON object.
+    """
+    path = folder / CONFIG
+    try:
+        settings = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FolderError(f"{folder} has no {CONFIG}: give a folder in the format of Hugging Face.") from None
+    except (ValueError, OSError) as error:
+        raise FolderError(f"{path} is no JSON: {error}. Get the file again.") from error
+    if not isinstance(settings, dict):
+        raise FolderError(f"{path} holds no JSON object. Get the file again.")
+    return settings
+
+
+def write_folder(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
+    """Write config.json and the weights, in files of at most `SHARD_BYTES` or one tensor.
+
+    Raises:
+      FolderError: If the folder exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FolderError(f"{folder} is not empty: give the name of a new folder.")
+    new = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    (new / CONFIG).write_text(json.dumps(dict(settings), indent=2) + "\n")
+    shards = _shards(weights)
+    names = {WEIGHTS: shards[0]} if len(shards) == 1 else {
+        f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, 1)
+    }  # fmt: skip
+    for file, tensors in names.items():
+        save_file({name: np.ascontiguousarray(weights[name]) for name in tensors}, new / file, {"format": "pt"})
+    if len(shards) > 1:
+        total = sum(weights[name].nbytes for name in weights)
+        index = {name: file for file, tensors in names.items() for name in tensors}
+        (new / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2) + "\n")
+    if folder.exists():
+        folder.rmdir()
+    new.rename(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: those of its index, or the one."""
+    if (folder / INDEX).exists():
+        try:
+            listed = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise FolderError(f"{folder / INDEX} is no index of weights: {error}. Get the file again.") from error
+        inside = [folder / Path(name).name for name in listed]
+        if missing := [path.name for path in inside if not path.exists()]:
+            raise FolderError(f"{folder} lacks {', '.join(missing)}, which its index names. Get them again.")
+        return inside
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if any((folder / name).exists() for name in PICKLED):
+        raise FolderError(
+            f"{folder} has its weights in pickled .bin files, which may run code when they are read. Convert them "
+            "where you trust them: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) of Transformers."
+        )
+    raise FolderError(f"{folder} has no {WEIGHTS} and no {INDEX}: give a folder with weights in safetensors.")
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise FolderError(f"{path} is damaged or cut short: {error}. Get the file again.") from error
+
+
+def _shards(weights: Mapping[str, np.ndarray]) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in weights:
+        own = weights[name].nbytes
+        if shards[-1] and size + own > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += own
+    return shards

@@ -1,0 +1,70 @@
+"""The config.json of Hugging Face: what is read, and what is refused by its name."""
+
+import dataclasses
+import re
+
+import pytest
+
+from models.config import CONFIGS, RopeScaling
+from models.hf_config import from_hf_config, to_hf_config
+from tests.models.small import SMALL
+
+SETTINGS = to_hf_config(SMALL, 2048)
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), SMALL], ids=[*CONFIGS, "small"])
+def test_what_is_written_is_read(config):
+    assert from_hf_config(to_hf_config(config, 1024)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "scaling"),
+    [
+        ({"rope_parameters": None, "rope_scaling": None}, None),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+         RopeScaling(kind="linear", factor=2.0)),
+        ({"rope_parameters": None, "rope_scaling": LLAMA3}, RopeScaling(kind="llama3", factor=8.0)),
+        ({"rope_parameters": LLAMA3 | {"rope_theta": 3e5}, "rope_scaling": None},
+         RopeScaling(kind="llama3", factor=8.0)),
+    ],
+)  # fmt: skip
+def test_rotations_are_read_as_transformers_4_and_5_write_them(changes, scaling):
+    found = from_hf_config(SETTINGS | {"rope_theta": 3e5} | changes)
+    assert (found.rope_theta, found.rope_scaling) == (3e5, scaling)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mixtral"}, "model_type is 'mixtral', but only llama and qwen2 can be read"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but the model here computes 'silu' only"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
+        ({"use_sliding_window": True, "sliding_window": 4096}, "use_sliding_window is True"),
+        ({"head_dim": 96}, "head_dim is 96, but heads here have hidden_size / num_attention_heads = 4"),
+        ({"logit_scale": 0.1}, "the setting logit_scale, 0.1, is not known here"),
+        ({"quantization_config": {"bits": 4}}, "the setting quantization_config"),
+        ({"hidden_size": None}, "the settings hidden_size are missing"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not known here"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale of rope scaling 'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor, .* are missing"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor of rope scaling must be at least 1"),
+    ],
+)
+def test_what_the_model_does_not_compute_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_hf_config(SETTINGS | changes)
+
+
+def test_a_setting_that_is_off_is_no_obstacle():
+    assert from_hf_config(SETTINGS | {"logit_scale": None, "use_moe": False, "attention_bias": False}) == SMALL
+
+
+def test_qwen2_has_biases_and_its_published_size():
+    found = from_hf_config(SETTINGS | {"model_type": "qwen2", "tie_word_embeddings": True})
+    assert found == dataclasses.replace(SMALL, qkv_bias=True, tied_head=True)
+    assert re.match("Qwen2", to_hf_config(found, 1)["architectures"][0])
