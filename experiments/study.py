@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from grass_optax.state import captured_energy
+from grass_optax import captured_energy
 from models import Llama
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, UserError, defaults
 from train.data.tokenizer import token_bytes
