@@ -24,10 +24,10 @@ from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import make_problem
 from benchmarks.step import Weights, donated_step
-from hlo.kernels import all_passes
+from hlo.kernels import all_kernels
 
 METHODS = ("adamw", "grassjump", "grasswalk")
-CALLS = "call"  # of a kernel that is recorded itself
+CALL = "call"  # runs a kernel that has a record of its own
 
 
 def recorded(run: Callable[[], None], steps: int) -> dict[str, float]:
@@ -62,7 +62,7 @@ def measured(tx: Any, weights: Weights, steps: int) -> list[dict[str, Any]]:
 
     for _ in range(3):
         run()
-    known = {one.name: one for one in all_passes(compiled.as_text()) if one.opcode != CALLS}
+    known = {one.name: one for one in all_kernels(compiled.as_text()) if one.opcode != CALL}
     rows = [
         known[name]._asdict() | {"seconds": seconds} for name, seconds in recorded(run, steps).items() if name in known
     ]

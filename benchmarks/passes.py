@@ -16,7 +16,7 @@ from benchmarks import flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS
 from benchmarks.shapes import Problem, make_problem
 from benchmarks.step import donated_step
-from hlo.kernels import Pass, passes
+from hlo.kernels import Kernel, regular_kernels
 
 METHODS = ("adamw", "grassjump", "grassjump-blocks", "grassjump-columns", "frugal", "grasswalk", "apollo")
 SMALLEST = 0.05  # of a gradient: kernels that move less are added up
@@ -27,7 +27,7 @@ def counted(problem: Problem, name: str) -> dict[str, Any]:
     tx = JAX_CONTESTANTS[name](problem)
     state = jax.eval_shape(tx.init, problem.abstract)
     compiled = donated_step(tx).lower(problem.abstract, state, problem.abstract).compile()
-    found, unit = passes(compiled.as_text()), problem.gradient_bytes
+    found, unit = regular_kernels(compiled.as_text()), problem.gradient_bytes
     memory: Any = compiled.memory_analysis()
     return {
         "name": name,
@@ -39,7 +39,7 @@ def counted(problem: Problem, name: str) -> dict[str, Any]:
     }
 
 
-def _row(one: Pass, unit: float) -> dict[str, Any]:
+def _row(one: Kernel, unit: float) -> dict[str, Any]:
     return {"name": one.name, "source": one.source, "read": one.read / unit, "written": one.written / unit}
 
 

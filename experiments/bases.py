@@ -3,10 +3,11 @@
     python -m experiments.bases
 
 Writes a line for each run to docs/results/bases.jsonl, and prints the tables of
-docs/results/bases.md. Runs whose line is there are not made again.
+docs/results/bases.md. Finished runs are skipped.
 
-Every contestant is GrassJump or GrassWalk but for its bases. Its learning rate is the best of three
-at one rank and interval, on a seed of its own; until these runs are made, that of the trainer.
+Every contestant differs from GrassJump or GrassWalk only in its bases. Its learning rate is the
+best of three at one rank and interval, on a seed of its own; until these runs are made, the
+trainer's default.
 """
 
 import argparse
@@ -35,30 +36,41 @@ RATES, RATE = (2.5e-3, 5e-3, 1e-2), 5e-3
 HIDDEN = CONFIGS["tiny"].hidden_size
 QUARTER, SIXTEENTH = HIDDEN // 4, HIDDEN // 16
 
-JUMP, WALK = subspaces.random_jump, subspaces.random_walk
-# Rule of the refreshes, rule of the first basis
-RULES: dict[str, tuple[subspaces.SubspaceRule, subspaces.SubspaceRule | None]] = {
-    "haar": (JUMP(), None),
-    "gaussian": (JUMP("gaussian"), None),
-    "blocks:4": (JUMP("blocks", 4), None),
-    "blocks:8": (JUMP("blocks", 8), None),
-    "blocks:16": (JUMP("blocks", 16), None),
-    "cosine": (JUMP("cosine"), None),
-    "columns": (JUMP("columns"), None),
-    "blocks:8, every 8th row": (strided(8), None),
-    "blocks:4, a head each": (JUMP("blocks", 4), None),
-    "blocks:4, across heads": (strided(4), None),
-    "walk": (WALK(), subspaces.range_finder()),
-    "walk, blocks:4": (
-        subspaces.by_blocks(WALK(), 4),
-        subspaces.by_blocks(subspaces.range_finder(), 4),
-    ),
-    "walk, blocks:8": (
-        subspaces.by_blocks(WALK(), 8),
-        subspaces.by_blocks(subspaces.range_finder(), 8),
-    ),
+
+class Rules(NamedTuple):
+    """How a contestant makes its bases."""
+
+    rule: subspaces.SubspaceRule
+    initial: subspaces.SubspaceRule | None = None  # None: `rule`
+
+
+def _jump(basis: subspaces.RandomBasis = "haar", blocks: int | None = None) -> Rules:
+    return Rules(subspaces.random_jump(basis, blocks))
+
+
+def _walk_of_blocks(blocks: int) -> Rules:
+    walk, first = subspaces.random_walk(), subspaces.range_finder()
+    return Rules(subspaces.by_blocks(walk, blocks), subspaces.by_blocks(first, blocks))
+
+
+RULES: dict[str, Rules] = {
+    "haar": _jump(),
+    "gaussian": _jump("gaussian"),
+    "blocks:4": _jump("blocks", 4),
+    "blocks:8": _jump("blocks", 8),
+    "blocks:16": _jump("blocks", 16),
+    "cosine": _jump("cosine"),
+    "columns": _jump("columns"),
+    "blocks:8, every 8th row": Rules(strided(8)),
+    "blocks:4, a head each": _jump("blocks", 4),
+    "blocks:4, every 4th row": Rules(strided(4)),
+    "walk": Rules(subspaces.random_walk(), subspaces.range_finder()),
+    "walk, blocks:4": _walk_of_blocks(4),
+    "walk, blocks:8": _walk_of_blocks(8),
 }
-BY_HEAD = ("blocks:4, a head each", "blocks:4, across heads")
+# The heads of q, k and v along m, too, so that each of the four heads of `tiny` is a block; every
+# 4th row spreads each head over all blocks.
+HEADS_FIRST = ("blocks:4, a head each", "blocks:4, every 4th row")
 
 
 def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -72,7 +84,7 @@ def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransfor
         update_proj_gap=run.update_proj_gap,
         scale=SCALE,
         initial=initial,
-        weight_dimension_numbers=heads_first if run.contestant in BY_HEAD else stacked_kernels,
+        weight_dimension_numbers=heads_first if run.contestant in HEADS_FIRST else stacked_kernels,
         key=run.seed,
     )
     return grass_optax.with_rates(direction, learning_rate)
@@ -91,24 +103,26 @@ def heads_first(params: Any) -> Any:
 
 
 class Table(NamedTuple):
-    """Contestants at a rank and an interval; the first is what the others are compared with."""
+    """A question: contestants at a rank and an interval, the first of which is the reference."""
 
+    title: str
     contestants: tuple[str, ...]
     rank: int
     update_proj_gap: int
 
 
-_JUMPS, _NARROW = tuple(RULES)[:7], ("haar", "gaussian", "blocks:4", "blocks:8", "cosine", "columns")
+_JUMPS = tuple(RULES)[:7]
+_NARROW = tuple(name for name in _JUMPS if name != "blocks:16")  # of a rank of 8
 _WALKS = ("walk", "walk, blocks:4", "walk, blocks:8")
 TABLES = (
-    Table(_JUMPS, QUARTER, 100),
-    Table(_WALKS, QUARTER, 100),
-    Table(_NARROW, SIXTEENTH, 100),
-    Table(("blocks:4", *BY_HEAD), QUARTER, 100),
-    Table(("blocks:8", "blocks:8, every 8th row"), QUARTER, 100),
-    Table(_JUMPS, QUARTER, 20),
-    Table(_WALKS, QUARTER, 20),
-    Table(_NARROW, SIXTEENTH, 20),
+    Table("Jumps", _JUMPS, QUARTER, 100),
+    Table("Walks", _WALKS, QUARTER, 100),
+    Table("Jumps at a low rank", _NARROW, SIXTEENTH, 100),
+    Table("A block for each head, and heads over all blocks", ("blocks:4", *HEADS_FIRST), QUARTER, 100),
+    Table("Blocks of other rows", ("blocks:8", "blocks:8, every 8th row"), QUARTER, 100),
+    Table("Frequent jumps", _JUMPS, QUARTER, 20),
+    Table("Frequent walks", _WALKS, QUARTER, 20),
+    Table("Frequent jumps at a low rank", _NARROW, SIXTEENTH, 20),
 )
 
 
@@ -147,9 +161,9 @@ def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
 
 
 def report(outcomes: Mapping[Run, Outcome]) -> str:
-    """The tables that have runs."""
+    """The tables in which two contestants have runs."""
     rates = best_rates(outcomes)
-    begun = [table for table in TABLES if any(run in outcomes for run in runs_of(table, rates))]
+    begun = [table for table in TABLES if len({run.contestant for run in runs_of(table, rates) if run in outcomes}) > 1]
     return "\n\n".join(table_text(table, outcomes) for table in begun)
 
 
@@ -157,10 +171,10 @@ def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
     rates = best_rates(outcomes)
     lines = [
-        f"Rank {table.rank}, T = {table.update_proj_gap}; a random subspace captures "
+        f"**{table.title}**: r = {table.rank}, T = {table.update_proj_gap}. A random subspace captures "
         f"{(table.rank / HIDDEN) ** 0.5:.3f}.",
         "",
-        "| basis | rate | seeds | loss | spread | from the first, by seed | energy |",
+        "| basis | rate | seeds | loss | deviation | from the first, by seed | energy |",
         "|---|---:|---:|---:|---:|---|---:|",
     ]
     first: dict[int, float] = {}

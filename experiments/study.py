@@ -1,7 +1,7 @@
 """A study: training runs that differ in a few settings, and a file with a line for each of them.
 
 A line is written when its run is finished. Started again, a study makes only the runs that its file
-does not have, so a study can be cut short and go on later.
+does not have, so it can be stopped and resumed.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from grass_optax.state import captured_energy
+from grass_optax import captured_energy
 from models import Llama
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, UserError, defaults
 from train.data.tokenizer import token_bytes
@@ -58,7 +58,7 @@ class Run:
 
 
 class Outcome(NamedTuple):
-    """What a run found."""
+    """The result of a run."""
 
     eval_loss: float
     energy: float  # mean over matrices and steps of ||S^T G|| / ||G||
@@ -149,11 +149,14 @@ def make(runs: Iterable[Run], path: Path, make_optimizer: MakeOptimizer, workers
         ProcessPoolExecutor(workers, context, initializer=_keep_to_own_cores, initargs=(numbers, workers)) as pool,
     ):
         started = {pool.submit(train, run, make_optimizer): run for run in missing}
-        for count, future in enumerate(as_completed(started), 1):
-            run, outcome = started[future], future.result()
-            file.write(json.dumps(dataclasses.asdict(run) | outcome._asdict()) + "\n")
-            file.flush()
-            print(f"[{count}/{len(missing)}] {run} {outcome}", flush=True)
+        try:
+            for count, future in enumerate(as_completed(started), 1):
+                run, outcome = started[future], future.result()
+                file.write(json.dumps(dataclasses.asdict(run) | outcome._asdict()) + "\n")
+                file.flush()
+                print(f"[{count}/{len(missing)}] {run} {outcome}", flush=True)
+        finally:  # after an error, do not make hundreds of runs that nobody would write
+            pool.shutdown(cancel_futures=True)
 
 
 def _refuse_other_text(model: str, done: Mapping[Run, Outcome], path: Path) -> None:
@@ -163,12 +166,12 @@ def _refuse_other_text(model: str, done: Mapping[Run, Outcome], path: Path) -> N
     if any(run.model == model and outcome.corpus != corpus for run, outcome in done.items()):
         raise UserError(
             f"the runs of {model} in {path} were trained on another text than the standard library of this Python: use "
-            "the Python that they were made with, or begin another file."
+            "the Python that they were made with, or pass another --results file."
         )
 
 
 def _keep_to_own_cores(numbers: Any, workers: int) -> None:
-    """Give this process its share of the cores: programs this small do not fill two.
+    """Give this process its share of the cores: a program this small does not keep two busy.
 
     An accelerator is shared by all.
     """

@@ -12,7 +12,7 @@ from grass_optax._split.records import SplitState
 from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
 from grass_optax.methods import *  # noqa: F403
-from grass_optax.state import MemoryReport, memory_report, state_shardings
+from grass_optax.state import MemoryReport, captured_energy, memory_report, state_shardings
 
 __version__ = "0.1.0"
 
@@ -32,5 +32,6 @@ __all__ = [
     "state_shardings",
     "memory_report",
     "MemoryReport",
+    "captured_energy",
 ]
 __all__ += methods.__all__

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from hlo.program import Instruction, operands, parsed, shapes
 
-# What moves no bytes.
+# What moves no bytes, or next to none.
 VIEWS = frozenset({
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota",
 })  # fmt: skip
 BRANCHES = frozenset({"while", "conditional"})
 
 
-class Pass(NamedTuple):
+class Kernel(NamedTuple):
     """One kernel."""
 
     name: str
@@ -26,31 +26,31 @@ class Pass(NamedTuple):
     written: float
 
 
-def passes(text: str) -> list[Pass]:
-    """Return the kernels that every run of a program has, `compiled.as_text()`, in their order.
+def regular_kernels(text: str) -> list[Kernel]:
+    """Return the kernels of a program, `compiled.as_text()`, outside of loops and conditionals.
 
-    Loops and conditionals are left out: in an update they are the refresh.
+    In an update, those are the kernels of a step without a refresh.
 
     Raises:
       ValueError: If the text is not that of a compiled program.
     """
     program = parsed(text)
-    return _passes(program.computations[program.entry])
+    return _kernels(program.computations[program.entry])
 
 
-def all_passes(text: str) -> list[Pass]:
-    """Return the kernels of all computations of a program, those within loops and fusions too.
+def all_kernels(text: str) -> list[Kernel]:
+    """Return the instructions of all computations of a program, of loops and fusions too.
 
     Raises:
       ValueError: If the text is not that of a compiled program.
     """
-    return [one for instructions in parsed(text).computations.values() for one in _passes(instructions)]
+    return [one for instructions in parsed(text).computations.values() for one in _kernels(instructions)]
 
 
-def _passes(instructions: list[Instruction]) -> list[Pass]:
+def _kernels(instructions: list[Instruction]) -> list[Kernel]:
     written = {one.name: math.fsum(shape.bytes for shape in shapes(one.result)) for one in instructions}
     return [
-        Pass(
+        Kernel(
             name=one.name,
             opcode=one.opcode,
             source=one.rest.partition('op_name="')[2].partition('"')[0],

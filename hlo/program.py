@@ -56,7 +56,7 @@ def parsed(text: str) -> Program:
             name, result, opcode, rest = match.groups()
             computations[current].append(Instruction(name, result, opcode, rest, line.lstrip().startswith("ROOT ")))
     if not entry:
-        raise ValueError("this is not the text of a compiled program: it has no ENTRY.")
+        raise ValueError("this is not the text of a compiled program: it has no ENTRY. Give compiled.as_text().")
     counts = [
         int(n) for n in re.findall(r"num_partitions=(\d+)|replica_count=(\d+)", text.split("\n", 1)[0]) for n in n if n
     ]

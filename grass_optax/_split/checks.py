@@ -9,8 +9,8 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from grass_optax._split.records import SplitConfig, SplitState, by_leaf
-from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax._split.records import SplitConfig, SplitState, block_count, by_leaf
+from grass_optax._trees.matrix_layout import is_layout
 from grass_optax._trees.paths import leaf_path
 from grass_optax.bases import Basis, BasisLike
 from grass_optax.residual.marks import errors_in
@@ -113,8 +113,8 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
 
     `layout` is that of the gradients, by the dimension numbers of this one.
     """
-    initialised = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=_is_layout))
-    for path, now in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
+    initialised = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=is_layout))
+    for path, now in jax.tree.leaves_with_path(layout, is_leaf=is_layout):
         name, before = leaf_path(path), initialised.get(path)
         if before is None:
             raise ValueError(
@@ -134,13 +134,15 @@ def require_same_split(config: SplitConfig, layout: PyTree, state: SplitState) -
     _require_rank(config, layout, state)
     if config.store_basis:
         _require_bases(config, layout, state)
+    else:
+        _require_block_counts(config, layout, state)
 
 
 def _require_rank(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
     """Read off the moments (..., r, n)."""
-    structure: Any = jax.tree.structure(layout, is_leaf=_is_layout)
+    structure: Any = jax.tree.structure(layout, is_leaf=is_layout)
     moments, _ = by_leaf(state.inner_state, structure)
-    for spec, arrays in zip(jax.tree.leaves(layout, is_leaf=_is_layout), moments, strict=True):
+    for spec, arrays in zip(jax.tree.leaves(layout, is_leaf=is_layout), moments, strict=True):
         for x in arrays:
             *batch, before, n = (0, 0, *jnp.shape(x))
             is_moment = (*batch, n) == (0, 0, *spec.batch, spec.n)
@@ -152,8 +154,8 @@ def _require_rank(config: SplitConfig, layout: PyTree, state: SplitState) -> Non
 
 
 def _require_bases(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
-    structure: Any = jax.tree.structure(layout, is_leaf=_is_layout)
-    specs = jax.tree.leaves_with_path(layout, is_leaf=_is_layout)
+    structure: Any = jax.tree.structure(layout, is_leaf=is_layout)
+    specs = jax.tree.leaves_with_path(layout, is_leaf=is_layout)
     for (path, spec), basis in zip(specs, structure.flatten_up_to(state.basis), strict=True):
         expected = _described_forms(config.rule, spec.batch, (spec.m, config.rank))
         if isinstance(basis, optax.MaskedNode) or described(basis) != expected:
@@ -164,8 +166,16 @@ def _require_bases(config: SplitConfig, layout: PyTree, state: SplitState) -> No
             )
 
 
-def _is_layout(x: Any) -> bool:
-    return isinstance(x, MatrixLayout)
+def _require_block_counts(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
+    """Bases that are not stored leave their number of blocks behind."""
+    specs = jax.tree.leaves_with_path(layout, is_leaf=is_layout)
+    for (path, spec), before in zip(specs, jax.tree.leaves(state.block_counts), strict=True):
+        now = block_count(config.rule.form((spec.m, config.rank), jnp.float32))
+        if now != before:
+            raise ValueError(
+                f"the moments of leaf {leaf_path(path)!r} are in a basis of {before} blocks, but this transformation "
+                f"makes {now}. Give the arguments that the state was initialised with, or initialise it again."
+            )
 
 
 def require_feedback(config: SplitConfig, residual_state: PyTree) -> None:

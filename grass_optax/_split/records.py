@@ -53,7 +53,7 @@ class SplitState(NamedTuple):
         residuals (..., m, n).
       rule_state: the state of the rule, per leaf; every array has the batch axes of the leaf.
       layout: per leaf its `MatrixLayout` and the number of blocks of its basis, in a form that
-        every library can save, without arrays; `layouts` and `blocks` read it.
+        every library can save, without arrays; `layouts` and `block_counts` read it.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -73,7 +73,7 @@ class SplitState(NamedTuple):
         return _read(layout, self.layout)
 
     @property
-    def blocks(self) -> PyTree:
+    def block_counts(self) -> PyTree:
         """The number of blocks of the basis per leaf; 1 if it is not a `bases.Blocks`."""
         return _read(lambda spec: spec.get(_BLOCKS, 1), self.layout)
 
@@ -94,6 +94,11 @@ def _read(f: Callable[[dict[str, Any]], Any], layout: PyTree) -> PyTree:
     return jax.tree.map(read, layout, is_leaf=is_stored)
 
 
+def block_count(basis: BasisLike) -> int:
+    """The number of blocks of a basis; 1 if it is not a `bases.Blocks`."""
+    return basis.blocks.shape[-3] if isinstance(basis, Blocks) else 1
+
+
 def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
     """Layouts and numbers of blocks as `SplitState.layout` holds them: each as the key of a dict.
 
@@ -103,7 +108,7 @@ def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
     """
 
     def stored(spec: MatrixLayout, basis: BasisLike) -> dict[str, optax.EmptyState]:
-        blocks = {_BLOCKS: basis.blocks.shape[-3]} if isinstance(basis, Blocks) else {}
+        blocks = {_BLOCKS: block_count(basis)} if isinstance(basis, Blocks) else {}
         return {json.dumps(dataclasses.asdict(spec) | blocks, default=int): optax.EmptyState()}
 
     return map_layouts(stored, layouts, bases)

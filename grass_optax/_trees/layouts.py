@@ -18,7 +18,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._linalg.dtypes import as_shapes
 from grass_optax._trees.boxes import boxed_like, unboxed
-from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax._trees.matrix_layout import MatrixLayout, is_layout
 from grass_optax._trees.paths import describe, is_embedding, is_function, is_head, leaf_path, require_float
 
 __all__ = [
@@ -92,12 +92,12 @@ def map_layouts(f: Callable[..., Any], layout: PyTree, *trees: PyTree) -> PyTree
       >>> layouts.map_layouts(layouts.MatrixLayout.to_matrix, of_each, params)["w"].shape
       (2, 8)
     """
-    return jax.tree.map(f, layout, *trees, is_leaf=_is_layout)
+    return jax.tree.map(f, layout, *trees, is_leaf=is_layout)
 
 
 def require_rank(rank: int, layout: Any) -> None:
     """Raise a ValueError if a matrix of the tree has no subspace of this dimension."""
-    for path, spec in jax.tree.leaves_with_path(layout, is_leaf=_is_layout):
+    for path, spec in jax.tree.leaves_with_path(layout, is_leaf=is_layout):
         if rank > spec.m:
             raise ValueError(
                 f"rank is {rank}, but leaf {leaf_path(path)!r} is a matrix of {spec.m} x {spec.n}, whose subspaces "
@@ -182,10 +182,6 @@ def dimension_numbers(params: optax.Params, weight_dimension_numbers: DimensionN
 
     params = as_shapes(params)
     return jax.tree.map_with_path(checked, params, _resolve(weight_dimension_numbers, params))
-
-
-def _is_layout(x: Any) -> bool:
-    return isinstance(x, MatrixLayout)
 
 
 def _default_dimension_numbers(path: Any, x: Any) -> MuonDimensionNumbers | None:

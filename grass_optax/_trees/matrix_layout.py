@@ -12,6 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 
+def is_layout(x: object) -> bool:
+    """Whether this is a `MatrixLayout`, a leaf of a tree of them."""
+    return isinstance(x, MatrixLayout)
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class MatrixLayout:

@@ -1,5 +1,6 @@
 """How much of a gradient the subspaces hold."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +11,14 @@ from jaxtyping import Array, Float
 from grass_optax._linalg.dtypes import wide
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import unboxed
-from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax._trees.matrix_layout import MatrixLayout, is_layout
 from grass_optax._trees.paths import leaf_path
 from grass_optax.bases import as_basis
+from grass_optax.state.owners import parts_of
 
 
 class CapturedEnergy(NamedTuple):
-    """The part of a gradient inside a subspace.
+    """The part of a gradient inside a subspace, as a ratio of norms.
 
     Attributes:
       captured: ||S^T G|| / ||G|| (...) of each matrix of the leaf; 0 if G is zero.
@@ -28,28 +30,33 @@ class CapturedEnergy(NamedTuple):
 
 
 def captured_energy(state: optax.OptState, grads: optax.Updates) -> dict[str, CapturedEnergy]:
-    """Return the part of each gradient that lies in the subspace of its leaf (eq. 3).
+    """Return the part of each gradient that lies in the subspace of its leaf.
 
-    For orthonormal bases it is between 0 and 1::
+    For orthonormal bases it is between 0 and 1 (eq. 3 of the paper below)::
 
       ||S^T G|| / ||G||
 
+    Before the first update there are no bases yet, and it is 0.
+
     Args:
-      state: the state of any transformation that contains `split_by_subspace`.
-      grads: the gradients, a tree like params.
+      state: the state of a method, or of any transformation around `split_by_subspace`, such as
+        `optax.chain`, `optax.masked` or `optax.MultiSteps`.
+      grads: a tree like params. What a chain does to gradients before the split matters only if it
+        changes more than their size.
 
     Returns:
       A dict from the path of each split leaf, such as "a/b/c", to its `CapturedEnergy`. It works
       under `jax.jit`.
 
     Raises:
-      ValueError: the state holds no bases, or none for a gradient.
+      ValueError: the state has no split, does not store its bases, or has a leaf that grads has
+        not.
 
     Examples:
       >>> grads = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
       >>> tx = grass_optax.scale_by_galore(rank=1)
       >>> _, state = tx.update(grads, tx.init(grads))
-      >>> energy = grass_optax.state.captured_energy(state, grads)["kernel"]
+      >>> energy = grass_optax.captured_energy(state, grads)["kernel"]
       >>> round(float(energy.captured), 4), energy.of_random
       (1.0, 0.5)
 
@@ -59,33 +66,27 @@ def captured_energy(state: optax.OptState, grads: optax.Updates) -> dict[str, Ca
     """
     grad_of = {leaf_path(path): x for path, x in jax.tree.leaves_with_path(unboxed(grads))}
     energies = {}
-    for split in jax.tree.leaves(unboxed(state), is_leaf=_is_split):
-        if _is_split(split):
-            for path, layout, basis in _leaves_of(split):
-                if path not in grad_of:
-                    raise ValueError(f"grads has no leaf {path!r}, which the state has. Give a tree like params.")
-                energies[path] = _energy(layout, basis, grad_of[path])
+    for _, split in parts_of(unboxed(state), SplitState):
+        for path, layout, basis in _leaves_of(split):
+            if path not in grad_of:
+                raise ValueError(f"grads has no leaf {path!r}, which the state has. Give a tree like params.")
+            energies[path] = _energy(layout, basis, grad_of[path])
     if not energies:
         raise ValueError("the state holds no subspace. Give the state of a method that splits its leaves.")
     return energies
 
 
-def _is_split(x: Any) -> bool:
-    return isinstance(x, SplitState)
-
-
-def _is_layout(x: Any) -> bool:
-    return isinstance(x, MatrixLayout)
-
-
-def _leaves_of(split: SplitState) -> list[tuple[str, MatrixLayout, Any]]:
+def _leaves_of(split: SplitState) -> Iterator[tuple[str, MatrixLayout, Any]]:
     """The path, the layout and the basis of every leaf."""
-    layouts = jax.tree.leaves_with_path(split.layouts, is_leaf=_is_layout)
-    structure: Any = jax.tree.structure(split.layouts, is_leaf=_is_layout)
-    bases = structure.flatten_up_to(split.basis)
-    if any(isinstance(basis, optax.MaskedNode) for basis in bases):
-        raise ValueError("the bases are not stored, so the state does not know them. Build it with store_basis=True.")
-    return [(leaf_path(path), layout, basis) for (path, layout), basis in zip(layouts, bases, strict=True)]
+    layouts = jax.tree.leaves_with_path(split.layouts, is_leaf=is_layout)
+    structure: Any = jax.tree.structure(split.layouts, is_leaf=is_layout)
+    for (path, layout), basis in zip(layouts, structure.flatten_up_to(split.basis), strict=True):
+        if isinstance(basis, optax.MaskedNode):
+            raise ValueError(
+                f"the basis of leaf {leaf_path(path)!r} is drawn again at each step, so the state does not have it. "
+                "Use a method that stores its bases, by store_basis=True if it has that argument."
+            )
+        yield leaf_path(path), layout, basis
 
 
 def _energy(layout: MatrixLayout, basis: Any, grad: Array) -> CapturedEnergy:

@@ -10,7 +10,7 @@ import optax
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import unboxed
 from grass_optax._trees.paths import leaf_path
-from grass_optax.state.owners import owners_of
+from grass_optax.state.owners import owners_of, parts_of
 
 
 class LeafMemory(NamedTuple):
@@ -91,7 +91,7 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
     adam_bytes_of = dict(bytes_of)
     state = jax.eval_shape(tx.init, params)
-    shared, blocks_of = _attribute(state, params, bytes_of), _blocks(state)
+    shared, blocks_of = _attribute(state, params, bytes_of), _block_counts(state)
     adam_shared = _attribute(jax.eval_shape(optax.adam(0.0).init, params), params, adam_bytes_of)
     return MemoryReport(
         leaves=tuple(
@@ -116,14 +116,12 @@ def _attribute(state: Any, params: optax.Params, bytes_of: dict[Any, int]) -> in
     return shared
 
 
-def _blocks(state: Any) -> dict[Any, int]:
+def _block_counts(state: Any) -> dict[Any, int]:
     """The number of blocks of the basis of every leaf that is split."""
-    splits = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, SplitState))
     return {
         path: number
-        for split in splits
-        if isinstance(split, SplitState)
-        for path, number in jax.tree.leaves_with_path(split.blocks)
+        for _, split in parts_of(state, SplitState)
+        for path, number in jax.tree.leaves_with_path(split.block_counts)
     }
 
 

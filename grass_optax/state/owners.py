@@ -11,7 +11,7 @@ import jax
 import optax
 
 from grass_optax._split.records import SplitState
-from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax._trees.matrix_layout import is_layout
 
 Path = tuple[Any, ...]
 _INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
@@ -28,13 +28,20 @@ def owners_of(state: optax.OptState, params: optax.Params) -> dict[Path, Path]:
     return dict(_owned((), state, params, places))
 
 
+def parts_of(state: Any, kind: type) -> Iterator[tuple[Path, Any]]:
+    """The states of one type in a state, with their paths."""
+    for path, x in jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, kind)):
+        if isinstance(x, kind):
+            yield path, x
+
+
 def _owned(start: Path, node: Any, params: optax.Params, places: set[Path]) -> Iterator[tuple[Path, Path]]:
     """Pairs of paths for a part of a state, which is at the path `start`."""
     if isinstance(node, SplitState):
         for field in ("inner_state", "residual_state"):
             path = (*start, jax.tree_util.GetAttrKey(field))
             yield from _owned(path, getattr(node, field), params, places)
-        split = places & {path for path, _ in jax.tree.leaves_with_path(node.layouts, is_leaf=_is_layout)}
+        split = places & {path for path, _ in jax.tree.leaves_with_path(node.layouts, is_leaf=is_layout)}
         for field in ("basis", "rule_state"):  # whose leaves may be trees
             for path, _ in jax.tree.leaves_with_path(getattr(node, field)):
                 for end in range(len(path) + 1):
@@ -60,10 +67,6 @@ def _is_like(node: Any, params: optax.Params, places: set[Path]) -> bool:
     except ValueError:
         return False
     return all(path in places for path, _ in jax.tree.leaves_with_path(node))
-
-
-def _is_layout(x: Any) -> bool:
-    return isinstance(x, MatrixLayout)
 
 
 def _is_masked(x: Any) -> bool:

@@ -3,23 +3,24 @@
 A state array is sharded by what its axes mean. For a parameter P(a, b) whose m axis is sharded by a
 and whose n axis by b::
 
-  basis and rule state  (..., m, r)  P(a, None); blocks (..., number, p, q) along the first of these
-                                     axes, as far as a divides it; signs and places (..., m) P(a)
+  basis and rule state  (..., m, r)  P(a, None); signs and places (..., m) P(a)
   moments               (..., r, n)  P(None, (b, a)): the axes of m too, as far as they divide n;
-                                     an axis of m that divides r and not n shards r, P(a, b), and
-                                     so does one that divides the blocks
+                                     an axis of m that divides r and not n shards r, P(a, b)
   dense residuals       (..., m, n)  P(a, b)
   norms of matrices     (...)        replicated, except for the batch axes
 
+If the basis has several blocks, the leading axes of a whose product divides their number shard the
+blocks (..., number, m/number, r/number) along the first axis, and the moments along r: a device has
+the rows of its blocks and their moments, and S^T G needs no sum over these axes.
+
 Every array keeps the batch axes. So S^T G is a sum over a, scattered over n or r, and no (m, n) or
-(m, r) array is ever gathered. With blocks it is no sum: a device has the rows of its blocks, and
-their moments. `SplitState.layout` says which axis is m, because a transformation is
+(m, r) array is ever gathered. `SplitState.layout` says which axis is m, because a transformation is
 opaque and a square leaf ambiguous. If a side has several axes, such as heads and head size, it
 keeps the mesh axes of the first, unless another one is sharded: a reshape can keep no more.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +31,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from grass_optax._blocks.turns import BlockCoordinateState
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import boxed_like, unboxed
-from grass_optax._trees.matrix_layout import MatrixLayout
+from grass_optax._trees.matrix_layout import MatrixLayout, is_layout
 from grass_optax._trees.paths import leaf_path
-from grass_optax.state.owners import owners_of
+from grass_optax.state.owners import owners_of, parts_of
 
 Names = tuple[str, ...]  # the mesh axes that shard one axis of an array, the major one first
 Path = tuple[Any, ...]
@@ -56,7 +57,7 @@ class _Sides(NamedTuple):
     batch: tuple[Names, ...]
     m: Names
     n: Names
-    blocks: Names  # the first of m, as far as they divide the blocks
+    of_blocks: Names  # the leading ones of m whose product divides the number of blocks
     moments: Names  # of the n axis of moments
     rest: Names  # what remains: axes of m, for the r axis
 
@@ -65,10 +66,10 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
     """Return the sharding of each array of `tx.init(params)`, for `out_shardings` and `device_put`.
 
     For a split leaf P(a, b) the basis is P(a, None) and the moments P(None, (b, a)); P(a, b) where
-    a divides the blocks, or r and not n, and P(None, b) where it divides neither. Batch axes keep
-    their sharding. An array with the shape of its parameter has the parameter's sharding, and an
-    unknown array is replicated. Without these shardings `tx.init` places the state on a single
-    device, and the first update reshards it and triggers a recompilation.
+    a divides the number of blocks, or r and not n, and P(None, b) where it divides neither. Batch
+    axes keep their sharding. An array with the shape of its parameter has the parameter's sharding,
+    and an unknown array is replicated. Without these shardings `tx.init` places the state on a
+    single device, and the first update reshards it and triggers a recompilation.
 
     Args:
       tx: any Optax transformation; every state of this library is known.
@@ -96,8 +97,8 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
     boxed_state = jax.eval_shape(tx.init, params)
     state = unboxed(boxed_state)
     whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
-    splits = dict(_parts_of(state, SplitState))
-    windows = {path for path, _ in _parts_of(state, BlockCoordinateState)}
+    splits = dict(parts_of(state, SplitState))
+    windows = {path for path, _ in parts_of(state, BlockCoordinateState)}
     owner_of = owners_of(state, unboxed(params))
 
     def sharding(path: Path, x: Any) -> NamedSharding:
@@ -165,23 +166,16 @@ def _sharding(like: NamedSharding, names: tuple[Names, ...]) -> NamedSharding:
     return NamedSharding(like.mesh, PartitionSpec(*entries), memory_kind=like.memory_kind)
 
 
-def _parts_of(state: Any, kind: type) -> Iterator[tuple[Path, Any]]:
-    """The states of one type in a state, by path."""
-    for path, x in jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, kind)):
-        if isinstance(x, kind):
-            yield path, x
-
-
 def _of_split(
     state: SplitState, field: str, own: Path, shape: tuple[int, ...], leaves: Mapping[Path, _Leaf]
 ) -> NamedSharding | None:
     """The sharding of an array of a `SplitState`: by the field it is in, and what its last two axes
     are.
     """
-    layouts = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=lambda x: isinstance(x, MatrixLayout)))
+    layouts = dict(jax.tree.leaves_with_path(state.layouts, is_leaf=is_layout))
     leaf, layout = leaves[own], layouts[own]
-    blocks = dict(jax.tree.leaves_with_path(state.blocks))[own]
-    sides, matrix = _sides(leaf, layout, blocks), shape[len(layout.batch) :]
+    number = dict(jax.tree.leaves_with_path(state.block_counts))[own]
+    sides, matrix = _sides(leaf, layout, number), shape[len(layout.batch) :]
     if shape[: len(layout.batch)] != layout.batch:
         return None
     mesh = leaf.sharding.mesh.shape
@@ -189,7 +183,7 @@ def _of_split(
     if field == "inner_state" and matrix[1:] == (
         layout.n,
     ):  # r is 1 in the scales of 8-bit moments, which nothing divides
-        r = (matrix[0], _dividing(matrix[0], sides.blocks if matrix[0] > 1 else (), sides.rest, mesh))
+        r = (matrix[0], _dividing(matrix[0], (), sides.of_blocks + sides.rest, mesh))
     expected: tuple[Any, ...] = {
         "basis": (m, None),
         "rule_state": (m, None),
@@ -200,8 +194,10 @@ def _of_split(
         expected = (m, (layout.n, sides.n))
     if len(matrix) == 1:
         expected = (m if field in ("basis", "rule_state") else n,)
-    if field == "basis" and len(matrix) == 3:  # blocks of rows; a single one has the rows of the matrix
-        expected = ((matrix[0], sides.blocks), m, None)
+    if field in ("basis", "rule_state") and number > 1 and matrix[0] == number:
+        expected = ((number, sides.of_blocks), None, None)
+    elif len(matrix) == 3:  # a single block
+        expected = (None, m, None)
     names = tuple(side[1] if side and size == side[0] else () for size, side in zip(matrix, expected, strict=False))
     return leaf.placed(sides.batch + names)
 
@@ -212,11 +208,11 @@ def _sides(leaf: _Leaf, layout: MatrixLayout, number_of_blocks: int) -> _Sides:
     m, n = (_merged([leaf.names[i] for i in axes]) for axes in (layout.m_axes, layout.n_axes))
     # A device must hold the rows of its own blocks, so these axes come first in m.
     divided = [math.prod(mesh[name] for name in m[: i + 1]) for i in range(len(m))]
-    blocks = m[: sum(number_of_blocks % size == 0 for size in divided)]
-    others = m[len(blocks) :]
+    of_blocks = m[: sum(number_of_blocks % size == 0 for size in divided)] if number_of_blocks > 1 else ()
+    others = m[len(of_blocks) :]
     moments = _dividing(layout.n, n, others, mesh)
     rest = tuple(name for name in others if name not in moments)
-    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, blocks, moments, rest)
+    return _Sides(tuple(leaf.names[i] for i in layout.batch_axes), m, n, of_blocks, moments, rest)
 
 
 def _dividing(size: int, names: Names, more: Names, mesh: Mapping[str, int]) -> Names:

@@ -7,7 +7,7 @@ the first basis.
 
 `rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
 those that make a basis from it, `moving` those that move the old basis by it, and `learned` those
-that take gradient steps on the basis itself. `blockwise` makes of a rule one for each block of
+that take gradient steps on the basis itself. `blockwise` applies a rule to each block of
 rows.
 """
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from grass_optax._checks import positive
-from grass_optax.bases import Blocks, number_of_blocks
+from grass_optax.bases import Blocks, Dense, as_basis, number_of_blocks
 from grass_optax.subspaces.rule import Refresh, SubspaceRule
 
 
@@ -22,15 +22,16 @@ def by_blocks(rule: SubspaceRule, blocks: int | None = None) -> SubspaceRule:
       S = blockdiag(B_1, .., B_a)
 
     Args:
-      rule: a rule whose bases are arrays. Of the inner state it reads the rows of its block.
+      rule: a rule whose bases are arrays. For each block it sees that block's rows of the moments
+        (r, n); other arrays of the inner state it sees whole.
       blocks: a, a divisor of m and r; None is `bases.number_of_blocks`.
 
     Returns:
       A rule whose S is a `bases.Blocks`, with the states of all blocks.
 
     Raises:
-      ValueError: when initialised, a number of blocks that does not divide m and r, or a rule whose
-        bases are no arrays.
+      ValueError: at once, if `blocks` is not positive; at initialisation, if it does not divide m
+        and r, or if the rule's bases are not arrays.
 
     Examples:
       The largest direction of the first two rows, and that of the last two:
@@ -45,46 +46,57 @@ def by_blocks(rule: SubspaceRule, blocks: int | None = None) -> SubspaceRule:
       Array([[0., 1., 0., 0.],
              [0., 0., 1., 0.]], dtype=float32)
     """
-    if blocks is not None:
-        blocks = positive("blocks", blocks)
-
-    def block_shape(basis_shape: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-        m, rank = basis_shape
-        number = number_of_blocks(m, rank) if blocks is None else blocks
-        if m % number or rank % number:
-            raise ValueError(
-                f"blocks is {number}, but a basis of {m} x {rank} cannot be cut into {number} blocks of one size. Give "
-                f"a divisor of {math.gcd(m, rank)}, or None."
-            )
-        return number, (m // number, rank // number)
+    number = None if blocks is None else positive("blocks", blocks)
 
     def form(basis_shape: tuple[int, int], dtype: Any) -> Blocks:
-        number, shape = block_shape(basis_shape)
-        of_one = rule.form(shape, dtype)
-        if not isinstance(of_one, jax.Array):
-            raise ValueError(f"the rule makes bases {of_one}, which are no blocks of a matrix. Give a rule of arrays.")
-        return Blocks(jnp.broadcast_to(of_one, (number, *shape)))
+        count, shape = _cut_shape(basis_shape, number)
+        of_block = rule.form(shape, dtype)
+        if not isinstance(as_basis(of_block), Dense):
+            raise ValueError(
+                f"the bases of this rule are {type(of_block).__name__}, but by_blocks needs arrays. Give a rule such "
+                "as random_jump() or svd()."
+            )
+        return Blocks(jnp.broadcast_to(of_block, (count, *shape)))
 
     def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
-        number, shape = block_shape(basis_shape)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), rule.init(shape, dtype))
+        count, shape = _cut_shape(basis_shape, number)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), rule.init(shape, dtype))
 
     def update(refresh: Refresh) -> tuple[Blocks, PyTree]:
-        number = refresh.basis.blocks.shape[0]
-
-        def cut(x: Array) -> Array:
-            """The rows of each block, of an array with an axis m or r; others go to every block."""
-            if jnp.ndim(x) == 2 and jnp.shape(x)[0] in (refresh.grad.shape[0], refresh.basis.rank):
-                return x.reshape(number, -1, x.shape[1])
-            return jnp.broadcast_to(x, (number, *jnp.shape(x)))
-
         def of_block(key: Array, grad: Any, basis: Array, moments: PyTree, state: PyTree) -> Any:
             own = refresh._replace(key=key, grad=grad, basis=basis, inner_state=moments, rule_state=state)
             return rule.update(own)
 
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(refresh.key, jnp.arange(number))
-        grads, moments = jax.tree.map(cut, (refresh.grad, refresh.inner_state))
-        basis, state = jax.vmap(of_block)(keys, grads, refresh.basis.blocks, moments, refresh.rule_state)
+        basis, state = jax.vmap(of_block)(*_cut(refresh), refresh.rule_state)
         return Blocks(basis), state
 
     return dataclasses.replace(rule, init=init, update=update, form=form)
+
+
+def _cut_shape(basis_shape: tuple[int, int], blocks: int | None) -> tuple[int, tuple[int, int]]:
+    """The number of blocks of a basis, and the shape of each."""
+    m, rank = basis_shape
+    number = number_of_blocks(m, rank) if blocks is None else blocks
+    if m % number or rank % number:
+        raise ValueError(
+            f"blocks is {number}, but a basis of {m} x {rank} cannot be cut into {number} blocks of one size. Give a "
+            f"divisor of {math.gcd(m, rank)}, or None."
+        )
+    return number, (m // number, rank // number)
+
+
+def _cut(refresh: Refresh) -> tuple[Array, Array | None, Array, PyTree]:
+    """Key, gradient, basis and inner state of each block, stacked."""
+    blocks = refresh.basis.blocks
+    number, rank = blocks.shape[0], refresh.basis.rank
+    grad: Array | None = refresh.grad  # rules that only read the key may be tried without one
+
+    def rows(x: Array) -> Array:
+        return x.reshape(number, -1, x.shape[-1])
+
+    def of_each(x: Array) -> Array:
+        is_moment = grad is not None and jnp.shape(x) == (rank, grad.shape[-1])
+        return rows(x) if is_moment else jnp.broadcast_to(x, (number, *jnp.shape(x)))
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(refresh.key, jnp.arange(number))
+    return keys, None if grad is None else rows(grad), blocks, jax.tree.map(of_each, refresh.inner_state)

@@ -140,7 +140,7 @@ def test_passes_counts_what_a_step_reads_and_writes(tmp_path, capsys):
     assert adamw["written"] == pytest.approx(3, rel=0.01)  # both moments and the weights
     assert adamw["read"] >= 4
     assert adamw["temporaries"] < 0.05 < galore["temporaries"]
-    assert sum(one["written"] for one in adamw["largest"]) <= adamw["written"]
+    assert sum(kernel["written"] for kernel in adamw["largest"]) == pytest.approx(3, rel=0.01)
     assert "jit(step)" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""A study goes on where it stopped, compares seed by seed, and measures what it says."""
+"""A study resumes where it stopped, compares seed by seed, and measures what it says."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
 def test_runs_on_another_text_are_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     write(path, {RUN: OUTCOME})
-    with pytest.raises(UserError, match="another text.* begin another file"):
+    with pytest.raises(UserError, match="another text.* another --results file"):
         make([RUN.at(seed=1)], path, bases.optimizer, workers=1)
 
 
@@ -53,12 +53,20 @@ def test_contestants_are_compared_seed_by_seed() -> None:
     other = RUN.at(contestant="blocks:8")
     losses = {RUN: 4.0, RUN.at(seed=1): 4.2, other: 4.1, other.at(seed=1): 4.1, RUN.at(seed=2): 4.4}
     text = bases.report({run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()})
-    first, other_rows = text.split("\n\nRank")
-    rows = {line.split(" | ")[0]: line for line in first.splitlines() if line.startswith("| ")}
+    assert text.count("**") == 2  # in the other table of blocks:8 it would be alone
+    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert "| 3 | 4.200 | 0.200 | - |" in rows["| haar"]
     assert "| 2 | 4.100 | 0.000 | +0.100, -0.100 |" in rows["| blocks:8"]
-    assert "haar" not in other_rows  # blocks:8 is the first of this table
-    assert "| 2 | 4.100 | 0.000 | - |" in other_rows
+
+
+def _fail(run: Run, learning_rate: object) -> None:
+    raise ArithmeticError(f"no optimizer for seed {run.seed}")
+
+
+def test_a_run_that_fails_stops_the_study_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArithmeticError, match="no optimizer for seed 0"):
+        make([RUN.at(seed=seed) for seed in range(20)], tmp_path / "runs.jsonl", _fail, workers=1)
+    assert read(tmp_path / "runs.jsonl") == {}
 
 
 @pytest.mark.long

@@ -96,6 +96,11 @@ def test_a_state_of_another_split_is_refused_at_the_first_update(other, params, 
             r"Blocks of \(3, 2, 1\), but .* Blocks of \(1, 6, 3\)",
         ),
         ({"rule": subspaces.columns()}, {"rule": subspaces.dct()}, "Columns of .*, but .* Cosine of"),
+        (
+            {"rule": subspaces.random_jump("blocks", 3), "store_basis": False},
+            {"rule": subspaces.random_jump("blocks", 1), "store_basis": False},
+            "in a basis of 3 blocks, but this transformation makes 1",
+        ),
     ],
 )
 def test_a_state_with_other_bases_is_refused(before, now, message):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import grass_optax
-from grass_optax.state import captured_energy
+from grass_optax import captured_energy
 from tests.util import LEAVES, SPLIT, basis_of, grads_like, make, matrix_of, run
 
 BASES = [
@@ -60,6 +60,11 @@ def test_every_method_whose_bases_are_stored_has_an_energy(name):
 def test_a_gradient_of_zero_has_no_energy():
     tx = make("galore", rank=2)
     params = jnp.zeros((4, 6))
+    assert captured_energy(tx.init(params), params)[""].captured == 0
+
+
+def test_a_state_before_its_first_update_has_captured_nothing():
+    tx, params = make("grassjump", rank=2), jnp.ones((4, 6))
     assert captured_energy(tx.init(params), params)[""].captured == 0
 
 

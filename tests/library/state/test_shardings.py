@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from grass_optax import SplitState, state_shardings
+from grass_optax import SplitState, state_shardings, subspaces
 from tests.util import METHODS
 
 MESH = AbstractMesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -96,6 +96,7 @@ def test_bases_that_are_no_arrays_lie_as_their_rows(shape, spec, options, basis)
         ((16, 24), P(("tensor", "fsdp")), 2, P("tensor", "fsdp")),
         ((16, 24), P(("fsdp", "tensor")), 2, P(None, ("fsdp", "tensor"))),  # a block is on devices 0 to 3
         ((2, 16, 24), P("tensor", "fsdp"), 4, P("tensor", "fsdp")),
+        ((16, 24), P("fsdp", "tensor"), 1, P(None, ("tensor", "fsdp"))),  # a dense basis
     ],
 )
 def test_moments_of_blocks_lie_with_their_rows(shape, spec, blocks, moments, store_basis):
@@ -104,6 +105,39 @@ def test_moments_of_blocks_lie_with_their_rows(shape, spec, blocks, moments, sto
     tx = grass_optax.scale_by_grassjump(4, weight_dimension_numbers=numbers, **options)
     state = split_of(specs(tx, {"w": shape}, {"w": spec})).inner_state
     assert state.mu["w"] == state.nu["w"] == moments
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_a_mesh_axis_of_one_device_shards_nothing_twice(blocks):
+    mesh = AbstractMesh((1, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    tx = grass_optax.scale_by_grassjump(4, basis="blocks", blocks=blocks)
+    found = split_of(specs(tx, {"w": (16, 24)}, {"w": P(("fsdp", "tensor"))}, mesh))
+    axes = ("fsdp", "tensor")
+    assert found.basis["w"].blocks == (P(None, axes) if blocks == 1 else P(axes))
+    assert found.inner_state.mu["w"] == (P(None, axes) if blocks == 1 else P(axes))
+
+
+def test_states_of_a_rule_of_blocks_lie_with_their_blocks():
+    rule = subspaces.by_blocks(subspaces.online_descent(0.1), 4)
+    tx = grass_optax.split_by_subspace(
+        rule, optax.scale_by_adam(), grass_optax.transport.keep(), None, rank=8, update_proj_gap=2
+    )
+    found = split_of(specs(tx, {"w": (16, 24)}, {"w": P("fsdp", "tensor")}))
+    state = found.rule_state["w"]
+    assert (state.count, state.mu, state.nu) == (P("fsdp"),) * 3
+    assert found.basis["w"].blocks == P("fsdp")
+
+
+def test_other_arrays_inside_a_split_in_blocks_are_left_whole():
+    """An inner state with three rows of n, which four devices do not divide."""
+
+    def init(params):
+        return jax.tree.map(lambda x: jnp.zeros((3, x.shape[-1])), params)
+
+    inner = optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+    rule = subspaces.by_blocks(subspaces.random_jump(), 4)
+    tx = grass_optax.split_by_subspace(rule, inner, grass_optax.transport.keep(), None, rank=8, update_proj_gap=2)
+    assert split_of(specs(tx, {"w": (16, 24)}, {"w": P("fsdp", "tensor")})).inner_state["w"] == P(None, "tensor")
 
 
 @pytest.mark.parametrize(
