@@ -1,4 +1,4 @@
-"""LLaMA in Flax NNX: the model, its configurations, generation and conversion of weights.
+"""LLaMA and Qwen2 in Flax NNX: the model, its configurations, generation, and conversion of weights.
 
 Single-device code that knows nothing of optimizers, meshes or data. `models.config` alone needs
 neither Flax nor JAX, so the names that do are imported at their first use (PEP 562).
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from models.convert import from_hf_state_dict as from_hf_state_dict
     from models.convert import to_hf_state_dict as to_hf_state_dict
     from models.generation import generate as generate
+    from models.hf_config import from_hf_config as from_hf_config
+    from models.hf_config import to_hf_config as to_hf_config
     from models.llama import Llama as Llama
 
 _HOMES = {
     "Llama": "models.llama",
+    "from_hf_config": "models.hf_config",
     "from_hf_state_dict": "models.convert",
     "generate": "models.generation",
+    "to_hf_config": "models.hf_config",
     "to_hf_state_dict": "models.convert",
 }
 

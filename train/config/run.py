@@ -57,7 +57,7 @@ class ModelFlags:
     model: ModelName = "tiny"
     """Size of the LLaMA model."""
     vocab_size: int = CONFIGS["tiny"].vocab_size
-    """Size of the vocabulary; 32000 by default for models other than tiny."""
+    """Size of the vocabulary; that of the model by default, mostly 32000."""
     dtype: Precision = "float32"
     """Precision of the matrix products."""
     param_dtype: Precision = "float32"

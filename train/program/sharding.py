@@ -23,7 +23,7 @@ from train.program.step import Params, TrainState
 
 AXES = DATA, FSDP, TENSOR = ("data", "fsdp", "tensor")
 TENSOR_SHARDS = ("heads", "intermediate", "vocabulary")
-# The axes of a parameter, by the end of its path. Norms are small and replicated.
+# The axes of a parameter, by the end of its path. Norms and biases are small and replicated.
 LOGICAL = {
     "embed/embedding": ("vocabulary", "hidden"),
     "q/kernel": ("layer", "hidden", "heads"),
