@@ -1,4 +1,4 @@
-"""LLaMA and Qwen2 in Flax NNX: the model, its configurations, generation, and conversion of weights.
+"""LLaMA and Qwen2 in Flax NNX: the model, its configurations, generation, conversion of weights.
 
 Single-device code that knows nothing of optimizers, meshes or data. `models.config` alone needs
 neither Flax nor JAX, so the names that do are imported at their first use (PEP 562).
