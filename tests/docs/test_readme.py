@@ -19,7 +19,7 @@ import pytest
 
 import grass_optax
 from grass_optax import methods, residual, subspaces, transport
-from tests.util import METHODS, assert_same, make, optimizer
+from tests.util import METHODS, OF_CHEAP_KINDS, assert_same, long_but, make, optimizer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -27,6 +27,14 @@ MODULES_WITH_EXAMPLES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "grass_optax").rglob("*.py"))
     if ">>> " in path.read_text()
+]
+
+
+# Those of methods of some kinds, and all others.
+EXAMPLES_BY_DEFAULT = [
+    module
+    for module in MODULES_WITH_EXAMPLES
+    if not module.startswith("grass_optax.methods._") or module.rpartition("._")[2] in OF_CHEAP_KINDS
 ]
 
 
@@ -144,7 +152,7 @@ def test_the_worked_example_of_a_new_method_runs():
             assert jnp.all(jnp.isfinite(updates))
 
 
-@pytest.mark.parametrize("module", MODULES_WITH_EXAMPLES)
+@pytest.mark.parametrize("module", long_but(EXAMPLES_BY_DEFAULT, MODULES_WITH_EXAMPLES))
 def test_the_examples_of_docstrings_run(module):
     module = importlib.import_module(module)
     names = {"jnp": jnp, "jax": jax, "optax": optax, "grass_optax": grass_optax}

@@ -9,7 +9,7 @@ import pytest
 
 import grass_optax
 from grass_optax import grassmann
-from tests.util import LEAVES, compiled_method, every_method, grads_like, long_but
+from tests.util import LEAVES, OF_CHEAP_KINDS, compiled_method, grads_like, long_but, of_each_kind
 
 BAD = 3
 
@@ -18,7 +18,7 @@ def has_nan(tree):
     return any(bool(jnp.any(jnp.isnan(x))) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating))
 
 
-@every_method
+@of_each_kind(OF_CHEAP_KINDS)
 def test_a_gradient_that_is_not_a_number_is_seen_for_as_long_as_it_matters(name):
     """In one column of one matrix. Updates show NaN as long as a state holds it. No column stops
     moving without a word.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.util import METHODS, SPLIT, grads_like, make, of_each_kind
+from tests.util import METHODS, SPLIT, grads_like, make
 
 STEPS, RANK, GAP = 7, 3, 3  # refreshes at t = 4 and 7
 # Their rules read moments or a step size times the gradient, so that bases depend on its size.
@@ -47,7 +47,8 @@ def sizes():
     return jnp.asarray(1 + 0.3 * np.sin(np.arange(STEPS)), jnp.float64)
 
 
-@of_each_kind(("grassjump",), SPLIT)
+@pytest.mark.long  # the default suite has derivatives over a refresh: test_composition.py
+@pytest.mark.parametrize("name", SPLIT)
 def test_derivatives_agree_backwards_and_forwards_in_a_loop_and_in_a_scan(name):
     with jax.enable_x64(True):
         direction = jnp.asarray(np.cos(np.arange(STEPS)), jnp.float64)

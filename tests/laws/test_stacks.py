@@ -107,7 +107,8 @@ def test_a_stack_is_its_matrices_wherever_the_index_is(name, view):
 
 # badam is not under this law: its inner optimizer names a leaf by its path below the block, which
 # differs between the two forms.
-@of_each_kind(("grassjump",), [name for name in METHODS if name != "badam"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "badam"])
 def test_a_stack_is_its_matrices_with_moments_in_8_bits(name):
     """Rounding draws for each matrix, too."""
     apart = updates_of(method(name, **NARROW), before)

@@ -37,7 +37,7 @@ from tests.mesh.harness import (
 from tests.util import METHODS, long_but, make, of_each_kind
 
 # What the default suite compiles; the rest is marked long.
-SHORT = {"4x2": ("grassjump", "grasswalk"), "8": ("grassjump",), "2x4": ()}
+SHORT = {"4x2": ("grassjump",), "8": ("grassjump",), "2x4": ()}
 SHORT_ODD = {"4x2": ("apollo",), "8": (), "2x4": ()}
 
 
