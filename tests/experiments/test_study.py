@@ -4,14 +4,22 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import bases
+from experiments import bases, study
 from experiments.study import Outcome, Run, make, read
 from train.config.run import UserError
+from train.data.windows import Tokens
 
 RUN = Run(contestant="haar", rank=bases.QUARTER, update_proj_gap=100, learning_rate=bases.RATE, seed=0)
 OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device="cpu")
+
+
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus that is found at once, and no cache of the user."""
+    monkeypatch.setattr(study, "load_tokens", lambda *_: Tokens("another", None, np.empty(0), np.empty(0)))  # type: ignore[arg-type]
 
 
 def write(path: Path, outcomes: dict[Run, Outcome]) -> None:
@@ -33,6 +41,7 @@ def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
+@pytest.mark.usefixtures("text")
 def test_runs_on_another_text_are_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     write(path, {RUN: OUTCOME})
@@ -63,6 +72,7 @@ def _fail(run: Run, learning_rate: object) -> None:
     raise ArithmeticError(f"no optimizer for seed {run.seed}")
 
 
+@pytest.mark.usefixtures("text")
 def test_a_run_that_fails_stops_the_study_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError, match="no optimizer for seed 0"):
         make([RUN.at(seed=seed) for seed in range(20)], tmp_path / "runs.jsonl", _fail, workers=1)
@@ -70,8 +80,9 @@ def test_a_run_that_fails_stops_the_study_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_study_makes_its_runs(tmp_path: Path) -> None:
+def test_a_study_makes_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two short ones side by side; a random subspace captures its share."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # for the workers, too
     runs = [RUN.at(contestant=name, steps=20, update_proj_gap=5) for name in ("haar", "walk, blocks:8")]
     make(runs, tmp_path / "runs.jsonl", bases.optimizer, workers=2)
     found = read(tmp_path / "runs.jsonl")
