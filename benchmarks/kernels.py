@@ -27,7 +27,7 @@ from benchmarks.step import Weights, donated_step
 from hlo.kernels import all_kernels
 
 METHODS = ("adamw", "grassjump", "grasswalk")
-CALL = "call"  # runs a kernel that has a record of its own
+CALL = "call"  # the kernel that it runs is recorded by itself
 
 
 def recorded(run: Callable[[], None], steps: int) -> dict[str, float]:

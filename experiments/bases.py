@@ -27,12 +27,12 @@ from experiments.study import Outcome, Run, make, read
 from grass_optax import subspaces
 from grass_optax.residual import recovery
 from models.config import CONFIGS
+from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.program.optimizer import stacked_kernels
 
 RESULTS = Path("docs/results/bases.jsonl")
-SCALE = 0.25
 SEEDS, SEED_OF_RATES = (0, 1, 2, 3), 100
-RATES, RATE = (2.5e-3, 5e-3, 1e-2), 5e-3
+FACTORS = (0.5, 1.0, 2.0)  # of the trainer's default rate
 HIDDEN = CONFIGS["tiny"].hidden_size
 QUARTER, SIXTEENTH = HIDDEN // 4, HIDDEN // 16
 
@@ -73,6 +73,11 @@ RULES: dict[str, Rules] = {
 HEADS_FIRST = ("blocks:4, a head each", "blocks:4, every 4th row")
 
 
+def _row(contestant: str) -> Optimizer:
+    """The facts about the method whose bases a contestant replaces."""
+    return OPTIMIZERS["grasswalk" if contestant.startswith("walk") else "grassjump"]
+
+
 def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """GrassJump or GrassWalk with the bases of a contestant."""
     rule, initial = RULES[run.contestant]
@@ -82,7 +87,7 @@ def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransfor
         recovery(1.01),
         rank=run.rank,
         update_proj_gap=run.update_proj_gap,
-        scale=SCALE,
+        scale=_row(run.contestant).scale,
         initial=initial,
         weight_dimension_numbers=heads_first if run.contestant in HEADS_FIRST else stacked_kernels,
         key=run.seed,
@@ -131,7 +136,7 @@ def runs_of_rates() -> list[Run]:
     return [
         Run(contestant=name, rank=QUARTER, update_proj_gap=100, learning_rate=rate, seed=SEED_OF_RATES)
         for name in RULES
-        for rate in RATES
+        for rate in (factor * _row(name).learning_rate for factor in FACTORS)
     ]
 
 
@@ -152,7 +157,7 @@ def runs_of(table: Table, rates: Mapping[str, float]) -> list[Run]:
 
 def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
     """The learning rate of each contestant: that of the least loss if all were tried."""
-    rates = dict.fromkeys(RULES, RATE)
+    rates = {name: _row(name).learning_rate for name in RULES}
     for name in RULES:
         tried = [run for run in runs_of_rates() if run.contestant == name]
         if all(run in outcomes for run in tried):

@@ -166,11 +166,17 @@ def _require_bases(config: SplitConfig, layout: PyTree, state: SplitState) -> No
             )
 
 
+@functools.lru_cache(maxsize=1024)
+def _block_count(rule: SubspaceRule, basis_shape: tuple[int, int]) -> int:
+    """The number of blocks of a rule's bases; kept, for updates that are not jitted."""
+    return block_count(jax.eval_shape(lambda: rule.form(basis_shape, jnp.float32)))
+
+
 def _require_block_counts(config: SplitConfig, layout: PyTree, state: SplitState) -> None:
     """Bases that are not stored leave their number of blocks behind."""
     specs = jax.tree.leaves_with_path(layout, is_leaf=is_layout)
     for (path, spec), before in zip(specs, jax.tree.leaves(state.block_counts), strict=True):
-        now = block_count(config.rule.form((spec.m, config.rank), jnp.float32))
+        now = _block_count(config.rule, (spec.m, config.rank))
         if now != before:
             raise ValueError(
                 f"the moments of leaf {leaf_path(path)!r} are in a basis of {before} blocks, but this transformation "

@@ -14,7 +14,7 @@ from grass_optax.subspaces.rule import Refresh, SubspaceRule
 
 
 def by_blocks(rule: SubspaceRule, blocks: int | None = None) -> SubspaceRule:
-    """Cut the rows of a matrix into blocks, and give each a subspace of its own.
+    """Cut the rows of a matrix into blocks, and give each its own subspace.
 
     With `a` blocks of m/a rows, `rule` makes the basis B_i (m/a, r/a) of each from its rows of the
     gradient::

@@ -12,7 +12,7 @@ from experiments.study import Outcome, Run, make, read
 from train.config.run import UserError
 from train.data.windows import Tokens
 
-RUN = Run(contestant="haar", rank=bases.QUARTER, update_proj_gap=100, learning_rate=bases.RATE, seed=0)
+RUN = Run(contestant="haar", rank=bases.QUARTER, update_proj_gap=100, learning_rate=5e-3, seed=0)
 OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device="cpu")
 
 
@@ -55,7 +55,7 @@ def test_a_rate_is_chosen_on_a_seed_of_its_own_when_all_were_tried() -> None:
     losses = dict(zip(tried, (4.2, 4.3, 4.1), strict=True))
     outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
     assert bases.best_rates(outcomes)["haar"] == tried[2].learning_rate
-    assert bases.best_rates(dict(list(outcomes.items())[:2]))["haar"] == bases.RATE
+    assert bases.best_rates(dict(list(outcomes.items())[:2]))["haar"] == RUN.learning_rate
 
 
 def test_contestants_are_compared_seed_by_seed() -> None:
