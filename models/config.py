@@ -58,6 +58,7 @@ class LlamaConfig:
     init_std: float = 0.02
     dtype: str = "float32"  # of matrix products and the residual stream
     param_dtype: str = "float32"
+    attention: Literal["xla", "cudnn"] = "xla"  # cudnn: flash attention of NVIDIA GPUs, for 16-bit types
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
 
     def __post_init__(self) -> None:
@@ -89,6 +90,8 @@ class LlamaConfig:
         for name in ("dtype", "param_dtype"):
             if (dtype := getattr(self, name)) not in DTYPES:
                 raise ValueError(f"{name} must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+        if self.attention not in ("xla", "cudnn"):
+            raise ValueError(f"attention must be xla or cudnn, got {self.attention!r}.")
 
     @property
     def head_dim(self) -> int:

@@ -10,20 +10,22 @@ from tests.models.small import forward
 
 
 def greedy_rollout(model, prompt, length, window):
-    """Grow the text one token at a time, one shape after the other."""
-    text = prompt
+    """Grow the text one token at a time; when `window` tokens are exceeded, keep the last half."""
+    text, start = prompt, 0
     for _ in range(length):
-        next_token = jnp.argmax(forward(model, text[:, -window:])[:, -1], axis=-1)
+        if text.shape[1] - start > window:
+            start = text.shape[1] - max(window // 2, 1)
+        next_token = jnp.argmax(forward(model, text[:, start:])[:, -1], axis=-1)
         text = jnp.concatenate([text, next_token[:, None].astype(text.dtype)], axis=1)
     return text
 
 
-@pytest.mark.parametrize("window", [5, 8, 64], ids=["long prompt", "slides", "never full"])
+@pytest.mark.parametrize("window", [1, 5, 6, 8, 9, 64])
 def test_greedy_is_the_argmax_rollout(model, tokens, window):
     prompt = tokens[:, :6]
-    text = generate(model, prompt, 5, jax.random.key(0), window=window, temperature=0.0)
+    text = generate(model, prompt, 11, jax.random.key(0), window=window, temperature=0.0)
     assert text.dtype == prompt.dtype
-    np.testing.assert_array_equal(text, greedy_rollout(model, prompt, 5, window))
+    np.testing.assert_array_equal(text, greedy_rollout(model, prompt, 11, window))
 
 
 def test_sampling_keeps_the_prompt_and_follows_the_key(model, tokens):
@@ -53,6 +55,24 @@ def test_sample_frequencies_follow_temperature_and_top_k():
     assert set(np.unique(drawn)) == {0, 1}
     assert float(jnp.mean(drawn == 0)) == pytest.approx(1 / (1 + np.exp(-2)), abs=2.5 / np.sqrt(n))
     np.testing.assert_array_equal(sample(rows, jax.random.key(0), 0.0, top_k=2), 0)
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.0, 1), (0.6, 1), (0.7, 2), (0.9, 3), (1.0, 4)])
+def test_top_p_keeps_the_fewest_tokens_of_that_probability(top_p, kept):
+    probabilities = jnp.array([0.08, 0.64, 0.03, 0.25])  # the likeliest add up to 0.64, 0.89, 0.97, 1
+    rows = jnp.broadcast_to(jnp.log(probabilities), (2000, 4))
+    drawn = np.asarray(sample(rows, jax.random.key(0), 1.0, top_p=top_p))
+    likeliest = [1, 3, 0, 2][:kept]
+    assert set(np.unique(drawn)) == set(likeliest)
+    share = probabilities[1] / probabilities[jnp.asarray(likeliest)].sum()
+    assert np.mean(drawn == 1) == pytest.approx(float(share), abs=2.5 / np.sqrt(2000))
+
+
+def test_the_temperature_comes_before_top_p():
+    rows = jnp.broadcast_to(jnp.log(jnp.array([0.6, 0.4])), (500, 2))
+    cold, warm = (np.unique(sample(rows, jax.random.key(0), t, top_p=0.7)) for t in (0.2, 1.0))
+    assert list(cold) == [0]  # 0.6^5 : 0.4^5 is 0.88 : 0.12
+    assert list(warm) == [0, 1]
 
 
 @pytest.mark.parametrize("size", [{"length": 0}, {"window": 0}, {"prompt_length": 0}])

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from models import CONFIGS, Llama
-from models.llama import rope_tables, rotate
+from models.blocks import attend, positions_in_documents, rope_tables, rotate
 from tests.models.small import SMALL, flat_state, forward, make
 
 PATHS = {
@@ -81,11 +81,43 @@ def test_a_token_does_not_change_logits_before_it(model, tokens):
 
 
 def test_scan_equals_a_loop_over_layers(model, tokens):
-    sin_TC, cos_TC = rope_tables(jnp.arange(12), SMALL.head_dim, SMALL.rope_theta)
+    rotation = rope_tables(jnp.arange(12)[None], SMALL.head_dim, SMALL.rope_theta)
+
+    def mix(q, k, v):
+        return attend(q, k, v, kernel="xla", is_causal=True), None
+
     x_BTD = model.embed(tokens)
     for i in range(SMALL.num_layers):
-        x_BTD = jax.tree.map(lambda leaf, i=i: leaf[i], model.layers)(x_BTD, sin_TC, cos_TC)
+        x_BTD, _ = jax.tree.map(lambda leaf, i=i: leaf[i], model.layers)(x_BTD, rotation, mix)
     np.testing.assert_allclose(forward(model, tokens), model.lm_head(model.norm(x_BTD)), rtol=1e-5, atol=1e-5)
+
+
+def test_documents_in_one_row_are_what_they_are_alone(model, tokens):
+    """Lengths 5, 4 and 3 of the first row, 7 and 5 of the second."""
+    lengths = ((5, 4, 3), (7, 5))
+    documents = jnp.asarray([[9] * 5 + [2] * 4 + [9] * 3, [0] * 7 + [1] * 5])
+    packed = jax.jit(lambda model: model(tokens, documents_BT=documents))(model)
+    for row, of_row in enumerate(lengths):
+        start = 0
+        for length in of_row:
+            alone = forward(model, tokens[row : row + 1, start : start + length])[0]
+            np.testing.assert_allclose(packed[row, start : start + length], alone, rtol=1e-5, atol=1e-5)
+            start += length
+
+
+def test_positions_restart_with_each_document():
+    documents = jnp.asarray([[3, 3, 3, 3], [0, 1, 1, 0]])
+    np.testing.assert_array_equal(positions_in_documents(documents), [[0, 1, 2, 3], [0, 0, 1, 0]])
+
+
+@pytest.mark.parametrize("parts", [(12,), (5, 7), (1,) * 12, (4, 1, 1, 6)])
+def test_a_text_extended_part_by_part_has_the_logits_of_the_whole(model, tokens, parts):
+    cache, start, logits = model.empty_cache(2, 15), 0, []
+    for count in parts:
+        part, cache = jax.jit(Llama.extend)(model, tokens[:, start : start + count], cache, start)
+        logits.append(part)
+        start += count
+    np.testing.assert_allclose(jnp.concatenate(logits, 1), forward(model, tokens), rtol=1e-5, atol=1e-5)
 
 
 def test_remat_recomputes_and_changes_no_gradient(model, tokens):
@@ -101,8 +133,8 @@ def test_rotation_depends_on_relative_position_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 6, 1, 8))
 
     def scores(shift):
-        tables = rope_tables(jnp.arange(6) + shift, 8, 1e4)
-        return jnp.einsum("BTNH,BSNH->BNTS", rotate(q, *tables), rotate(k, *tables))
+        rotation = rope_tables(jnp.arange(6)[None] + shift, 8, 1e4)
+        return jnp.einsum("BTNH,BSNH->BNTS", rotate(q, rotation), rotate(k, rotation))
 
     np.testing.assert_allclose(scores(0), scores(100), atol=1e-4)
     assert not np.allclose(scores(0)[0, 0, 3], jnp.einsum("H,SH->S", q[0, 3, 0], k[0, :, 0]))

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from models import Llama, LlamaConfig, from_hf_state_dict, to_hf_state_dict
+from models.blocks import rope_frequencies, rope_tables, rotate
 from models.config import RopeScaling
 from models.hf_config import from_hf_config, to_hf_config
 from models.hf_folder import Weights, read_settings, write_folder
-from models.llama import rope_frequencies, rope_tables, rotate
 
 REASON = "parity with Hugging Face needs PyTorch: pip install '.[parity]'"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -118,9 +118,9 @@ def test_rotation_at_distant_positions(pair):
     heads_first = torch.from_numpy(x_BTNH).transpose(1, 2)
     expected, _ = modeling.apply_rotary_pos_emb(heads_first, heads_first, cos, sin)
 
-    tables = rope_tables(jnp.asarray(positions), config.head_dim, config.rope_theta, config.rope_scaling)
+    rotation = rope_tables(jnp.asarray(positions)[None], config.head_dim, config.rope_theta, config.rope_scaling)
     # One rounding of a frequency, 2^-24 relative, is 1e-4 of an angle after 2047 positions.
-    turned = rotate(jnp.asarray(x_BTNH), *tables)
+    turned = rotate(jnp.asarray(x_BTNH), rotation)
     np.testing.assert_allclose(turned, expected.transpose(1, 2).numpy(), rtol=0, atol=1e-3)
 
 

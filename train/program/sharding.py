@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from models.llama import Placement
+from models.blocks import Placement
 from train.config.run import UserError
 from train.program.optimizer import opt_state_shardings
 from train.program.step import Params, TrainState

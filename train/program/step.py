@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from models import Llama, LlamaConfig
-from models.llama import ANYWHERE, Placement
+from models.blocks import ANYWHERE, Placement
 
 Params = Any  # nested dicts of arrays
 
