@@ -7,7 +7,7 @@ papers, and `count_parameters` returns the size of a model without building it.
 import dataclasses
 from typing import Literal
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ MODEL_TYPES = ("llama", "qwen2")
 
 # Settings that change no logits and no gradients.
 _NEUTRAL = frozenset({
-    "_name_or_path", "architectures", "auto_map", "bos_token_id", "dtype", "eos_token_id", "id2label",
+    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "id2label",
     "label2id", "layer_types", "max_position_embeddings", "max_window_layers", "model_type",
-    "pad_token_id", "pretraining_tp", "sliding_window", "torch_dtype", "transformers_version", "unsloth_version",
+    "pad_token_id", "pretraining_tp", "sliding_window", "transformers_version", "unsloth_version",
     "use_cache", "use_mrope",
 })  # fmt: skip
 # Settings with the one value that the model here computes.
@@ -35,9 +35,10 @@ _SIZES = {
     "num_hidden_layers": "num_layers",
 }
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
-_READ = frozenset(
-    {*_SIZES, *_ROPE, "head_dim", "initializer_range", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings"}
-)
+_READ = frozenset({
+    *_SIZES, *_ROPE, "dtype", "head_dim", "initializer_range", "num_key_value_heads", "rms_norm_eps",
+    "tie_word_embeddings", "torch_dtype",
+})  # fmt: skip
 _LLAMA3 = {
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
@@ -46,7 +47,7 @@ _LLAMA3 = {
 
 
 def from_hf_config(settings: Mapping[str, Any]) -> LlamaConfig:
-    """Return the configuration that a config.json describes, with weights in float32.
+    """Return the configuration that a config.json describes; products are in float32.
 
     Raises:
       ValueError: Names a setting that is missing, or that this model does not compute.
@@ -68,6 +69,7 @@ def from_hf_config(settings: Mapping[str, Any]) -> LlamaConfig:
         rope_scaling=scaling,
         qkv_bias=kind == "qwen2",
         tied_head=settings.get("tie_word_embeddings", False),
+        param_dtype=settings.get("dtype") or settings.get("torch_dtype") or LlamaConfig.param_dtype,
     )
     if settings.get("head_dim") not in (None, config.head_dim):
         raise ValueError(
