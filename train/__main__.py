@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import tyro
 
 from train.compare.config import Compare, compare_defaults
+from train.config.finetune import Finetune, finetune_defaults
 from train.config.run import Pretrain, UserError, defaults
-from train.config.stored import read_config, read_stored
+from train.config.stored import Run, read_config, read_stored
 from train.config.validate import refuse_conflicts
 from train.plan.config import Plan, plan_defaults
 
-Command = Pretrain | Compare | Plan
+Command = Pretrain | Finetune | Compare | Plan
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
@@ -30,15 +31,25 @@ def parse(arguments: Sequence[str]) -> Command:
         return _read(arguments, compare_defaults(parsed))
     if isinstance(parsed, Plan):
         return _read(arguments, plan_defaults(parsed))
-    stored = read_stored(parsed.run_dir).config if parsed.resume else None
+    stored = _same_command(parsed, read_stored(parsed.run_dir).config) if parsed.resume else None
     if parsed.config is not None:
-        config = _read(arguments, read_config(parsed.config, parsed.run_dir))
+        default = _same_command(parsed, read_config(parsed.config, parsed.run_dir))
+    elif stored is not None:
+        default = stored
     else:
-        config = _read(arguments, stored or defaults(parsed))
+        default = defaults(parsed) if isinstance(parsed, Pretrain) else finetune_defaults(parsed)
+    config = _read(arguments, default)
     if stored is not None:
-        assert isinstance(config, Pretrain)
+        assert isinstance(config, Pretrain | Finetune)
         refuse_conflicts(config, stored)
     return config
+
+
+def _same_command(parsed: Run, stored: Run) -> Run:
+    if type(parsed) is not type(stored):
+        name = type(stored).__name__.lower()
+        raise UserError(f"the settings are those of a run of {name}: use python -m train {name}.")
+    return stored
 
 
 def _read(arguments: Sequence[str], default: Command | None) -> Command:
@@ -47,7 +58,10 @@ def _read(arguments: Sequence[str], default: Command | None) -> Command:
         return tyro.conf.subcommand(kind.__name__.lower(), default=known)
 
     commands = (
-        Annotated[Pretrain, command(Pretrain)] | Annotated[Compare, command(Compare)] | Annotated[Plan, command(Plan)]
+        Annotated[Pretrain, command(Pretrain)]
+        | Annotated[Finetune, command(Finetune)]
+        | Annotated[Compare, command(Compare)]
+        | Annotated[Plan, command(Plan)]
     )
     config: Command = tyro.cli(
         commands,
@@ -73,6 +87,12 @@ def dispatch(config: Command) -> None:
         from train.plan.command import run_plan
 
         run_plan(config)
+    elif isinstance(config, Finetune):
+        from train.finetune.command import run_finetune
+        from train.system.processes import joined
+
+        with joined(config.processes, HOW_TO_RESUME):
+            run_finetune(config)
     else:
         from train.pretrain.command import run_pretrain
         from train.system.processes import joined

@@ -33,8 +33,8 @@ def test_sizes_are_the_published_ones(name, millions):
         ({"num_kv_heads": -1}, "num_kv_heads must be a positive int, got -1"),
         ({"vocab_size": 10.0}, "vocab_size must be a positive int, got 10.0"),
         ({"init_std": 0.0}, "init_std must be positive, got 0.0"),
-        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
-        ({"param_dtype": "f32"}, "param_dtype must be one of float32, bfloat16, got 'f32'"),
+        ({"dtype": "float64"}, "dtype must be one of float32, bfloat16, float16, got 'float64'"),
+        ({"param_dtype": "f32"}, "param_dtype must be one of float32, bfloat16, float16, got 'f32'"),
     ],
 )
 def test_a_config_that_cannot_be_is_an_error_that_says_why(change, message):

@@ -33,7 +33,7 @@ from train.compare.record import (
 from train.compare.report import best_of_each, write_report
 from train.compare.validate import check_comparison, refuse_other_settings
 from train.config.run import DIVERGED, Pretrain, UserError
-from train.config.stored import settings_of
+from train.config.stored import content_of
 from train.config.validate import refuse_conflicts
 from train.data.windows import held_out_batches, load_tokens, training_windows
 from train.storage.folder import RunFolder
@@ -132,7 +132,7 @@ def _train(cell: Cell, run: Pretrain, folder: RunFolder, is_begun: bool, poll: C
 def child_arguments(run: Pretrain, path: Path, is_begun: bool) -> list[str]:
     """Write the settings of a run into its folder, and return the command line that reads them."""
     settings = path / SETTINGS
-    write_whole(settings, json.dumps({"config": settings_of(run)}, indent=1) + "\n")
+    write_whole(settings, json.dumps(content_of(run), indent=1) + "\n")
     return ["pretrain", "--config", str(settings), "--run-dir", str(path), *(["--resume"] if is_begun else [])]
 
 

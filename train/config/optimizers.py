@@ -12,6 +12,33 @@ SPLIT_ARGUMENTS = frozenset({"rank", "update_proj_gap", "scale", "key", "map_sta
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """Defaults for fine-tuning at a rank of 8, and where they come from.
+
+    Attributes:
+      learning_rate: Peak learning rate.
+      scale: Factor of the low-rank part; None for that of pretraining.
+      update_proj_gap: Steps between two subspaces or blocks; None for that of pretraining.
+      source: Where they come from.
+    """
+
+    learning_rate: float
+    scale: float | None = None
+    update_proj_gap: int | None = None
+    source: str
+
+
+# Their rates on GLUE are 1e-5 to 3e-5, by task; the scale is 2 at rank 8 and 4 at rank 4.
+GLUE = Finetuning(
+    learning_rate=3e-5,
+    scale=2.0,
+    update_proj_gap=500,
+    source="GaLore's and SubTrack-Grad's for RoBERTa on GLUE (arXiv 2403.03507, 2502.01586)",
+)
+FULL_RANK = Finetuning(learning_rate=3e-5, source="the rate of full fine-tuning in the same tables, not tuned")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """The facts about one optimizer.
 
@@ -33,6 +60,7 @@ class Optimizer:
       draws: Its bases, or its blocks, depend on `key`.
       recovers: Also updates along the part of the gradient outside the subspace.
       svd: How much of its refreshes factorise the gradient with an exact SVD.
+      finetuning: Defaults for fine-tuning.
     """
 
     name: str
@@ -50,6 +78,7 @@ class Optimizer:
     draws: bool = True
     recovers: bool = False
     svd: Literal["never", "sometimes", "always"] = "never"
+    finetuning: Finetuning = FULL_RANK
 
     @property
     def is_baseline(self) -> bool:
@@ -89,6 +118,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             takes=SPLIT_ARGUMENTS | {"basis", "blocks"},
             static_integers=("blocks",),
             recovers=True,
+            finetuning=GLUE,
         ),
         Optimizer(
             name="grasswalk",
@@ -98,6 +128,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             update_proj_gap=100,
             static_integers=("walk_rank",),
             recovers=True,
+            finetuning=GLUE,
         ),
         Optimizer(
             name="subtrack",
@@ -107,6 +138,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             update_proj_gap=200,
             static_integers=("tracking_rank",),
             recovers=True,
+            finetuning=GLUE,
         ),
         Optimizer(
             name="subtrack_grad",
@@ -115,6 +147,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             scale=0.25,
             update_proj_gap=200,
             static_integers=("tracking_rank",),
+            finetuning=GLUE,
         ),
         Optimizer(
             name="galore",
@@ -124,6 +157,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             update_proj_gap=200,
             draws=False,
             svd="always",
+            finetuning=GLUE,
         ),
         Optimizer(
             name="golore",
@@ -133,6 +167,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             update_proj_gap=200,
             run_fractions={"random_start": 0.8},  # GoLore@20% of arXiv 2410.11289: random in the last fifth
             svd="sometimes",
+            finetuning=GLUE,
         ),
         Optimizer(
             name="fira",
@@ -143,6 +178,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             draws=False,
             recovers=True,
             svd="always",
+            finetuning=GLUE,
         ),
         Optimizer(
             name="apollo",
@@ -182,6 +218,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
             takes=frozenset({"switch_gap", "key"}),  # it updates one block of weights at a time, all at one rate
             gap_argument="switch_gap",
             splits=False,
+            finetuning=Finetuning(
+                learning_rate=1e-5, update_proj_gap=100, source="BAdam's for RoBERTa on SuperGLUE (arXiv 2404.02827)"
+            ),
         ),
         Optimizer(
             name="online_subspace_descent",

@@ -154,7 +154,7 @@ class ReportFlags:
     eval_every: int = 0
     """Steps between evaluations on held-out text; 0 to evaluate only at the start and the end."""
     eval_batches: int = 16
-    """Batches per evaluation."""
+    """Batches per evaluation; 0 for all held-out text."""
     save_every: int = 100
     """Steps between checkpoints; the last two are kept."""
     sample_tokens: int = 64

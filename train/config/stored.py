@@ -10,45 +10,53 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from train.config.run import (
-    DataFlags,
-    DeviceFlags,
-    ModelFlags,
-    OptimizerFlags,
-    Pretrain,
-    ReportFlags,
-    ScheduleFlags,
-    UserError,
-)
+from train.config.finetune import Finetune
+from train.config.run import Pretrain, UserError
 
 CONFIG = "config.json"  # in the folder of a run
 Settings = dict[str, dict[str, Any]]  # group -> name -> value, as JSON has it
 
-# The groups that are stored. --run-dir, --resume, --config and the processes are not.
-GROUPS: dict[str, type] = {
-    "model": ModelFlags,
-    "data": DataFlags,
-    "optimizer": OptimizerFlags,
-    "schedule": ScheduleFlags,
-    "report": ReportFlags,
-    "devices": DeviceFlags,
-}
+Run = Pretrain | Finetune
+COMMANDS: dict[str, type[Run]] = {"pretrain": Pretrain, "finetune": Finetune}
+NOT_STORED = ("processes",)  # nor are --run-dir, --resume and --config
+
+
+def groups_of(command: type[Run]) -> dict[str, type]:
+    """Return the groups of settings of a command that are stored."""
+    return {
+        name: kind
+        for name, kind in get_type_hints(command).items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and name not in NOT_STORED
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
     """The content of a config.json."""
 
-    config: Pretrain
+    config: Run
     fingerprint: str
     versions: dict[str, str]
 
 
-def settings_of(config: Pretrain) -> Settings:
+def settings_of(config: Run) -> Settings:
     """Return the stored settings of a configuration."""
-    groups = {name: dataclasses.asdict(getattr(config, name)) for name in GROUPS}
-    groups["data"]["cache_dir"] = str(config.data.cache_dir.absolute())
-    return groups
+    return {
+        group: {name: _as_json(value) for name, value in dataclasses.asdict(getattr(config, group)).items()}
+        for group in groups_of(type(config))
+    }
+
+
+def content_of(config: Run) -> dict[str, Any]:
+    """Return the part of a config.json that repeats a run."""
+    command = next(name for name, kind in COMMANDS.items() if isinstance(config, kind))
+    return {"command": command, "config": settings_of(config)}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
 
 
 def differences(settings: Settings, others: Settings) -> Iterator[tuple[str, Any, Any]]:
@@ -75,7 +83,7 @@ def read_stored(run_dir: Path) -> Stored:
     )
 
 
-def read_config(path: Path, run_dir: Path) -> Pretrain:
+def read_config(path: Path, run_dir: Path) -> Run:
     """Return the configuration in a config.json, for a run in `run_dir`."""
     return _config(_read(path), path, run_dir)
 
@@ -92,33 +100,39 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _config(content: dict[str, Any], path: Path, run_dir: Path) -> Pretrain:
+def _config(content: dict[str, Any], path: Path, run_dir: Path) -> Run:
     """Return the configuration; settings that are missing have their defaults."""
     groups = content["config"]
+    name_of_command = content.get("command", "pretrain")
+    if name_of_command not in COMMANDS:
+        raise UserError(f"{path} is of the command {name_of_command!r}: it must be one of {', '.join(COMMANDS)}.")
+    command = COMMANDS[name_of_command]
+    known = groups_of(command)
     if "model" in groups and not isinstance(groups["model"], dict):
         raise UserError(
             f"{path} was written by an older version, whose settings were not grouped: "
             "start a new run in another --run-dir, with the same flags."
         )
     for name, values in groups.items():
-        if name not in GROUPS or not isinstance(values, dict):
+        if name not in known or not isinstance(values, dict):
             raise UserError(f"{path} has an unknown group of settings, {name!r}: remove it.")
-    return Pretrain(run_dir=run_dir, **{name: _group(name, values, path) for name, values in groups.items()})
+    settings = {name: _group(known[name], name, values, path) for name, values in groups.items()}
+    return command(run_dir=run_dir, **settings)
 
 
-def _group(group: str, values: dict[str, Any], path: Path) -> Any:
-    kinds = get_type_hints(GROUPS[group])
+def _group(kind: type, group: str, values: dict[str, Any], path: Path) -> Any:
+    kinds = get_type_hints(kind)
     if unknown := [f"{group}.{name}" for name in values if name not in kinds]:
         raise UserError(f"{path} has unknown settings: {', '.join(unknown)}. Remove them.")
-    return GROUPS[group](
-        **{name: _value(kinds[name], value, f"{group}.{name}", path) for name, value in values.items()}
-    )
+    return kind(**{name: _value(kinds[name], value, f"{group}.{name}", path) for name, value in values.items()})
 
 
 def _value(kind: Any, value: Any, name: str, path: Path) -> Any:
     """Return the value of a setting of type `kind`, from its JSON."""
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if get_origin(kind) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
     if not _fits(kind, value):
         raise UserError(f"{path} has {name} = {value!r}: it must be {_described(kind)}.")
     return value
@@ -139,4 +153,6 @@ def _described(kind: Any) -> str:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(map(_described, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "a list of strings"
     return {float: "a number", int: "an integer", bool: "true or false", types.NoneType: "null"}.get(kind, "a string")

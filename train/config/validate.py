@@ -3,6 +3,7 @@
 from typing import Any
 
 from models.config import CONFIGS
+from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
     BASES,
@@ -15,7 +16,7 @@ from train.config.run import (
     Pretrain,
     UserError,
 )
-from train.config.stored import Settings, differences, settings_of
+from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
@@ -27,12 +28,12 @@ AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
     "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
-    "schedule": {"steps": 1, "warmup_steps": 0, "final_lr_fraction": 0},
-    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 1, "save_every": 1, "sample_tokens": 0},
+    "schedule": {"steps": 1, "epochs": 0, "warmup_steps": 0, "warmup_fraction": 0, "final_lr_fraction": 0},
+    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0},
 }
 
 
-def refuse_conflicts(config: Pretrain, stored: Pretrain) -> None:
+def refuse_conflicts(config: Run, stored: Run) -> None:
     """Refuse flags that contradict the run that is being resumed."""
     if changes := changed_flags(settings_of(config), settings_of(stored), "the run"):
         raise UserError(
@@ -51,16 +52,10 @@ def changed_flags(settings: Settings, stored: Settings, owner: str) -> str:
 
 
 def check(config: Pretrain) -> None:
-    """Refuse settings that cannot run, before anything is written."""
-    for group, bounds in AT_LEAST.items():
-        for name, least in bounds.items():
-            value = getattr(getattr(config, group), name)
-            if not value >= least:  # written this way round so that nan is refused too
-                refuse(name, value, f"must be at least {least}")
+    """Refuse settings of `pretrain` that cannot run, before anything is written."""
+    _check_bounds(config)
     if config.model.model not in CONFIGS:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
-    if config.data.seed >= 2**32:
-        refuse("seed", config.data.seed, "must be below 2^32")
     if not (config.data.data == STDLIB or config.data.data.removeprefix(FILES) not in ("", config.data.data)):
         refuse("data", config.data.data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
     if config.schedule.warmup_steps >= config.schedule.steps:
@@ -69,10 +64,32 @@ def check(config: Pretrain) -> None:
             config.schedule.warmup_steps,
             f"must be below --steps {config.schedule.steps}, or the peak is never reached",
         )
-    _check_optimizer(config.optimizer, config.model.model)
+    _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model].hidden_size)
 
 
-def _check_optimizer(flags: OptimizerFlags, model: str) -> None:
+def check_finetuning(config: Finetune, hidden: int) -> None:
+    """Refuse settings of `finetune` that cannot run, given the hidden size of the model."""
+    _check_bounds(config)
+    for name in ("data", "held_out"):
+        source = getattr(config.data, name)
+        if source.removeprefix(FILES) in ("", source) and (name == "data" or source):
+            refuse(name, repr(source), "must be files:GLOB, for example 'files:examples/*.jsonl'")
+    if config.schedule.warmup_fraction >= 1:
+        refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
+    _check_optimizer(config.optimizer, str(config.start.init_from), hidden)
+
+
+def _check_bounds(config: Run) -> None:
+    for group, bounds in AT_LEAST.items():
+        for name, least in bounds.items():
+            value = getattr(getattr(config, group, None), name, None)
+            if value is not None and not value >= least:  # written this way round so that nan is refused too
+                refuse(name, value, f"must be at least {least}")
+    if config.data.seed >= 2**32:
+        refuse("seed", config.data.seed, "must be below 2^32")
+
+
+def _check_optimizer(flags: OptimizerFlags, model: str, hidden: int) -> None:
     row = OPTIMIZERS[flags.optimizer]
     for name in ("learning_rate", "adam_learning_rate"):
         value = getattr(flags, name)
@@ -84,7 +101,6 @@ def _check_optimizer(flags: OptimizerFlags, model: str) -> None:
         if row.is_baseline and getattr(flags, name) != "float32":
             value = getattr(flags, name)
             refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is Optax's: leave it out")
-    hidden = CONFIGS[model].hidden_size
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
     _check_basis(flags, "basis" in row.takes, hidden)

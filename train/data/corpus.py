@@ -1,23 +1,20 @@
 """The text to train on: deduplicated documents, split into training and held-out sets.
 
-A document is a text file, a line of a .jsonl file, or a row of a .parquet file. `documents` reads
+A document is a text file, or a record of another one (`train.data.records`). `documents` reads
 them and `split` divides them. The result depends only on the texts, and on their names if a limit
 truncates the corpus.
 """
 
-import glob
-import gzip
 import hashlib
 import importlib.metadata
-import json
 import os
 import sysconfig
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config.run import FILES, STDLIB, UserError
+from train.config.run import STDLIB, UserError
+from train.data.records import records, text_of
 
 HELD_OUT = 0.05  # of the bytes
 # Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
@@ -53,7 +50,7 @@ class Split(NamedTuple):
 def documents(source: str, megabytes: float = 0.0) -> list[Document]:
     """Read `stdlib` or `files:GLOB`, at most `megabytes` (0: all), ordered by SHA-256."""
     is_stdlib = source == STDLIB
-    texts = _python_texts() if is_stdlib else _matching_texts(source.removeprefix(FILES))
+    texts = _python_texts() if is_stdlib else ((name, text_of(name, record)) for name, record in records(source))
     budget = megabytes * 1e6 or float("inf")
     by_digest: dict[str, Document] = {}
     for name, text in texts:
@@ -121,58 +118,3 @@ def _standard_library() -> Iterator[tuple[str, Path]]:
             if file.endswith(".py"):
                 path = Path(folder, file)
                 yield f"stdlib:{path.relative_to(root).as_posix()}", path
-
-
-def _matching_texts(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of the files that match `pattern`, ordered by path."""
-    paths = [Path(name) for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-        raise UserError(
-            f"--data {FILES}{pattern} matches no file (relative to {Path.cwd()}): quote the "
-            "pattern, so that the shell does not expand it, and use ** to search subfolders."
-        )
-    for path in paths:
-        if path.suffix == ".parquet":
-            yield from _rows(path)
-            continue
-        try:
-            raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            text = raw.decode()
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not UTF-8 text ({error}): restrict the pattern to text files.") from error
-        if path.name.removesuffix(".gz").endswith(".jsonl"):
-            yield from _records(path, text)
-        else:
-            yield str(path), text
-
-
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise UserError(f"reading {path} requires pyarrow: pip install pyarrow.") from error
-    try:
-        column = parquet.read_table(path, columns=["text"]).column("text")
-        texts = list(map(_checked_text, column.to_pylist()))
-    except (OSError, LookupError, TypeError, pyarrow.ArrowException) as error:
-        raise UserError(f'{path} is not a Parquet file with a "text" column of strings: {error}.') from error
-    yield from ((f"{path}:{number}", text) for number, text in enumerate(texts, start=1))
-
-
-def _records(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    # Only \n ends a record: the other line separators of Unicode may occur inside one.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", _checked_text(json.loads(line)["text"])
-            except (ValueError, LookupError, TypeError) as error:
-                raise UserError(f'{path}:{number} is not a JSON object with a "text" string: {error}.') from error
-
-
-def _checked_text(text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"its text is a {type(text).__name__}")
-    # JSON can encode half a surrogate pair, which UTF-8 cannot.
-    return text.encode(errors="replace").decode()

@@ -12,9 +12,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 import tokenizers
 
@@ -152,19 +153,24 @@ def training_windows(tokens: np.ndarray, config: DataFlags) -> grain.MapDataset:
     return windows.seed(config.seed).shuffle().repeat()
 
 
-def training_rows(windows: grain.MapDataset, step: int, batch_size: int) -> Callable[[int, int], np.ndarray]:
-    """Return the function that reads rows [start, stop) of the batch of update `step` + 1."""
+def training_rows(windows: grain.MapDataset, step: int, batch_size: int) -> Callable[[int, int], Any]:
+    """Return the function that reads rows [start, stop) of the batch of update `step` + 1, where a
+    row is an array or a tree of arrays.
+    """
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        return np.stack([np.asarray(windows[step * batch_size + row]) for row in range(start, stop)])
+    def rows(start: int, stop: int) -> Any:
+        parts = [windows[step * batch_size + row] for row in range(start, stop)]
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
 
     return rows
 
 
 def held_out_batches(tokens: np.ndarray, config: DataFlags, count: int) -> grain.MapDataset:
-    """Return up to `count` batches (B, T + 1) of held-out windows, the same for every seed."""
+    """Return up to `count` batches (B, T + 1) of held-out windows, the same for every seed; all of
+    them if `count` is 0.
+    """
     windows = grain.MapDataset.source(_windows(tokens, config, "held-out")).seed(0).shuffle()
-    return windows.batch(config.batch_size, drop_remainder=False)[:count]
+    return windows.batch(config.batch_size, drop_remainder=False)[: count or None]
 
 
 def _windows(tokens: np.ndarray, config: DataFlags, side: str) -> Windows:

@@ -49,30 +49,33 @@ class Checkpoints:
         return cast(State, state)
 
 
-def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
-    """Return the weights after `step` updates, or those of the newest checkpoint; nothing else of
-    the state is read.
+def checkpoint_step(folder: Path, step: int | None) -> int:
+    """Return the step of an existing checkpoint: `step`, or that of the newest.
+
+    Raises:
+      UserError: If there is no such checkpoint.
+    """
+    steps = sorted(ocp.utils.checkpoint_steps(folder.absolute())) if folder.is_dir() else []
+    if not steps:
+        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
+    if step not in (None, *steps):
+        raise UserError(f"{folder} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}.")
+    return steps[-1] if step is None else step
+
+
+def restore_params(folder: Path, step: int, abstract: Params) -> Params:
+    """Return the weights after `step` updates; nothing else of the state is read.
 
     Args:
       folder: Of the checkpoints.
       step: The number of updates.
       abstract: Shapes, dtypes and shardings.
-
-    Raises:
-      UserError: If there is no such checkpoint.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
     options = ocp.CheckpointManagerOptions(create=False)
     handler = ocp.PyTreeCheckpointHandler()  # the other one reads whole states only
     with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise UserError(f"{folder} has no checkpoint: train or import a model first.")
-        if step not in (None, *steps):
-            raise UserError(f"{folder} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}.")
         item = {"params": abstract}
         arguments = ocp.args.PyTreeRestore(
             item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
         )
-        return manager.restore(steps[-1] if step is None else step, args=arguments)["params"]
+        return manager.restore(step, args=arguments)["params"]

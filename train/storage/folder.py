@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.config.run import Pretrain, UserError
-from train.config.stored import CONFIG, Stored, read_stored, settings_of
+from train.config.run import UserError
+from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
 from train.storage.metrics import Metrics, plot
 from train.storage.model import StoredModel
 from train.system.files import locked, write_whole
@@ -59,7 +59,7 @@ class RunFolder:
         return on_first(lambda: self.stored().fingerprint)
 
     @contextlib.contextmanager
-    def opened(self, config: Pretrain, fingerprint: str, model: StoredModel) -> Iterator[None]:
+    def opened(self, config: Run, fingerprint: str, model: StoredModel) -> Iterator[None]:
         """Lock the folder, store configuration and model, and check that all processes see the
         folder.
         """
@@ -83,9 +83,9 @@ class RunFolder:
         """Read config.json."""
         return read_stored(self.path)
 
-    def store(self, config: Pretrain, fingerprint: str) -> None:
+    def store(self, config: Run, fingerprint: str) -> None:
         """Write config.json."""
-        content = {"config": settings_of(config), "data_fingerprint": fingerprint, "versions": versions()}
+        content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions()}
         write_whole(self.config, json.dumps(content, indent=1) + "\n")
 
     def leave_token(self) -> str:
@@ -105,7 +105,7 @@ class RunFolder:
                 )
             time.sleep(min(1, patience / 10))
 
-    def _open(self, config: Pretrain, fingerprint: str, model: StoredModel, held: contextlib.ExitStack) -> str:
+    def _open(self, config: Run, fingerprint: str, model: StoredModel, held: contextlib.ExitStack) -> str:
         refusal = f"another process is training in --run-dir {self.path}: wait until it has finished."
         held.enter_context(locked(self.path, refusal))
         if config.resume:

@@ -77,19 +77,28 @@ def read_model(folder: Path) -> StoredModel:
     Raises:
       UserError: If a file is missing or cannot be read.
     """
-    for name in (MODEL, TOKENIZER):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} has no {name}: give the folder of a run or of an import "
-                "(python -m train import --from FOLDER --out DIR)."
-            )
-    try:
-        settings = json.loads((folder / MODEL).read_text())
-        from_hf_config(settings)
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder / MODEL} describes no model: {error}") from error
     return StoredModel(
-        settings=settings,
-        tokenizer=load_tokenizer(folder / TOKENIZER),
+        settings=read_settings(folder),
+        tokenizer=load_tokenizer(_existing(folder, TOKENIZER)),
         files=folder / FILES if (folder / FILES).is_dir() else None,
     )
+
+
+def read_settings(folder: Path) -> Mapping[str, Any]:
+    """Return the content of model.json, which describes a model."""
+    path = _existing(folder, MODEL)
+    try:
+        settings: Mapping[str, Any] = json.loads(path.read_text())
+        from_hf_config(settings)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} describes no model: {error}") from error
+    return settings
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise UserError(
+            f"{folder} has no {name}: give the folder of a run or of an import "
+            "(python -m train import --from FOLDER --out DIR)."
+        )
+    return folder / name

@@ -12,7 +12,7 @@ from tests.train.small_run import ROOT
 from train.__main__ import Command, main, parse
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import Pretrain, ProcessFlags, UserError
-from train.config.stored import GROUPS, settings_of
+from train.config.stored import COMMANDS, groups_of, settings_of
 from train.config.validate import refuse_conflicts
 
 # For every stored flag a value that is not a default.
@@ -122,7 +122,7 @@ def test_the_cache_goes_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPa
 
 def test_a_configuration_is_frozen() -> None:
     config = parse(command())
-    for part in (config, *(getattr(config, group) for group in GROUPS)):
+    for part in (config, *(getattr(config, group) for group in groups_of(Pretrain))):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, dataclasses.fields(part)[0].name, None)
 
@@ -187,7 +187,7 @@ MISTAKES = [
     ("--seed 4294967296", "--seed 4294967296 must be below 2^32"),
     ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'"),
     ("--data files:", "--data files: must be stdlib or files:GLOB"),
-    ("--data files:/nonexistent/*.txt", "--data files:/nonexistent/*.txt matches no file"),
+    ("--data files:/nonexistent/*.txt", "files:/nonexistent/*.txt matches no file"),
     ("--data-megabytes 0.000001", "has no text within --data-megabytes 1e-06"),
     ("--data-megabytes 0.05 --seq-len 99999", "use more text or a smaller --seq-len"),
     ("--num-processes 2", "--num-processes only applies to a multi-process run: add --distributed, or leave it out"),
@@ -236,8 +236,9 @@ def test_a_folder_that_cannot_be_written_is_reported(
 
 
 def test_the_groups_are_the_fields_of_a_configuration() -> None:
-    fields = [field.name for field in dataclasses.fields(Pretrain)]
-    assert fields == ["run_dir", "resume", "config", "processes", *GROUPS]
+    for name, kind in COMMANDS.items():
+        fields = [field.name for field in dataclasses.fields(kind)]
+        assert fields == ["run_dir", "resume", "config", "processes", *groups_of(kind)], name
 
 
 def test_the_processes_are_not_stored() -> None:

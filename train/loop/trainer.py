@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
-from train.pretrain.progress import Display
+from train.loop.progress import Display
 from train.program.program import Program
 from train.program.sharding import place_batch
 from train.program.step import Report, TrainState, all_finite

@@ -1,0 +1,189 @@
+"""Fine-tuning runs: they start from the weights of a run, learn completions, and resume."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.train.small_run import Launcher, losses
+from train.__main__ import main, parse
+from train.config.finetune import Finetune
+from train.config.optimizers import OPTIMIZERS
+from train.program.program import pretraining
+from train.storage.checkpoint import checkpoint_step, restore_params
+from train.storage.folder import RunFolder
+from train.storage.model import read_model
+
+ROWS = [{"prompt": f"{a} + {b} =", "completion": f" {a + b}"} for a in range(5) for b in range(5)]
+SMALL = "--batch-size 2 --seq-len 24 --steps 6 --rank 4 --update-proj-gap 3 --save-every 4 --learning-rate 1e-3"
+
+
+@pytest.fixture(scope="session")
+def base(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to start from."""
+    run_dir = tmp_path_factory.mktemp("base") / "run"
+    launcher.finish(launcher.arguments(run_dir, steps=2, sample_tokens=0, eval_batches=1))
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("examples") / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    return f"files:{path}"
+
+
+@pytest.fixture
+def finetune(base: Path, examples: str, compiled: None) -> Callable[..., int]:
+    def run(run_dir: Path, *words: object, data: str = examples) -> int:
+        arguments = ["--init-from", base, "--data", data, "--run-dir", run_dir, *SMALL.split(), *words]
+        return main(["finetune", *map(str, arguments)])
+
+    return run
+
+
+def weights(run_dir: Path, step: int | None = None) -> Any:
+    """The weights of a run of the small model."""
+    config = RunFolder(run_dir).stored().config
+    start = config.start.init_from if isinstance(config, Finetune) else run_dir
+    first = RunFolder(start).stored().config
+    assert not isinstance(first, Finetune)
+    task = pretraining(first.model, first.data)
+    checkpoints = RunFolder(run_dir).checkpoints
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.eval_shape(lambda: task.draw(0))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
+    return restore_params(checkpoints, checkpoint_step(checkpoints, step), abstract)
+
+
+def test_a_run_starts_from_the_weights_and_learns_the_completions(
+    finetune: Callable[..., int], base: Path, tmp_path: Path
+) -> None:
+    assert finetune(tmp_path / "run", "--steps", 30, "--learning-rate", 5e-3) == 0
+    folder = RunFolder(tmp_path / "run")
+    before, after = (row["eval_loss"] for row in rows(folder.metrics) if "eval_loss" in row)
+    assert after < 0.6 * before
+    assert read_model(folder.path).settings == read_model(base).settings
+    assert folder.sample.read_text().startswith(tuple(row["prompt"] for row in ROWS))
+    summary = json.loads(folder.summary.read_text())
+    assert summary["eval_loss"] == after
+    assert summary["parameters"] == sum(x.size for x in jax.tree.leaves(weights(base)))
+
+
+def test_the_first_loss_is_that_of_the_given_weights(finetune: Callable[..., int], base: Path, tmp_path: Path) -> None:
+    """An update with a rate of almost nothing keeps the weights, in another optimizer, too."""
+    assert finetune(tmp_path / "run", "--learning-rate", 1e-30, "--optimizer", "adamw", "--steps", 1) == 0
+    for kept, given in zip(jax.tree.leaves(weights(tmp_path / "run")), jax.tree.leaves(weights(base)), strict=True):
+        np.testing.assert_array_equal(kept, given)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_that_is_interrupted_resumes_bit_for_bit(finetune: Callable[..., int], tmp_path: Path) -> None:
+    whole, begun = tmp_path / "whole", tmp_path / "begun"
+    assert finetune(whole) == 0
+    assert finetune(begun) == 0
+    for path in (begun / "summary.json", begun / "sample.txt"):
+        path.unlink()
+    (newest,) = (begun / "checkpoints").glob("6")
+    for path in sorted(newest.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    newest.rmdir()
+    assert main(["finetune", "--run-dir", str(begun), "--resume"]) == 0
+    assert losses(begun) == losses(whole)
+    for one, other in zip(jax.tree.leaves(weights(begun)), jax.tree.leaves(weights(whole)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_frozen_parameters_are_those_of_the_start(finetune: Callable[..., int], base: Path, tmp_path: Path) -> None:
+    assert finetune(tmp_path / "run", "--freeze", "embed/*", "layers/mlp/*") == 0
+    before, after = weights(base), weights(tmp_path / "run")
+    np.testing.assert_array_equal(after["embed"]["embedding"], before["embed"]["embedding"])
+    np.testing.assert_array_equal(after["layers"]["mlp"]["up"]["kernel"], before["layers"]["mlp"]["up"]["kernel"])
+    assert np.any(after["layers"]["attention"]["q"]["kernel"] != before["layers"]["attention"]["q"]["kernel"])
+
+
+def test_texts_are_learnt_whole(finetune: Callable[..., int], tmp_path: Path) -> None:
+    for name, text in (("a", "one two three " * 40), ("b", "four five six " * 40)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    assert finetune(tmp_path / "run", data=f"files:{tmp_path}/*.txt") == 0
+
+
+def test_weights_in_bfloat16_are_read_from_float32(finetune: Callable[..., int], tmp_path: Path) -> None:
+    assert finetune(tmp_path / "run", "--param-dtype", "bfloat16", "--steps", 2) == 0
+    assert read_model(tmp_path / "run").network.param_dtype == "bfloat16"
+
+
+def test_the_defaults_are_those_of_published_fine_tuning_runs(base: Path) -> None:
+    for name in ("galore", "badam", "adamw"):
+        config = parse(
+            ["finetune", "--init-from", str(base), "--run-dir", "x", "--optimizer", name, "--data", "files:x"]
+        )
+        assert isinstance(config, Finetune)
+        row = OPTIMIZERS[name]
+        assert config.optimizer.learning_rate == row.finetuning.learning_rate
+        assert config.optimizer.scale == (row.finetuning.scale or row.scale)
+        assert config.optimizer.rank == 8
+        assert config.data.seq_len == 16  # what the model was trained for
+
+
+@pytest.mark.parametrize(("rows_per_epoch", "steps"), [(100, 38), (5, 2), (1, 1)])
+def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
+    from train.config.finetune import EpochFlags
+
+    schedule = EpochFlags(epochs=3.0, warmup_fraction=0.1).schedule(rows_per_epoch, batch_size=8)
+    assert schedule.steps == steps
+    assert schedule.warmup_steps == math.floor(0.1 * steps)
+    assert EpochFlags(steps=7).schedule(rows_per_epoch, 8).steps == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--data", "x.jsonl"), r"--data 'x.jsonl' must be files:GLOB"),
+        (("--data", "files:nothing*"), r"files:nothing\* matches no file"),
+        (("--init-from", "nowhere"), r"nowhere has no model.json: give the folder of a run or of an import"),
+        (("--init-step", 99), r"has no checkpoint of step 99: it has 2"),
+        (("--rank", 999), r"--rank 999 must be below the hidden size"),
+        (("--freeze", "head"), r"--freeze head names no parameter"),
+        (("--warmup-fraction", 1), r"--warmup-fraction 1.0 must be below 1"),
+        (("--epochs", "nan"), r"--epochs nan must be at least 0"),
+    ],
+)
+def test_what_cannot_run_is_refused(
+    words: tuple[object, ...],
+    message: str,
+    finetune: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert finetune(tmp_path / "run", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(message, error), error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_of_pretrain_is_not_resumed_by_finetune(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "--run-dir", str(base), "--resume"]) == 2
+    assert "the settings are those of a run of pretrain: use python -m train pretrain" in capsys.readouterr().err
+
+
+def test_examples_that_changed_are_refused(
+    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    assert finetune(tmp_path / "run", data=f"files:{path}") == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    path.write_text("\n".join(map(json.dumps, ROWS[1:])))
+    assert main(["finetune", "--run-dir", str(tmp_path / "run"), "--resume"]) == 2
+    assert "no longer holds the examples of this run" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""What a fine-tuning run is; see `train.config.run` for what it shares with `pretrain`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
+from train.config.run import (
+    DeviceFlags,
+    OptimizerFlags,
+    Precision,
+    ProcessFlags,
+    ReportFlags,
+    ScheduleFlags,
+    UserError,
+)
+from train.storage.model import read_settings
+
+RANK = 8  # of SubTrack-Grad's and GaLore's fine-tuning runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartFlags:
+    """The model to start from."""
+
+    init_from: Path = Path()
+    """Folder of an import (python -m train import) or of a run."""
+    init_step: int | None = None
+    """Checkpoint to start from; by default the newest."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by patterns such as 'embed/*' or 'layers/mlp/*'."""
+    dtype: Precision = "float32"
+    """Precision of the matrix products."""
+    param_dtype: Precision | None = None
+    """Precision of the parameters; by default that of the model."""
+    remat: bool = False
+    """Recompute blocks in the backward pass instead of storing activations, to save memory."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleFlags:
+    """The examples. A batch depends only on the seed and the step."""
+
+    data: str = ""
+    """'files:GLOB': text, or .jsonl, .csv, .parquet with "text" or "prompt", "completion"."""
+    held_out: str = ""
+    """'files:GLOB' of the examples to evaluate on; by default 5 % of those of --data."""
+    batch_size: int = 16
+    """Rows per batch."""
+    seq_len: int = 512
+    """Tokens predicted per row; short examples share a row. By default at most the model's."""
+    seed: int = 0
+    """Seed of the order of the examples, the subspaces and the sample."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochFlags:
+    """The schedule: linear warmup, then cosine decay."""
+
+    epochs: float = 3.0
+    """Passes over the examples."""
+    steps: int | None = None
+    """Number of updates, instead of --epochs."""
+    warmup_fraction: float = 0.06
+    """Part of the updates before the peak learning rate."""
+    final_lr_fraction: float = 0.0
+    """Learning rate at the end, as a fraction of the peak."""
+
+    def schedule(self, rows: int, batch_size: int) -> ScheduleFlags:
+        """Return the schedule in updates, for `rows` rows per epoch."""
+        steps = self.steps or max(round(self.epochs * rows / batch_size), 1)
+        return ScheduleFlags(
+            steps=steps,
+            warmup_steps=int(self.warmup_fraction * steps),
+            final_lr_fraction=self.final_lr_fraction,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Fine-tune a language model on texts, or on prompts and their completions, or resume a run.
+
+    The loss is that of the completions. A row holds several examples, which do not see each other.
+    Ctrl-C and SIGTERM save a checkpoint and exit with status 0; a second signal exits immediately.
+    """
+
+    run_dir: Path
+    """Folder for metrics, checkpoints and results. Must not contain another run."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Resume the run in --run-dir exactly where it stopped. Its settings are restored."""
+    config: Path | None = None
+    """Take all settings from the config.json of another run; other flags override them."""
+    processes: ProcessFlags = dataclasses.field(default_factory=ProcessFlags)
+    start: StartFlags = StartFlags()
+    data: ExampleFlags = ExampleFlags()
+    optimizer: OptimizerFlags = dataclasses.field(default_factory=lambda: finetuning_optimizer("grassjump"))
+    schedule: EpochFlags = EpochFlags()
+    report: ReportFlags = dataclasses.field(default_factory=lambda: ReportFlags(eval_batches=0, sample_prompt=""))
+    devices: DeviceFlags = dataclasses.field(default_factory=DeviceFlags)
+
+
+def finetune_defaults(parsed: Finetune) -> Finetune:
+    """Return the defaults that follow from the optimizer and the model of `parsed`."""
+    if parsed.start.init_from == StartFlags.init_from:
+        raise UserError("--init-from is missing: give the folder of an import or of a run.")
+    longest = int(read_settings(parsed.start.init_from).get("max_position_embeddings") or ExampleFlags.seq_len)
+    return Finetune(
+        run_dir=parsed.run_dir,
+        start=StartFlags(init_from=parsed.start.init_from),
+        data=ExampleFlags(seq_len=min(ExampleFlags.seq_len, longest)),
+        optimizer=finetuning_optimizer(parsed.optimizer.optimizer),
+    )
+
+
+def finetuning_optimizer(name: OptimizerName) -> OptimizerFlags:
+    """Return the flags of an optimizer with its own defaults for fine-tuning."""
+    row = OPTIMIZERS[name]
+    return OptimizerFlags(
+        optimizer=name,
+        learning_rate=row.finetuning.learning_rate,
+        rank=RANK,
+        scale=row.scale if row.finetuning.scale is None else row.finetuning.scale,
+        update_proj_gap=row.finetuning.update_proj_gap or row.update_proj_gap or NO_GAP,
+    )

@@ -1,0 +1,89 @@
+"""A run around the training loop: one process or several, signals, the files of its folder."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import jax
+
+from train.config.stored import Run, settings_of
+from train.loop.progress import Display
+from train.loop.trainer import Data, Tools, Trainer
+from train.program.program import Program
+from train.program.step import TrainState
+from train.storage.checkpoint import Checkpoints
+from train.storage.folder import RunFolder
+from train.storage.metrics import Metrics
+from train.system.processes import SharedStopSignals, is_first, refuse_different
+from train.system.signals import Stopped, StopSignals
+
+
+def refuse_different_processes(config: Run) -> None:
+    """Refuse processes of one run with different settings."""
+    settings = settings_of(config)
+    settings["data"].pop("cache_dir", None)  # each machine may have its own
+    refuse_different({"": {"resume": config.resume}, **settings})
+
+
+def is_finished(config: Run, folder: RunFolder) -> bool:
+    """Whether there is nothing left to do, which is reported; refuse a folder that is in use."""
+    if config.resume and folder.is_finished():
+        if is_first():
+            print(f"the run in {folder.path} is finished: see {folder.summary}")
+        return True
+    if not config.resume:
+        folder.refuse_used()
+    return False
+
+
+def train(
+    config: Run,
+    program: Program,
+    data: Data,
+    folder: RunFolder,
+    *,
+    title: str,
+    command: str,
+    steps: int,
+    start: Callable[[], TrainState] | None = None,
+) -> None:
+    """Train to the end, or to a signal, after which the state is saved.
+
+    Args:
+      config: The settings.
+      program: The programs.
+      data: The text.
+      folder: The folder, opened.
+      title: What is trained, for the first line.
+      command: The command that resumes the run.
+      steps: Number of updates.
+      start: Returns the first state; by default it is drawn.
+    """
+    with (
+        _polling() as poll,
+        Display(steps, config.report.log_every, quiet=not is_first()) as display,
+        Checkpoints(folder.checkpoints) as checkpoints,
+        Metrics(folder.metrics if is_first() else None, checkpoints.latest or 0) as metrics,
+    ):
+        parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
+        display.say(f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state")
+        tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=poll)
+        trainer = Trainer(program, data, tools, config.report, steps=steps, start=start)
+        try:
+            trainer.train()
+        except Stopped as signal:
+            trainer.save()
+            display.say(
+                f"{signal}: saved after step {trainer.step}; to resume: "
+                f"python -m train {command} --run-dir {folder.path} --resume"
+            )
+
+
+@contextlib.contextmanager
+def _polling() -> Iterator[Callable[[int], None]]:
+    """Handle signals while entered: the function yielded raises `Stopped` after one."""
+    if jax.process_count() > 1:
+        with SharedStopSignals() as shared:
+            yield shared.poll
+    else:
+        with StopSignals() as signals:
+            yield lambda _: signals.poll()
