@@ -126,7 +126,7 @@ class Encoder(nnx.Module):
     def classify(
         self, tokens_BT: Array, mask_BT: Array, place: Placement = ANYWHERE, *, types_BT: Array | None = None
     ) -> Array:
-        """Return the float32 logits (B, num_labels) of each text; the arguments are those of a call.
+        """Return the float32 logits (B, num_labels) of the texts; arguments are those of a call.
 
         Raises:
           ValueError: If the configuration has no `num_labels`.

@@ -7,7 +7,7 @@ from models.config import TransformerConfig, check_choice, check_positive, check
 
 # The row of the first position. The tables of RoBERTa begin with two rows that no text uses: its
 # positions count from the row after that of padding, which is token 1 (fairseq).
-_FIRST = {"bert": 0, "roberta": 2}
+FIRST_POSITIONS = {"bert": 0, "roberta": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class EncoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("family", self.family, tuple(_FIRST))
+        check_choice("family", self.family, tuple(FIRST_POSITIONS))
         check_sizes(max_positions=self.max_positions, num_types=self.num_types)
         check_positive(norm_eps=self.norm_eps)
         if self.num_labels is not None:
@@ -39,7 +39,7 @@ class EncoderConfig(TransformerConfig):
     @property
     def first_position(self) -> int:
         """The row of the first token in the table of positions."""
-        return _FIRST[self.family]
+        return FIRST_POSITIONS[self.family]
 
     @property
     def position_rows(self) -> int:

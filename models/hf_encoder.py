@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.encoder_config import EncoderConfig
+from models.encoder_config import FIRST_POSITIONS, EncoderConfig
 from models.hf_settings import SIZES, Settings
 
 _NAMES = {"bert": "Bert", "roberta": "Roberta"}
@@ -33,9 +33,7 @@ _NEUTRAL = frozenset({
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
 })  # fmt: skip
 _SETTINGS = {
-    "bert": Settings(
-        needed=_NEEDED, used=frozenset({"num_labels"}), fixed=_FIXED, neutral=_NEUTRAL | {"pad_token_id"}
-    ),
+    "bert": Settings(needed=_NEEDED, used=frozenset({"num_labels"}), fixed=_FIXED, neutral=_NEUTRAL | {"pad_token_id"}),
     # The positions of RoBERTa count from its padding token.
     "roberta": Settings(
         needed=_NEEDED, used=frozenset({"num_labels"}), fixed=_FIXED | {"pad_token_id": 1}, neutral=_NEUTRAL
@@ -47,32 +45,32 @@ def read(settings: Mapping[str, Any]) -> EncoderConfig:
     """Return the configuration of a BERT or RoBERTa."""
     family = settings["model_type"]
     fields = _SETTINGS[family].fields(settings)
-    without_positions = EncoderConfig(**fields, family=family)
-    return EncoderConfig(
-        **fields | {"max_positions": fields["max_positions"] - without_positions.first_position},
-        family=family,
-        num_labels=_num_labels(settings),
-    )
+    fields["max_positions"] -= FIRST_POSITIONS[family]
+    return EncoderConfig(**fields, family=family, num_labels=_num_labels(settings))
 
 
 def written(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings of a BERT or RoBERTa; with a head, for sequence classification."""
     fields = {theirs: getattr(config, ours) for theirs, ours in _NEEDED.items()}
     kind = _NAMES[config.family] + ("Model" if config.num_labels is None else _WITH_HEAD)
-    labels = range(config.num_labels or 0)
-    return {
+    labels = [f"LABEL_{i}" for i in range(config.num_labels or 0)]  # as Transformers calls them
+    settings = {
         "architectures": [kind],
         "model_type": config.family,
         **fields,
         **_FIXED,
         "max_position_embeddings": config.position_rows,
         "initializer_range": config.init_std,
-        # Transformers would drop out a tenth in training: none is what this model was trained with.
+        # Transformers would drop a tenth in training; this model was trained without.
         "attention_probs_dropout_prob": 0.0,
         "hidden_dropout_prob": 0.0,
         "pad_token_id": {"bert": 0, "roberta": 1}[config.family],
         "torch_dtype": config.param_dtype,
-    } | ({"id2label": {str(i): f"LABEL_{i}" for i in labels}, "label2id": {f"LABEL_{i}": i for i in labels}} if labels else {})
+    }
+    if labels:
+        settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        settings["label2id"] = {label: i for i, label in enumerate(labels)}
+    return settings
 
 
 def _num_labels(settings: Mapping[str, Any]) -> int | None:

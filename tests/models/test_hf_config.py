@@ -40,7 +40,7 @@ def test_rotations_are_read_as_transformers_4_and_5_write_them(changes, scaling)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mixtral"}, "model_type is 'mixtral', but only llama and qwen2 can be read"),
+        ({"model_type": "mixtral"}, "model_type is 'mixtral', but only llama, qwen2, bert and roberta can be read"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but the model here computes 'silu' only"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
