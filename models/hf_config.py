@@ -20,7 +20,7 @@ _READ: dict[str, Callable[[Mapping[str, Any]], LlamaConfig | EncoderConfig]] = {
 
 
 def from_hf_config(settings: Mapping[str, Any]) -> LlamaConfig | EncoderConfig:
-    """Return the configuration that a config.json describes, with weights in float32.
+    """Return the configuration that a config.json describes; products are in float32.
 
     An encoder has a head if its `architectures` are those of sequence classification. Its dropout
     probabilities are settings of training, which are not used here.

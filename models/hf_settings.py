@@ -8,9 +8,11 @@ from typing import Any
 
 # Settings that change no output and no gradient of any architecture here.
 NEUTRAL = frozenset({
-    "_name_or_path", "architectures", "auto_map", "bos_token_id", "dtype", "eos_token_id", "id2label",
-    "label2id", "model_type", "torch_dtype", "transformers_version", "unsloth_version", "use_cache",
+    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "id2label", "label2id",
+    "model_type", "transformers_version", "unsloth_version", "use_cache",
 })  # fmt: skip
+# Settings of every architecture that may be missing.
+_OPTIONAL = {"dtype": "param_dtype", "torch_dtype": "param_dtype", "initializer_range": "init_std"}
 # Sizes that every architecture needs -> our fields.
 SIZES = {
     "vocab_size": "vocab_size",
@@ -38,12 +40,12 @@ class Settings:
     neutral: frozenset[str]
 
     def fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return our fields of the settings that are needed.
+        """Return our fields of the settings, without those of `used`.
 
         Raises:
           ValueError: Names a setting that is missing, or that the model does not compute.
         """
-        known = self.used | NEUTRAL | self.neutral | {*self.needed, "initializer_range"}
+        known = self.used | NEUTRAL | self.neutral | {*self.needed, *_OPTIONAL}
         for name, value in given.items():
             if name in self.fixed:
                 if value not in (None, self.fixed[name]):
@@ -52,5 +54,5 @@ class Settings:
                 raise ValueError(f"the setting {name}, {value!r}, is not known here, so its effect would be lost.")
         if missing := [name for name in self.needed if given.get(name) is None]:
             raise ValueError(f"the settings {', '.join(missing)} are missing: complete the config.json.")
-        fields = {ours: given[theirs] for theirs, ours in self.needed.items()}
-        return fields | ({"init_std": given["initializer_range"]} if "initializer_range" in given else {})
+        optional = {ours: given[theirs] for theirs, ours in _OPTIONAL.items() if given.get(theirs) is not None}
+        return optional | {ours: given[theirs] for theirs, ours in self.needed.items()}

@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 from models.config import LlamaConfig, TransformerConfig
 from models.encoder_config import EncoderConfig
 
-
 _Head = Literal["no", "pretrained", "task"]
 
 

@@ -17,8 +17,8 @@ from tests.models.small import SMALL
         ({"num_kv_heads": -1}, "num_kv_heads must be a positive int, got -1"),
         ({"vocab_size": 10.0}, "vocab_size must be a positive int, got 10.0"),
         ({"init_std": 0.0}, "init_std must be positive, got 0.0"),
-        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
-        ({"param_dtype": "f32"}, "param_dtype must be one of float32, bfloat16, got 'f32'"),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        ({"param_dtype": "f32"}, "param_dtype must be one of float32, bfloat16, float16, got 'f32'"),
         ({"attention": "flash"}, "attention must be one of xla, cudnn, got 'flash'"),
     ],
 )

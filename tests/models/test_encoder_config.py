@@ -20,7 +20,7 @@ from tests.models.small import BERT, ROBERTA
         ({"num_labels": 0}, "num_labels must be a positive int, got 0"),
         ({"norm_eps": 0.0}, "norm_eps must be positive, got 0.0"),
         ({"family": "electra"}, "family must be one of bert, roberta, got 'electra'"),
-        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
     ],
 )
 def test_a_config_that_cannot_be_is_an_error_that_says_why(change, message):

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from train.pretrain.folder import RunFolder
-from train.pretrain.metrics import read_rows
+from train.storage.folder import RunFolder
+from train.storage.metrics import read_rows
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12

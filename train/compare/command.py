@@ -36,7 +36,7 @@ from train.config.run import DIVERGED, Pretrain, UserError
 from train.config.stored import settings_of
 from train.config.validate import refuse_conflicts
 from train.data.windows import held_out_batches, load_tokens, training_windows
-from train.pretrain.folder import RunFolder
+from train.storage.folder import RunFolder
 from train.system.files import locked, write_whole
 from train.system.signals import Stopped, StopSignals
 

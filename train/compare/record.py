@@ -16,8 +16,8 @@ from typing import NamedTuple
 from train.compare.config import Cell, Compare, cells, contestant
 from train.config.run import UserError
 from train.config.stored import Settings
-from train.pretrain.folder import RunFolder
-from train.pretrain.metrics import Row, read_rows
+from train.storage.folder import RunFolder
+from train.storage.metrics import Row, read_rows
 from train.system.files import write_whole
 
 COMPARISON, TABLE, CURVES = "compare.json", "compare.md", "compare.png"

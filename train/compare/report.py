@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from train.compare.config import Compare, cells, scales, short
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
-from train.pretrain.folder import RunFolder
-from train.pretrain.metrics import read_rows, save_figure
+from train.storage.folder import RunFolder
+from train.storage.metrics import read_rows, save_figure
 from train.system.files import write_whole
 
 HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes", "peak memory bytes")

@@ -23,9 +23,9 @@ from train.config.stored import settings_of
 from train.config.validate import check
 from train.plan.config import Plan, run_of_plan
 from train.plan.report import text
-from train.pretrain.folder import versions
 from train.program.program import Program, make_program, refuse_untraceable
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
+from train.storage.folder import versions
 from train.system.devices import host_devices
 from train.system.files import write_whole
 

@@ -12,13 +12,14 @@ from train.config.run import Pretrain
 from train.config.stored import settings_of
 from train.config.validate import check
 from train.data.windows import held_out_batches, load_tokens, training_windows
-from train.pretrain.checkpoint import Checkpoints
-from train.pretrain.folder import RunFolder
 from train.pretrain.loop import Data, Tools, Trainer
-from train.pretrain.metrics import Metrics
 from train.pretrain.progress import Display
 from train.program.program import Program, make_program, refuse_untraceable
 from train.program.sharding import make_mesh
+from train.storage.checkpoint import Checkpoints
+from train.storage.folder import RunFolder
+from train.storage.metrics import Metrics
+from train.storage.model import of_a_run
 from train.system.processes import SharedStopSignals, everywhere, is_first, on_first, refuse_different
 from train.system.signals import Stopped, StopSignals
 
@@ -39,7 +40,8 @@ def run_pretrain(config: Pretrain) -> None:
     if not config.resume:
         folder.refuse_used()
     data = _load(config, folder.fingerprint() if config.resume else None)
-    with folder.opened(config, data.tokens.fingerprint):
+    model = of_a_run(config.model.build(), config.data.seq_len, data.tokens.tokenizer)
+    with folder.opened(config, data.tokens.fingerprint, model):
         _train(config, program, data, folder)
 
 

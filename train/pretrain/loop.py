@@ -18,15 +18,15 @@ from flax import nnx
 from train.config.run import DIVERGED, ReportFlags, UserError
 from train.data.tokenizer import token_bytes
 from train.data.windows import Tokens, training_rows
-from train.pretrain.checkpoint import Checkpoints
 from train.pretrain.evaluation import evaluate
-from train.pretrain.folder import RunFolder
-from train.pretrain.metrics import Metrics
 from train.pretrain.progress import Display
 from train.pretrain.sample import write_sample
 from train.program.program import Program
 from train.program.sharding import place_batch
 from train.program.step import Params, Report, all_finite
+from train.storage.checkpoint import Checkpoints
+from train.storage.folder import RunFolder
+from train.storage.metrics import Metrics
 from train.system.devices import device_summary
 from train.system.processes import on_first
 

@@ -26,10 +26,10 @@ from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
 from train.data.windows import held_out_batches, load_tokens
 from train.pretrain import loop
-from train.pretrain.checkpoint import Checkpoints
-from train.pretrain.folder import RunFolder
 from train.program.optimizer import make_optimizer
 from train.program.step import TrainState, make_initial_state
+from train.storage.checkpoint import Checkpoints
+from train.storage.folder import RunFolder
 from train.system.files import locked
 
 Row = dict[str, Any]

@@ -12,11 +12,11 @@ from models import CONFIGS
 from tests.train.small_run import SAME_LOSS, STEADY, Launcher, losses
 from train.config.run import OptimizerFlags, ScheduleFlags, UserError
 from train.plan.command import device_bytes
-from train.pretrain.folder import RunFolder
 from train.program import sharding
 from train.program.optimizer import make_optimizer, state_bytes
 from train.program.sharding import AXES, make_mesh, param_shardings, placed
 from train.program.step import abstract_params, make_initial_state
+from train.storage.folder import RunFolder
 
 TINY = CONFIGS["tiny"]
 STEPS = STEADY["steps"]

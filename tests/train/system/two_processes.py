@@ -17,8 +17,8 @@ from jax.sharding import AxisType
 
 from train.config.run import DataFlags, ProcessFlags, UserError
 from train.data.windows import training_rows, training_windows
-from train.pretrain.folder import RunFolder
 from train.program.sharding import AXES, batch_sharding, place_batch
+from train.storage.folder import RunFolder
 from train.system.processes import (
     SharedStopSignals,
     everywhere,

@@ -1,6 +1,7 @@
 """The folder of a run.
 
 config.json    every setting, the versions of the packages, the fingerprint of the tokens
+model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
 checkpoints/   the last two states
 loss.png, sample.txt, summary.json    the results; summary.json is written last and marks the end
@@ -18,7 +19,8 @@ from typing import Any
 
 from train.config.run import Pretrain, UserError
 from train.config.stored import CONFIG, Stored, read_stored, settings_of
-from train.pretrain.metrics import Metrics, plot
+from train.storage.metrics import Metrics, plot
+from train.storage.model import StoredModel
 from train.system.files import locked, write_whole
 from train.system.processes import everywhere, on_first
 
@@ -57,10 +59,12 @@ class RunFolder:
         return on_first(lambda: self.stored().fingerprint)
 
     @contextlib.contextmanager
-    def opened(self, config: Pretrain, fingerprint: str) -> Iterator[None]:
-        """Lock the folder, store the configuration, and check that all processes see the folder."""
+    def opened(self, config: Pretrain, fingerprint: str, model: StoredModel) -> Iterator[None]:
+        """Lock the folder, store configuration and model, and check that all processes see the
+        folder.
+        """
         with contextlib.ExitStack() as held:
-            token = on_first(lambda: self._open(config, fingerprint, held))
+            token = on_first(lambda: self._open(config, fingerprint, model, held))
             everywhere(lambda: self.wait_for_token(token))
             yield
 
@@ -100,13 +104,14 @@ class RunFolder:
                 )
             time.sleep(min(1, patience / 10))
 
-    def _open(self, config: Pretrain, fingerprint: str, held: contextlib.ExitStack) -> str:
+    def _open(self, config: Pretrain, fingerprint: str, model: StoredModel, held: contextlib.ExitStack) -> str:
         refusal = f"another process is training in --run-dir {self.path}: wait until it has finished."
         held.enter_context(locked(self.path, refusal))
         if config.resume:
             self._report_new_versions()
         else:
             self._refuse_used()
+            model.write(self.path)
             self.store(config, fingerprint)
         return self.leave_token()
 

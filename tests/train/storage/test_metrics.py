@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from train.pretrain.evaluation import Evaluation
-from train.pretrain.metrics import Metrics, plot
+from train.storage.metrics import Metrics, plot
 
 
 def record(path: Path, step: int = 0) -> Metrics:

@@ -9,9 +9,11 @@ from typing import Any, Self, TypeVar, cast
 
 import orbax.checkpoint as ocp
 
+from train.config.run import UserError
 from train.system.processes import on_first
 
 State = TypeVar("State")
+Params = Any
 
 
 class Checkpoints:
@@ -45,3 +47,32 @@ class Checkpoints:
         """
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return cast(State, state)
+
+
+def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
+    """Return the weights after `step` updates, or those of the newest checkpoint; nothing else of
+    the state is read.
+
+    Args:
+      folder: Of the checkpoints.
+      step: The number of updates.
+      abstract: Shapes, dtypes and shardings.
+
+    Raises:
+      UserError: If there is no such checkpoint.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
+    options = ocp.CheckpointManagerOptions(create=False)
+    handler = ocp.PyTreeCheckpointHandler()  # the other one reads whole states only
+    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise UserError(f"{folder} has no checkpoint: train or import a model first.")
+        if step not in (None, *steps):
+            raise UserError(f"{folder} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}.")
+        item = {"params": abstract}
+        arguments = ocp.args.PyTreeRestore(
+            item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
+        )
+        return manager.restore(steps[-1] if step is None else step, args=arguments)["params"]

@@ -1,0 +1,98 @@
+"""The model of a run, in its folder, so that it can be used without the run's text and cache.
+
+model.json       the network, as Hugging Face's config.json describes it
+tokenizer.json   the tokenizer
+files/           other files of the folder that the model was imported from, to be exported again
+checkpoints/N    the state after N updates; weights are read from it alone
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from models.config import LlamaConfig
+from models.hf_config import from_hf_config, to_hf_config
+from train.config.run import UserError
+from train.data.tokenizer import END_OF_TEXT, load_tokenizer
+from train.system.files import write_whole
+
+MODEL, TOKENIZER, FILES = "model.json", "tokenizer.json", "files"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """What a model is, but for its weights.
+
+    Attributes:
+      settings: The content of model.json.
+      tokenizer: The tokenizer.
+      files: The folder of further files, if there is one.
+    """
+
+    settings: Mapping[str, Any]
+    tokenizer: Tokenizer
+    files: Path | None = None
+
+    @property
+    def network(self) -> LlamaConfig:
+        """The configuration of the network."""
+        config = from_hf_config(self.settings)
+        if not isinstance(config, LlamaConfig):
+            raise UserError(f"{MODEL} describes {self.settings['model_type']}, but only decoders write text.")
+        return config
+
+    @property
+    def window(self) -> int:
+        """The longest text that the model was trained for, in tokens."""
+        return int(self.settings["max_position_embeddings"])
+
+    @property
+    def end_of_text(self) -> int:
+        """The token that ends a document."""
+        token = self.settings.get("eos_token_id")
+        token = token[0] if isinstance(token, list) else token
+        if token is None:
+            raise UserError(f"{MODEL} names no eos_token_id, which ends a document: add it.")
+        return int(token)
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of a run."""
+        write_whole(folder / MODEL, json.dumps(dict(self.settings), indent=1) + "\n")
+        write_whole(folder / TOKENIZER, self.tokenizer.to_str() + "\n")
+        if self.files is not None and self.files.is_dir():
+            shutil.copytree(self.files, folder / FILES, dirs_exist_ok=True)
+
+
+def of_a_run(network: LlamaConfig, window: int, tokenizer: Tokenizer) -> StoredModel:
+    """Return the model of a run that starts from nothing."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    return StoredModel(settings=to_hf_config(network, window) | {"eos_token_id": end}, tokenizer=tokenizer)
+
+
+def read_model(folder: Path) -> StoredModel:
+    """Read the model in the folder of a run, or of an import.
+
+    Raises:
+      UserError: If a file is missing or cannot be read.
+    """
+    for name in (MODEL, TOKENIZER):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} has no {name}: give the folder of a run or of an import "
+                "(python -m train import --from FOLDER --out DIR)."
+            )
+    try:
+        settings = json.loads((folder / MODEL).read_text())
+        from_hf_config(settings)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{folder / MODEL} describes no model: {error}") from error
+    return StoredModel(
+        settings=settings,
+        tokenizer=load_tokenizer(folder / TOKENIZER),
+        files=folder / FILES if (folder / FILES).is_dir() else None,
+    )
