@@ -22,7 +22,7 @@ from train.__main__ import parse
 from train.config.optimizers import OPTIMIZERS
 from train.plan.command import compiled_step, device_bytes
 from train.plan.config import Plan, run_of_plan
-from train.program.program import Program, make_program
+from train.program.program import Program, make_program, pretraining
 from train.program.sharding import make_mesh
 from train.system.devices import host_devices
 
@@ -44,22 +44,22 @@ def of_one(args: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(config, Plan)
     run = run_of_plan(config, DEVICES)
     mesh = make_mesh(run.devices.mesh, run.data.batch_size)
-    program = make_program(mesh, run.model, run.data, run.optimizer, run.schedule)
+    program = make_program(mesh, pretraining(run.model, run.data), run.optimizer, run.schedule, run.data.seed)
     step = compiled_step(program)
-    held = device_bytes((program.state, program.windows))
+    held = device_bytes((program.state, program.batch))
     return {"planned": DEVICES * step["compiled"]["total"], "held": DEVICES * held, "measured": grown(program)}
 
 
 def grown(program: Program) -> int:
     """Growth of the process during the draw of a state and a few steps."""
     draw = program.draw_state.lower().compile()  # type: ignore[attr-defined]
-    step = program.train_step.lower(program.state, program.windows).compile()
-    windows = jax.device_put(jnp.zeros(program.windows.shape, jnp.int32), program.windows.sharding)
+    step = program.train_step.lower(program.state, program.batch).compile()
+    batch = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), program.batch)
     before, state = resident("VmRSS"), draw()
     jax.block_until_ready(state)
     CLEAR.write_text("5")  # reset the peak: drawing may have taken more than a step
     for _ in range(STEPS):
-        state, report = step(state, windows)
+        state, report = step(state, batch)
     jax.block_until_ready((state, report))
     return resident("VmHWM") - before
 

@@ -25,7 +25,8 @@ from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, optimizers, own_g
 from benchmarks.measure import Contestant
 from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
 from models import CONFIGS, LlamaConfig
-from train.program.step import TrainState, make_initial_state, make_train_step, structure
+from train.program.step import TrainState, first_state, make_train_step
+from train.program.task import LanguageModel, Rows
 
 METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "grasswalk", "apollo")
 
@@ -35,10 +36,15 @@ def network(args: argparse.Namespace) -> LlamaConfig:
     return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=args.remat)
 
 
-def tokens(config: LlamaConfig, args: argparse.Namespace) -> jax.Array:
+def language_model(args: argparse.Namespace) -> LanguageModel:
+    """What is trained."""
+    return LanguageModel(network=network(args), batch_size=args.batch, seq_len=args.sequence)
+
+
+def rows(task: LanguageModel) -> Rows:
     """Random windows (batch, sequence + 1)."""
-    windows = np.random.default_rng(0).integers(0, config.vocab_size, (args.batch, args.sequence + 1))
-    return jnp.asarray(windows, jnp.int32)
+    shape = (task.batch_size, task.seq_len + 1)
+    return Rows(jnp.asarray(np.random.default_rng(0).integers(0, task.network.vocab_size, shape), jnp.int32))
 
 
 def _problem(args: argparse.Namespace) -> Problem:
@@ -48,19 +54,22 @@ def _problem(args: argparse.Namespace) -> Problem:
 
 def lowered_step(tx: optax.GradientTransformation, args: argparse.Namespace) -> tuple[Any, Callable[[], TrainState]]:
     """The step of the trainer, to be compiled, and the function that draws its initial state."""
-    config = network(args)
-    initial = make_initial_state(config, tx, seed=0)
-    step = jax.jit(make_train_step(structure(config), tx, optax.constant_schedule(RATE)), donate_argnums=0)
-    return step.lower(jax.eval_shape(initial), tokens(config, args)), initial
+    task = language_model(args)
+    step = jax.jit(make_train_step(task.loss, tx, optax.constant_schedule(RATE)), donate_argnums=0)
+
+    def initial() -> TrainState:
+        return first_state(task.draw(seed=0), tx)
+
+    return step.lower(jax.eval_shape(initial), rows(task)), initial
 
 
 class Run:
     """The weights that all contestants step, and the tokens they use."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        config = network(args)
-        self.args, self.tokens = args, tokens(config, args)
-        self.params = jax.jit(make_initial_state(config, optax.identity(), seed=0))().params
+        task = language_model(args)
+        self.args, self.rows = args, rows(task)
+        self.params = jax.jit(lambda: task.draw(seed=0))()
 
     def contestant(self, compiled: Any, tx: optax.GradientTransformation) -> Callable[[], None]:
         """One contestant's step, with its optimizer state."""
@@ -69,7 +78,7 @@ class Run:
 
         def run() -> None:
             nonlocal state, count
-            after, report = compiled(TrainState(count, self.params, state), self.tokens)
+            after, report = compiled(TrainState(count, self.params, state), self.rows)
             count, self.params, state = after
             jax.block_until_ready((after, report))
 
@@ -115,9 +124,9 @@ def peak_of_one(args: argparse.Namespace) -> dict[str, Any]:
     compiled = lowered.compile()
     allocator = children.allocator_bytes()
     if allocator:
-        state, windows = jax.jit(initial)(), tokens(network(args), args)
+        state, batch = jax.jit(initial)(), rows(language_model(args))
         for _ in range(2 * args.gap):
-            state, report = compiled(state, windows)
+            state, report = compiled(state, batch)
         jax.block_until_ready((state, report))
         allocator = children.allocator_bytes()
     return {"compiled": children.compiled_bytes(compiled), "allocator": allocator}

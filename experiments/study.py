@@ -19,23 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from grass_optax import captured_energy
-from models import Llama
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, UserError, defaults
 from train.data.tokenizer import token_bytes
 from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
 from train.pretrain.evaluation import evaluate
 from train.program.optimizer import make_schedule
-from train.program.step import (
-    Params,
-    TrainState,
-    make_initial_state,
-    make_train_step,
-    structure,
-    token_losses,
-)
+from train.program.program import pretraining
+from train.program.step import TrainState, first_state, make_train_step
+from train.program.task import LanguageModel, Params, Rows
 
 PROBE_EVERY = 10  # steps from one measurement of the captured energy to the next
 
@@ -75,23 +68,22 @@ def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
     """Train without checkpoints, and evaluate at the end."""
     began = time.perf_counter()
     config = settings(run)
-    network, data = config.model.build(), config.data
+    task, data = pretraining(config.model, config.data), config.data
     schedule = make_schedule(run.learning_rate, config.schedule)
     tx = optax.chain(optax.clip_by_global_norm(config.optimizer.clip), make_optimizer(run, schedule))
-    graphdef = structure(network)
-    tokens = load_tokens(data, network.vocab_size)
+    tokens = load_tokens(data, config.model.vocab_size)
     windows = training_windows(tokens.train, data)
-    step = jax.jit(make_train_step(graphdef, tx, schedule), donate_argnums=0)
-    probe, energies = jax.jit(functools.partial(mean_energy, graphdef)), []
-    state = jax.jit(make_initial_state(network, tx, data.seed))()
+    step = jax.jit(make_train_step(task.loss, tx, schedule), donate_argnums=0)
+    probe, energies = jax.jit(functools.partial(mean_energy, task)), []
+    state = jax.jit(lambda: first_state(task.draw(data.seed), tx))()
     for i in range(run.steps):
-        rows = training_rows(windows, i, data.batch_size)(0, data.batch_size)
+        rows = Rows(training_rows(windows, i, data.batch_size)(0, data.batch_size))
         # Between two refreshes, and of a gradient that chose no basis
         if i % PROBE_EVERY == PROBE_EVERY // 2:
             energies.append(probe(state, rows))
         state, _ = step(state, rows)
     return Outcome(
-        eval_loss=held_out_loss(graphdef, state.params, tokens, config),
+        eval_loss=held_out_loss(task, state.params, tokens, config),
         energy=float(np.mean(jax.device_get(energies))),
         seconds=time.perf_counter() - began,
         corpus=tokens.fingerprint,
@@ -99,22 +91,22 @@ def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
     )
 
 
-def mean_energy(graphdef: nnx.GraphDef[Llama], state: TrainState, rows: jax.Array) -> jax.Array:
+def mean_energy(task: LanguageModel, state: TrainState, rows: Rows) -> jax.Array:
     """The captured energy of the gradient of a batch, averaged over all matrices."""
-    grads = jax.grad(lambda params: token_losses(graphdef, params, rows).mean())(state.params)
+    grads = jax.grad(task.loss)(state.params, rows)
     return jnp.stack([leaf.captured.mean() for leaf in captured_energy(state.opt_state, grads).values()]).mean()
 
 
-def held_out_loss(graphdef: nnx.GraphDef[Llama], params: Params, tokens: Tokens, config: Pretrain) -> float:
+def held_out_loss(task: LanguageModel, params: Params, tokens: Tokens, config: Pretrain) -> float:
     """The loss that `pretrain` reports at the end."""
-    losses = jax.jit(functools.partial(token_losses, graphdef))
+    losses = jax.jit(task.predict)
 
-    def of_batch(params: Params, batch: np.ndarray) -> np.ndarray:
+    def of_batch(batch: np.ndarray) -> np.ndarray:
         whole = np.resize(batch, (config.data.batch_size, batch.shape[1]))
-        return np.asarray(losses(params, whole))[: len(batch)]
+        return np.asarray(losses(params, Rows(whole)))[: len(batch)]
 
     batches = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
-    return evaluate(of_batch, params, batches, token_bytes(tokens.tokenizer), lambda: None).eval_loss
+    return evaluate(of_batch, batches, token_bytes(tokens.tokenizer)).eval_loss
 
 
 def settings(run: Run) -> Pretrain:

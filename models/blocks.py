@@ -83,11 +83,14 @@ def stacked(make: Callable[[nnx.Rngs], Layer], count: int, rngs: nnx.Rngs) -> La
     return layers
 
 
-def positions_in_documents(documents_BT: Array) -> Array:
-    """Return the position (B, T) of each token in its document, which is a run of one number."""
+def within_documents(documents_BT: Array) -> tuple[Array, Array]:
+    """Return the position (B, T) of each token in its document, which is a run of one number, and
+    which tokens (B, T, S) are of the same document.
+    """
     index_BT = jnp.broadcast_to(jnp.arange(documents_BT.shape[1]), documents_BT.shape)
     is_first_BT = jnp.pad(documents_BT[:, 1:] != documents_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return index_BT - jax.lax.cummax(jnp.where(is_first_BT, index_BT, 0), axis=1)
+    start_BT = jax.lax.cummax(jnp.where(is_first_BT, index_BT, 0), axis=1)
+    return index_BT - start_BT, start_BT[:, :, None] == start_BT[:, None, :]
 
 
 def attend(

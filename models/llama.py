@@ -22,10 +22,10 @@ from models.blocks import (
     attend,
     embedding,
     linear,
-    positions_in_documents,
     rope_tables,
     rotate,
     stacked,
+    within_documents,
 )
 from models.config import LlamaConfig
 
@@ -126,8 +126,7 @@ class Llama(nnx.Module):
         if documents_BT is None:
             positions_BT, mask_BTS = jnp.arange(tokens_BT.shape[1])[None], None
         else:
-            positions_BT = positions_in_documents(documents_BT)
-            mask_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]
+            positions_BT, mask_BTS = within_documents(documents_BT)
 
         def mix(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array) -> tuple[Array, None]:
             kernel = self.config.attention

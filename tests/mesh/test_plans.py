@@ -13,7 +13,7 @@ from train.__main__ import parse
 from train.config.run import Pretrain
 from train.plan.command import planned_program, planned_step
 from train.plan.config import Plan, run_of_plan
-from train.program.program import make_program
+from train.program.program import make_program, pretraining
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
 
 LAYERS, VOCABULARY = 4, 2048  # of tiny
@@ -50,16 +50,17 @@ def held(tree: Any) -> list[int]:
 def test_what_is_planned_is_what_a_step_holds(mesh: str, words: tuple[str, ...]) -> None:
     run, devices = planned(*words, mesh=mesh)
     found = planned_step(run, planned_program(run, devices))
-    program = make_program(devices, run.model, run.data, run.optimizer, run.schedule)  # other loops, on a CPU
-    windows = jax.device_put(jnp.zeros(program.windows.shape, jnp.int32), program.windows.sharding)
+    # Planned programs have other loops, which do not run on a CPU.
+    program = make_program(devices, pretraining(run.model, run.data), run.optimizer, run.schedule, 0)
+    batch = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), program.batch)
     state = program.draw_state()
-    step = program.train_step.lower(state, windows).compile()
+    step = program.train_step.lower(state, batch).compile()
     for _ in range(2):
-        state, report = step(state, windows)
+        state, report = step(state, batch)
     assert jnp.isfinite(report.loss)
     assert held(state.params) == [found["bytes"]["parameters"]] * 8
     assert held((state.opt_state, state.step)) == [found["bytes"]["optimizer_state"]] * 8
-    assert held(windows) == [found["bytes"]["batch"]] * 8
+    assert held(batch) == [found["bytes"]["batch"]] * 8
     # What goes into the program is what was counted from shapes and shardings.
     counted = sum(found["bytes"][name] for name in ("parameters", "optimizer_state", "batch"))
     assert found["compiled"]["argument"] == counted

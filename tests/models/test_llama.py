@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from models import CONFIGS, Llama
-from models.blocks import attend, positions_in_documents, rope_tables, rotate
+from models.blocks import attend, rope_tables, rotate, within_documents
 from tests.models.small import SMALL, flat_state, forward, make
 
 PATHS = {
@@ -107,7 +107,8 @@ def test_documents_in_one_row_are_what_they_are_alone(model, tokens):
 
 def test_positions_restart_with_each_document():
     documents = jnp.asarray([[3, 3, 3, 3], [0, 1, 1, 0]])
-    np.testing.assert_array_equal(positions_in_documents(documents), [[0, 1, 2, 3], [0, 0, 1, 0]])
+    positions, _ = within_documents(documents)
+    np.testing.assert_array_equal(positions, [[0, 1, 2, 3], [0, 0, 1, 0]])
 
 
 @pytest.mark.parametrize("parts", [(12,), (5, 7), (1,) * 12, (4, 1, 1, 6)])

@@ -23,7 +23,7 @@ from train.config.stored import settings_of
 from train.config.validate import check
 from train.plan.config import Plan, run_of_plan
 from train.plan.report import text
-from train.program.program import Program, make_program, refuse_untraceable
+from train.program.program import Program, make_program, pretraining, refuse_untraceable
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
 from train.storage.folder import versions
 from train.system.devices import host_devices
@@ -90,7 +90,9 @@ def _explained(error: str) -> str:
 
 def planned_program(run: Pretrain, mesh: Mesh) -> Program:
     """Return the programs of a run on the devices that those of `mesh` represent."""
-    return make_program(mesh, run.model, run.data, run.optimizer, run.schedule, planned=True)
+    return make_program(
+        mesh, pretraining(run.model, run.data), run.optimizer, run.schedule, run.data.seed, planned=True
+    )
 
 
 def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
     held = {
         "parameters": device_bytes(program.state.params),
         "optimizer_state": device_bytes((program.state.opt_state, program.state.step)),
-        "batch": device_bytes(program.windows),
+        "batch": device_bytes(program.batch),
         "gradients": device_bytes(program.state.params),  # same shapes, dtypes and shardings
         "adamw_state": adamw_state_bytes(run, mesh),
     }
@@ -119,7 +121,7 @@ def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
 def compiled_step(program: Program) -> dict[str, Any]:
     """Return the compiler's figures of a step: memory and traffic, or why it does not fit."""
     try:
-        compiled = program.train_step.lower(program.state, program.windows).compile()
+        compiled = program.train_step.lower(program.state, program.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if NO_MEMORY not in str(error):
             raise

@@ -6,16 +6,21 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import jax
+from flax import nnx
 
 from models import count_parameters
 from train.config.run import Pretrain
 from train.config.stored import settings_of
 from train.config.validate import check
-from train.data.windows import held_out_batches, load_tokens, training_windows
+from train.data.tokenizer import token_bytes
+from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
+from train.pretrain.evaluation import evaluate
 from train.pretrain.loop import Data, Tools, Trainer
 from train.pretrain.progress import Display
-from train.program.program import Program, make_program, refuse_untraceable
+from train.pretrain.sample import write_sample
+from train.program.program import Program, make_program, pretraining, refuse_untraceable
 from train.program.sharding import make_mesh
+from train.program.task import LanguageModel, Params, Rows
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
@@ -29,7 +34,8 @@ def run_pretrain(config: Pretrain) -> None:
     _refuse_different_processes(config)
     check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
-    program = make_program(mesh, config.model, config.data, config.optimizer, config.schedule)
+    task = pretraining(config.model, config.data)
+    program = make_program(mesh, task, config.optimizer, config.schedule, config.data.seed)
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     folder = RunFolder(config.run_dir)
@@ -39,10 +45,10 @@ def run_pretrain(config: Pretrain) -> None:
         return
     if not config.resume:
         folder.refuse_used()
-    data = _load(config, folder.fingerprint() if config.resume else None)
-    model = of_a_run(config.model.build(), config.data.seq_len, data.tokens.tokenizer)
-    with folder.opened(config, data.tokens.fingerprint, model):
-        _train(config, program, data, folder)
+    tokens = _load(config, folder.fingerprint() if config.resume else None)
+    model = of_a_run(task.network, task.seq_len, tokens.tokenizer)
+    with folder.opened(config, tokens.fingerprint, model):
+        _train(config, program, _data(config, task, tokens), folder)
 
 
 def _refuse_different_processes(config: Pretrain) -> None:
@@ -51,19 +57,41 @@ def _refuse_different_processes(config: Pretrain) -> None:
     refuse_different({"": {"resume": config.resume}, **settings})
 
 
-def _load(config: Pretrain, fingerprint: str | None) -> Data:
-    def load(expected: str | None) -> Data:
+def _load(config: Pretrain, fingerprint: str | None) -> Tokens:
+    def load(expected: str | None) -> Tokens:
         say = print if is_first() else lambda _: None
         tokens = load_tokens(config.data, config.model.vocab_size, expected, say)
-        training = training_windows(tokens.train, config.data)
-        return Data(tokens, training, held_out_batches(tokens.held_out, config.data, config.report.eval_batches))
+        training_windows(tokens.train, config.data)  # raises if there is too little text
+        held_out_batches(tokens.held_out, config.data, 1)
+        return tokens
 
     if jax.process_count() == 1:
         return load(fingerprint)
     # Process 0 prepares the text. On machines that share no cache the others prepare it too, and
     # must arrive at the same tokens.
-    first = on_first(lambda: load(fingerprint).tokens.fingerprint)
+    first = on_first(lambda: load(fingerprint).fingerprint)
     return everywhere(lambda: load(first))
+
+
+def _data(config: Pretrain, task: LanguageModel, tokens: Tokens) -> Data:
+    training = training_windows(tokens.train, config.data)
+    held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
+    size = token_bytes(tokens.tokenizer)
+
+    def rows(step: int) -> Callable[[int, int], Rows]:
+        read = training_rows(training, step, config.data.batch_size)
+        return lambda start, stop: Rows(read(start, stop))
+
+    def sample(params: Params) -> str:
+        model = nnx.merge(task.graphdef, params)
+        return write_sample(model, tokens.tokenizer, config.report, window=task.seq_len, seed=config.data.seed)
+
+    return Data(
+        fingerprint=tokens.fingerprint,
+        rows=rows,
+        evaluate=lambda predict: evaluate(lambda windows: predict(Rows(windows)), held_out, size)._asdict(),
+        sample=sample,
+    )
 
 
 @contextlib.contextmanager
@@ -89,7 +117,7 @@ def _train(config: Pretrain, program: Program, data: Data, folder: RunFolder) ->
             f"parameters, {program.optimizer_bytes:,} bytes of optimizer state"
         )
         tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=poll)
-        trainer = Trainer(program, data, tools, config.report, steps=config.schedule.steps, seed=config.data.seed)
+        trainer = Trainer(program, data, tools, config.report, steps=config.schedule.steps)
         try:
             trainer.train()
         except Stopped as signal:

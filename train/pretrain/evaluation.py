@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from train.program.step import Params
-
 
 class Evaluation(NamedTuple):
     """The result of an evaluation on held-out text."""
@@ -18,20 +16,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    losses: Callable[[Params, np.ndarray], ArrayLike],
-    params: Params,
-    batches: Iterable[np.ndarray],
-    token_bytes: np.ndarray,
-    poll: Callable[[], None],
+    losses: Callable[[np.ndarray], ArrayLike], batches: Iterable[np.ndarray], token_bytes: np.ndarray
 ) -> Evaluation:
-    """Evaluate on windows (B, T + 1); `poll` is called before each batch and may raise.
+    """Evaluate on windows (B, T + 1), given the function that returns the losses (B, T) of a batch.
 
     The end of a document is predicted too: it contributes its nats, but no bytes.
     """
     nats, tokens, size = 0.0, 0, 0
     for windows in batches:
-        poll()
-        nats += float(np.asarray(losses(params, windows), np.float64).sum())
+        nats += float(np.asarray(losses(windows), np.float64).sum())
         tokens += windows[:, 1:].size
         size += int(token_bytes[windows[:, 1:]].sum())
     # If every token is the end of a document, there are no bytes to divide by.

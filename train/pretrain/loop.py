@@ -5,25 +5,19 @@ depends on t alone, so a run resumed at t does exactly what an uninterrupted run
 """
 
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import grain
 import jax
 import numpy as np
-from flax import nnx
 
 from train.config.run import DIVERGED, ReportFlags, UserError
-from train.data.tokenizer import token_bytes
-from train.data.windows import Tokens, training_rows
-from train.pretrain.evaluation import evaluate
 from train.pretrain.progress import Display
-from train.pretrain.sample import write_sample
 from train.program.program import Program
 from train.program.sharding import place_batch
-from train.program.step import Params, Report, all_finite
+from train.program.step import Report, TrainState, all_finite
+from train.program.task import Batch, Params
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
@@ -37,13 +31,24 @@ class Diverged(UserError):
     status = DIVERGED
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The text of a run."""
+Predict = Callable[[Batch], np.ndarray]  # of up to one batch, in NumPy
 
-    tokens: Tokens
-    training: grain.MapDataset  # windows, in the order of training
-    held_out: grain.MapDataset
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The text of a run.
+
+    Attributes:
+      fingerprint: Identifies the text and its tokens.
+      rows: Returns the function that reads rows [start, stop) of the batch of update `step` + 1.
+      evaluate: Returns what the model is worth on held-out text; a loss is called `eval_loss`.
+      sample: Returns a text that the model writes, given its weights; None for no sample.
+    """
+
+    fingerprint: str
+    rows: Callable[[int], Callable[[int, int], Batch]]
+    evaluate: Callable[[Predict], Mapping[str, float]]
+    sample: Callable[[Params], str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,18 +66,26 @@ class Trainer:
     """A run in progress: the state after `step` updates, the last of which may still be running."""
 
     def __init__(
-        self, program: Program, data: Data, tools: Tools, flags: ReportFlags, *, steps: int, seed: int
+        self,
+        program: Program,
+        data: Data,
+        tools: Tools,
+        flags: ReportFlags,
+        *,
+        steps: int,
+        start: Callable[[], TrainState] | None = None,
     ) -> None:
-        """Compile, and restore the newest checkpoint or draw the first state."""
-        self.program, self.data, self.tools, self.flags = program, data, tools, flags
-        self.steps, self.seed = steps, seed
-        self.batch_size, self.window = program.windows.shape[0], program.windows.shape[1] - 1
+        """Compile, and restore the newest checkpoint, or `start`; by default, draw the weights."""
+        self.program, self.data, self.tools, self.flags, self.steps = program, data, tools, flags, steps
         self.all_finite = jax.jit(all_finite)
         # Compiled here, so that the speeds in metrics.jsonl do not include compilation.
-        self.train_step = program.train_step.lower(program.state, program.windows).compile()
+        self.train_step = program.train_step.lower(program.state, program.batch).compile()
         latest = tools.checkpoints.latest
         self.step = latest or 0
-        self.state = program.draw_state() if latest is None else tools.checkpoints.restore(latest, program.state)
+        if latest is None:
+            self.state = (start or program.draw_state)()
+        else:
+            self.state = tools.checkpoints.restore(latest, program.state)
         self.in_flight: Report | None = None
         self.clock = time.perf_counter()
 
@@ -90,8 +103,8 @@ class Trainer:
 
     def update(self) -> None:
         """Start the next update, and record the previous one while it runs."""
-        rows = training_rows(self.data.training, self.step, self.batch_size)
-        self.state, report = self.train_step(self.state, place_batch(self.program.windows, rows))
+        batch = place_batch(self.program.batch, self.data.rows(self.step))
+        self.state, report = self.train_step(self.state, batch)
         self.record()
         self.step, self.in_flight = self.step + 1, report
 
@@ -105,7 +118,7 @@ class Trainer:
         seconds, self.clock = now - self.clock, now
         if not math.isfinite(loss):
             raise self.diverged("loss")
-        speed = self.batch_size * self.window / seconds
+        speed = self.program.task.tokens / seconds
         self.tools.metrics.add_update(self.step, loss, lr, speed)
         self.tools.display.update(self.step, loss, lr, speed)
 
@@ -116,22 +129,20 @@ class Trainer:
         if not is_due or on_first(lambda: self.tools.metrics.is_evaluated(self.step)):
             return
         self.record()
-        size = token_bytes(self.data.tokens.tokenizer)
-        poll = functools.partial(self.tools.poll, self.step)
-        evaluation = evaluate(self.losses, self.state.params, self.data.held_out, size, poll)
+        evaluation = self.data.evaluate(self.predict)
         self.tools.metrics.add_evaluation(self.step, evaluation)
-        self.tools.display.say(
-            f"step {self.step}: held-out loss {evaluation.eval_loss:.4f}, {evaluation.bits_per_byte:.4f} bits per byte"
-        )
+        self.tools.display.say(f"step {self.step}: {described(evaluation)}")
         self.clock = time.perf_counter()
 
-    def losses(self, params: Params, windows: np.ndarray) -> np.ndarray:
-        """Per-token losses of up to one batch of windows; a short batch is padded by repeating
-        windows.
+    def predict(self, rows: Batch) -> np.ndarray:
+        """Return the predictions for up to one batch; a short one is padded by repeating rows.
+
+        A signal stops an evaluation here.
         """
-        whole = np.resize(windows, self.program.windows.shape)
-        batch = place_batch(self.program.windows, lambda start, stop: whole[start:stop])
-        return np.asarray(self.program.token_losses(params, batch))[: len(windows)]
+        self.tools.poll(self.step)
+        whole = jax.tree.map(lambda x, like: np.resize(x, like.shape), rows, self.program.batch)
+        batch = place_batch(self.program.batch, lambda start, stop: jax.tree.map(lambda x: x[start:stop], whole))
+        return np.asarray(self.program.predict(self.state.params, batch))[: len(jax.tree.leaves(rows)[0])]
 
     def save(self) -> None:
         """Save the state, unless it is saved already; raise if it is not finite."""
@@ -156,13 +167,22 @@ class Trainer:
     def finish(self) -> None:
         """Write the loss curve, a sample, and finally the summary, which marks the end."""
         self.tools.poll(self.step)
-        model = nnx.merge(self.program.graphdef, self.state.params)
-        sample = write_sample(model, self.data.tokens.tokenizer, self.flags, window=self.window, seed=self.seed)
+        sample = self.data.sample(self.state.params) if self.data.sample else None
         summary = on_first(self.tools.metrics.summary) | {
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
         } | device_summary()  # fmt: skip
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
-        self.tools.display.say(f"--- sample\n{sample}\n---")
+        if sample is not None:
+            self.tools.display.say(f"--- sample\n{sample}\n---")
         for name, value in summary.items():
             self.tools.display.say(f"{name:>17}  {value if isinstance(value, str) else format(value, ',.6g')}")
+
+
+def described(evaluation: Mapping[str, float]) -> str:
+    """Return an evaluation as one line."""
+    words = {"eval_loss": "held-out loss {:.4f}", "bits_per_byte": "{:.4f} bits per byte"}
+    return ", ".join(
+        words[name].format(value) if name in words else f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in evaluation.items()
+    )

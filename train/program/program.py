@@ -9,17 +9,16 @@ import functools
 from collections.abc import Callable
 
 import jax
-import numpy as np
 import optax
-from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
 
-from models import Llama
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, UserError
+from train.program.frozen import Pattern, check_patterns, parted
 from train.program.optimizer import make_optimizer, make_schedule, state_bytes
 from train.program.sharding import batch_sharding, maps_stacks, placed, placement, replicated
-from train.program.step import Params, TrainState, make_initial_state, make_train_step, structure, token_losses
+from train.program.step import TrainState, first_state, make_train_step
+from train.program.task import Batch, LanguageModel, Params, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,67 +26,79 @@ class Program:
     """The programs of a run on a mesh."""
 
     mesh: Mesh
-    graphdef: nnx.GraphDef[Llama]
+    task: Task
     tx: optax.GradientTransformation
     state: TrainState  # shapes, dtypes and shardings
-    windows: jax.ShapeDtypeStruct  # of a batch
+    batch: Batch  # shapes, dtypes and shardings
+    frozen: Pattern
     draw_state: Callable[[], TrainState]
+    first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     train_step: jax.stages.Wrapped
-    token_losses: Callable[[Params, Array], Array]  # of a batch (B, T), replicated
+    predict: Callable[[Params, Batch], Array]  # of a batch, replicated
 
     @property
     def optimizer_bytes(self) -> int:
         """Bytes of the whole optimizer state."""
-        return state_bytes(self.tx, self.state.params)
+        return state_bytes(self.tx, parted(self.state.params, self.frozen)[0])
 
 
 def make_program(
     mesh: Mesh,
-    model: ModelFlags,
-    data: DataFlags,
+    task: Task,
     optimizer: OptimizerFlags,
     schedule: ScheduleFlags,
+    seed: int,
     *,
+    frozen: Pattern = (),
     planned: bool = False,
 ) -> Program:
     """Return the programs of a run, not yet compiled.
 
     Args:
       mesh: The mesh to run on.
-      model: Flags of the model.
-      data: Flags of the text; only the shape of a batch and the seed matter.
+      task: The network and its loss.
       optimizer: Flags of the optimizer.
       schedule: Flags of the schedule.
+      seed: Of the first weights and the subspaces.
+      frozen: Patterns of the parameters that are not trained.
       planned: The CPU devices of `mesh` represent accelerators, and the programs will not run.
 
     Raises:
-      UserError: If a parameter cannot be sharded over the mesh.
+      UserError: If a parameter cannot be sharded over the mesh, or a pattern names none.
     """
-    config = model.build()
-    tx = make_optimizer(optimizer, schedule, data.seed, map_stacks=maps_stacks(mesh, planned))
-    initial_state = make_initial_state(config, tx, data.seed)
-    state = placed(mesh, tx, jax.eval_shape(initial_state))
+    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned))
+    params = jax.eval_shape(lambda: task.draw(seed))
+    check_patterns(params, frozen)
+    start = functools.partial(first_state, tx=tx, frozen=frozen)
+    state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    graphdef = structure(config)
     place = placement(mesh)
-    train_step = make_train_step(graphdef, tx, make_schedule(optimizer.learning_rate, schedule), place)
-    batch = (data.batch_size, data.seq_len + 1)
+    train_step = make_train_step(
+        functools.partial(task.loss, place=place), tx, make_schedule(optimizer.learning_rate, schedule), frozen
+    )
     return Program(
         mesh=mesh,
-        graphdef=graphdef,
+        task=task,
         tx=tx,
         state=state,
-        windows=jax.ShapeDtypeStruct(batch, np.int32, sharding=batch_sharding(mesh)),
+        batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), task.batch),
+        frozen=frozen,
         # Under jit each device draws only its own shard of the state.
-        draw_state=jax.jit(initial_state, out_shardings=shardings),
+        draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
+        first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
-        token_losses=jax.jit(functools.partial(token_losses, graphdef, place=place), out_shardings=replicated(mesh)),
+        predict=jax.jit(functools.partial(task.predict, place=place), out_shardings=replicated(mesh)),
     )
+
+
+def pretraining(model: ModelFlags, data: DataFlags) -> LanguageModel:
+    """Return the task of `pretrain`; of the flags of the text only the shape of a batch matters."""
+    return LanguageModel(network=model.build(), batch_size=data.batch_size, seq_len=data.seq_len)
 
 
 def refuse_untraceable(program: Program, optimizer: str, mesh: str) -> None:
     """Refuse a step that cannot be traced: an exact SVD on a mesh of CPU devices."""
     try:
-        jax.eval_shape(program.train_step, program.state, program.windows)
+        jax.eval_shape(program.train_step, program.state, program.batch)
     except NotImplementedError as error:
         raise UserError(f"--optimizer {optimizer} does not work on --mesh {mesh}: {error}") from error

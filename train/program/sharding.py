@@ -18,8 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.blocks import Placement
 from train.config.run import UserError
+from train.program.frozen import Pattern, parted
 from train.program.optimizer import opt_state_shardings
-from train.program.step import Params, TrainState
+from train.program.step import TrainState
+from train.program.task import Batch, Params
 
 AXES = DATA, FSDP, TENSOR = ("data", "fsdp", "tensor")
 TENSOR_SHARDS = ("heads", "intermediate", "vocabulary")
@@ -94,10 +96,11 @@ def _parsed(spec: str) -> dict[str, int]:
     return sizes
 
 
-def placed(mesh: Mesh, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+def placed(mesh: Mesh, tx: optax.GradientTransformation, abstract: TrainState, frozen: Pattern = ()) -> TrainState:
     """Return the shapes of a state, with the sharding of each array."""
     params = param_shardings(mesh, abstract.params)
-    shardings: Any = TrainState(replicated(mesh), params, opt_state_shardings(tx, abstract.params, params))  # type: ignore[arg-type]
+    trained = [parted(tree, frozen)[0] for tree in (abstract.params, params)]
+    shardings: Any = TrainState(replicated(mesh), params, opt_state_shardings(tx, *trained))  # type: ignore[arg-type]
     state: TrainState = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
@@ -149,21 +152,26 @@ def maps_stacks(mesh: Mesh, planned: bool) -> bool:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of a batch (B, T + 1)."""
+    """Return the sharding of each array of a batch."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
-def place_batch(windows: jax.ShapeDtypeStruct, rows: Callable[[int, int], np.ndarray]) -> jax.Array:
+def place_batch(abstract: Batch, rows: Callable[[int, int], Batch]) -> Batch:
     """Return the batch whose rows [start, stop) are `rows(start, stop)`; each process reads only
     the rows of its own devices.
     """
-    read = functools.cache(rows)  # devices along `tensor` hold the same rows
+    read = functools.cache(lambda start, stop: jax.tree.leaves(rows(start, stop)))  # devices may hold the same rows
+    shapes, structure = jax.tree.flatten(abstract)
 
-    def part(index: Any) -> np.ndarray:
-        start, stop, _ = index[0].indices(windows.shape[0])
-        return read(start, stop)
+    def placed(leaf: int, x: jax.ShapeDtypeStruct) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(x.shape[0])
+            array: np.ndarray = read(start, stop)[leaf]
+            return array
 
-    return jax.make_array_from_callback(windows.shape, windows.sharding, part)
+        return jax.make_array_from_callback(x.shape, x.sharding, part)
+
+    return jax.tree.unflatten(structure, [placed(leaf, x) for leaf, x in enumerate(shapes)])
 
 
 def placement(mesh: Mesh) -> Placement:

@@ -1,7 +1,4 @@
-"""One training step, as a pure function from state to state.
-
-Shapes: B batch, T positions; a window holds T + 1 tokens, of which T are predicted.
-"""
+"""One training step, as a pure function from state to state."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,13 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import Array
 
-from models import Llama, LlamaConfig
-from models.blocks import ANYWHERE, Placement
-
-Params = Any  # nested dicts of arrays
+from train.program.frozen import Pattern, joined, parted
+from train.program.task import Batch, Params
 
 
 class TrainState(NamedTuple):
@@ -23,62 +17,40 @@ class TrainState(NamedTuple):
 
     step: Array  # (), int32: number of updates
     params: Params
-    opt_state: optax.OptState
+    opt_state: optax.OptState  # of the parameters that are trained
 
 
 class Report(NamedTuple):
     """Metrics of one update."""
 
-    loss: Array  # (), float32: mean nats per token, before the update
+    loss: Array  # (), float32, before the update
     learning_rate: Array  # (), float32
 
 
-def structure(config: LlamaConfig) -> nnx.GraphDef[Llama]:
-    """Return the model without its arrays; `nnx.merge` it with parameters to get the model."""
-    return nnx.graphdef(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
-
-
-def abstract_params(config: LlamaConfig) -> Params:
-    """Return the shapes of the parameters."""
-    return jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(0)), nnx.Param)))
-
-
-def make_initial_state(config: LlamaConfig, tx: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
-    """Return the function that draws the initial state."""
-
-    def initial_state() -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param))
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-    return initial_state
-
-
-def token_losses(graphdef: nnx.GraphDef[Llama], params: Params, windows: Array, place: Placement = ANYWHERE) -> Array:
-    """Return the cross-entropy (B, T) of each token given those before it, in float32 nats."""
-    logits = nnx.merge(graphdef, params)(windows[:, :-1], place)
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), windows[:, 1:])
+def first_state(params: Params, tx: optax.GradientTransformation, frozen: Pattern = ()) -> TrainState:
+    """Return the state before the first update."""
+    trained, _ = parted(params, frozen)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained))
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef[Llama],
+    loss: Callable[[Params, Batch], Array],
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
-    place: Placement = ANYWHERE,
-) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
+    frozen: Pattern = (),
+) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Return the training step.
 
-    `schedule` is only used to report the learning rate, as the optimizer applies its own; `place`
-    is passed to the model.
+    `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
+    parameters have no gradient and no optimizer state.
     """
 
-    def mean_loss(params: Params, windows: Array) -> Array:
-        return token_losses(graphdef, params, windows, place).mean()
-
-    def train_step(state: TrainState, windows: Array) -> tuple[TrainState, Report]:
-        loss, grads = jax.value_and_grad(mean_loss)(state.params, windows)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        report = Report(loss, jnp.asarray(schedule(state.step)))
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
+        trained, fixed = parted(state.params, frozen)
+        value, grads = jax.value_and_grad(lambda trained: loss(joined(trained, fixed), batch))(trained)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        params = joined(optax.apply_updates(trained, updates), fixed)
+        report = Report(value, jnp.asarray(schedule(state.step)))
         return TrainState(state.step + 1, params, opt_state), report
 
     return train_step

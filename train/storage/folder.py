@@ -68,12 +68,13 @@ class RunFolder:
             everywhere(lambda: self.wait_for_token(token))
             yield
 
-    def write_results(self, metrics: Metrics, sample: str, summary: dict[str, Any]) -> None:
+    def write_results(self, metrics: Metrics, sample: str | None, summary: dict[str, Any]) -> None:
         """Write the results of a finished run."""
 
         def write() -> None:
             plot(metrics, self.loss_curve)
-            write_whole(self.sample, sample + "\n")
+            if sample is not None:
+                write_whole(self.sample, sample + "\n")
             write_whole(self.summary, json.dumps(summary, indent=1) + "\n")
 
         on_first(write)

@@ -2,12 +2,12 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 from matplotlib.figure import Figure
 
-from train.pretrain.evaluation import Evaluation
 from train.system.files import make_durable, write_whole
 
 Row = dict[str, Any]
@@ -38,9 +38,9 @@ class Metrics:
         """Add the row of the update that led to `step`."""
         self._add({"step": step, "loss": loss, "lr": lr, "tokens_per_second": tokens_per_second})
 
-    def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
+    def add_evaluation(self, step: int, evaluation: Mapping[str, float]) -> None:
         """Add the row of the evaluation at `step`."""
-        self._add({"step": step, **evaluation._asdict()})
+        self._add({"step": step, **evaluation})
 
     def _add(self, row: Row) -> None:
         if self._file:
@@ -74,8 +74,7 @@ class Metrics:
         seconds_per_token = sum(1 / row["tokens_per_second"] for row in updates) / len(updates)
         return {
             "steps": updates[-1]["step"],
-            "eval_loss": last["eval_loss"],
-            "bits_per_byte": last["bits_per_byte"],
+            **{name: value for name, value in last.items() if name != "step"},
             "first_train_loss": updates[0]["loss"],
             "last_train_loss": updates[-1]["loss"],
             "tokens_per_second": 1 / seconds_per_token,

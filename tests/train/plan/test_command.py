@@ -133,7 +133,7 @@ def test_a_program_that_does_not_fit_is_a_line_of_the_plan() -> None:
             raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {reason}\n\nLargest allocations: ...")
 
     reason = "Ran out of memory on HBM, the total memory required (23.88G) exceeds available HBM (15.75G)."
-    plan = command.compiled_step(SimpleNamespace(train_step=Step(), state=None, windows=None))  # type: ignore[arg-type]
+    plan = command.compiled_step(SimpleNamespace(train_step=Step(), state=None, batch=None))  # type: ignore[arg-type]
     assert plan == {"does_not_fit": reason, "compiled": None, "sent": None}
     held = dict.fromkeys(("parameters", "optimizer_state", "batch", "gradients", "adamw_state"), 10**6)
     flags = dict.fromkeys(("dtype", "param_dtype", "remat", "seq_len", "rank", "model", "optimizer"), "x")
@@ -151,7 +151,7 @@ def test_other_errors_of_the_compiler_are_not_hidden() -> None:
             raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        command.compiled_step(SimpleNamespace(train_step=Step(), state=None, windows=None))  # type: ignore[arg-type]
+        command.compiled_step(SimpleNamespace(train_step=Step(), state=None, batch=None))  # type: ignore[arg-type]
 
 
 def test_defaults_follow_model_optimizer_and_mesh() -> None:

@@ -25,9 +25,10 @@ from train.config.optimizers import OptimizerName
 from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
 from train.data.windows import held_out_batches, load_tokens
-from train.pretrain import loop
+from train.pretrain import command
 from train.program.optimizer import make_optimizer
-from train.program.step import TrainState, make_initial_state
+from train.program.program import pretraining
+from train.program.step import TrainState, first_state
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.system.files import locked
@@ -49,7 +50,8 @@ def numbers(run_dir: Path) -> list[Row]:
 def final_state(run_dir: Path) -> TrainState:
     config = RunFolder(run_dir).stored().config
     tx = make_optimizer(config.optimizer, config.schedule, config.data.seed)
-    abstract = jax.eval_shape(make_initial_state(config.model.build(), tx, config.data.seed))
+    task = pretraining(config.model, config.data)
+    abstract = jax.eval_shape(lambda: first_state(task.draw(config.data.seed), tx))
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         return checkpoints.restore(STEPS, abstract)
 
@@ -316,18 +318,18 @@ def test_a_signal_is_handled_during_an_evaluation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_dir, evaluate = tmp_path / "run", loop.evaluate
+    run_dir, evaluate = tmp_path / "run", command.evaluate
 
-    def signalled(losses: Any, params: Any, batches: Any, *others: Any) -> Any:
+    def signalled(losses: Any, batches: Any, *others: Any) -> Any:
         def during() -> Any:
             for number, batch in enumerate(batches):
                 if number == 1:
                     signal.raise_signal(signal.SIGTERM)
                 yield batch
 
-        return evaluate(losses, params, during(), *others)
+        return evaluate(losses, during(), *others)
 
-    monkeypatch.setattr(loop, "evaluate", signalled)
+    monkeypatch.setattr(command, "evaluate", signalled)
     assert main(launcher.arguments(run_dir, **adamw.flags)) == 0
     assert "SIGTERM: saved after step 0" in capsys.readouterr().out
     assert rows(run_dir) == []

@@ -15,10 +15,12 @@ from train.plan.command import device_bytes
 from train.program import sharding
 from train.program.optimizer import make_optimizer, state_bytes
 from train.program.sharding import AXES, make_mesh, param_shardings, placed
-from train.program.step import abstract_params, make_initial_state
+from train.program.step import first_state
+from train.program.task import LanguageModel
 from train.storage.folder import RunFolder
 
 TINY = CONFIGS["tiny"]
+FIRST_WEIGHTS = jax.eval_shape(lambda: LanguageModel(network=TINY, batch_size=1, seq_len=1).draw(0))
 STEPS = STEADY["steps"]
 
 
@@ -51,7 +53,7 @@ def test_one_device_is_a_mesh_of_one() -> None:
 
 def test_parameters_are_sharded_as_documented() -> None:
     mesh = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
-    specs = jax.tree.map(lambda s: tuple(s.spec), param_shardings(mesh, abstract_params(TINY)))
+    specs = jax.tree.map(lambda s: tuple(s.spec), param_shardings(mesh, FIRST_WEIGHTS))
     inwards, outwards = (None, "fsdp", "tensor"), (None, "tensor", "fsdp")
     assert specs["embed"]["embedding"] == ("tensor", "fsdp")
     assert specs["lm_head"]["kernel"] == ("fsdp", "tensor")
@@ -69,7 +71,8 @@ def test_a_device_holds_its_share_of_the_state(model: str, devices: int) -> None
     mesh = AbstractMesh((1, devices, 1), AXES, axis_types=(AxisType.Auto,) * 3)
     flags = OptimizerFlags(rank=CONFIGS[model].hidden_size // 4)
     tx = make_optimizer(flags, ScheduleFlags(), seed=0)
-    state = placed(mesh, tx, jax.eval_shape(make_initial_state(CONFIGS[model], tx, seed=0)))  # type: ignore[arg-type]
+    task = LanguageModel(network=CONFIGS[model], batch_size=1, seq_len=1)
+    state = placed(mesh, tx, jax.eval_shape(lambda: first_state(task.draw(0), tx)))  # type: ignore[arg-type]
     total = state_bytes(tx, state.params)
     assert total / devices <= device_bytes(state.opt_state) <= 1.1 * total / devices
 
@@ -77,7 +80,7 @@ def test_a_device_holds_its_share_of_the_state(model: str, devices: int) -> None
 def test_a_mesh_that_does_not_divide_the_model_is_reported() -> None:
     mesh = AbstractMesh((1, 3, 1), AXES, axis_types=(AxisType.Auto,) * 3)
     with pytest.raises(UserError, match=r"the hidden axis of embed/embedding, of size 128, over fsdp=3: choose"):
-        param_shardings(mesh, abstract_params(TINY))
+        param_shardings(mesh, FIRST_WEIGHTS)
 
 
 @pytest.mark.long

@@ -13,15 +13,11 @@ from models import LlamaConfig
 from train.config.optimizers import OptimizerName
 from train.config.run import OptimizerFlags, ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
-from train.program.step import (
-    all_finite,
-    make_initial_state,
-    make_train_step,
-    structure,
-    token_losses,
-)
+from train.program.step import all_finite, first_state, make_train_step
+from train.program.task import LanguageModel
 
 MODEL = LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2)
+TASK = LanguageModel(network=MODEL, batch_size=2, seq_len=8)
 SCHEDULE = ScheduleFlags(steps=20, warmup_steps=5, final_lr_fraction=0.25)
 WINDOWS = np.arange(18, dtype=np.int32).reshape(2, 9) % 11
 
@@ -57,9 +53,9 @@ def test_a_short_warmup_starts_at_the_peak(warmup: int) -> None:
 
 
 def test_only_stacked_kernels_are_split() -> None:
-    state = jax.eval_shape(make_initial_state(MODEL, optax.identity(), 0))
-    marks = stacked_kernels(state.params)
-    for path, leaf in jax.tree.leaves_with_path(state.params):
+    params = jax.eval_shape(lambda: TASK.draw(0))
+    marks = stacked_kernels(params)
+    for path, leaf in jax.tree.leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         mark = marks
         for key in path:
@@ -73,9 +69,9 @@ def test_only_stacked_kernels_are_split() -> None:
 @pytest.mark.parametrize("optimizer", ["grassjump", "adamw", "muon"])
 def test_an_update_keeps_the_shape_of_the_state(optimizer: OptimizerName) -> None:
     tx = make_optimizer(small(optimizer), SCHEDULE, seed=0)
-    state = jax.eval_shape(make_initial_state(MODEL, tx, 0))
-    step = make_train_step(structure(MODEL), tx, make_schedule(0.01, SCHEDULE))
-    after, report = jax.eval_shape(step, state, WINDOWS)
+    state = jax.eval_shape(lambda: first_state(TASK.draw(0), tx))
+    step = make_train_step(TASK.loss, tx, make_schedule(0.01, SCHEDULE))
+    after, report = jax.eval_shape(step, state, TASK.batch)
     assert after == state
     assert {(x.shape, x.dtype) for x in report} == {((), np.dtype(np.float32))}
 
@@ -90,15 +86,6 @@ def test_the_gradient_is_clipped_by_its_norm() -> None:
             leaf for _, mu in optax.tree_utils.tree_get_all_with_path(state, "mu") for leaf in jax.tree.leaves(mu)
         ]
         np.testing.assert_allclose(*moments, 0.1 * factor * grads["w"], rtol=1e-6)
-
-
-def test_losses_are_the_cross_entropy_of_the_next_token() -> None:
-    params = jax.jit(make_initial_state(MODEL, optax.identity(), 0))().params
-    params["lm_head"]["kernel"] = jnp.zeros_like(params["lm_head"]["kernel"])
-    losses = token_losses(structure(MODEL), params, jnp.asarray(WINDOWS))
-    assert losses.shape == (2, 8)
-    assert losses.dtype == jnp.float32
-    np.testing.assert_allclose(losses, math.log(11), rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from train.pretrain.evaluation import Evaluation
 from train.storage.metrics import Metrics, plot
 
 
 def record(path: Path, step: int = 0) -> Metrics:
     metrics = Metrics(path, step)
-    metrics.add_evaluation(0, Evaluation(8.0, 4.0))
+    metrics.add_evaluation(0, {"eval_loss": 8.0, "bits_per_byte": 4.0})
     for step, speed in ((1, 10.0), (2, 40.0), (3, 40.0)):
         metrics.add_update(step, 9.0 - step, 0.5, speed)
-    metrics.add_evaluation(3, Evaluation(6.0, 3.0))
+    metrics.add_evaluation(3, {"eval_loss": 6.0, "bits_per_byte": 3.0})
     return metrics
 
 
@@ -49,7 +48,7 @@ def test_a_partial_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
         (tmp_path / "m").write_bytes(whole[:cut])
         with Metrics(tmp_path / "m", 3) as metrics:
             assert (tmp_path / "m").read_bytes() == first_rows
-            metrics.add_evaluation(3, Evaluation(6.0, 3.0))
+            metrics.add_evaluation(3, {"eval_loss": 6.0, "bits_per_byte": 3.0})
         assert (tmp_path / "m").read_bytes() == whole
 
 

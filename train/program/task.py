@@ -1,0 +1,108 @@
+"""What a run learns: a network, its loss on a batch, and what an evaluation reads.
+
+Shapes: B batch, T positions; a row holds T + 1 tokens, of which T are predicted.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from models import Llama, LlamaConfig
+from models.blocks import ANYWHERE, Placement
+
+Params = Any  # nested dicts of arrays
+Batch = Any  # a tree of arrays with a leading axis B
+
+
+class Task(Protocol):
+    """A network and what is learnt with it."""
+
+    @property
+    def batch(self) -> Batch:
+        """Shapes and dtypes of a batch."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch, for speeds."""
+
+    def draw(self, seed: int) -> Params:
+        """Return the first weights; to be traced."""
+
+    def loss(self, params: Params, batch: Batch, place: Placement = ANYWHERE) -> Array:
+        """Return the mean loss, float32."""
+
+    def predict(self, params: Params, batch: Batch, place: Placement = ANYWHERE) -> Array:
+        """Return what an evaluation reads of a batch, with the leading axis B."""
+
+
+class Rows(NamedTuple):
+    """Rows of tokens (B, T + 1), each of one text or of several.
+
+    Attributes:
+      tokens: The tokens, int32.
+      documents: The number of the document of each token, if rows hold several; see
+        `models.llama.Llama`.
+      is_target: Which tokens are to be predicted; None for all but the first of a row.
+    """
+
+    tokens: Any
+    documents: Any = None
+    is_target: Any = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """Next-token prediction with a LLaMA.
+
+    Attributes:
+      network: The network.
+      batch_size, seq_len: B and T.
+      is_packed: Rows hold several documents, and not every token is a target.
+    """
+
+    network: LlamaConfig
+    batch_size: int
+    seq_len: int
+    is_packed: bool = False
+
+    @functools.cached_property
+    def graphdef(self) -> nnx.GraphDef[Llama]:
+        """The model without its arrays; `nnx.merge` it with parameters to get the model."""
+        return nnx.graphdef(nnx.eval_shape(lambda: Llama(self.network, rngs=nnx.Rngs(0))))
+
+    @property
+    def batch(self) -> Rows:
+        """Shapes and dtypes of a batch."""
+        shape = (self.batch_size, self.seq_len + 1)
+        tokens = jax.ShapeDtypeStruct(shape, np.int32)
+        return Rows(tokens, tokens, jax.ShapeDtypeStruct(shape, np.bool_)) if self.is_packed else Rows(tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of a batch, padding included."""
+        return self.batch_size * self.seq_len
+
+    def draw(self, seed: int) -> Params:
+        """Return the first weights; to be traced."""
+        return nnx.to_pure_dict(nnx.state(Llama(self.network, rngs=nnx.Rngs(seed)), nnx.Param))
+
+    def loss(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
+        """Return the cross-entropy of the targets in nats per token."""
+        losses_BT = self.predict(params, batch, place)
+        if batch.is_target is None:
+            return losses_BT.mean()
+        targets_BT = batch.is_target[:, 1:].astype(losses_BT.dtype)
+        mean: Array = (losses_BT * targets_BT).sum() / targets_BT.sum().clip(1)
+        return mean
+
+    def predict(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
+        """Return the cross-entropy (B, T) of each token given those before it, in float32 nats."""
+        documents_BT = None if batch.documents is None else batch.documents[:, :-1]
+        logits = nnx.merge(self.graphdef, params)(batch.tokens[:, :-1], place, documents_BT=documents_BT)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.tokens[:, 1:])
