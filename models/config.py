@@ -1,13 +1,69 @@
-"""The configuration of a decoder: shapes and dtypes, independent of training.
+"""The configuration of a model: shapes and dtypes, independent of training.
 
-`LlamaConfig` is validated on construction, `CONFIGS` has the sizes used in the low-rank training
-papers, and `count_parameters` returns the size of a model without building it.
+`TransformerConfig` is what the architectures share, `LlamaConfig` is a decoder, and `CONFIGS` has
+the sizes used in the low-rank training papers. Configurations are validated on construction.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 DTYPES = ("float32", "bfloat16", "float16")
+ATTENTION = ("xla", "cudnn")
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Raise ValueError unless each is a positive int."""
+    for name, size in sizes.items():
+        if not (isinstance(size, int) and size > 0):
+            raise ValueError(f"{name} must be a positive int, got {size!r}.")
+
+
+def check_positive(**values: float) -> None:
+    """Raise ValueError unless each is positive."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value!r}.")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What the configurations of all architectures share."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_layers: int
+    init_std: float = 0.02
+    dtype: str = "float32"  # of matrix products and the residual stream
+    param_dtype: str = "float32"
+    attention: Literal["xla", "cudnn"] = "xla"  # cudnn: flash attention of NVIDIA GPUs, for 16-bit types
+    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_layers")
+        check_sizes(**{name: getattr(self, name) for name in sizes})
+        check_positive(init_std=self.init_std)
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}; "
+                "choose a hidden_size that is a multiple of num_heads."
+            )
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("param_dtype", self.param_dtype, DTYPES)
+        check_choice("attention", self.attention, ATTENTION)
+
+    @property
+    def head_dim(self) -> int:
+        """Features per head."""
+        return self.hidden_size // self.num_heads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,42 +97,21 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
+class LlamaConfig(TransformerConfig):
     """A LLaMA: pre-norm RMSNorm, rotary positions, SwiGLU. With `qkv_bias`, a Qwen2."""
 
     vocab_size: int = 32_000
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_layers: int
     num_kv_heads: int | None = None  # None: num_heads (no grouped queries)
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e4
     rope_scaling: RopeScaling | None = None
     qkv_bias: bool = False
     tied_head: bool = False  # the embedding is the output head, too
-    init_std: float = 0.02
-    dtype: str = "float32"  # of matrix products and the residual stream
-    param_dtype: str = "float32"
-    attention: Literal["xla", "cudnn"] = "xla"  # cudnn: flash attention of NVIDIA GPUs, for 16-bit types
-    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_layers")
-        for name, size in [
-            *((n, getattr(self, n)) for n in sizes),
-            ("num_kv_heads", self.kv_heads),
-        ]:
-            if not (isinstance(size, int) and size > 0):
-                raise ValueError(f"{name} must be a positive int, got {size!r}.")
-        for name in ("rms_norm_eps", "rope_theta", "init_std"):
-            if not (value := getattr(self, name)) > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}.")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}; "
-                "choose a hidden_size that is a multiple of num_heads."
-            )
+        super().__post_init__()
+        check_sizes(num_kv_heads=self.kv_heads)
+        check_positive(rms_norm_eps=self.rms_norm_eps, rope_theta=self.rope_theta)
         if self.head_dim % 2:
             raise ValueError(
                 f"hidden_size / num_heads = {self.head_dim} is odd, but rotary positions need "
@@ -87,32 +122,11 @@ class LlamaConfig:
                 f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.kv_heads}; "
                 "choose a num_kv_heads that divides num_heads."
             )
-        for name in ("dtype", "param_dtype"):
-            if (dtype := getattr(self, name)) not in DTYPES:
-                raise ValueError(f"{name} must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-        if self.attention not in ("xla", "cudnn"):
-            raise ValueError(f"attention must be xla or cudnn, got {self.attention!r}.")
-
-    @property
-    def head_dim(self) -> int:
-        """Features per head."""
-        return self.hidden_size // self.num_heads
 
     @property
     def kv_heads(self) -> int:
         """Number of key and value heads, with the default resolved."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-
-def count_parameters(config: LlamaConfig) -> int:
-    """Return the exact number of parameters of `Llama(config)`."""
-    hidden, kv_width = config.hidden_size, config.kv_heads * config.head_dim
-    attention = 2 * hidden * hidden + 2 * hidden * kv_width
-    biases = (hidden + 2 * kv_width) * config.qkv_bias
-    mlp = 3 * hidden * config.intermediate_size
-    norms = 2 * hidden
-    embeddings = (1 if config.tied_head else 2) * config.vocab_size * hidden
-    return embeddings + hidden + config.num_layers * (attention + biases + mlp + norms)
 
 
 def _config(

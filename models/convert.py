@@ -1,124 +1,120 @@
-"""Conversion of weights to and from Hugging Face's LLaMA and Qwen2 checkpoints, in NumPy.
+"""Conversion of weights to and from Hugging Face's checkpoints, in NumPy.
 
 Hugging Face stores linear weights as (out, in) and each layer separately; here kernels are
 (in, out) and the layers are stacked on a leading axis. Both rotate the pairs (c, c + half of the
-head), so columns keep their order.
+head), so columns keep their order. `models.parameters` has the names and shapes.
 
 Arrays are read one at a time, so a mapping that loads them when asked needs the memory of the
 result and of one array.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from models.config import LlamaConfig
-
-# Our path -> Hugging Face name; {} is the index of the layer.
-_NAMES = {
-    "embed/embedding": "model.embed_tokens.weight",
-    "layers/attention_norm/scale": "model.layers.{}.input_layernorm.weight",
-    "layers/attention/q/kernel": "model.layers.{}.self_attn.q_proj.weight",
-    "layers/attention/q/bias": "model.layers.{}.self_attn.q_proj.bias",
-    "layers/attention/k/kernel": "model.layers.{}.self_attn.k_proj.weight",
-    "layers/attention/k/bias": "model.layers.{}.self_attn.k_proj.bias",
-    "layers/attention/v/kernel": "model.layers.{}.self_attn.v_proj.weight",
-    "layers/attention/v/bias": "model.layers.{}.self_attn.v_proj.bias",
-    "layers/attention/o/kernel": "model.layers.{}.self_attn.o_proj.weight",
-    "layers/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-    "layers/mlp/gate/kernel": "model.layers.{}.mlp.gate_proj.weight",
-    "layers/mlp/up/kernel": "model.layers.{}.mlp.up_proj.weight",
-    "layers/mlp/down/kernel": "model.layers.{}.mlp.down_proj.weight",
-    "norm/scale": "model.norm.weight",
-    "lm_head/kernel": "lm_head.weight",
-}
+from models.config import TransformerConfig
+from models.parameters import Parameter, Table, is_stacked, table_of
 
 
-# Buffers of older checkpoints that follow from the configuration.
-_DERIVED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
+def from_hf_state_dict(
+    config: TransformerConfig, state_dict: Mapping[str, np.ndarray], *, fresh_head: bool = False
+) -> dict[str, Any]:
+    """Return the parameters of a model as nested dicts of arrays, with unchanged dtypes.
 
+    Load them with `nnx.update(model, jax.tree.map(jnp.asarray, params))`. What is left out:
 
-def from_hf_state_dict(config: LlamaConfig, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the parameters of `Llama(config)` as nested dicts of arrays, with unchanged dtypes.
+    * derived buffers, such as `rotary_emb.inv_freq` and `embeddings.position_ids`;
+    * the head of a LLaMA whose head is tied;
+    * the heads of BERT and RoBERTa for pretraining, and the pooler if no head of ours has it.
 
-    Load them with `nnx.update(model, jax.tree.map(jnp.asarray, params))`. Derived buffers, such as
-    `rotary_emb.inv_freq`, are left out, and so is the head of a checkpoint whose head is tied.
+    Args:
+      config: The configuration, which must ask for a head if and only if the checkpoint has one for
+        classification, or `fresh_head` is set.
+      state_dict: The checkpoint. Encoders may be alone or in a model with a head, whose names then
+        begin with `bert.` or `roberta.`.
+      fresh_head: Start a new task: the result has no head, so that a model that it is loaded into
+        keeps its own. Only the pooler of BERT is read if the checkpoint has it, as `head/dense`.
 
     Raises:
       ValueError: Names every missing, unexpected or mis-shaped entry, or one of another type than
         those of the layers before it.
     """
-    shapes = _shapes(config)
-    expected = {name: shape for path in shapes for name, shape in _hf_shapes(path, shapes[path]).items()}
-    ignored = {name for name in state_dict if _DERIVED.fullmatch(name)}
-    ignored |= {_NAMES["lm_head/kernel"]} if config.tied_head else set()
-    _check(expected, {name: _shape(state_dict, name) for name in state_dict if name not in ignored})
-    return _nest({path: _from_hf(path, shape, state_dict) for path, shape in shapes.items()})
+    table = table_of(config)
+    entries = _entries(table, state_dict)
+    fresh = _fresh(table, entries) if fresh_head else {}
+    parameters = {path: parameter for path, parameter in table.parameters.items() if path not in fresh}
+    expected = {name: shape for path in parameters for name, shape in _hf_shapes(path, parameters[path]).items()}
+    skipped = {parameter.name for parameter in fresh.values()}
+    skipped |= {name for name in entries if name not in expected and table.ignored.fullmatch(name)}
+    found = {entry: _shape(state_dict, entry) for name, entry in entries.items() if name not in skipped}
+    _check({entries.get(name, name): shape for name, shape in expected.items()}, found)
+
+    def read(name: str) -> np.ndarray:
+        return np.asarray(state_dict[entries[name]])
+
+    return _nest({path: _from_hf(path, parameter, read) for path, parameter in parameters.items()})
 
 
-def to_hf_state_dict(config: LlamaConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_hf_state_dict(config: TransformerConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return `params`, nested dicts or `nnx.state(model)`, in the layout of Hugging Face.
 
-    This is the inverse of `from_hf_state_dict`.
+    This is the inverse of `from_hf_state_dict`. An encoder without a head is written alone, as
+    Sentence Transformers has it; one with a head as a model for sequence classification.
 
     Raises:
       ValueError: Names every missing, unexpected or mis-shaped path.
     """
+    parameters = table_of(config).parameters
     arrays = dict(_flatten(params))
-    _check(_shapes(config), {path: array.shape for path, array in arrays.items()})
+    _check(
+        {path: parameter.shape for path, parameter in parameters.items()},
+        {path: array.shape for path, array in arrays.items()},
+    )
     named = {}
-    for path in _shapes(config):
+    for path, parameter in parameters.items():
         transposed = _transpose(path, arrays[path])
-        for i, layer in enumerate(transposed if _is_stacked(path) else [transposed]):
-            named[_NAMES[path].format(i)] = np.ascontiguousarray(layer)
+        for i, layer in enumerate(transposed if is_stacked(path) else [transposed]):
+            named[parameter.name.format(i)] = np.ascontiguousarray(layer)
     return named
 
 
-def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each of our parameters, in the order of `_NAMES`."""
-    layers, hidden, inner = config.num_layers, config.hidden_size, config.intermediate_size
-    kv_width = config.kv_heads * config.head_dim
-    shapes = {
-        "embed/embedding": (config.vocab_size, hidden),
-        "layers/attention_norm/scale": (layers, hidden),
-        "layers/attention/q/kernel": (layers, hidden, hidden),
-        "layers/attention/q/bias": (layers, hidden),
-        "layers/attention/k/kernel": (layers, hidden, kv_width),
-        "layers/attention/k/bias": (layers, kv_width),
-        "layers/attention/v/kernel": (layers, hidden, kv_width),
-        "layers/attention/v/bias": (layers, kv_width),
-        "layers/attention/o/kernel": (layers, hidden, hidden),
-        "layers/mlp_norm/scale": (layers, hidden),
-        "layers/mlp/gate/kernel": (layers, hidden, inner),
-        "layers/mlp/up/kernel": (layers, hidden, inner),
-        "layers/mlp/down/kernel": (layers, inner, hidden),
-        "norm/scale": (hidden,),
-        "lm_head/kernel": (hidden, config.vocab_size),
-    }
-    absent = [path for path in shapes if path.endswith("/bias") and not config.qkv_bias]
-    absent += ["lm_head/kernel"] if config.tied_head else []
-    return {path: shape for path, shape in shapes.items() if path not in absent}
+def _entries(table: Table, state_dict: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The entries of a checkpoint by their names in the spelling of the table."""
+    entries: dict[str, str] = {}
+    for entry in state_dict:
+        if (name := table.spelled(entry)) in entries:
+            raise ValueError(f"{entries[name]} and {entry} are one parameter: remove one of them.")
+        entries[name] = entry
+    return entries
 
 
-def _hf_shapes(path: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _fresh(table: Table, entries: Mapping[str, str]) -> dict[str, Parameter]:
+    """The parameters of a head that a new task starts with."""
+    of_head = {path: parameter for path, parameter in table.parameters.items() if parameter.head != "no"}
+    if not of_head:
+        raise ValueError("fresh_head is set, but the config has no head: an EncoderConfig with num_labels has one.")
+    has_pretrained = any(p.name in entries for p in of_head.values() if p.head == "pretrained")
+    return {path: p for path, p in of_head.items() if p.head == "task" or not has_pretrained}
+
+
+def _hf_shapes(path: str, parameter: Parameter) -> dict[str, tuple[int, ...]]:
     """The Hugging Face names of a parameter, one for each layer, with their shapes."""
-    count, of_one = (shape[0], shape[1:]) if _is_stacked(path) else (1, shape)
-    return {_NAMES[path].format(i): of_one[::-1] if path.endswith("/kernel") else of_one for i in range(count)}
+    count, of_one = (parameter.shape[0], parameter.shape[1:]) if is_stacked(path) else (1, parameter.shape)
+    return {parameter.name.format(i): of_one[::-1] if path.endswith("/kernel") else of_one for i in range(count)}
 
 
-def _from_hf(path: str, shape: tuple[int, ...], state_dict: Mapping[str, np.ndarray]) -> np.ndarray:
+def _from_hf(path: str, parameter: Parameter, read: Callable[[str], np.ndarray]) -> np.ndarray:
     """Read a parameter, layer by layer, into an array of ours."""
-    if not _is_stacked(path):
-        return _transpose(path, np.asarray(state_dict[_NAMES[path]]))
+    if not is_stacked(path):
+        return _transpose(path, read(parameter.name))
     result: np.ndarray | None = None
-    for i in range(shape[0]):
-        layer = _transpose(path, np.asarray(state_dict[_NAMES[path].format(i)]))
-        result = np.empty(shape, layer.dtype) if result is None else result
+    for i in range(parameter.shape[0]):
+        layer = _transpose(path, read(parameter.name.format(i)))
+        result = np.empty(parameter.shape, layer.dtype) if result is None else result
         if layer.dtype != result.dtype:
             raise ValueError(
-                f"{_NAMES[path].format(i)} is {layer.dtype}, but the layers before it are {result.dtype}; layers are "
+                f"{parameter.name.format(i)} is {layer.dtype}, but the layers before it are {result.dtype}; layers are "
                 "one array here. Save the checkpoint in one type."
             )
         result[i] = layer
@@ -130,10 +126,6 @@ def _shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
     """The shape of an entry, without reading it where that is possible."""
     shape_of = getattr(state_dict, "shape_of", None)
     return tuple(np.shape(state_dict[name]) if shape_of is None else shape_of(name))
-
-
-def _is_stacked(path: str) -> bool:
-    return path.startswith("layers/")
 
 
 def _transpose(path: str, array: np.ndarray) -> np.ndarray:

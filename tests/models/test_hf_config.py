@@ -6,8 +6,9 @@ import re
 import pytest
 
 from models.config import CONFIGS, RopeScaling
+from models.encoder_config import ENCODERS
 from models.hf_config import from_hf_config, to_hf_config
-from tests.models.small import SMALL
+from tests.models.small import BERT, ENCODER_PAIR, ROBERTA, SMALL
 
 SETTINGS = to_hf_config(SMALL, 2048)
 LLAMA3 = {
@@ -40,7 +41,7 @@ def test_rotations_are_read_as_transformers_4_and_5_write_them(changes, scaling)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mixtral"}, "model_type is 'mixtral', but only llama and qwen2 can be read"),
+        ({"model_type": "mixtral"}, "model_type is 'mixtral', but only llama, qwen2, bert and roberta can be read"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but the model here computes 'silu' only"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
@@ -68,3 +69,57 @@ def test_qwen2_has_biases_and_its_published_size():
     found = from_hf_config(SETTINGS | {"model_type": "qwen2", "tie_word_embeddings": True})
     assert found == dataclasses.replace(SMALL, qkv_bias=True, tied_head=True)
     assert re.match("Qwen2", to_hf_config(found, 1)["architectures"][0])
+
+
+PUBLISHED_ENCODERS = ENCODERS | ENCODER_PAIR | {"regression": dataclasses.replace(BERT, num_labels=1)}
+
+
+@pytest.mark.parametrize("config", PUBLISHED_ENCODERS.values(), ids=PUBLISHED_ENCODERS)
+def test_what_is_written_of_an_encoder_is_read(config):
+    assert from_hf_config(to_hf_config(config)) == config
+
+
+def test_max_positions_is_needed_for_a_decoder_and_known_of_an_encoder():
+    with pytest.raises(ValueError, match="max_positions is missing"):
+        to_hf_config(SMALL)
+    assert to_hf_config(ROBERTA, 14)["max_position_embeddings"] == 16
+    with pytest.raises(ValueError, match="max_positions is 16, but the config has 14"):
+        to_hf_config(ROBERTA, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"architectures": ["RobertaModel"]}, None),
+        ({"architectures": ["RobertaForMaskedLM"]}, None),
+        ({"architectures": None}, None),
+        ({"id2label": None, "label2id": None}, 2),
+        ({"num_labels": 5}, 5),
+    ],
+)
+def test_an_encoder_has_the_head_that_its_architecture_has(changes, labels):
+    assert from_hf_config(to_hf_config(ROBERTA) | changes).num_labels == labels
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (BERT, {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', but the model here computes 'gelu' only"),
+        (BERT, {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        (BERT, {"is_decoder": True}, "is_decoder is True"),
+        (BERT, {"add_cross_attention": True}, "add_cross_attention is True"),
+        (BERT, {"embedding_size": 8}, "the setting embedding_size, 8, is not known here"),
+        (BERT, {"layer_norm_eps": None}, "the settings layer_norm_eps are missing"),
+        (BERT, {"architectures": ["BertForTokenClassification"]}, "architectures is .'BertForTokenClassification'."),
+        (ROBERTA, {"pad_token_id": 0}, "pad_token_id is 0, but the model here computes 1 only"),
+        (ROBERTA, {"max_position_embeddings": 2}, "max_positions must be a positive int, got 0"),
+    ],
+)
+def test_what_the_encoder_does_not_compute_is_refused_by_name(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_hf_config(to_hf_config(config) | changes)
+
+
+def test_settings_of_training_change_no_configuration():
+    dropout = {"attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1, "classifier_dropout": 0.2}
+    assert from_hf_config(to_hf_config(BERT) | dropout | {"problem_type": "regression", "pad_token_id": 3}) == BERT

@@ -41,7 +41,10 @@ class StoredModel:
     @property
     def network(self) -> LlamaConfig:
         """The configuration of the network."""
-        return from_hf_config(self.settings)
+        config = from_hf_config(self.settings)
+        if not isinstance(config, LlamaConfig):
+            raise UserError(f"{MODEL} describes {self.settings['model_type']}, but only decoders write text.")
+        return config
 
     @property
     def window(self) -> int:

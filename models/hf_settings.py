@@ -1,0 +1,58 @@
+"""What the config.json of an architecture may say: settings that are used, that change no number,
+or that are refused by their names.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# Settings that change no output and no gradient of any architecture here.
+NEUTRAL = frozenset({
+    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "id2label", "label2id",
+    "model_type", "transformers_version", "unsloth_version", "use_cache",
+})  # fmt: skip
+# Settings of every architecture that may be missing.
+_OPTIONAL = {"dtype": "param_dtype", "torch_dtype": "param_dtype", "initializer_range": "init_std"}
+# Sizes that every architecture needs -> our fields.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of an architecture.
+
+    Attributes:
+      needed: Those that must be there -> our fields.
+      used: Others that are read.
+      fixed: Those with the one value that the model here computes.
+      neutral: Those that change no output and no gradient, beside `NEUTRAL`.
+    """
+
+    needed: Mapping[str, str]
+    used: frozenset[str]
+    fixed: Mapping[str, Any]
+    neutral: frozenset[str]
+
+    def fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return our fields of the settings, without those of `used`.
+
+        Raises:
+          ValueError: Names a setting that is missing, or that the model does not compute.
+        """
+        known = self.used | NEUTRAL | self.neutral | {*self.needed, *_OPTIONAL}
+        for name, value in given.items():
+            if name in self.fixed:
+                if value not in (None, self.fixed[name]):
+                    raise ValueError(f"{name} is {value!r}, but the model here computes {self.fixed[name]!r} only.")
+            elif name not in known and value not in (None, False):
+                raise ValueError(f"the setting {name}, {value!r}, is not known here, so its effect would be lost.")
+        if missing := [name for name in self.needed if given.get(name) is None]:
+            raise ValueError(f"the settings {', '.join(missing)} are missing: complete the config.json.")
+        optional = {ours: given[theirs] for theirs, ours in _OPTIONAL.items() if given.get(theirs) is not None}
+        return optional | {ours: given[theirs] for theirs, ours in self.needed.items()}
