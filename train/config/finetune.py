@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import tyro
 
+from models.encoder_config import EncoderConfig
+from models.hf_config import from_hf_config
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
 from train.config.run import (
     DeviceFlags,
@@ -18,6 +20,8 @@ from train.config.run import (
 )
 from train.storage.model import read_settings
 
+TaskName = Literal["language", "classification", "regression"]
+LANGUAGE, CLASSIFICATION, REGRESSION = get_args(TaskName)
 RANK = 8  # of SubTrack-Grad's and GaLore's fine-tuning runs
 
 
@@ -44,13 +48,19 @@ class ExampleFlags:
     """The examples. A batch depends only on the seed and the step."""
 
     data: str = ""
-    """'files:GLOB': text, or .jsonl, .csv, .parquet with "text" or "prompt", "completion"."""
+    """'files:GLOB': text, or .jsonl, .csv, .tsv, .parquet with the fields of the task."""
+    task: TaskName = "language"
+    """language: "text", or "prompt" and "completion". The others, of encoders: text and label."""
+    text_fields: tuple[str, ...] = ("text",)
+    """Names of the fields with the text, or with the two texts, to classify."""
+    label_field: str = "label"
+    """Name of the field with the class, or the number."""
     held_out: str = ""
     """'files:GLOB' of the examples to evaluate on; by default 5 % of those of --data."""
     batch_size: int = 16
     """Rows per batch."""
     seq_len: int = 512
-    """Tokens predicted per row; short examples share a row. By default at most the model's."""
+    """Tokens per row: short examples share one, long texts are cut. At most the model's."""
     seed: int = 0
     """Seed of the order of the examples, the subspaces and the sample."""
 
@@ -80,10 +90,11 @@ class EpochFlags:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Fine-tune a language model on texts, or on prompts and their completions, or resume a run.
+    """Fine-tune a language model, or an encoder on labelled texts; or resume a run.
 
-    The loss is that of the completions. A row holds several examples, which do not see each other.
-    Ctrl-C and SIGTERM save a checkpoint and exit with status 0; a second signal exits immediately.
+    A language model learns texts, or the completions of prompts; a row holds several examples,
+    which do not see each other. Ctrl-C and SIGTERM save a checkpoint and exit with status 0; a
+    second signal exits immediately.
     """
 
     run_dir: Path
@@ -105,11 +116,17 @@ def finetune_defaults(parsed: Finetune) -> Finetune:
     """Return the defaults that follow from the optimizer and the model of `parsed`."""
     if parsed.start.init_from == StartFlags.init_from:
         raise UserError("--init-from is missing: give the folder of an import or of a run.")
-    longest = int(read_settings(parsed.start.init_from).get("max_position_embeddings") or ExampleFlags.seq_len)
+    network = from_hf_config(settings := read_settings(parsed.start.init_from))
+    if is_encoder := isinstance(network, EncoderConfig):
+        longest = network.max_positions
+    else:
+        longest = settings.get("max_position_embeddings", ExampleFlags.seq_len)
     return Finetune(
         run_dir=parsed.run_dir,
         start=StartFlags(init_from=parsed.start.init_from),
-        data=ExampleFlags(seq_len=min(ExampleFlags.seq_len, longest)),
+        data=ExampleFlags(
+            seq_len=min(ExampleFlags.seq_len, int(longest)), task=CLASSIFICATION if is_encoder else LANGUAGE
+        ),
         optimizer=finetuning_optimizer(parsed.optimizer.optimizer),
     )
 

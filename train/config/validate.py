@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from models.config import CONFIGS
-from train.config.finetune import Finetune
+from models.config import CONFIGS, TransformerConfig
+from models.encoder_config import EncoderConfig
+from train.config.finetune import LANGUAGE, Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
     BASES,
@@ -67,16 +68,23 @@ def check(config: Pretrain) -> None:
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model].hidden_size)
 
 
-def check_finetuning(config: Finetune, hidden: int) -> None:
-    """Refuse settings of `finetune` that cannot run, given the hidden size of the model."""
+def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
+    """Refuse settings of `finetune` that cannot run with a model."""
     _check_bounds(config)
+    if (config.data.task == LANGUAGE) == isinstance(network, EncoderConfig):
+        kinds = "a decoder, such as LLaMA" if config.data.task == LANGUAGE else "an encoder, such as BERT"
+        refuse("task", config.data.task, f"needs {kinds}, and {config.start.init_from} is none")
+    if isinstance(network, EncoderConfig) and config.data.seq_len > network.max_positions:
+        refuse("seq_len", config.data.seq_len, f"must be at most {network.max_positions}, the positions of the model")
+    if len(config.data.text_fields) not in (1, 2):
+        refuse("text_fields", " ".join(config.data.text_fields), "must name one field or two")
     for name in ("data", "held_out"):
         source = getattr(config.data, name)
         if source.removeprefix(FILES) in ("", source) and (name == "data" or source):
             refuse(name, repr(source), "must be files:GLOB, for example 'files:examples/*.jsonl'")
     if config.schedule.warmup_fraction >= 1:
         refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
-    _check_optimizer(config.optimizer, str(config.start.init_from), hidden)
+    _check_optimizer(config.optimizer, str(config.start.init_from), network.hidden_size)
 
 
 def _check_bounds(config: Run) -> None:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from train.config.run import UserError
 from train.data.packing import pack
 from train.data.records import records, text_of
+from train.data.tokenizer import unbounded
 from train.program.task import Rows
 
 HELD_OUT = 0.05  # of the examples
@@ -86,6 +87,7 @@ def load_examples(
         training, others = part(training)
     if not training or not others:
         raise UserError(f"{source} has a single example: give more, or examples to hold out with --held-out.")
+    tokenizer = unbounded(tokenizer)
     sides = [encoded(examples, tokenizer, end_of_text, seq_len + 1, say) for examples in (training, others)]
     rows, held_out_rows = (Packed(side, seq_len) for side in sides)
     filled = sum(len(example.tokens) for example in sides[0]) / (len(rows) * (seq_len + 1))

@@ -33,6 +33,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return _plain(Tokenizer.from_file(str(path)))
 
 
+def unbounded(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a copy that neither cuts nor pads texts, whatever its file says."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.encode_special_tokens = tokenizer.encode_special_tokens
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
 def _plain(tokenizer: Tokenizer) -> Tokenizer:
     # The string <|endoftext|> in a text is plain text. The saved file lacks this setting.
     tokenizer.encode_special_tokens = True

@@ -8,12 +8,13 @@ import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 
-from models import Llama, LlamaConfig
+from models import Encoder, EncoderConfig, Llama, LlamaConfig
 from models.blocks import ANYWHERE, Placement
 
 Params = Any  # nested dicts of arrays
@@ -54,6 +55,22 @@ class Rows(NamedTuple):
     tokens: Any
     documents: Any = None
     is_target: Any = None
+
+
+class Texts(NamedTuple):
+    """Labelled texts, padded to one length.
+
+    Attributes:
+      tokens: (B, T), int32.
+      mask: Which tokens are not padding.
+      types: The first or the second text of a pair, int32.
+      labels: (B,), the number of a class, or a number.
+    """
+
+    tokens: Any
+    mask: Any
+    types: Any
+    labels: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,3 +123,57 @@ class LanguageModel:
         documents_BT = None if batch.documents is None else batch.documents[:, :-1]
         logits = nnx.merge(self.graphdef, params)(batch.tokens[:, :-1], place, documents_BT=documents_BT)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.tokens[:, 1:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """Classification, or regression if the network has a single output, of texts by an encoder.
+
+    Attributes:
+      network: The network, with a head.
+      batch_size, seq_len: B and T.
+    """
+
+    network: EncoderConfig
+    batch_size: int
+    seq_len: int
+
+    @functools.cached_property
+    def graphdef(self) -> nnx.GraphDef[Encoder]:
+        """The model without its arrays; `nnx.merge` it with parameters to get the model."""
+        return nnx.graphdef(nnx.eval_shape(lambda: Encoder(self.network, rngs=nnx.Rngs(0))))
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are numbers."""
+        return self.network.num_labels == 1
+
+    @property
+    def batch(self) -> Texts:
+        """Shapes and dtypes of a batch."""
+        tokens = jax.ShapeDtypeStruct((self.batch_size, self.seq_len), np.int32)
+        mask = jax.ShapeDtypeStruct(tokens.shape, np.bool_)
+        labels = jax.ShapeDtypeStruct((self.batch_size,), np.float32 if self.is_regression else np.int32)
+        return Texts(tokens, mask, tokens, labels)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch, padding included."""
+        return self.batch_size * self.seq_len
+
+    def draw(self, seed: int) -> Params:
+        """Return the first weights; to be traced."""
+        return nnx.to_pure_dict(nnx.state(Encoder(self.network, rngs=nnx.Rngs(seed)), nnx.Param))
+
+    def loss(self, params: Params, batch: Texts, place: Placement = ANYWHERE) -> Array:
+        """Return the mean cross-entropy, or the mean squared error."""
+        logits = self.predict(params, batch, place)
+        if self.is_regression:
+            return jnp.mean((logits[:, 0] - batch.labels) ** 2)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+
+    def predict(self, params: Params, batch: Texts, place: Placement = ANYWHERE) -> Array:
+        """Return the logits (B, C), float32; the predictions (B, 1) of a regression."""
+        model = nnx.merge(self.graphdef, params)
+        types_BT = batch.types if self.network.num_types > 1 else None
+        return model.classify(batch.tokens, batch.mask, place, types_BT=types_BT)

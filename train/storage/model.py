@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from models.config import LlamaConfig
+from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config, to_hf_config
 from train.config.run import UserError
 from train.data.tokenizer import END_OF_TEXT, load_tokenizer
@@ -39,9 +40,14 @@ class StoredModel:
     files: Path | None = None
 
     @property
-    def network(self) -> LlamaConfig:
+    def architecture(self) -> LlamaConfig | EncoderConfig:
         """The configuration of the network."""
-        config = from_hf_config(self.settings)
+        return from_hf_config(self.settings)
+
+    @property
+    def network(self) -> LlamaConfig:
+        """The configuration of the network, which must be a decoder."""
+        config = self.architecture
         if not isinstance(config, LlamaConfig):
             raise UserError(f"{MODEL} describes {self.settings['model_type']}, but only decoders write text.")
         return config

@@ -1,0 +1,173 @@
+"""Labelled texts, or pairs of texts, to fine-tune an encoder on."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from train.config.run import UserError
+from train.data.examples import part
+from train.data.records import records, text_of
+from train.data.tokenizer import unbounded
+from train.program.task import Texts
+
+ROUND_TO = 8  # lengths of rows, in tokens: what matrix units like
+
+
+class Labelled(NamedTuple):
+    """A text, or two, and its label: the name of a class, or a number."""
+
+    name: str
+    texts: tuple[str, ...]
+    label: str | float
+
+
+class LabelledData(NamedTuple):
+    """The texts of a run, as rows of one length.
+
+    Attributes:
+      fingerprint: Identifies texts, labels and tokens.
+      classes: The names of the classes; empty for regression.
+      training, held_out: All rows of each side.
+    """
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    training: Texts
+    held_out: Texts
+
+
+def load_labelled(
+    source: str,
+    held_out: str,
+    text_fields: Sequence[str],
+    label_field: str,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    *,
+    is_regression: bool,
+    say: Callable[[str], None],
+) -> LabelledData:
+    """Read and encode the texts of `files:GLOB`; without `held_out`, a part of them is held out.
+
+    Args:
+      source: The files to train on.
+      held_out: The files to evaluate on.
+      text_fields: The names of one field, or of two.
+      label_field: The name of the field with the label.
+      tokenizer: The tokenizer, which adds its special tokens.
+      seq_len: The longest row; the longer text of a pair is cut first.
+      is_regression: Labels are numbers.
+      say: Reports what was found.
+
+    Raises:
+      UserError: If a text or a label is missing or wrong; it names file and line.
+    """
+    training = read_labelled(source, text_fields, label_field, is_regression)
+    others = read_labelled(held_out, text_fields, label_field, is_regression) if held_out else []
+    if not held_out:
+        training, others = part(training)
+    if not training or not others:
+        raise UserError(f"{source} has too few texts: give more, or texts to hold out with --held-out.")
+    classes = () if is_regression else _classes(training, others)
+    say(_described(training, others, classes))
+    tokenizer = unbounded(tokenizer)
+    size = _longest([*training, *others], tokenizer, seq_len, say)
+    sides = [_rows(side, classes, tokenizer, size) for side in (training, others)]
+    digest = hashlib.sha256(repr(classes).encode())
+    for side in sides:
+        for array in side:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return LabelledData(digest.hexdigest()[:32], classes, *sides)
+
+
+def read_labelled(source: str, text_fields: Sequence[str], label_field: str, is_regression: bool) -> list[Labelled]:
+    """Read the labelled texts of `files:GLOB`."""
+    result = []
+    for name, record in records(source):
+        texts = tuple(text_of(name, record, field) for field in text_fields)
+        for field, text in zip(text_fields, texts, strict=True):
+            if not text.strip():
+                raise UserError(f"{name} has an empty {field}: remove it or complete it.")
+        result.append(Labelled(name, texts, _label(name, record, label_field, is_regression)))
+    return result
+
+
+def _label(name: str, record: Mapping[str, Any], field: str, is_regression: bool) -> str | float:
+    value = record.get(field)
+    if value is None or value == "":
+        raise UserError(
+            f"{name} has no {field}: it has {', '.join(map(str, record))}. Name the label with --label-field."
+        )
+    if not is_regression:
+        if isinstance(value, float):
+            raise UserError(f"{name} has the {field} {value}, which is no class: add --task regression.")
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number):
+        raise UserError(f"{name} has the {field} {value!r}, which is no number.")
+    return number
+
+
+def _classes(training: Sequence[Labelled], held_out: Sequence[Labelled]) -> tuple[str, ...]:
+    """The classes of the training texts: numbers in their order, names in that of the alphabet."""
+    names = {str(text.label) for text in training}
+    if len(names) < 2:
+        raise UserError(f"all texts to train on have the label {names.pop()}: give at least two classes.")
+    classes = tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+    for text in held_out:
+        if text.label not in names:
+            raise UserError(
+                f"{text.name} has the label {text.label}, which no text to train on has: {', '.join(classes)}."
+            )
+    return classes
+
+
+def _described(training: Sequence[Labelled], held_out: Sequence[Labelled], classes: Sequence[str]) -> str:
+    if not classes:
+        labels = np.asarray([text.label for text in held_out], np.float64)
+        return (
+            f"{len(training)} texts to train on, {len(held_out)} held out; always guessing the mean of the latter, "
+            f"{labels.mean():.4g}, has a squared error of {labels.var():.4g}"
+        )
+    counts = [Counter(str(text.label) for text in side) for side in (training, held_out)]
+    most, _ = counts[0].most_common(1)[0]
+    listed = ", ".join(f"{name}: {counts[0][name]} and {counts[1][name]}" for name in classes)
+    return (
+        f"{len(training)} texts to train on, {len(held_out)} held out ({listed}); always guessing {most} has an "
+        f"accuracy of {counts[1][most] / len(held_out):.4f}"
+    )
+
+
+def _longest(texts: Sequence[Labelled], tokenizer: Tokenizer, seq_len: int, say: Callable[[str], None]) -> int:
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(list(map(_input, texts)))]
+    if cut := sum(length > seq_len for length in lengths):
+        say(
+            f"{cut} of {len(texts)} texts are longer than {seq_len} tokens and are cut: raise --seq-len to keep them "
+            "whole"
+        )
+    return min(-(-max(lengths) // ROUND_TO) * ROUND_TO, seq_len)
+
+
+def _input(text: Labelled) -> str | tuple[str, ...]:
+    return text.texts[0] if len(text.texts) == 1 else text.texts
+
+
+def _rows(texts: Sequence[Labelled], classes: Sequence[str], tokenizer: Tokenizer, size: int) -> Texts:
+    tokenizer.enable_truncation(size, strategy="longest_first")
+    tokens, types = (np.zeros((len(texts), size), np.int32) for _ in range(2))
+    mask = np.zeros((len(texts), size), np.bool_)
+    for i, encoding in enumerate(tokenizer.encode_batch(list(map(_input, texts)))):
+        count = len(encoding.ids)
+        tokens[i, :count], types[i, :count], mask[i, :count] = encoding.ids, encoding.type_ids, True
+    if classes:
+        labels = np.asarray([classes.index(str(text.label)) for text in texts], np.int32)
+    else:
+        labels = np.asarray([text.label for text in texts], np.float32)
+    return Texts(tokens, mask, types, labels)

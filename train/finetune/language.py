@@ -1,0 +1,66 @@
+"""Language models: packed texts, or prompts with their completions."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import grain
+import numpy as np
+from flax import nnx
+
+from models import LlamaConfig
+from train.config.finetune import Finetune
+from train.data.examples import ExampleData, load_examples, shuffled
+from train.data.windows import training_rows
+from train.finetune.work import Work, adapted
+from train.loop.trainer import Data, Predict
+from train.pretrain.sample import write_sample
+from train.program.task import LanguageModel, Params, Rows
+from train.storage.model import StoredModel
+from train.system.processes import is_first
+
+
+def language_work(config: Finetune, model: StoredModel) -> Work:
+    """Return the work of a language model; each process reads all examples."""
+    flags = config.data
+    say = print if is_first() else lambda _: None
+    if flags.seq_len > model.window:
+        say(f"note: --seq-len {flags.seq_len} is more than the {model.window} tokens that the model was trained for")
+    examples = load_examples(flags.data, flags.held_out, model.tokenizer, model.end_of_text, flags.seq_len, say)
+    network = adapted(config, model.network)
+    assert isinstance(network, LlamaConfig)
+    task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
+    stored = dataclasses.replace(model, settings={**model.settings, "torch_dtype": network.param_dtype})
+    return Work(task, len(examples.training), _data(config, task, model, examples), stored)
+
+
+def _data(config: Finetune, task: LanguageModel, model: StoredModel, examples: ExampleData) -> Data:
+    training = shuffled(examples.training, config.data.seed)
+    held_out = grain.MapDataset.source(examples.held_out).seed(0).shuffle()
+    batches: grain.MapDataset = held_out.batch(config.data.batch_size, drop_remainder=False)
+    batches = batches[: config.report.eval_batches or None]
+
+    def rows(step: int) -> Callable[[int, int], Rows]:
+        return training_rows(training, step, config.data.batch_size)
+
+    def sample(params: Params) -> str:
+        report = config.report
+        flags = dataclasses.replace(report, sample_prompt=report.sample_prompt or examples.prompt)
+        llama = nnx.merge(task.graphdef, params)
+        return write_sample(llama, model.tokenizer, flags, window=model.window, seed=config.data.seed)
+
+    return Data(
+        fingerprint=examples.fingerprint,
+        rows=rows,
+        evaluate=lambda predict: mean_loss(predict, batches),
+        sample=sample,
+    )
+
+
+def mean_loss(predict: Predict, batches: Iterable[Rows]) -> dict[str, float]:
+    """Return the mean loss of the targets of held-out rows, in nats per token."""
+    nats, count = 0.0, 0
+    for batch in batches:
+        is_target = np.asarray(batch.is_target)[:, 1:]
+        nats += float(np.asarray(predict(batch), np.float64)[is_target].sum())
+        count += int(is_target.sum())
+    return {"eval_loss": nats / count}

@@ -1,0 +1,64 @@
+"""What a fine-tuning run needs to know of its kind, and how its first weights are read."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from models import EncoderConfig, LlamaConfig
+from train.config.finetune import Finetune
+from train.config.run import UserError
+from train.loop.trainer import Data
+from train.program.program import Program
+from train.program.step import TrainState
+from train.program.task import Params, Task
+from train.storage.checkpoint import restore_params
+from train.storage.folder import RunFolder
+from train.storage.model import StoredModel
+
+
+class Work(NamedTuple):
+    """A task and its examples.
+
+    Attributes:
+      task: What is learnt.
+      rows: Rows per epoch.
+      data: The examples.
+      model: What is stored as the model of the run.
+    """
+
+    task: Task
+    rows: int
+    data: Data
+    model: StoredModel
+
+
+def adapted(config: Finetune, network: LlamaConfig | EncoderConfig) -> LlamaConfig | EncoderConfig:
+    """Return the network with the precisions of the flags."""
+    start = config.start
+    param_dtype = start.param_dtype or network.param_dtype
+    if param_dtype == "float16":
+        raise UserError(
+            f"the weights of {start.init_from} are float16, whose small updates are lost: add --param-dtype float32 or "
+            "--param-dtype bfloat16."
+        )
+    return dataclasses.replace(network, dtype=start.dtype, param_dtype=param_dtype, remat=start.remat)
+
+
+def first_state(config: Finetune, program: Program, stored: str) -> TrainState:
+    """Return the state before the first update, of weights that are stored in the dtype `stored`.
+
+    Each device reads its own shards. A head is drawn.
+    """
+    abstract = dict(program.state.params)
+    head = abstract.pop("head", None)
+    as_stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(stored), sharding=x.sharding), abstract)
+    step = config.start.init_step
+    assert step is not None  # `run_finetune` has named it
+    params: Params = restore_params(RunFolder(config.start.init_from).checkpoints, step, as_stored)
+    params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, abstract)
+    if head is not None:
+        shardings = jax.tree.map(lambda x: x.sharding, head)
+        params["head"] = jax.jit(lambda: program.task.draw(config.data.seed)["head"], out_shardings=shardings)()
+    return program.first_state(params)
