@@ -21,6 +21,8 @@ from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import ScheduleFlags, default_optimizer
 from train.program.optimizer import make_optimizer
 
+PRETRAINING = [name for name, row in OPTIMIZERS.items() if not row.only_finetunes]
+
 
 def abstract_params(size: str) -> Any:
     """Shapes of the parameters of a LLaMA, in float32."""
@@ -37,13 +39,13 @@ def optimizer(name: OptimizerName, rank: int) -> optax.GradientTransformation:
 def state_bytes(size: str) -> dict[str, int]:
     """Bytes of the optimizer state of every method at one size."""
     params = abstract_params(size)
-    return {name: grass_optax.memory_report(optimizer(name, RANKS[size]), params).total_bytes for name in OPTIMIZERS}
+    return {name: grass_optax.memory_report(optimizer(name, RANKS[size]), params).total_bytes for name in PRETRAINING}
 
 
 def table(sizes: list[str]) -> str:
     """A Markdown table of gigabytes (10^9 bytes), sorted by the state at the last size."""
     columns = {size: state_bytes(size) for size in sizes}
-    names = sorted(OPTIMIZERS, key=lambda name: columns[sizes[-1]][name])
+    names = sorted(PRETRAINING, key=lambda name: columns[sizes[-1]][name])
     rows = [
         ["method", *(f"{size} (r = {RANKS[size]})" for size in sizes), f"of adamw's, {sizes[-1]}"],
         ["---", *["---:"] * (len(sizes) + 1)],

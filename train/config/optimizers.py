@@ -49,7 +49,8 @@ class Optimizer:
       scale: Default factor of the low-rank part. For a baseline, factor of the rate of the kernels.
       update_proj_gap: Default number of steps between two subspaces, or between two blocks; None if
         the optimizer has no such interval.
-      package: The package that provides it; an optimizer of Optax is a baseline.
+      package: The package that provides it; all but those of grass_optax are baselines, and those
+        of train only fine-tune.
       takes: Which of `rank`, `update_proj_gap` (under its own name), `scale`, `key`,
         `map_stacks`, `basis` and `blocks` the function takes.
       gap_argument: The function's own name for the interval.
@@ -68,7 +69,7 @@ class Optimizer:
     learning_rate_source: str
     scale: float = 1.0
     update_proj_gap: int | None = None
-    package: Literal["grass_optax", "optax"] = "grass_optax"
+    package: Literal["grass_optax", "optax", "train"] = "grass_optax"
     takes: frozenset[str] = SPLIT_ARGUMENTS
     gap_argument: str = "update_proj_gap"
     run_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
@@ -82,8 +83,13 @@ class Optimizer:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is one of Optax's optimizers."""
-        return self.package == "optax"
+        """Whether it is no method of grass_optax."""
+        return self.package != "grass_optax"
+
+    @property
+    def only_finetunes(self) -> bool:
+        """Whether most parameters stay as they are."""
+        return self.package == "train"
 
     @property
     def refreshes(self) -> bool:
@@ -267,6 +273,16 @@ OPTIMIZERS: dict[str, Optimizer] = {
             takes=frozenset(),
             splits=False,
             draws=False,
+        ),
+        Optimizer(
+            name="lora",
+            learning_rate=2e-3,
+            learning_rate_source="not tuned; LoRA is made for fine-tuning",
+            scale=2.0,  # alpha = 16 at a rank of 8
+            package="train",
+            takes=frozenset({"rank", "key"}),
+            splits=False,
+            finetuning=Finetuning(learning_rate=5e-4, source="LoRA's for RoBERTa on GLUE (arXiv 2106.09685, Table 9)"),
         ),
     )
 }

@@ -65,6 +65,8 @@ def check(config: Pretrain) -> None:
             config.schedule.warmup_steps,
             f"must be below --steps {config.schedule.steps}, or the peak is never reached",
         )
+    if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
+        refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model].hidden_size)
 
 
@@ -108,7 +110,7 @@ def _check_optimizer(flags: OptimizerFlags, model: str, hidden: int) -> None:
     for name in ("mu_dtype", "nu_dtype"):
         if row.is_baseline and getattr(flags, name) != "float32":
             value = getattr(flags, name)
-            refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is Optax's: leave it out")
+            refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is none: leave it out")
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
     _check_basis(flags, "basis" in row.takes, hidden)

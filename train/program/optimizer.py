@@ -12,7 +12,9 @@ import grass_optax
 from grass_optax import layouts
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.run import OptimizerFlags, ScheduleFlags
+from train.program.lora import lora
 
+HEAD = "head"  # of a model for classification
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
 # Scales Muon's update to the root mean square of AdamW's for every shape (arXiv 2502.16982), so
 # that learning rate and scale mean the same for both.
@@ -41,7 +43,7 @@ def make_optimizer(
     """
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     row = OPTIMIZERS[config.optimizer]
-    make = _baseline if row.is_baseline else _method
+    make = _lora if row.name == "lora" else _baseline if row.is_baseline else _method
     return optax.chain(clip, make(row, config, schedule, seed, map_stacks))
 
 
@@ -103,6 +105,24 @@ def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *
         layouts.ADAM: grass_optax.in_float32(adamw(others)),
     }
     return optax.partition(transforms, layouts.split_labels(0, stacked_kernels))
+
+
+def _lora(
+    _: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, seed: int, *__: Any
+) -> optax.GradientTransformation:
+    """Return LoRA of the stacked kernels. A new head is trained whole; all others stay."""
+    adamw = optax.adamw(make_schedule(config.learning_rate, schedule), weight_decay=config.weight_decay)
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        layouts.SPLIT: lora(adamw, rank=config.rank, scale=config.scale, seed=seed),
+        layouts.ADAM: optax.set_to_zero(),
+        HEAD: grass_optax.in_float32(adamw),
+    }
+
+    def labels(params: Any) -> Any:
+        split = layouts.split_labels(0, stacked_kernels)(params)
+        return {name: HEAD if name == HEAD else label for name, label in split.items()}
+
+    return optax.partition(transforms, labels)
 
 
 def stacked_kernels(params: Any) -> Any:

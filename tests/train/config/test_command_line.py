@@ -182,7 +182,7 @@ MISTAKES = [
     ("--clip nan", "--clip nan must be at least 0"),
     (
         "--optimizer muon --mu-dtype float8",
-        "--mu-dtype float8 applies to the methods of grass_optax, and muon is Optax's",
+        "--mu-dtype float8 applies to the methods of grass_optax, and muon is none",
     ),
     ("--seed 4294967296", "--seed 4294967296 must be below 2^32"),
     ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'"),
