@@ -61,7 +61,8 @@ def from_hf_state_dict(config: LlamaConfig, state_dict: Mapping[str, np.ndarray]
 def to_hf_state_dict(config: LlamaConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return `params`, nested dicts or `nnx.state(model)`, in the layout of Hugging Face.
 
-    This is the inverse of `from_hf_state_dict`.
+    This is the inverse of `from_hf_state_dict`. The arrays are views of those of `params`, so that
+    nothing is copied: they are transposed when they are read.
 
     Raises:
       ValueError: Names every missing, unexpected or mis-shaped path.
@@ -72,7 +73,7 @@ def to_hf_state_dict(config: LlamaConfig, params: Mapping[str, Any]) -> dict[str
     for path in _shapes(config):
         transposed = _transpose(path, arrays[path])
         for i, layer in enumerate(transposed if _is_stacked(path) else [transposed]):
-            named[_NAMES[path].format(i)] = np.ascontiguousarray(layer)
+            named[_NAMES[path].format(i)] = layer
     return named
 
 

@@ -61,8 +61,7 @@ def check(config: Pretrain) -> None:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
-    if not (config.data.data == STDLIB or config.data.data.removeprefix(FILES) not in ("", config.data.data)):
-        refuse("data", config.data.data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
+    check_text(config.data.data)
     if config.schedule.warmup_steps >= config.schedule.steps:
         refuse(
             "warmup_steps",
@@ -70,6 +69,18 @@ def check(config: Pretrain) -> None:
             f"must be below --steps {config.schedule.steps}, or the peak is never reached",
         )
     _check_optimizer(config.optimizer, config.model.model)
+
+
+def check_text(data: str) -> None:
+    """Refuse a text that is neither the standard library nor files."""
+    if not (data == STDLIB or data.removeprefix(FILES) not in ("", data)):
+        refuse("data", data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
+
+
+def check_step(step: int | None) -> None:
+    """Refuse a step that no checkpoint has."""
+    if step is not None and step < 0:
+        refuse("step", step, "must be at least 0")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str) -> None:

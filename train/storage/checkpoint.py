@@ -7,6 +7,8 @@ complete. Saving is synchronous: when `save` returns, the state is on disk.
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from train.config.run import UserError
@@ -14,6 +16,8 @@ from train.system.processes import on_first
 
 State = TypeVar("State")
 Params = Any
+# Of imported weights: what is encoded at once, and what is in memory until it is a file.
+CHUNK_BYTES, FILE_BYTES = 4 * 10**6, 32 * 10**6
 
 
 class Checkpoints:
@@ -49,30 +53,74 @@ class Checkpoints:
         return cast(State, state)
 
 
-def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
-    """Return the weights after `step` updates, or those of the newest checkpoint; nothing else of
-    the state is read.
+def save_params(folder: Path, params: Params) -> None:
+    """Write weights, arrays of NumPy, as a first checkpoint that has nothing else.
+
+    Beside the weights this takes some 0.1 GB. Orbax copies arrays of NumPy, as they might change
+    while they are written, and encodes each as a whole; and a file is in memory until it is full.
+    """
+    arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    of_jax = ocp.type_handlers.get_type_handler(jax.Array)  # without it Orbax warns
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays), (jax.Array, of_jax))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    item = {"params": params}
+    arguments = ocp.args.PyTreeSave(
+        item,
+        save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), item),
+        ocdbt_target_data_file_size=FILE_BYTES,
+    )
+    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
+        manager.save(0, args=arguments)
+
+
+def kept_step(folder: Path, step: int | None) -> int:
+    """Return `step`, or the step of the newest checkpoint.
 
     Args:
       folder: Of the checkpoints.
-      step: The number of updates.
-      abstract: Shapes, dtypes and shardings.
+      step: The number of updates; None for the newest.
 
     Raises:
       UserError: If there is no such checkpoint.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} has no checkpoint: train or import a model first.")
-    options = ocp.CheckpointManagerOptions(create=False)
-    handler = ocp.PyTreeCheckpointHandler()  # the other one reads whole states only
-    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
+    with _reader(folder) as manager:
         steps = sorted(manager.all_steps())
-        if not steps:
-            raise UserError(f"{folder} has no checkpoint: train or import a model first.")
-        if step not in (None, *steps):
-            raise UserError(f"{folder} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}.")
-        item = {"params": abstract}
-        arguments = ocp.args.PyTreeRestore(
-            item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
-        )
-        return manager.restore(steps[-1] if step is None else step, args=arguments)["params"]
+    if not steps:
+        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
+    if step not in (None, *steps):
+        raise UserError(f"{folder} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}.")
+    return steps[-1] if step is None else step
+
+
+def restore_params(folder: Path, step: int | None, abstract: Params, *, on_host: bool = False) -> Params:
+    """Return the weights after `step` updates, or those of the newest checkpoint; nothing else of
+    the state is read.
+
+    Args:
+      folder: Of the checkpoints.
+      step: The number of updates; None for the newest.
+      abstract: Shapes, dtypes and shardings.
+      on_host: Return arrays of NumPy, which no device holds.
+
+    Raises:
+      UserError: If there is no such checkpoint.
+    """
+    step = kept_step(folder, step)
+    item = {"params": abstract}
+    restore_args = (
+        jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), item)
+        if on_host
+        else ocp.checkpoint_utils.construct_restore_args(item)
+    )
+    arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+    with _reader(folder) as manager:
+        return manager.restore(step, args=arguments)["params"]
+
+
+def _reader(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(create=False)
+    # The other handler reads whole states only.
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler())
