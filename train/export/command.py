@@ -12,7 +12,7 @@ from train.config.validate import check_step
 from train.export.config import Export
 from train.export.verification import require_transformers, verify_folder
 from train.program.step import abstract_params
-from train.storage.checkpoint import kept_step, restore_params
+from train.storage.checkpoint import kept_step, restore_params_on_host
 from train.storage.folder import RunFolder
 from train.storage.model import TOKENIZER, StoredModel, read_model
 from train.system.files import appearing, refuse_nonempty
@@ -30,7 +30,7 @@ def run_export(config: Export) -> None:
     checkpoints = RunFolder(config.run_dir).checkpoints
     step = kept_step(checkpoints, config.step)
     files, settings = exported_files(config, model), exported_settings(model)
-    params = restore_params(checkpoints, step, abstract_params(model.network), on_host=True)
+    params = restore_params_on_host(checkpoints, step, abstract_params(model.network))
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     with appearing(config.out, "--out", size) as folder:
         fill_folder(folder, settings, to_hf_state_dict(model.network, params), files)
