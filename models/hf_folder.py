@@ -41,7 +41,7 @@ class Weights(Mapping[str, np.ndarray]):
         try:
             return self._entries[name].read()
         except OSError as error:
-            raise FolderError(f"{name} cannot be read: {error}. Get the file again.") from error
+            raise FolderError(f"{name} cannot be read: {error}. Get the files again.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

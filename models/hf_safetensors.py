@@ -49,7 +49,7 @@ class Entry(NamedTuple):
             file.seek(self.start)
             count = file.readinto(numbers.data)
         if count < self.bytes:
-            raise OSError(f"{self.path} has become shorter since it was opened.")
+            raise OSError(f"{self.path} has become shorter since it was opened")
         return numbers.view(TYPES[self.type]).reshape(self.shape)
 
 
