@@ -21,22 +21,18 @@ def document_batches(model: StoredModel, texts: Iterable[str], batch_size: int, 
     A document is preceded by what the tokenizer puts before a text, which is not predicted, and
     followed by the end of text, which is. No window has tokens of two documents.
     """
+    before = beginning_of(model)
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     for text in texts:
-        for row in _windows(*_document(model, text), seq_len):
+        tokens = model.tokenizer.encode(text, add_special_tokens=False).ids
+        document = np.asarray([*before, *tokens, model.end_of_text], np.int32)
+        for row in _windows(document, len(before), seq_len):
             rows.append(row)
             if len(rows) == batch_size:
                 yield _batch(rows, batch_size, seq_len)
                 rows = []
     if rows:
         yield _batch(rows, batch_size, seq_len)
-
-
-def _document(model: StoredModel, text: str) -> tuple[np.ndarray, int]:
-    """The tokens of a document, and how many of them are before its text."""
-    before = beginning_of(model)
-    tokens = model.tokenizer.encode(text, add_special_tokens=False).ids
-    return np.asarray([*before, *tokens, model.end_of_text], np.int32), len(before)
 
 
 def beginning_of(model: StoredModel) -> list[int]:
