@@ -60,7 +60,9 @@ def to_hf_state_dict(config: TransformerConfig, params: Mapping[str, Any]) -> di
     """Return `params`, nested dicts or `nnx.state(model)`, in the layout of Hugging Face.
 
     This is the inverse of `from_hf_state_dict`. An encoder without a head is written alone, as
-    Sentence Transformers has it; one with a head as a model for sequence classification.
+    Sentence Transformers has it; one with a head as a model for sequence classification. The arrays
+    are views of those of `params`, so that nothing is copied: they are transposed when they are
+    read.
 
     Raises:
       ValueError: Names every missing, unexpected or mis-shaped path.
@@ -75,7 +77,7 @@ def to_hf_state_dict(config: TransformerConfig, params: Mapping[str, Any]) -> di
     for path, parameter in parameters.items():
         transposed = _transpose(path, arrays[path])
         for i, layer in enumerate(transposed if is_stacked(path) else [transposed]):
-            named[parameter.name.format(i)] = np.ascontiguousarray(layer)
+            named[parameter.name.format(i)] = layer
     return named
 
 

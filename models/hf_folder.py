@@ -7,11 +7,13 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+
+from models.hf_safetensors import TYPES, Entry, read_entries, write_safetensors
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -28,29 +30,38 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __init__(self, folder: Path) -> None:
         """Open the files; their headers are checked, their data is not read."""
-        self._files = _files(folder)
-        self._file_of: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for path in self._files:
-            with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118  # it is no dict
-                    self._file_of[name] = path
-                    self._shapes[name] = tuple(file.get_slice(name).get_shape())
+        self._entries: dict[str, Entry] = {}
+        for path in _files(folder):
+            try:
+                self._entries |= read_entries(path)
+            except (SafetensorError, OSError) as error:
+                raise FolderError(f"{path} is damaged or cut short: {error}. Get the file again.") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
-        with _opened(self._file_of[name]) as file:
-            array: np.ndarray = file.get_tensor(name)
-            return array
+        try:
+            return self._entries[name].read()
+        except OSError as error:
+            raise FolderError(f"{name} cannot be read: {error}. Get the files again.") from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._file_of)
+        return len(self._entries)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from its header."""
-        return self._shapes[name]
+        return self._entries[name].shape
+
+    def type_of(self, name: str) -> str:
+        """NumPy's name of the type of a tensor, or the format's if NumPy has none."""
+        kind = self._entries[name].type
+        return TYPES[kind].name if kind in TYPES else kind
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(entry.bytes for entry in self._entries.values())
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -71,8 +82,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def write_folder(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
-    """Write config.json and the weights, in files of at most `SHARD_BYTES` or one tensor.
+def write_folder(
+    folder: Path,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write a folder that Hugging Face reads; it appears when everything is written.
+
+    Args:
+      folder: A new or empty folder.
+      settings: The content of config.json.
+      weights: The tensors. None is copied as a whole, so views of other arrays take no memory.
+      files: The content of further files, by name.
 
     Raises:
       FolderError: If the folder exists and is not empty.
@@ -82,20 +104,35 @@ def write_folder(folder: Path, settings: Mapping[str, Any], weights: Mapping[str
     new = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    (new / CONFIG).write_text(json.dumps(dict(settings), indent=2) + "\n")
+    fill_folder(new, settings, weights, files)
+    if folder.exists():
+        folder.rmdir()
+    new.rename(folder)
+
+
+def fill_folder(
+    folder: Path,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write the files of `write_folder` into an empty folder; weights are files of at most
+    `SHARD_BYTES` or one tensor.
+    """
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / CONFIG).write_text(json.dumps(dict(settings), indent=2) + "\n")
     shards = _shards(weights)
     names = {WEIGHTS: shards[0]} if len(shards) == 1 else {
         f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, 1)
     }  # fmt: skip
     for file, tensors in names.items():
-        save_file({name: np.ascontiguousarray(weights[name]) for name in tensors}, new / file, {"format": "pt"})
+        write_safetensors(folder / file, {name: weights[name] for name in tensors})
     if len(shards) > 1:
         total = sum(weights[name].nbytes for name in weights)
         index = {name: file for file, tensors in names.items() for name in tensors}
-        (new / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2) + "\n")
-    if folder.exists():
-        folder.rmdir()
-    new.rename(folder)
+        described = {"metadata": {"total_size": total}, "weight_map": index}
+        (folder / INDEX).write_text(json.dumps(described, indent=2) + "\n")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -117,13 +154,6 @@ def _files(folder: Path) -> list[Path]:
             "where you trust them: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) of Transformers."
         )
     raise FolderError(f"{folder} has no {WEIGHTS} and no {INDEX}: give a folder with weights in safetensors.")
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise FolderError(f"{path} is damaged or cut short: {error}. Get the file again.") from error
 
 
 def _shards(weights: Mapping[str, np.ndarray]) -> list[list[str]]:

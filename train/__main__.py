@@ -1,8 +1,10 @@
 """The command line: `python -m train COMMAND --flags`."""
 
+import functools
+import operator
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -11,9 +13,13 @@ from train.config.finetune import Finetune, finetune_defaults
 from train.config.run import Pretrain, UserError, defaults
 from train.config.stored import Run, read_config, read_stored
 from train.config.validate import refuse_conflicts
+from train.evaluate.config import Evaluate
+from train.export.config import Export
+from train.import_.config import Import
 from train.plan.config import Plan, plan_defaults
+from train.sample.config import Sample
 
-Command = Pretrain | Finetune | Compare | Plan
+Command = Pretrain | Finetune | Compare | Plan | Import | Export | Sample | Evaluate
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
@@ -31,6 +37,8 @@ def parse(arguments: Sequence[str]) -> Command:
         return _read(arguments, compare_defaults(parsed))
     if isinstance(parsed, Plan):
         return _read(arguments, plan_defaults(parsed))
+    if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
+        return parsed
     stored = _same_command(parsed, read_stored(parsed.run_dir).config) if parsed.resume else None
     if parsed.config is not None:
         default = _same_command(parsed, read_config(parsed.config, parsed.run_dir))
@@ -55,19 +63,14 @@ def _same_command(parsed: Run, stored: Run) -> Run:
 def _read(arguments: Sequence[str], default: Command | None) -> Command:
     def command(kind: type) -> Any:
         known = default if isinstance(default, kind) else tyro.MISSING_NONPROP
-        return tyro.conf.subcommand(kind.__name__.lower(), default=known)
+        return Annotated[kind, tyro.conf.subcommand(kind.__name__.lower(), default=known)]
 
-    commands = (
-        Annotated[Pretrain, command(Pretrain)]
-        | Annotated[Finetune, command(Finetune)]
-        | Annotated[Compare, command(Compare)]
-        | Annotated[Plan, command(Plan)]
-    )
+    commands: Any = functools.reduce(operator.or_, map(command, get_args(Command)))
     config: Command = tyro.cli(
         commands,
         args=arguments,
         prog="python -m train",
-        description="Train language models with GrassWalk, GrassJump and their rivals.",
+        description="Train language models with GrassWalk, GrassJump and their rivals; import, export and use them.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return config
@@ -79,26 +82,43 @@ def dispatch(config: Command) -> None:
     The commands are imported here because their imports take seconds, which `--help` and mistakes
     in the flags should not have to wait for.
     """
-    if isinstance(config, Compare):
-        from train.compare.command import run_compare
+    match config:
+        case Pretrain():
+            from train.pretrain.command import run_pretrain
+            from train.system.processes import joined
 
-        run_compare(config)
-    elif isinstance(config, Plan):
-        from train.plan.command import run_plan
+            with joined(config.processes, HOW_TO_RESUME):
+                run_pretrain(config)
+        case Finetune():
+            from train.finetune.command import run_finetune
+            from train.system.processes import joined
 
-        run_plan(config)
-    elif isinstance(config, Finetune):
-        from train.finetune.command import run_finetune
-        from train.system.processes import joined
+            with joined(config.processes, HOW_TO_RESUME):
+                run_finetune(config)
+        case Compare():
+            from train.compare.command import run_compare
 
-        with joined(config.processes, HOW_TO_RESUME):
-            run_finetune(config)
-    else:
-        from train.pretrain.command import run_pretrain
-        from train.system.processes import joined
+            run_compare(config)
+        case Plan():
+            from train.plan.command import run_plan
 
-        with joined(config.processes, HOW_TO_RESUME):
-            run_pretrain(config)
+            run_plan(config)
+        case Import():
+            from train.import_.command import run_import
+
+            run_import(config)
+        case Export():
+            from train.export.command import run_export
+
+            run_export(config)
+        case Sample():
+            from train.sample.command import run_sample
+
+            run_sample(config)
+        case Evaluate():
+            from train.evaluate.command import run_evaluate
+
+            run_evaluate(config)
 
 
 def main(arguments: Sequence[str]) -> int:

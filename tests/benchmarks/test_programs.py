@@ -24,6 +24,7 @@ from benchmarks import (
     step,
     torch_peers,
     train_step,
+    weights,
 )
 from train.config.optimizers import OPTIMIZERS
 
@@ -251,3 +252,18 @@ def test_times_are_sorted_out():
     assert (row["refresh_over_base"], row["ratio_of_medians"]) == (2.25, 1.0)
     assert row["mean_over_base"] == pytest.approx(1 + (4.5 - 2) / 10 / 2)
     assert (row["longest_step"], row["longest_over_median"]) == (4, 2.5)
+
+
+@pytest.mark.long
+def test_an_import_and_an_export_hold_the_weights_once(tmp_path):
+    """And some 0.1 GB for what is written; Orbax's defaults would take 2.9 times the weights."""
+    (table,) = written(tmp_path, weights, "--megabytes", "400", "--folder", str(tmp_path))
+    assert [row["name"] for row in table["rows"]] == ["import", "export"]
+    assert all(row["file"] > 400e6 for row in table["rows"])
+    assert all(row["ratio"] < 1.5 for row in table["rows"])
+    assert not list(tmp_path.glob("tmp*"))
+
+
+def test_weights_are_random_and_of_the_size_that_is_asked_for(tmp_path):
+    config = weights.network(150)
+    assert 150e6 < 4 * weights.count_parameters(config) < 250e6

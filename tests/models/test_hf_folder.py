@@ -91,3 +91,22 @@ def test_settings_that_cannot_be_read_are_refused(content, message, tmp_path):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(FolderError, match=message):
         read_settings(tmp_path)
+
+
+def test_other_files_appear_with_the_weights(tmp_path):
+    write_folder(tmp_path / "w", {}, TENSORS, {"tokenizer.json": b"{}"})
+    assert (tmp_path / "w" / "tokenizer.json").read_bytes() == b"{}"
+
+
+def test_types_and_bytes_are_known_before_the_tensors_are_read(folder):
+    weights = Weights(folder)
+    assert {name: weights.type_of(name) for name in weights} == {"a": "float32", "b": "bfloat16", "c": "float32"}
+    assert weights.nbytes == 12 * 4 + 5 * 2 + 4 * 4
+
+
+def test_a_file_that_shrinks_after_it_was_opened_is_named(tmp_path):
+    write_folder(tmp_path / "w", {}, TENSORS)
+    weights, path = Weights(tmp_path / "w"), tmp_path / "w" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(FolderError, match="has become shorter since it was opened. Get the files again"):
+        weights["b"]

@@ -8,7 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.train.foreign import write_foreign
 from tests.train.small_run import Launcher
+from train.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,20 @@ def compiled(launcher: Launcher) -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def trained(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished run."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    launcher.finish(launcher.arguments(run_dir, optimizer="adamw", learning_rate=0.02))
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small import, beside the one that it was imported from."""
+    folder = tmp_path_factory.mktemp("imported")
+    source = write_foreign(folder / "theirs")
+    assert main(["import", "--from", str(source), "--out", str(folder / "ours")]) == 0
+    return folder / "ours"

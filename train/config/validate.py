@@ -57,8 +57,7 @@ def check(config: Pretrain) -> None:
     _check_bounds(config)
     if config.model.model not in CONFIGS:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
-    if not (config.data.data == STDLIB or config.data.data.removeprefix(FILES) not in ("", config.data.data)):
-        refuse("data", config.data.data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
+    check_text(config.data.data)
     if config.schedule.warmup_steps >= config.schedule.steps:
         refuse(
             "warmup_steps",
@@ -87,6 +86,18 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     if config.schedule.warmup_fraction >= 1:
         refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
     _check_optimizer(config.optimizer, str(config.start.init_from), network.hidden_size)
+
+
+def check_text(data: str) -> None:
+    """Refuse a text that is neither the standard library nor files."""
+    if not (data == STDLIB or data.removeprefix(FILES) not in ("", data)):
+        refuse("data", data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
+
+
+def check_step(step: int | None) -> None:
+    """Refuse a step that no checkpoint has."""
+    if step is not None and step < 0:
+        refuse("step", step, "must be at least 0")
 
 
 def _check_bounds(config: Run) -> None:

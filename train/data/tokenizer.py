@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -46,6 +46,19 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
     # The string <|endoftext|> in a text is plain text. The saved file lacks this setting.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def for_prompts(tokenizer: Tokenizer, beginning: int | None) -> Tokenizer:
+    """Return a copy that recognises special tokens, as people write them into prompts.
+
+    It puts the token `beginning`, if that is given, before every text.
+    """
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    if beginning is not None:
+        spelling = copy.id_to_token(beginning)
+        mark = processors.TemplateProcessing(single=[spelling, "$A"], special_tokens=[(spelling, beginning)])
+        copy.post_processor = mark
+    return copy
 
 
 def encode_documents(tokenizer: Tokenizer, texts: list[str], at_once: int = 256) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from train.finetune.work import first_state
 from train.loop.run import is_finished, refuse_different_processes, train
 from train.program.program import make_program, refuse_untraceable
 from train.program.sharding import make_mesh
-from train.storage.checkpoint import checkpoint_step
+from train.storage.checkpoint import kept_step
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
 from train.system.processes import on_first
@@ -53,5 +53,5 @@ def run_finetune(config: Finetune) -> None:
 
 def _with_step(config: Finetune) -> Finetune:
     """Name the checkpoint to start from: the newest of now, should there be newer ones later."""
-    step = on_first(lambda: checkpoint_step(RunFolder(config.start.init_from).checkpoints, config.start.init_step))
+    step = on_first(lambda: kept_step(RunFolder(config.start.init_from).checkpoints, config.start.init_step))
     return dataclasses.replace(config, start=dataclasses.replace(config.start, init_step=step))

@@ -1,5 +1,6 @@
 """Loss and bits per byte on held-out text."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -15,6 +16,28 @@ class Evaluation(NamedTuple):
     bits_per_byte: float  # total bits over the total bytes of the same tokens: independent of the tokenizer
 
 
+@dataclasses.dataclass
+class Total:
+    """The sums of an evaluation."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    bytes: int = 0
+
+    def add(self, losses: ArrayLike, size: int) -> None:
+        """Add the losses of tokens, and the bytes of their text."""
+        losses = np.asarray(losses, np.float64)
+        self.nats += float(losses.sum())
+        self.tokens += losses.size
+        self.bytes += size
+
+    def result(self) -> Evaluation:
+        """Return the means."""
+        # If every token is the end of a document, there are no bytes to divide by.
+        bits = self.nats / (math.log(2) * self.bytes) if self.bytes else math.inf
+        return Evaluation(self.nats / self.tokens, bits)
+
+
 def evaluate(
     losses: Callable[[np.ndarray], ArrayLike], batches: Iterable[np.ndarray], token_bytes: np.ndarray
 ) -> Evaluation:
@@ -22,10 +45,7 @@ def evaluate(
 
     The end of a document is predicted too: it contributes its nats, but no bytes.
     """
-    nats, tokens, size = 0.0, 0, 0
+    total = Total()
     for windows in batches:
-        nats += float(np.asarray(losses(windows), np.float64).sum())
-        tokens += windows[:, 1:].size
-        size += int(token_bytes[windows[:, 1:]].sum())
-    # If every token is the end of a document, there are no bytes to divide by.
-    return Evaluation(nats / tokens, nats / (math.log(2) * size) if size else math.inf)
+        total.add(losses(windows), int(token_bytes[windows[:, 1:]].sum()))
+    return total.result()

@@ -4,9 +4,12 @@ A checkpoint is written under a temporary name and appears in one rename, so a l
 complete. Saving is synchronous: when `save` returns, the state is on disk.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from train.config.run import UserError
@@ -14,6 +17,9 @@ from train.system.processes import on_first
 
 State = TypeVar("State")
 Params = Any
+# Of imported weights: the bytes that are encoded at once, and those of a file, which is in memory
+# until it is written. `python -m benchmarks.weights` measures what they take.
+CHUNK_BYTES, FILE_BYTES, MOST_FILES = 4 * 10**6, 16 * 10**6, 256
 
 
 class Checkpoints:
@@ -49,13 +55,41 @@ class Checkpoints:
         return cast(State, state)
 
 
-def checkpoint_step(folder: Path, step: int | None) -> int:
-    """Return the step of an existing checkpoint: `step`, or that of the newest.
+def save_params(folder: Path, params: Params) -> None:
+    """Write weights, arrays of NumPy, as a first checkpoint that has nothing else.
+
+    Beside the weights this takes some 0.1 GB. By default Orbax would copy all arrays of NumPy, as
+    they might change while they are written, encode each as a whole, and write it as one file.
+    """
+    arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    of_jax = ocp.type_handlers.get_type_handler(jax.Array)  # without it Orbax warns
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays), (jax.Array, of_jax))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    item = {"params": params}
+    arguments = ocp.args.PyTreeSave(
+        item,
+        save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), item),
+        ocdbt_target_data_file_size=max(FILE_BYTES, sum(x.nbytes for x in jax.tree.leaves(params)) // MOST_FILES),
+    )
+    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
+        manager.save(0, args=arguments)
+
+
+def kept_step(folder: Path, step: int | None) -> int:
+    """Return `step`, or the step of the newest checkpoint.
+
+    Args:
+      folder: Of the checkpoints.
+      step: The number of updates; None for the newest.
 
     Raises:
       UserError: If there is no such checkpoint.
     """
-    steps = sorted(ocp.utils.checkpoint_steps(folder.absolute())) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
+    with _reader(folder) as manager:
+        steps = sorted(manager.all_steps())
     if not steps:
         raise UserError(f"{folder} has no checkpoint: train or import a model first.")
     if step not in (None, *steps):
@@ -63,19 +97,63 @@ def checkpoint_step(folder: Path, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def restore_params(folder: Path, step: int, abstract: Params) -> Params:
-    """Return the weights after `step` updates; nothing else of the state is read.
+def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
+    """Return the weights after `step` updates, or those of the newest checkpoint; nothing else of
+    the state is read.
 
     Args:
       folder: Of the checkpoints.
-      step: The number of updates.
+      step: The number of updates; None for the newest.
       abstract: Shapes, dtypes and shardings.
+
+    Raises:
+      UserError: If there is no such checkpoint.
     """
+    step = kept_step(folder, step)
+    with _reader(folder) as manager:
+        return _restored(manager, step, abstract, ocp.checkpoint_utils.construct_restore_args(abstract))
+
+
+def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> Params:
+    """Return the weights as arrays of NumPy, which no device holds.
+
+    They are read one after the other: Orbax reads all at once, and each is in memory encoded, too,
+    while it is decoded.
+
+    Args:
+      folder: Of the checkpoints.
+      step: The number of updates; None for the newest.
+      abstract: Shapes and dtypes.
+
+    Raises:
+      UserError: If there is no such checkpoint.
+    """
+    step = kept_step(folder, step)
+
+    def read(tree: Params, inside: Callable[[Params], Params]) -> Params:
+        """Read a part of the weights, which is `inside` others."""
+        if isinstance(tree, dict):
+            return {
+                name: read(part, lambda x, name=name: inside({name: x}))  # type: ignore[misc]
+                for name, part in tree.items()
+            }
+        arguments = ocp.RestoreArgs(restore_type=np.ndarray, dtype=tree.dtype)
+        (array,) = jax.tree.leaves(_restored(manager, step, inside(tree), inside(arguments)))
+        return array
+
+    with _reader(folder) as manager:
+        return read(abstract, lambda x: x)
+
+
+def _restored(manager: ocp.CheckpointManager, step: int, params: Params, restore_args: Params) -> Params:
+    """Return those parameters that `params` names."""
+    arguments = ocp.args.PyTreeRestore(
+        item={"params": params}, restore_args={"params": restore_args}, partial_restore=True
+    )
+    return manager.restore(step, args=arguments)["params"]
+
+
+def _reader(folder: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(create=False)
-    handler = ocp.PyTreeCheckpointHandler()  # the other one reads whole states only
-    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
-        item = {"params": abstract}
-        arguments = ocp.args.PyTreeRestore(
-            item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
-        )
-        return manager.restore(step, args=arguments)["params"]
+    # The other handler reads whole states only.
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler())

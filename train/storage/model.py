@@ -19,7 +19,7 @@ from models.config import LlamaConfig
 from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config, to_hf_config
 from train.config.run import UserError
-from train.data.tokenizer import END_OF_TEXT, load_tokenizer
+from train.data.tokenizer import END_OF_TEXT, for_prompts, load_tokenizer
 from train.system.files import write_whole
 
 MODEL, TOKENIZER, FILES = "model.json", "tokenizer.json", "files"
@@ -32,7 +32,7 @@ class StoredModel:
     Attributes:
       settings: The content of model.json.
       tokenizer: The tokenizer.
-      files: The folder of further files, if there is one.
+      files: The folder of further files; None if the model was not imported.
     """
 
     settings: Mapping[str, Any]
@@ -55,16 +55,42 @@ class StoredModel:
     @property
     def window(self) -> int:
         """The longest text that the model was trained for, in tokens."""
-        return int(self.settings["max_position_embeddings"])
+        window = self.settings.get("max_position_embeddings")
+        if window is None:
+            raise UserError(f"{MODEL} names no max_position_embeddings, the longest text in tokens: add it.")
+        return int(window)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text."""
+        tokens = self.settings.get("eos_token_id")
+        if tokens is None:
+            raise UserError(f"{MODEL} names no eos_token_id, which ends a document: add it.")
+        return tuple(map(int, tokens if isinstance(tokens, list) else [tokens]))
 
     @property
     def end_of_text(self) -> int:
         """The token that ends a document."""
-        token = self.settings.get("eos_token_id")
-        token = token[0] if isinstance(token, list) else token
-        if token is None:
-            raise UserError(f"{MODEL} names no eos_token_id, which ends a document: add it.")
-        return int(token)
+        return self.ends[0]
+
+    @property
+    def beginning(self) -> int:
+        """The token before a text: that of the beginning, or the end of the text before."""
+        token = self.settings.get("bos_token_id")
+        return self.end_of_text if token is None else int(token)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the model was imported, so that its tokenizer knows how a text begins."""
+        return self.files is not None
+
+    def prompt_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of prompts.
+
+        Here documents follow each other in training, so the end of one also marks the beginning of
+        the next.
+        """
+        return for_prompts(self.tokenizer, None if self.is_imported else self.beginning)
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a run."""

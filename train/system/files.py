@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,47 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
         make_durable(file.fileno())
     unfinished.rename(path)
+
+
+@contextlib.contextmanager
+def appearing(folder: Path, flag: str, size: int) -> Iterator[Path]:
+    """Yield an empty folder that takes the name `folder` at the end, or is removed after an error.
+
+    Args:
+      folder: A new or empty folder.
+      flag: The flag that names it, for messages.
+      size: The bytes that will be written.
+
+    Raises:
+      UserError: If the folder is not empty or cannot be written, as when the disk is full.
+    """
+    refuse_nonempty(folder, flag)
+    final = folder.absolute()
+    unfinished = final.with_name(f".{final.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a kill
+        unfinished.mkdir(parents=True)
+        try:
+            if (free := shutil.disk_usage(unfinished).free) < size:
+                raise UserError(
+                    f"{flag} {folder} needs {size / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB left: "
+                    "choose another folder."
+                )
+            yield unfinished
+            if final.exists():
+                final.rmdir()
+            unfinished.rename(final)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{flag} {folder} cannot be written ({reason}): choose another folder.") from error
+
+
+def refuse_nonempty(folder: Path, flag: str) -> None:
+    """Refuse a folder that has files, or is one."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{flag} {folder} is not empty: give the name of a new folder.")
 
 
 def make_durable(descriptor: int) -> None:

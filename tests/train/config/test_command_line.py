@@ -14,6 +14,10 @@ from train.config.optimizers import OPTIMIZERS
 from train.config.run import Pretrain, ProcessFlags, UserError
 from train.config.stored import COMMANDS, groups_of, settings_of
 from train.config.validate import refuse_conflicts
+from train.evaluate.config import Evaluate
+from train.export.config import Export
+from train.import_.config import Import
+from train.sample.config import Sample
 
 # For every stored flag a value that is not a default.
 OTHER: dict[str, object] = {
@@ -155,6 +159,38 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert flag(name) in shown
     assert all(name in shown for name in OPTIMIZERS)
     assert "--data." not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("import", ("--from", "--out")),
+        ("export", ("--run-dir", "--step", "--out", "--verify")),
+        (
+            "sample",
+            ("--run-dir", "--step", "--prompt", "--tokens", "--temperature", "--top-k", "--top-p", "--seed", "--dtype"),
+        ),
+        (
+            "evaluate",
+            ("--run-dir", "--step", "--data", "--data-megabytes", "--batch-size", "--seq-len", "--dtype", "--json"),
+        ),
+    ],
+)
+def test_help_shows_the_flags_of_the_commands_that_use_a_model(
+    name: str, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in flags)
+
+
+def test_commands_that_use_a_model_have_the_defaults_of_their_flags() -> None:
+    assert parse(["sample", "--run-dir", "x", "--prompt", "a", "b"]) == Sample(run_dir=Path("x"), prompt=("a", "b"))
+    assert parse(["evaluate", "--run-dir", "x"]) == Evaluate(run_dir=Path("x"))
+    assert parse(["export", "--run-dir", "x", "--out", "y"]) == Export(run_dir=Path("x"), out=Path("y"))
+    assert parse(["import", "--from", "x", "--out", "y"]) == Import(source=Path("x"), out=Path("y"))
 
 
 MISTAKES = [

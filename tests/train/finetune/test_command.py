@@ -16,7 +16,7 @@ from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.program.program import pretraining
-from train.storage.checkpoint import checkpoint_step, restore_params
+from train.storage.checkpoint import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
 
@@ -59,7 +59,7 @@ def weights(run_dir: Path, step: int | None = None) -> Any:
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.eval_shape(lambda: task.draw(0))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
-    return restore_params(checkpoints, checkpoint_step(checkpoints, step), abstract)
+    return restore_params(checkpoints, kept_step(checkpoints, step), abstract)
 
 
 def test_a_run_starts_from_the_weights_and_learns_the_completions(

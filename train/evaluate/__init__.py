@@ -1,0 +1,1 @@
+"""The command `evaluate`: loss and bits per byte of a text."""

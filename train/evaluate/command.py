@@ -1,0 +1,104 @@
+"""`evaluate`: loss and bits per byte of a text, with the model of any run or import."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from train.config.run import DataFlags, UserError
+from train.data.corpus import documents
+from train.data.tokenizer import token_bytes
+from train.data.windows import held_out_batches, load_tokens
+from train.evaluate.config import LONGEST, Evaluate, check_evaluate
+from train.evaluate.windows import document_batches
+from train.pretrain.evaluation import Total
+from train.program.step import token_losses
+from train.storage.folder import RunFolder
+from train.storage.loaded import LoadedModel, load_model
+from train.storage.model import StoredModel, read_model
+from train.system.files import write_whole
+
+Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
+Evaluated = Callable[[Losses, Total], None]  # adds the losses of a text to a total
+BATCH = 8  # windows, of models that were not trained here
+
+
+def run_evaluate(config: Evaluate) -> None:
+    """Evaluate, print a table, and write JSON if requested."""
+    check_evaluate(config)
+    stored = read_model(config.run_dir)
+    text, evaluated = own_text(config) if config.data is None else documents_of(config, stored)
+    model = load_model(config.run_dir, config.step, config.dtype)
+    total = Total()
+    evaluated(_losses(model), total)
+    result = {
+        "run_dir": str(config.run_dir),
+        "step": model.step,
+        "text": text,
+        "tokens": total.tokens,
+        "bytes": total.bytes,
+        **total.result()._asdict(),
+    }
+    for name, value in result.items():
+        print(f"{name:>13}  {_shown(value)}")
+    if config.json is not None:
+        write_whole(config.json, json.dumps(result, indent=1) + "\n")
+
+
+def _shown(value: str | float) -> str:
+    """Counts in full, and four digits of a mean."""
+    return value if isinstance(value, str) else format(value, "," if isinstance(value, int) else ",.4f")
+
+
+def own_text(config: Evaluate) -> tuple[str, Evaluated]:
+    """Return the held-out text of a run: the windows of its own evaluations.
+
+    As in training, documents follow each other, and bytes are those of the tokens, because a window
+    may begin and end within a document.
+    """
+    folder = RunFolder(config.run_dir)
+    if not folder.config.exists():
+        raise UserError(
+            f"--run-dir {config.run_dir} is an import, which has no held-out text of its own: give --data files:GLOB."
+        )
+    run = folder.stored()
+    data = run.config.data
+    data = data if config.cache_dir is None else dataclasses.replace(data, cache_dir=config.cache_dir)
+    tokens = load_tokens(data, run.config.model.vocab_size, run.fingerprint)
+    batches = held_out_batches(tokens.held_out, data, run.config.report.eval_batches)
+    windows = np.concatenate([np.asarray(batch) for batch in batches])
+    size, batch_size = token_bytes(tokens.tokenizer), config.batch_size or data.batch_size
+
+    def evaluated(losses: Losses, total: Total) -> None:
+        for start in range(0, len(windows), batch_size):
+            batch = windows[start : start + batch_size]
+            whole = np.resize(batch, (batch_size, batch.shape[1]))  # a short batch is padded by repeating windows
+            total.add(losses(whole)[: len(batch)], int(size[batch[:, 1:]].sum()))
+
+    return f"held-out text of the run, {len(windows)} windows of {data.seq_len} tokens", evaluated
+
+
+def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]:
+    """Return the documents of --data, all of them and each by itself."""
+    assert config.data is not None
+    texts = documents(config.data, config.data_megabytes)
+    folder = RunFolder(config.run_dir)
+    run: DataFlags | None = folder.stored().config.data if folder.config.exists() else None
+    batch_size = config.batch_size or (run.batch_size if run else BATCH)
+    seq_len = config.seq_len or min(stored.window, LONGEST)
+
+    def evaluated(losses: Losses, total: Total) -> None:
+        for windows, is_predicted in document_batches(stored, (text.text for text in texts), batch_size, seq_len):
+            total.add(losses(windows)[is_predicted], 0)
+        total.bytes += sum(text.bytes for text in texts)  # of the documents, so for any tokenizer
+
+    return f"{len(texts)} documents of {config.data}, windows of {seq_len} tokens", evaluated
+
+
+def _losses(model: LoadedModel) -> Losses:
+    compiled: Any = jax.jit(functools.partial(token_losses, model.graphdef))
+    return lambda windows: np.asarray(compiled(model.params, windows))

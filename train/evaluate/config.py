@@ -1,0 +1,56 @@
+"""The configuration of an evaluation."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from train.config.run import Precision, UserError
+from train.config.validate import check_step, check_text, refuse
+
+LONGEST = 1024  # tokens of a window by default: logits of more take much memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Report the loss of a text, in nats per token, and its bits per byte.
+
+    The model is that of a run or of an import.
+    """
+
+    run_dir: Path
+    """Folder of a run or of an import."""
+    step: int | None = None
+    """Updates of the checkpoint; the newest by default."""
+    data: str | None = None
+    """stdlib or 'files:GLOB'. Default: the windows of the run's own evaluations."""
+    data_megabytes: float = 0.0
+    """Read at most this much of --data; 0 reads all of it."""
+    cache_dir: Path | None = None
+    """Cache of the run's own text; by default that of the run."""
+    batch_size: int | None = None
+    """Windows of text at once; by default that of the run, 8 for an import."""
+    seq_len: int | None = None
+    """Tokens predicted per window; by default what the model was trained for, at most 1024."""
+    dtype: Precision | None = None
+    """Precision of the matrix products; by default that of the run, float32 for an import."""
+    json: Path | None = None
+    """Also write the result to this file."""
+
+
+def check_evaluate(config: Evaluate) -> None:
+    """Refuse values that cannot be used, before anything is loaded."""
+    check_step(config.step)
+    for name, least in {"batch_size": 1, "seq_len": 1, "data_megabytes": 0}.items():
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            refuse(name, value, f"must be at least {least}")
+    if config.data is not None:
+        check_text(config.data)
+    elif config.data_megabytes:
+        refuse("data_megabytes", config.data_megabytes, "has no effect without --data: leave it out")
+    elif config.seq_len is not None:
+        refuse("seq_len", config.seq_len, "has no effect without --data, as the run's windows are used: leave it out")
+    if config.data is not None and config.cache_dir is not None:
+        refuse("cache_dir", config.cache_dir, "has no effect with --data: leave it out")
+    if config.json is not None and not os.access(config.json.parent, os.W_OK):
+        raise UserError(f"--json {config.json} cannot be written: choose a file in an existing, writable folder.")

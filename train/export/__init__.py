@@ -1,0 +1,1 @@
+"""The command `export`: the weights of a run in a folder of Hugging Face."""

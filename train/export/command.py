@@ -1,0 +1,80 @@
+"""`export`: a checkpoint as a folder that Transformers loads."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from models import to_hf_state_dict
+from models.hf_folder import fill_folder
+from train.config.validate import check_step
+from train.export.config import Export
+from train.export.verification import require_transformers, verify_folder
+from train.program.step import abstract_params
+from train.storage.checkpoint import kept_step, restore_params_on_host
+from train.storage.folder import RunFolder
+from train.storage.model import TOKENIZER, StoredModel, read_model
+from train.system.files import appearing, refuse_nonempty
+
+TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+
+
+def run_export(config: Export) -> None:
+    """Write the folder, which appears in one rename, after it has been verified if requested."""
+    check_step(config.step)
+    refuse_nonempty(config.out, "--out")
+    if config.verify:
+        require_transformers()
+    model = read_model(config.run_dir)
+    checkpoints = RunFolder(config.run_dir).checkpoints
+    step = kept_step(checkpoints, config.step)
+    files, settings = exported_files(config, model), exported_settings(model)
+    params = restore_params_on_host(checkpoints, step, abstract_params(model.network))
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    with appearing(config.out, "--out", size) as folder:
+        fill_folder(folder, settings, to_hf_state_dict(model.network, params), files)
+        if config.verify:
+            print(verify_folder(folder, model, params))
+    print(f"exported step {step} of {config.run_dir} to {config.out}: {size / 1e9:.3f} GB of weights")
+
+
+def exported_settings(model: StoredModel) -> dict[str, Any]:
+    """Return the content of config.json."""
+    return dict(model.settings) if model.is_imported else dict(model.settings) | _special_tokens(model)
+
+
+def exported_files(config: Export, model: StoredModel) -> dict[str, bytes]:
+    """Return the content of the files beside weights and config.json: those of the import, if it
+    was one, and the least that Transformers needs.
+    """
+    if model.is_imported:
+        tokenizer = (config.run_dir / TOKENIZER).read_bytes()
+    else:  # with the mark of the beginning, which training puts before a document
+        tokenizer = (model.prompt_tokenizer().to_str() + "\n").encode()
+    least = {
+        TOKENIZER_CONFIG: _json(_tokenizer_config(model)),
+        GENERATION_CONFIG: _json(_special_tokens(model)),
+    }
+    others = {path.name: path.read_bytes() for path in sorted(model.files.iterdir())} if model.files else {}
+    return {TOKENIZER: tokenizer} | least | others
+
+
+def _tokenizer_config(model: StoredModel) -> dict[str, Any]:
+    spelt = {"bos_token": model.beginning, "eos_token": model.end_of_text} if _special_tokens(model) else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.window,
+        **{name: model.tokenizer.id_to_token(token) for name, token in spelt.items()},
+    }
+
+
+def _special_tokens(model: StoredModel) -> dict[str, Any]:
+    """The tokens of beginning and end, as the settings have them; nothing without an end."""
+    end = model.settings.get("eos_token_id")
+    return {} if end is None else {"bos_token_id": model.beginning, "eos_token_id": end}
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(dict(content), indent=2) + "\n").encode()

@@ -1,0 +1,40 @@
+"""`import`: weights, settings and tokenizer of Hugging Face in the form of a run."""
+
+import json
+import shutil
+
+import jax
+
+from models import count_parameters
+from train.import_.config import Import
+from train.import_.source import Source, read_source
+from train.storage.checkpoint import save_params
+from train.storage.folder import RunFolder
+from train.storage.model import FILES, MODEL, TOKENIZER
+from train.system.files import appearing, refuse_nonempty
+
+
+def run_import(config: Import) -> None:
+    """Check everything, then write the folder, which appears in one rename."""
+    refuse_nonempty(config.out, "--out")
+    source = read_source(config.source)
+    params = source.params()
+    dtype = jax.tree.leaves(params)[0].dtype.name
+    with appearing(config.out, "--out", source.weights.nbytes) as folder:
+        (folder / MODEL).write_text(json.dumps(described(source, dtype), indent=2) + "\n")
+        shutil.copyfile(source.folder / TOKENIZER, folder / TOKENIZER)
+        (folder / FILES).mkdir()
+        for path in source.small_files():
+            shutil.copyfile(path, folder / FILES / path.name)
+        save_params(RunFolder(folder).checkpoints, params)
+    print(
+        f"imported a {source.settings['model_type']} with {count_parameters(source.network):,} parameters in {dtype} "
+        f"to {config.out}"
+    )
+
+
+def described(source: Source, dtype: str) -> dict[str, object]:
+    """Return the content of model.json: that of config.json, with the type of the weights."""
+    settings = dict(source.settings)
+    names = [name for name in ("dtype", "torch_dtype") if settings.get(name) is not None]
+    return settings | dict.fromkeys(names or ["torch_dtype"], dtype)

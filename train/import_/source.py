@@ -1,0 +1,113 @@
+"""A folder of Hugging Face, checked: what `models` raises about it becomes a `UserError` here."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from models import LlamaConfig, from_hf_config, from_hf_state_dict
+from models.config import DTYPES
+from models.hf_folder import CONFIG, INDEX, PICKLED, WEIGHTS, Weights, read_settings
+from train.config.run import UserError
+from train.storage.model import TOKENIZER
+
+SMALL = 50 * 10**6  # bytes; the largest tokenizers have 35 MB
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
+MISFITS = 5  # that a message names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A folder of Hugging Face whose settings, tokenizer and headers are sound."""
+
+    folder: Path
+    settings: Mapping[str, Any]  # the content of config.json
+    network: LlamaConfig
+    weights: Weights
+
+    def params(self) -> dict[str, Any]:
+        """Read the weights.
+
+        Raises:
+          UserError: If they do not fit the settings, or have several types.
+        """
+        with _reported(self.folder):
+            params = from_hf_state_dict(self.network, self.weights)
+        names = sorted(dtype.name for dtype in set(_dtypes(params)))
+        if len(names) > 1 or names[0] not in DTYPES:
+            raise UserError(
+                f"{self.folder} has weights of type {' and '.join(names)}, but one of {', '.join(DTYPES)} is needed "
+                "for all: save the checkpoint in one type."
+            )
+        return params
+
+    def small_files(self) -> list[Path]:
+        """The files beside settings, tokenizer and weights, which an export returns."""
+        others = {CONFIG, TOKENIZER, WEIGHTS, INDEX, *PICKLED}
+        return [
+            path
+            for path in sorted(self.folder.iterdir())
+            if path.is_file()
+            and path.name not in others
+            and not path.name.startswith(".")
+            and path.suffix not in WEIGHT_FILES
+            and path.stat().st_size <= SMALL
+        ]
+
+
+def read_source(folder: Path) -> Source:
+    """Read all but the weights, of which only the headers are read.
+
+    Raises:
+      UserError: If something is missing, damaged or unsupported.
+    """
+    with _reported(folder):
+        settings = read_settings(folder)
+    with _reported(folder / CONFIG):
+        network = from_hf_config(settings)
+    _check_tokenizer(folder / TOKENIZER, network.vocab_size)
+    with _reported(folder):
+        weights = Weights(folder)
+    return Source(folder=folder, settings=settings, network=network, weights=weights)
+
+
+def _check_tokenizer(path: Path, rows: int) -> None:
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} has no {TOKENIZER}: save one there, with AutoTokenizer.from_pretrained(FOLDER)"
+            ".save_pretrained(FOLDER) of Transformers."
+        )
+    try:
+        tokens = Tokenizer.from_file(str(path)).get_vocab().values()
+    except Exception as error:  # the package raises nothing more specific
+        raise UserError(f"{path} is no tokenizer: {error}. Get the file again.") from error
+    if (count := max(tokens, default=-1) + 1) > rows:
+        raise UserError(
+            f"{path} has {count} tokens, but the embedding has {rows} rows: this is the tokenizer of another model, "
+            "so get the right one."
+        )
+
+
+@contextlib.contextmanager
+def _reported(where: Path) -> Iterator[None]:
+    """Turn an error of `models` into that of a user, who gave `where`."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:  # settings may be of any type
+        first, *misfits = str(error).splitlines() or [type(error).__name__]
+        if len(misfits) > MISFITS:
+            misfits = [*misfits[:MISFITS], f"and {len(misfits) - MISFITS} more"]
+        message = first if str(where) in first else f"{where}: {first}"
+        raise UserError(" ".join([message, "; ".join(misfits)]).strip()) from error
+
+
+def _dtypes(tree: Mapping[str, Any]) -> Iterator[np.dtype]:
+    for value in tree.values():
+        if isinstance(value, Mapping):
+            yield from _dtypes(value)
+        else:
+            yield value.dtype

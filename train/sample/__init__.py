@@ -1,0 +1,1 @@
+"""The command `sample`: the texts that a model writes after prompts."""

@@ -1,0 +1,20 @@
+"""`sample`: the texts that a model writes after prompts, on one device."""
+
+from train.sample.config import Sample, check_sample
+from train.sample.continuation import Draws, continued
+from train.storage.loaded import load_model
+
+
+def run_sample(config: Sample) -> None:
+    """Print the continuation of each prompt."""
+    check_sample(config)
+    model = load_model(config.run_dir, config.step, config.dtype)
+    draws = Draws(
+        tokens=config.tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        seed=config.seed,
+    )
+    for prompt in config.prompt:
+        print(f"--- sample of step {model.step}\n{continued(model.llama, model.stored, prompt, draws)}\n---")

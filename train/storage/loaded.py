@@ -1,0 +1,63 @@
+"""A model on its device, from the folder of a run or of an import."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
+from models import Llama
+from train.config.run import Precision
+from train.program.task import LanguageModel, Params
+from train.storage.checkpoint import kept_step, restore_params
+from train.storage.folder import RunFolder
+from train.storage.model import StoredModel, read_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model with its weights, which are all that the device holds.
+
+    Attributes:
+      stored: What it is, but for its weights.
+      step: The number of updates.
+      graphdef: The network without arrays.
+      params: The weights.
+    """
+
+    stored: StoredModel
+    step: int
+    graphdef: nnx.GraphDef[Llama]
+    params: Params
+
+    @property
+    def llama(self) -> Llama:
+        """The network with its weights."""
+        llama: Llama = nnx.merge(self.graphdef, self.params)
+        return llama
+
+
+def load_model(run_dir: Path, step: int | None, dtype: Precision | None) -> LoadedModel:
+    """Read a model and the weights of a checkpoint onto the first device.
+
+    Args:
+      run_dir: The folder of a run or of an import.
+      step: Updates of the checkpoint; None for the newest.
+      dtype: Precision of the products; None for that of the run, float32 for an import.
+
+    Raises:
+      UserError: If there is no such model or checkpoint.
+    """
+    stored = read_model(run_dir)
+    folder = RunFolder(run_dir)
+    step = kept_step(folder.checkpoints, step)
+    if dtype is None and folder.config.exists():
+        dtype = folder.stored().config.model.dtype
+    network = dataclasses.replace(stored.network, dtype=dtype or "float32")
+    sharding = SingleDeviceSharding(jax.local_devices()[0])
+    task = LanguageModel(network=network, batch_size=1, seq_len=1)
+    abstract = jax.eval_shape(lambda: task.draw(0))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+    params = restore_params(folder.checkpoints, step, abstract)
+    return LoadedModel(stored=stored, step=step, graphdef=task.graphdef, params=params)
