@@ -12,7 +12,7 @@ import numpy as np
 from train.config.run import DataFlags, UserError
 from train.data.corpus import documents
 from train.data.tokenizer import token_bytes
-from train.data.windows import held_out_batches, load_tokens
+from train.data.windows import Windows, held_out_batches, load_tokens
 from train.evaluate.config import LONGEST, Evaluate, check_evaluate
 from train.evaluate.windows import document_batches
 from train.pretrain.evaluation import Total
@@ -55,7 +55,7 @@ def _shown(value: str | float) -> str:
 
 
 def own_text(config: Evaluate) -> tuple[str, Evaluated]:
-    """Return the held-out text of a run: the windows of its own evaluations.
+    """Return the held-out text of a run: the windows of its own evaluations, or others of it.
 
     As in training, documents follow each other, and bytes are those of the tokens, because a window
     may begin and end within a document.
@@ -69,17 +69,19 @@ def own_text(config: Evaluate) -> tuple[str, Evaluated]:
     data = run.config.data
     data = data if config.cache_dir is None else dataclasses.replace(data, cache_dir=config.cache_dir)
     tokens = load_tokens(data, run.config.model.vocab_size, run.fingerprint)
-    batches = held_out_batches(tokens.held_out, data, run.config.report.eval_batches)
-    windows = np.concatenate([np.asarray(batch) for batch in batches])
+    whole = len(Windows(tokens.held_out, data.seq_len))
+    count = run.config.report.eval_batches if config.eval_batches is None else config.eval_batches or whole
+    windows = np.concatenate([np.asarray(batch) for batch in held_out_batches(tokens.held_out, data, count)])
     size, batch_size = token_bytes(tokens.tokenizer), config.batch_size or data.batch_size
 
     def evaluated(losses: Losses, total: Total) -> None:
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
-            whole = np.resize(batch, (batch_size, batch.shape[1]))  # a short batch is padded by repeating windows
-            total.add(losses(whole)[: len(batch)], int(size[batch[:, 1:]].sum()))
+            padded = np.resize(batch, (batch_size, batch.shape[1]))  # by repeating windows
+            total.add(losses(padded)[: len(batch)], int(size[batch[:, 1:]].sum()))
 
-    return f"held-out text of the run, {len(windows)} windows of {data.seq_len} tokens", evaluated
+    shown = f"held-out text of the run, {len(windows):,} of its {whole:,} windows of {data.seq_len} tokens"
+    return shown, evaluated
 
 
 def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]:

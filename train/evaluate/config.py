@@ -25,6 +25,8 @@ class Evaluate:
     """stdlib or 'files:GLOB'. Default: the windows of the run's own evaluations."""
     data_megabytes: float = 0.0
     """Read at most this much of --data; 0 reads all of it."""
+    eval_batches: int | None = None
+    """Batches of the run's own text; 0 for all of it. Default: those of the run's evaluations."""
     cache_dir: Path | None = None
     """Cache of the run's own text; by default that of the run."""
     batch_size: int | None = None
@@ -40,7 +42,7 @@ class Evaluate:
 def check_evaluate(config: Evaluate) -> None:
     """Refuse values that cannot be used, before anything is loaded."""
     check_step(config.step)
-    for name, least in {"batch_size": 1, "seq_len": 1, "data_megabytes": 0}.items():
+    for name, least in {"batch_size": 1, "seq_len": 1, "data_megabytes": 0, "eval_batches": 0}.items():
         value = getattr(config, name)
         if value is not None and not value >= least:
             refuse(name, value, f"must be at least {least}")
@@ -50,7 +52,8 @@ def check_evaluate(config: Evaluate) -> None:
         refuse("data_megabytes", config.data_megabytes, "has no effect without --data: leave it out")
     elif config.seq_len is not None:
         refuse("seq_len", config.seq_len, "has no effect without --data, as the run's windows are used: leave it out")
-    if config.data is not None and config.cache_dir is not None:
-        refuse("cache_dir", config.cache_dir, "has no effect with --data: leave it out")
+    for name in ("cache_dir", "eval_batches"):
+        if config.data is not None and getattr(config, name) is not None:
+            refuse(name, getattr(config, name), "has no effect with --data: leave it out")
     if config.json is not None and not os.access(config.json.parent, os.W_OK):
         raise UserError(f"--json {config.json} cannot be written: choose a file in an existing, writable folder.")

@@ -172,7 +172,16 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             "evaluate",
-            ("--run-dir", "--step", "--data", "--data-megabytes", "--batch-size", "--seq-len", "--dtype", "--json"),
+            (
+                "--run-dir",
+                "--step",
+                "--data",
+                "--data-megabytes",
+                "--eval-batches",
+                "--batch-size",
+                "--seq-len",
+                "--json",
+            ),
         ),
     ],
 )

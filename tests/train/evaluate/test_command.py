@@ -13,6 +13,7 @@ import pytest
 from tests.train.foreign import BEGIN
 from tests.train.small_run import write_texts
 from train.__main__ import main
+from train.data.windows import load_tokens
 from train.storage.folder import RunFolder
 from train.storage.loaded import load_model
 from train.storage.metrics import read_rows
@@ -35,6 +36,15 @@ def test_the_own_text_of_a_run_gives_its_last_evaluation(trained: Path, tmp_path
     assert result["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], rel=1e-6)
     assert result["tokens"] == 3 * 2 * 16
     assert result["step"] == 12
+
+
+def test_all_of_the_own_text_can_be_evaluated(trained: Path, tmp_path: Path) -> None:
+    config = RunFolder(trained).stored().config
+    held_out = load_tokens(config.data, config.model.vocab_size).held_out
+    result = evaluated(tmp_path, trained, "--eval-batches", "0", "--batch-size", "64")
+    windows = (len(held_out) - 1) // 16
+    assert result["tokens"] == 16 * windows
+    assert result["text"] == f"held-out text of the run, {windows:,} of its {windows:,} windows of 16 tokens"
 
 
 def test_each_checkpoint_can_be_evaluated(trained: Path, tmp_path: Path) -> None:
@@ -92,6 +102,8 @@ MISTAKES = [
     ("--data-megabytes 3", "--data-megabytes 3.0 has no effect without --data: leave it out"),
     ("--seq-len 8", "--seq-len 8 has no effect without --data, as the run's windows are used: leave it out"),
     ("--data files:x --cache-dir y", "--cache-dir y has no effect with --data: leave it out"),
+    ("--data files:x --eval-batches 3", "--eval-batches 3 has no effect with --data: leave it out"),
+    ("--eval-batches -1", "--eval-batches -1 must be at least 0"),
     ("--json nowhere/x.json", "--json nowhere/x.json cannot be written"),
 ]
 
