@@ -28,7 +28,7 @@ from train.export.command import run_export
 from train.export.config import Export
 from train.import_.command import run_import
 from train.import_.config import Import
-from train.program.step import abstract_params
+from train.program.task import abstract_params
 
 COMMANDS = ("import", "export")
 SHAPE = dataclasses.replace(CONFIGS["350m"], vocab_size=8000)

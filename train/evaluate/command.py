@@ -1,22 +1,20 @@
 """`evaluate`: loss and bits per byte of a text, with the model of any run or import."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
-from train.config.run import DataFlags, UserError
+from train.config.run import Pretrain, UserError
 from train.data.corpus import documents
 from train.data.tokenizer import token_bytes
 from train.data.windows import Windows, held_out_batches, load_tokens
 from train.evaluate.config import LONGEST, Evaluate, check_evaluate
 from train.evaluate.windows import document_batches
 from train.pretrain.evaluation import Total
-from train.program.step import token_losses
+from train.program.task import LanguageModel, Rows
 from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
@@ -65,12 +63,17 @@ def own_text(config: Evaluate) -> tuple[str, Evaluated]:
         raise UserError(
             f"--run-dir {config.run_dir} is an import, which has no held-out text of its own: give --data files:GLOB."
         )
-    run = folder.stored()
-    data = run.config.data
-    data = data if config.cache_dir is None else dataclasses.replace(data, cache_dir=config.cache_dir)
-    tokens = load_tokens(data, run.config.model.vocab_size, run.fingerprint)
+    stored = folder.stored()
+    run = stored.config
+    if not isinstance(run, Pretrain):
+        raise UserError(
+            f"--run-dir {config.run_dir} is a run of finetune, which has evaluated its held-out examples: "
+            "give --data files:GLOB for another text."
+        )
+    data = run.data if config.cache_dir is None else dataclasses.replace(run.data, cache_dir=config.cache_dir)
+    tokens = load_tokens(data, run.model.vocab_size, stored.fingerprint)
     whole = len(Windows(tokens.held_out, data.seq_len))
-    count = run.config.report.eval_batches if config.eval_batches is None else config.eval_batches or whole
+    count = run.report.eval_batches if config.eval_batches is None else config.eval_batches or whole
     windows = np.concatenate([np.asarray(batch) for batch in held_out_batches(tokens.held_out, data, count)])
     size, batch_size = token_bytes(tokens.tokenizer), config.batch_size or data.batch_size
 
@@ -89,8 +92,8 @@ def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]
     assert config.data is not None
     texts = documents(config.data, config.data_megabytes)
     folder = RunFolder(config.run_dir)
-    run: DataFlags | None = folder.stored().config.data if folder.config.exists() else None
-    batch_size = config.batch_size or (run.batch_size if run else BATCH)
+    trained = folder.stored().config.data.batch_size if folder.config.exists() else BATCH
+    batch_size = config.batch_size or trained
     seq_len = config.seq_len or min(stored.window, LONGEST)
 
     def evaluated(losses: Losses, total: Total) -> None:
@@ -102,5 +105,6 @@ def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]
 
 
 def _losses(model: LoadedModel) -> Losses:
-    compiled: Any = jax.jit(functools.partial(token_losses, model.graphdef))
-    return lambda windows: np.asarray(compiled(model.params, windows))
+    task = LanguageModel(network=model.llama.config, batch_size=1, seq_len=1)  # only the network matters
+    compiled = jax.jit(task.predict)
+    return lambda windows: np.asarray(compiled(model.params, Rows(windows)))

@@ -11,7 +11,7 @@ from models.hf_folder import fill_folder
 from train.config.validate import check_step
 from train.export.config import Export
 from train.export.verification import require_transformers, verify_folder
-from train.program.step import abstract_params
+from train.program.task import abstract_params
 from train.storage.checkpoint import kept_step, restore_params_on_host
 from train.storage.folder import RunFolder
 from train.storage.model import TOKENIZER, StoredModel, read_model
@@ -30,10 +30,10 @@ def run_export(config: Export) -> None:
     checkpoints = RunFolder(config.run_dir).checkpoints
     step = kept_step(checkpoints, config.step)
     files, settings = exported_files(config, model), exported_settings(model)
-    params = restore_params_on_host(checkpoints, step, abstract_params(model.network))
+    params = restore_params_on_host(checkpoints, step, abstract_params(model.architecture))
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     with appearing(config.out, "--out", size) as folder:
-        fill_folder(folder, settings, to_hf_state_dict(model.network, params), files)
+        fill_folder(folder, settings, to_hf_state_dict(model.architecture, params), files)
         if config.verify:
             print(verify_folder(folder, model, params))
     print(f"exported step {step} of {config.run_dir} to {config.out}: {size / 1e9:.3f} GB of weights")

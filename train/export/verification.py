@@ -11,7 +11,7 @@ from flax import nnx
 
 from models import Llama, generate
 from train.config.run import UserError
-from train.program.step import Params, structure
+from train.program.task import Params, structure
 from train.storage.model import StoredModel
 
 PROMPT, WRITTEN = 16, 32  # tokens

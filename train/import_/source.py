@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from models import LlamaConfig, from_hf_config, from_hf_state_dict
+from models import EncoderConfig, LlamaConfig, from_hf_config, from_hf_state_dict
 from models.config import DTYPES
 from models.hf_folder import CONFIG, INDEX, PICKLED, WEIGHTS, Weights, read_settings
 from train.config.run import UserError
@@ -26,7 +26,7 @@ class Source:
 
     folder: Path
     settings: Mapping[str, Any]  # the content of config.json
-    network: LlamaConfig
+    network: LlamaConfig | EncoderConfig
     weights: Weights
 
     def params(self) -> dict[str, Any]:

@@ -21,6 +21,29 @@ Params = Any  # nested dicts of arrays
 Batch = Any  # a tree of arrays with a leading axis B
 
 
+Network = LlamaConfig | EncoderConfig
+
+
+def structure(network: Network) -> nnx.GraphDef[Any]:
+    """Return a model without its arrays; `nnx.merge` it with parameters to get the model."""
+    return nnx.graphdef(nnx.eval_shape(lambda: _model(network, 0)))
+
+
+def abstract_params(network: Network) -> Params:
+    """Return the shapes of the parameters."""
+    return jax.eval_shape(lambda: drawn(network, 0))
+
+
+def drawn(network: Network, seed: int) -> Params:
+    """Return the first weights; to be traced."""
+    return nnx.to_pure_dict(nnx.state(_model(network, seed), nnx.Param))
+
+
+def _model(network: Network, seed: int) -> Llama | Encoder:
+    rngs = nnx.Rngs(seed)
+    return Encoder(network, rngs=rngs) if isinstance(network, EncoderConfig) else Llama(network, rngs=rngs)
+
+
 class Task(Protocol):
     """A network and what is learnt with it."""
 
@@ -90,8 +113,8 @@ class LanguageModel:
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef[Llama]:
-        """The model without its arrays; `nnx.merge` it with parameters to get the model."""
-        return nnx.graphdef(nnx.eval_shape(lambda: Llama(self.network, rngs=nnx.Rngs(0))))
+        """The model without its arrays."""
+        return structure(self.network)
 
     @property
     def batch(self) -> Rows:
@@ -107,7 +130,7 @@ class LanguageModel:
 
     def draw(self, seed: int) -> Params:
         """Return the first weights; to be traced."""
-        return nnx.to_pure_dict(nnx.state(Llama(self.network, rngs=nnx.Rngs(seed)), nnx.Param))
+        return drawn(self.network, seed)
 
     def loss(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
         """Return the cross-entropy of the targets in nats per token."""
@@ -140,8 +163,8 @@ class Labelling:
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef[Encoder]:
-        """The model without its arrays; `nnx.merge` it with parameters to get the model."""
-        return nnx.graphdef(nnx.eval_shape(lambda: Encoder(self.network, rngs=nnx.Rngs(0))))
+        """The model without its arrays."""
+        return structure(self.network)
 
     @property
     def is_regression(self) -> bool:
@@ -163,7 +186,7 @@ class Labelling:
 
     def draw(self, seed: int) -> Params:
         """Return the first weights; to be traced."""
-        return nnx.to_pure_dict(nnx.state(Encoder(self.network, rngs=nnx.Rngs(seed)), nnx.Param))
+        return drawn(self.network, seed)
 
     def loss(self, params: Params, batch: Texts, place: Placement = ANYWHERE) -> Array:
         """Return the mean cross-entropy, or the mean squared error."""

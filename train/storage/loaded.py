@@ -8,8 +8,8 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from models import Llama
-from train.config.run import Precision
-from train.program.task import LanguageModel, Params
+from train.config.run import Precision, Pretrain
+from train.program.task import Params, abstract_params, structure
 from train.storage.checkpoint import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, read_model
@@ -53,11 +53,12 @@ def load_model(run_dir: Path, step: int | None, dtype: Precision | None) -> Load
     folder = RunFolder(run_dir)
     step = kept_step(folder.checkpoints, step)
     if dtype is None and folder.config.exists():
-        dtype = folder.stored().config.model.dtype
+        run = folder.stored().config
+        dtype = run.model.dtype if isinstance(run, Pretrain) else run.start.dtype
     network = dataclasses.replace(stored.network, dtype=dtype or "float32")
     sharding = SingleDeviceSharding(jax.local_devices()[0])
-    task = LanguageModel(network=network, batch_size=1, seq_len=1)
-    abstract = jax.eval_shape(lambda: task.draw(0))
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_params(network)
+    )
     params = restore_params(folder.checkpoints, step, abstract)
-    return LoadedModel(stored=stored, step=step, graphdef=task.graphdef, params=params)
+    return LoadedModel(stored=stored, step=step, graphdef=structure(network), params=params)
