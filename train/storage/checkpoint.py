@@ -4,7 +4,7 @@ A checkpoint is written under a temporary name and appears in one rename, so a l
 complete. Saving is synchronous: when `save` returns, the state is on disk.
 """
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -117,8 +117,8 @@ def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
 def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> Params:
     """Return the weights as arrays of NumPy, which no device holds.
 
-    They are read one after the other: Orbax reads all at once, and each is in memory encoded, too,
-    while it is decoded.
+    They are read one after the other, as each is in memory encoded, too, while it is decoded: Orbax
+    would read all at once. The largest come first, when there is most room.
 
     Args:
       folder: Of the checkpoints.
@@ -130,19 +130,20 @@ def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> 
     """
     step = kept_step(folder, step)
 
-    def read(tree: Params, inside: Callable[[Params], Params]) -> Params:
-        """Read a part of the weights, which is `inside` others."""
-        if isinstance(tree, dict):
-            return {
-                name: read(part, lambda x, name=name: inside({name: x}))  # type: ignore[misc]
-                for name, part in tree.items()
-            }
-        arguments = ocp.RestoreArgs(restore_type=np.ndarray, dtype=tree.dtype)
-        (array,) = jax.tree.leaves(_restored(manager, step, inside(tree), inside(arguments)))
-        return array
-
+    leaves, structure = jax.tree.flatten_with_path(abstract)
+    arrays: dict[int, np.ndarray] = {}
     with _reader(folder) as manager:
-        return read(abstract, lambda x: x)
+        for i in sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size):
+            path, leaf = leaves[i]
+            arguments = ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+            part = _restored(manager, step, _nested(path, leaf), _nested(path, arguments))
+            (arrays[i],) = jax.tree.leaves(part)
+    return jax.tree.unflatten(structure, [arrays[i] for i in range(len(leaves))])
+
+
+def _nested(path: tuple[Any, ...], value: Any) -> Params:
+    """Return the dicts in which `value` has this path."""
+    return functools.reduce(lambda inner, key: {key.key: inner}, reversed(path), value)
 
 
 def _restored(manager: ocp.CheckpointManager, step: int, params: Params, restore_args: Params) -> Params:
