@@ -112,12 +112,14 @@ def test_frozen_parameters_are_those_of_the_start(finetune: Callable[..., int], 
     assert np.any(after["layers"]["attention"]["q"]["kernel"] != before["layers"]["attention"]["q"]["kernel"])
 
 
+@pytest.mark.long
 def test_texts_are_learnt_whole(finetune: Callable[..., int], tmp_path: Path) -> None:
     for name, text in (("a", "one two three " * 40), ("b", "four five six " * 40)):
         (tmp_path / f"{name}.txt").write_text(text)
     assert finetune(tmp_path / "run", data=f"files:{tmp_path}/*.txt") == 0
 
 
+@pytest.mark.long
 def test_weights_in_bfloat16_are_read_from_float32(finetune: Callable[..., int], tmp_path: Path) -> None:
     assert finetune(tmp_path / "run", "--param-dtype", "bfloat16", "--steps", 2) == 0
     assert read_model(tmp_path / "run").network.param_dtype == "bfloat16"
@@ -177,6 +179,7 @@ def test_what_cannot_run_is_refused(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 def test_several_seeds_are_runs_of_their_own(
     finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_frozen_encoder_trains_its_head_alone(base: Path, tmp_path: Path) -> N
     assert summary["optimizer_bytes"] == pytest.approx(2 * 4 * head, abs=64)  # and counts
 
 
+@pytest.mark.long
 def test_lora_trains_factors_and_the_head(base: Path, tmp_path: Path) -> None:
     rows = texts({"good": 0, "bad": 1, "fine": 1})
     summary = run(base, tmp_path, rows, "--optimizer", "lora", "--scale", "2", "--held-out", write(tmp_path, rows))
