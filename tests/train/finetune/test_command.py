@@ -26,11 +26,9 @@ SMALL = "--batch-size 2 --seq-len 24 --steps 6 --rank 4 --update-proj-gap 3 --sa
 
 
 @pytest.fixture(scope="session")
-def base(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(trained: Path) -> Path:
     """A model to start from."""
-    run_dir = tmp_path_factory.mktemp("base") / "run"
-    launcher.finish(launcher.arguments(run_dir, steps=2, sample_tokens=0, eval_batches=1))
-    return run_dir
+    return trained
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +152,7 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--data", "x.jsonl"), r"--data 'x.jsonl' must be files:GLOB"),
         (("--data", "files:nothing*"), r"files:nothing\* matches no file"),
         (("--init-from", "nowhere"), r"nowhere has no model.json: give the folder of a run or of an import"),
-        (("--init-step", 99), r"has no checkpoint of step 99: it has 2"),
+        (("--init-step", 99), r"has no checkpoint of step 99: it has 10, 12"),
         (("--rank", 999), r"--rank 999 must be below the hidden size"),
         (("--freeze", "head"), r"--freeze head names no parameter"),
         (("--warmup-fraction", 1), r"--warmup-fraction 1.0 must be below 1"),
