@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 from models import LlamaConfig, to_hf_config, to_hf_state_dict
 from models.hf_folder import write_folder
 from train.data.tokenizer import train_tokenizer
-from train.program.step import abstract_params
+from train.program.task import abstract_params
 
 TEXT = "A lamp was lit in the small house by the sea, and the old man read aloud. " * 3
 NETWORK = LlamaConfig(

@@ -15,7 +15,7 @@ from train.finetune.work import Work, adapted
 from train.loop.trainer import Data, Predict
 from train.pretrain.sample import write_sample
 from train.program.task import LanguageModel, Params, Rows
-from train.storage.model import StoredModel
+from train.storage.model import StoredModel, with_dtype
 from train.system.processes import is_first
 
 
@@ -29,7 +29,7 @@ def language_work(config: Finetune, model: StoredModel) -> Work:
     network = adapted(config, model.network)
     assert isinstance(network, LlamaConfig)
     task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
-    stored = dataclasses.replace(model, settings={**model.settings, "torch_dtype": network.param_dtype})
+    stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
     return Work(task, len(examples.training), _data(config, task, model, examples), stored)
 
 

@@ -15,7 +15,7 @@ from tests.train.foreign import write_foreign
 from train.__main__ import main
 from train.data.tokenizer import END_OF_TEXT
 from train.export import command, verification
-from train.program.step import abstract_params
+from train.program.task import abstract_params
 from train.storage.checkpoint import restore_params_on_host
 from train.storage.model import read_model
 
