@@ -44,7 +44,7 @@ def of_one(args: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(config, Plan)
     run = run_of_plan(config, DEVICES)
     mesh = make_mesh(run.devices.mesh, run.data.batch_size)
-    program = make_program(mesh, pretraining(run.model, run.data), run.optimizer, run.schedule, run.data.seed)
+    program = make_program(mesh, pretraining(run.model, run.data, mesh), run.optimizer, run.schedule, run.data.seed)
     step = compiled_step(program)
     held = device_bytes((program.state, program.batch))
     return {"planned": DEVICES * step["compiled"]["total"], "held": DEVICES * held, "measured": grown(program)}

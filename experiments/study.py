@@ -27,6 +27,7 @@ from train.data.windows import Tokens, held_out_batches, load_tokens, training_r
 from train.pretrain.evaluation import evaluate
 from train.program.optimizer import make_schedule
 from train.program.program import pretraining
+from train.program.sharding import make_mesh
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import LanguageModel, Params, Rows
 
@@ -68,7 +69,7 @@ def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
     """Train without checkpoints, and evaluate at the end."""
     began = time.perf_counter()
     config = settings(run)
-    task, data = pretraining(config.model, config.data), config.data
+    task, data = pretraining(config.model, config.data, make_mesh("", config.data.batch_size)), config.data
     schedule = make_schedule(run.learning_rate, config.schedule)
     tx = optax.chain(optax.clip_by_global_norm(config.optimizer.clip), make_optimizer(run, schedule))
     tokens = load_tokens(data, config.model.vocab_size)

@@ -51,7 +51,7 @@ def test_what_is_planned_is_what_a_step_holds(mesh: str, words: tuple[str, ...])
     run, devices = planned(*words, mesh=mesh)
     found = planned_step(run, planned_program(run, devices))
     # Planned programs have other loops, which do not run on a CPU.
-    program = make_program(devices, pretraining(run.model, run.data), run.optimizer, run.schedule, 0)
+    program = make_program(devices, pretraining(run.model, run.data, devices), run.optimizer, run.schedule, 0)
     batch = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), program.batch)
     state = program.draw_state()
     step = program.train_step.lower(state, batch).compile()

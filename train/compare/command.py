@@ -8,23 +8,16 @@ diverged; an interrupted run resumes from its last checkpoint. So a kill loses n
 the command again resumes.
 """
 
-import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from train.compare.config import Cell, Compare, cells, common_settings, run_of
 from train.compare.record import (
     COMPARISON,
     CURVES,
-    LOG,
-    SETTINGS,
     TABLE,
     Record,
-    last_line,
     mark_diverged,
     result_of,
     results,
@@ -33,14 +26,12 @@ from train.compare.record import (
 from train.compare.report import best_of_each, write_report
 from train.compare.validate import check_comparison, refuse_other_settings
 from train.config.run import DIVERGED, Pretrain, UserError
-from train.config.stored import content_of
 from train.config.validate import refuse_conflicts
 from train.data.windows import held_out_batches, load_tokens, training_windows
+from train.loop.child import LOG, last_line, run_child
 from train.storage.folder import RunFolder
-from train.system.files import locked, write_whole
+from train.system.files import locked
 from train.system.signals import Stopped, StopSignals
-
-PAUSE = 0.05  # seconds between two polls of a run
 
 
 def run_compare(config: Compare) -> None:
@@ -94,7 +85,7 @@ def _make(config: Compare, cell: Cell, title: str, fingerprint: str, poll: Calla
         is_begun = folder.config.exists()
         _say(f"{title}: {'resumes' if is_begun else 'starts'}")
         began = time.monotonic()
-        _train(cell, run, folder, is_begun, poll)
+        _train(cell, run, folder, poll)
         title = f"{title} ({time.monotonic() - began:.0f} s)"
     stored = folder.stored()
     refuse_conflicts(run, stored.config)  # if another version made it, with other defaults
@@ -106,34 +97,17 @@ def _make(config: Compare, cell: Cell, title: str, fingerprint: str, poll: Calla
     _say(f"{title}: {result_of(cell, folder.path)}")
 
 
-def _train(cell: Cell, run: Pretrain, folder: RunFolder, is_begun: bool, poll: Callable[[], None]) -> None:
+def _train(cell: Cell, run: Pretrain, folder: RunFolder, poll: Callable[[], None]) -> None:
     """Run `pretrain` until it ends, and check how it ended."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    log = folder.path / LOG
-    with open(log, "ab") as output:
-        # In its own process group: Ctrl-C on a terminal then reaches it only through this process.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "train", *child_arguments(run, folder.path, is_begun)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-        status = _status(process, poll)
+    status = run_child(run, folder, poll)
     if status == DIVERGED:
         mark_diverged(folder.path)
     elif not folder.summary.exists():
+        log = folder.path / LOG
         raise UserError(
             f"the run {cell.folder} exited with status {status}; the last line of its log {log} is: {last_line(log)}. "
             f"Fix this, or remove {cell.optimizer} from --optimizers, then run the command again to resume."
         )
-
-
-def child_arguments(run: Pretrain, path: Path, is_begun: bool) -> list[str]:
-    """Write the settings of a run into its folder, and return the command line that reads them."""
-    settings = path / SETTINGS
-    write_whole(settings, json.dumps(content_of(run), indent=1) + "\n")
-    return ["pretrain", "--config", str(settings), "--run-dir", str(path), *(["--resume"] if is_begun else [])]
 
 
 def remove_checkpoints(config: Compare) -> None:
@@ -143,19 +117,6 @@ def remove_checkpoints(config: Compare) -> None:
     finished = results(config)
     for result in set(finished) - set(best_of_each(finished)):
         shutil.rmtree(RunFolder(config.run_dir / result.folder).checkpoints, ignore_errors=True)
-
-
-def _status(process: subprocess.Popen[bytes], poll: Callable[[], None]) -> int:
-    """Wait for a run and return its exit status; if `poll` raises, let the run save and stop."""
-    try:
-        while process.poll() is None:
-            poll()
-            time.sleep(PAUSE)
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    return process.returncode
 
 
 def _say(line: str) -> None:

@@ -16,12 +16,13 @@ from typing import NamedTuple
 from train.compare.config import Cell, Compare, cells, contestant
 from train.config.run import UserError
 from train.config.stored import Settings
+from train.loop.child import LOG, last_line
 from train.storage.folder import RunFolder
 from train.storage.metrics import Row, read_rows
 from train.system.files import write_whole
 
 COMPARISON, TABLE, CURVES = "compare.json", "compare.md", "compare.png"
-SETTINGS, LOG, DIVERGED = "settings.json", "log.txt", "diverged.txt"
+DIVERGED = "diverged.txt"
 WARMUP = 5  # first updates, which do not count for the speed: caches are cold
 
 
@@ -110,8 +111,3 @@ def median_speed(rows: list[Row]) -> float:
 def mark_diverged(path: Path) -> None:
     """Store the last message of a diverged run, so that it is not tried again."""
     write_whole(path / DIVERGED, last_line(path / LOG) + "\n")
-
-
-def last_line(log: Path) -> str:
-    """Return the last line that is not empty."""
-    return (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]

@@ -10,6 +10,7 @@ from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
 from train.config.run import (
+    AttentionName,
     DeviceFlags,
     OptimizerFlags,
     Precision,
@@ -21,6 +22,7 @@ from train.config.run import (
 from train.storage.model import read_settings
 
 TaskName = Literal["language", "classification", "regression"]
+MetricName = Literal["eval_loss", "accuracy", "f1", "matthews", "pearson", "spearman"]
 LANGUAGE, CLASSIFICATION, REGRESSION = get_args(TaskName)
 RANK = 8  # of SubTrack-Grad's and GaLore's fine-tuning runs
 
@@ -39,6 +41,8 @@ class StartFlags:
     """Precision of the matrix products."""
     param_dtype: Precision | None = None
     """Precision of the parameters; by default that of the model."""
+    attention: AttentionName = "auto"
+    """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
     remat: bool = False
     """Recompute blocks in the backward pass instead of storing activations, to save memory."""
 
@@ -62,7 +66,9 @@ class ExampleFlags:
     seq_len: int = 512
     """Tokens per row: short examples share one, long texts are cut. At most the model's."""
     seed: int = 0
-    """Seed of the order of the examples, the subspaces and the sample."""
+    """Seed of the order of the examples, the subspaces, a new head and the sample."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds: a run of each, in a folder of its own, then their mean and spread."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,20 @@ class EpochFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreFlags(ReportFlags):
+    """Logging, evaluation, checkpoints and the sample."""
+
+    eval_batches: int = 0
+    """Batches per evaluation; 0 for all held-out examples."""
+    sample_prompt: str = ""
+    """Prompt for the sample of a language model; by default that of a held-out example."""
+    metric: MetricName = "eval_loss"
+    """Metric of --patience: eval_loss, accuracy, f1, matthews; pearson, spearman."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one, whose checkpoint is kept; 0: never."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune:
     """Fine-tune a language model, or an encoder on labelled texts; or resume a run.
 
@@ -108,7 +128,7 @@ class Finetune:
     data: ExampleFlags = ExampleFlags()
     optimizer: OptimizerFlags = dataclasses.field(default_factory=lambda: finetuning_optimizer("grassjump"))
     schedule: EpochFlags = EpochFlags()
-    report: ReportFlags = dataclasses.field(default_factory=lambda: ReportFlags(eval_batches=0, sample_prompt=""))
+    report: ScoreFlags = dataclasses.field(default_factory=ScoreFlags)
     devices: DeviceFlags = dataclasses.field(default_factory=DeviceFlags)
 
 

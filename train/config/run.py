@@ -37,6 +37,7 @@ OTHER_BATCH = (32, 256)
 STDLIB_MEGABYTES = 16.0  # enough for a few epochs of tiny, prepared within seconds
 
 Precision = Literal["float32", "bfloat16"]
+AttentionName = Literal["auto", "xla", "cudnn"]
 BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
 HAAR = "haar"
 BLOCKS = "blocks"
@@ -62,6 +63,8 @@ class ModelFlags:
     """Precision of the matrix products."""
     param_dtype: Precision = "float32"
     """Precision of the parameters."""
+    attention: AttentionName = "auto"
+    """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
     remat: bool = False
     """Recompute blocks in the backward pass instead of storing activations, to save memory."""
 

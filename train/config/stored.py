@@ -131,7 +131,7 @@ def _value(kind: Any, value: Any, name: str, path: Path) -> Any:
     """Return the value of a setting of type `kind`, from its JSON."""
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if get_origin(kind) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if get_origin(kind) is tuple and isinstance(value, list) and all(_fits(get_args(kind)[0], x) for x in value):
         return tuple(value)
     if not _fits(kind, value):
         raise UserError(f"{path} has {name} = {value!r}: it must be {_described(kind)}.")
@@ -154,5 +154,5 @@ def _described(kind: Any) -> str:
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(map(_described, get_args(kind)))
     if get_origin(kind) is tuple:
-        return "a list of strings"
+        return f"a list, each item {_described(get_args(kind)[0])}"
     return {float: "a number", int: "an integer", bool: "true or false", types.NoneType: "null"}.get(kind, "a string")

@@ -4,7 +4,7 @@ from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
-from train.config.finetune import LANGUAGE, Finetune
+from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
     BASES,
@@ -25,12 +25,18 @@ FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
+METRICS = {  # of evaluations, by task
+    LANGUAGE: ("eval_loss",),
+    CLASSIFICATION: ("eval_loss", "accuracy", "f1", "matthews"),
+    REGRESSION: ("eval_loss", "pearson", "spearman"),
+}
+
 AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
     "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
     "schedule": {"steps": 1, "epochs": 0, "warmup_steps": 0, "warmup_fraction": 0, "final_lr_fraction": 0},
-    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0},
+    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0},
 }
 
 
@@ -83,6 +89,12 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
         source = getattr(config.data, name)
         if source.removeprefix(FILES) in ("", source) and (name == "data" or source):
             refuse(name, repr(source), "must be files:GLOB, for example 'files:examples/*.jsonl'")
+    if config.report.metric not in METRICS[config.data.task]:
+        refuse("metric", config.report.metric, f"must be one of {', '.join(METRICS[config.data.task])} for this task")
+    if config.report.patience and not config.report.eval_every:
+        refuse("patience", config.report.patience, "needs evaluations during training: add --eval-every")
+    if len(set(config.data.seeds)) != len(config.data.seeds):
+        refuse("seeds", " ".join(map(str, config.data.seeds)), "must differ")
     if config.schedule.warmup_fraction >= 1:
         refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
     _check_optimizer(config.optimizer, str(config.start.init_from), network.hidden_size)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.config.run import STDLIB, UserError
-from train.data.records import records, text_of
+from train.data.records import read_records, text_of
 
 HELD_OUT = 0.05  # of the bytes
 # Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
@@ -50,7 +50,7 @@ class Split(NamedTuple):
 def documents(source: str, megabytes: float = 0.0) -> list[Document]:
     """Read `stdlib` or `files:GLOB`, at most `megabytes` (0: all), ordered by SHA-256."""
     is_stdlib = source == STDLIB
-    texts = _python_texts() if is_stdlib else ((name, text_of(name, record)) for name, record in records(source))
+    texts = _python_texts() if is_stdlib else ((name, text_of(name, record)) for name, record in read_records(source))
     budget = megabytes * 1e6 or float("inf")
     by_digest: dict[str, Document] = {}
     for name, text in texts:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from train.config.run import UserError
 from train.data.packing import pack
-from train.data.records import records, text_of
+from train.data.records import read_records, text_of
 from train.data.tokenizer import unbounded
 from train.program.task import Rows
 
@@ -110,7 +110,7 @@ def _fingerprint(sides: Iterable[Iterable[Encoded]]) -> str:
 def read_examples(source: str) -> list[Example]:
     """Read the examples of `files:GLOB`, without repetitions."""
     examples: dict[tuple[str, str], Example] = {}
-    for name, record in records(source):
+    for name, record in read_records(source):
         if TEXT in record and not {PROMPT, COMPLETION} & record.keys():
             prompt, completion = "", text_of(name, record)
         else:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from train.config.run import UserError
 from train.data.examples import part
-from train.data.records import records, text_of
+from train.data.records import read_records, text_of
 from train.data.tokenizer import unbounded
 from train.program.task import Texts
 
@@ -87,7 +87,7 @@ def load_labelled(
 def read_labelled(source: str, text_fields: Sequence[str], label_field: str, is_regression: bool) -> list[Labelled]:
     """Read the labelled texts of `files:GLOB`."""
     result = []
-    for name, record in records(source):
+    for name, record in read_records(source):
         texts = tuple(text_of(name, record, field) for field in text_fields)
         for field, text in zip(text_fields, texts, strict=True):
             if not text.strip():

@@ -19,7 +19,7 @@ from train.config.run import FILES, UserError
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
-def records(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_records(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (name, record) of all files that `files:GLOB` matches, ordered by path.
 
     Raises:

@@ -7,8 +7,10 @@ from train.config.run import UserError
 from train.config.validate import check_finetuning
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
+from train.finetune.seeds import run_seeds
 from train.finetune.work import first_state
 from train.loop.run import is_finished, refuse_different_processes, train
+from train.loop.stopping import EarlyStop
 from train.program.program import make_program, refuse_untraceable
 from train.program.sharding import make_mesh
 from train.storage.checkpoint import kept_step
@@ -22,13 +24,16 @@ def run_finetune(config: Finetune) -> None:
     refuse_different_processes(config)
     model = read_model(config.start.init_from)
     check_finetuning(config, model.architecture)
+    if config.data.seeds:
+        run_seeds(_with_step(config))
+        return
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     folder = RunFolder(config.run_dir)
     if is_finished(config, folder):
         return
     if not config.resume:
         config = _with_step(config)
-    work = (language_work if config.data.task == LANGUAGE else labelling_work)(config, model)
+    work = (language_work if config.data.task == LANGUAGE else labelling_work)(config, model, mesh)
     if config.resume and folder.fingerprint() != work.data.fingerprint:
         raise UserError(
             f"--data {config.data.data} no longer holds the examples of this run: restore them, or start a new run in "
@@ -48,7 +53,13 @@ def run_finetune(config: Finetune) -> None:
             command="finetune",
             steps=schedule.steps,
             start=lambda: first_state(config, program, model.architecture.param_dtype),
+            early_stop=_early_stop(config),
         )
+
+
+def _early_stop(config: Finetune) -> EarlyStop | None:
+    flags = config.report
+    return EarlyStop(metric=flags.metric, patience=flags.patience) if flags.patience else None
 
 
 def _with_step(config: Finetune) -> Finetune:

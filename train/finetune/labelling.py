@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import grain
 import numpy as np
+from jax.sharding import Mesh
 
 from models import EncoderConfig, to_hf_config
 from train.config.finetune import REGRESSION, Finetune
@@ -31,7 +32,7 @@ class TextRows:
         return Texts(*(array[index] for array in self._texts))
 
 
-def labelling_work(config: Finetune, model: StoredModel) -> Work:
+def labelling_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     """Return the work of an encoder; each process reads all texts."""
     flags = config.data
     found = load_labelled(
@@ -44,12 +45,12 @@ def labelling_work(config: Finetune, model: StoredModel) -> Work:
         is_regression=flags.task == REGRESSION,
         say=print if is_first() else lambda _: None,
     )
-    network = adapted(config, model.architecture)
+    length = found.training.tokens.shape[1]
+    network = adapted(config, model.architecture, mesh, length)
     assert isinstance(network, EncoderConfig)
     before, network = network.num_labels, dataclasses.replace(network, num_labels=len(found.classes) or 1)
     if not config.resume and is_first():
         print(f"a new head of {network.num_labels} outputs" + (" replaces that of the model" if before else ""))
-    length = found.training.tokens.shape[1]
     task = Labelling(network=network, batch_size=flags.batch_size, seq_len=length)
     return Work(task, len(found.training.labels), _data(config, found), _stored(model, network, found))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import grain
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from models import LlamaConfig
 from train.config.finetune import Finetune
@@ -19,14 +20,15 @@ from train.storage.model import StoredModel, with_dtype
 from train.system.processes import is_first
 
 
-def language_work(config: Finetune, model: StoredModel) -> Work:
+def language_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     """Return the work of a language model; each process reads all examples."""
     flags = config.data
     say = print if is_first() else lambda _: None
     if flags.seq_len > model.window:
         say(f"note: --seq-len {flags.seq_len} is more than the {model.window} tokens that the model was trained for")
-    examples = load_examples(flags.data, flags.held_out, model.tokenizer, model.end_of_text, flags.seq_len, say)
-    network = adapted(config, model.network)
+    tokenizer = model.prompt_tokenizer()
+    examples = load_examples(flags.data, flags.held_out, tokenizer, model.end_of_text, flags.seq_len, say)
+    network = adapted(config, model.network, mesh, flags.seq_len)
     assert isinstance(network, LlamaConfig)
     task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
     stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
@@ -45,8 +47,7 @@ def _data(config: Finetune, task: LanguageModel, model: StoredModel, examples: E
     def sample(params: Params) -> str:
         report = config.report
         flags = dataclasses.replace(report, sample_prompt=report.sample_prompt or examples.prompt)
-        llama = nnx.merge(task.graphdef, params)
-        return write_sample(llama, model.tokenizer, flags, window=model.window, seed=config.data.seed)
+        return write_sample(nnx.merge(task.graphdef, params), model, flags, config.data.seed)
 
     return Data(
         fingerprint=examples.fingerprint,

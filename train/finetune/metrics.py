@@ -10,6 +10,7 @@ def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return the mean cross-entropy, accuracy, F1 and Matthews' correlation.
 
     F1 is that of the second class if there are two, as on GLUE, and else the mean over classes.
+    Where all labels and guesses are equal, there is no correlation: it is 0.
 
     Args:
       logits: (N, C).
@@ -19,11 +20,12 @@ def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     log_p = scipy.special.log_softmax(logits, axis=1)
     guesses, classes = logits.argmax(1), logits.shape[1]
     average = "binary" if classes == 2 else "macro"
+    varies = len(np.union1d(labels, guesses)) > 1
     return {
         "eval_loss": float(-log_p[np.arange(len(labels)), labels].mean()),
         "accuracy": float(accuracy_score(labels, guesses)),
         "f1": float(f1_score(labels, guesses, average=average, zero_division=0)),
-        "matthews": float(matthews_corrcoef(labels, guesses)),
+        "matthews": float(matthews_corrcoef(labels, guesses)) if varies else 0.0,
     }
 
 

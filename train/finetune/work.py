@@ -5,14 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from models import EncoderConfig, LlamaConfig
 from train.config.finetune import Finetune
 from train.config.run import UserError
 from train.loop.trainer import Data
+from train.program.attention import with_attention
 from train.program.program import Program
 from train.program.step import TrainState
-from train.program.task import Params, Task
+from train.program.task import Network, Params, Task
 from train.storage.checkpoint import restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel
@@ -34,8 +35,8 @@ class Work(NamedTuple):
     model: StoredModel
 
 
-def adapted(config: Finetune, network: LlamaConfig | EncoderConfig) -> LlamaConfig | EncoderConfig:
-    """Return the network with the precisions of the flags."""
+def adapted(config: Finetune, network: Network, mesh: Mesh, seq_len: int) -> Network:
+    """Return the network with the precisions and the attention of the flags."""
     start = config.start
     param_dtype = start.param_dtype or network.param_dtype
     if param_dtype == "float16":
@@ -43,7 +44,8 @@ def adapted(config: Finetune, network: LlamaConfig | EncoderConfig) -> LlamaConf
             f"the weights of {start.init_from} are float16, whose small updates are lost: add --param-dtype float32 or "
             "--param-dtype bfloat16."
         )
-    return dataclasses.replace(network, dtype=start.dtype, param_dtype=param_dtype, remat=start.remat)
+    network = dataclasses.replace(network, dtype=start.dtype, param_dtype=param_dtype, remat=start.remat)
+    return with_attention(network, start.attention, mesh.devices.flat[0], seq_len)
 
 
 def first_state(config: Finetune, program: Program, stored: str) -> TrainState:

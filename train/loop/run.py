@@ -7,6 +7,7 @@ import jax
 
 from train.config.stored import Run, settings_of
 from train.loop.progress import Display
+from train.loop.stopping import EarlyStop
 from train.loop.trainer import Data, Tools, Trainer
 from train.program.program import Program
 from train.program.step import TrainState
@@ -45,6 +46,7 @@ def train(
     command: str,
     steps: int,
     start: Callable[[], TrainState] | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> None:
     """Train to the end, or to a signal, after which the state is saved.
 
@@ -57,6 +59,7 @@ def train(
       command: The command that resumes the run.
       steps: Number of updates.
       start: Returns the first state; by default it is drawn.
+      early_stop: When to stop before the last step.
     """
     with (
         _polling() as poll,
@@ -65,9 +68,12 @@ def train(
         Metrics(folder.metrics if is_first() else None, checkpoints.latest or 0) as metrics,
     ):
         parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
-        display.say(f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state")
+        display.say(
+            f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
+            f"attention by {program.task.network.attention}"
+        )
         tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=poll)
-        trainer = Trainer(program, data, tools, config.report, steps=steps, start=start)
+        trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
         try:
             trainer.train()
         except Stopped as signal:

@@ -14,6 +14,7 @@ import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
 from train.loop.progress import Display
+from train.loop.stopping import EarlyStop
 from train.program.program import Program
 from train.program.sharding import place_batch
 from train.program.step import Report, TrainState, all_finite
@@ -74,9 +75,11 @@ class Trainer:
         *,
         steps: int,
         start: Callable[[], TrainState] | None = None,
+        early_stop: EarlyStop | None = None,
     ) -> None:
         """Compile, and restore the newest checkpoint, or `start`; by default, draw the weights."""
         self.program, self.data, self.tools, self.flags, self.steps = program, data, tools, flags, steps
+        self.early_stop = early_stop
         self.all_finite = jax.jit(all_finite)
         # Compiled here, so that the speeds in metrics.jsonl do not include compilation.
         self.train_step = program.train_step.lower(program.state, program.batch).compile()
@@ -94,12 +97,32 @@ class Trainer:
         while self.step < self.steps:
             self.tools.poll(self.step)
             self.evaluate_if_due()
+            if self.stops_early():
+                break
             self.update()
-            if self.step % self.flags.save_every == 0:
+            if self.step % self.flags.save_every == 0 and not self.saves_with_score():
                 self.save()
-        self.save()
+        if not self.saves_with_score():
+            self.save()
         self.evaluate_if_due()
         self.finish()
+
+    def saves_with_score(self) -> bool:
+        """Whether the state of this step is saved after its evaluation, with its score."""
+        return self.early_stop is not None and self.is_evaluation_due()
+
+    def is_evaluation_due(self) -> bool:
+        """Whether this is the first step, the last, or one of every `eval_every`."""
+        every = self.flags.eval_every
+        return self.step in (0, self.steps) or bool(every and self.step % every == 0)
+
+    def stops_early(self) -> bool:
+        """Whether there is no use in more updates; if so, this is the last step."""
+        stop = self.early_stop
+        if stop is None or not on_first(lambda: stop.is_over(self.tools.metrics.evaluations)):
+            return False
+        self.tools.display.say(f"step {self.step}: {stop.patience} evaluations without a better {stop.metric}")
+        return True
 
     def update(self) -> None:
         """Start the next update, and record the previous one while it runs."""
@@ -123,15 +146,15 @@ class Trainer:
         self.tools.display.update(self.step, loss, lr, speed)
 
     def evaluate_if_due(self) -> None:
-        """Evaluate at the first step, the last step and every `eval_every` steps, once each."""
-        every = self.flags.eval_every
-        is_due = self.step in (0, self.steps) or (every and self.step % every == 0)
-        if not is_due or on_first(lambda: self.tools.metrics.is_evaluated(self.step)):
+        """Evaluate if it is due and not done."""
+        if not self.is_evaluation_due() or on_first(lambda: self.tools.metrics.is_evaluated(self.step)):
             return
         self.record()
         evaluation = self.data.evaluate(self.predict)
         self.tools.metrics.add_evaluation(self.step, evaluation)
         self.tools.display.say(f"step {self.step}: {described(evaluation)}")
+        if self.early_stop is not None:
+            self.save(self.early_stop.score(dict(evaluation)))
         self.clock = time.perf_counter()
 
     def predict(self, rows: Batch) -> np.ndarray:
@@ -144,16 +167,26 @@ class Trainer:
         batch = place_batch(self.program.batch, lambda start, stop: jax.tree.map(lambda x: x[start:stop], whole))
         return np.asarray(self.program.predict(self.state.params, batch))[: len(jax.tree.leaves(rows)[0])]
 
-    def save(self) -> None:
-        """Save the state, unless it is saved already; raise if it is not finite."""
+    def save(self, score: float | None = None) -> None:
+        """Save the state, unless it is saved already; raise if it is not finite.
+
+        Without a score only the last states are kept; with one, that of the highest, too.
+        """
         self.record()
         if self.tools.checkpoints.latest == self.step:
             return
         if not self.all_finite(self.state):
             raise self.diverged("state")
         self.tools.metrics.make_durable()
-        self.tools.checkpoints.save(self.step, self.state)
+        self.tools.checkpoints.save(self.step, self.state, score)
         self.clock = time.perf_counter()
+
+    def best(self) -> dict[str, float]:
+        """Return the best value of the metric that is waited for, and its step."""
+        if (stop := self.early_stop) is None:
+            return {}
+        row = on_first(lambda: stop.best(self.tools.metrics.evaluations))
+        return {f"best_{stop.metric}": row[stop.metric], "best_step": row["step"]}
 
     def diverged(self, what: str) -> Diverged:
         """Return the error for a loss or a state that is no longer finite."""
@@ -168,9 +201,10 @@ class Trainer:
         """Write the loss curve, a sample, and finally the summary, which marks the end."""
         self.tools.poll(self.step)
         sample = self.data.sample(self.state.params) if self.data.sample else None
-        summary = on_first(self.tools.metrics.summary) | {
+        summary = on_first(self.tools.metrics.summary) | self.best() | {
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
+            "attention": self.program.task.network.attention,
         } | device_summary()  # fmt: skip
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
         if sample is not None:

@@ -91,7 +91,7 @@ def _explained(error: str) -> str:
 def planned_program(run: Pretrain, mesh: Mesh) -> Program:
     """Return the programs of a run on the devices that those of `mesh` represent."""
     return make_program(
-        mesh, pretraining(run.model, run.data), run.optimizer, run.schedule, run.data.seed, planned=True
+        mesh, pretraining(run.model, run.data, mesh), run.optimizer, run.schedule, run.data.seed, planned=True
     )
 
 

@@ -19,7 +19,7 @@ from train.program.program import make_program, pretraining, refuse_untraceable
 from train.program.sharding import make_mesh
 from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
-from train.storage.model import of_a_run
+from train.storage.model import StoredModel, of_a_run
 from train.system.processes import everywhere, is_first, on_first
 
 
@@ -28,7 +28,7 @@ def run_pretrain(config: Pretrain) -> None:
     refuse_different_processes(config)
     check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
-    task = pretraining(config.model, config.data)
+    task = pretraining(config.model, config.data, mesh)
     program = make_program(mesh, task, config.optimizer, config.schedule, config.data.seed)
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
@@ -39,7 +39,7 @@ def run_pretrain(config: Pretrain) -> None:
     model = of_a_run(task.network, task.seq_len, tokens.tokenizer)
     with folder.opened(config, tokens.fingerprint, model):
         title = f"{config.model.model} with {config.optimizer.optimizer}"
-        data = _data(config, task, tokens)
+        data = _data(config, task, tokens, model)
         train(config, program, data, folder, title=title, command="pretrain", steps=config.schedule.steps)
 
 
@@ -59,7 +59,7 @@ def _load(config: Pretrain, fingerprint: str | None) -> Tokens:
     return everywhere(lambda: load(first))
 
 
-def _data(config: Pretrain, task: LanguageModel, tokens: Tokens) -> Data:
+def _data(config: Pretrain, task: LanguageModel, tokens: Tokens, stored: StoredModel) -> Data:
     training = training_windows(tokens.train, config.data)
     held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
     size = token_bytes(tokens.tokenizer)
@@ -69,8 +69,7 @@ def _data(config: Pretrain, task: LanguageModel, tokens: Tokens) -> Data:
         return lambda start, stop: Rows(read(start, stop))
 
     def sample(params: Params) -> str:
-        model = nnx.merge(task.graphdef, params)
-        return write_sample(model, tokens.tokenizer, config.report, window=task.seq_len, seed=config.data.seed)
+        return write_sample(nnx.merge(task.graphdef, params), stored, config.report, config.data.seed)
 
     return Data(
         fingerprint=tokens.fingerprint,

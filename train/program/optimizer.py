@@ -12,7 +12,7 @@ import grass_optax
 from grass_optax import layouts
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.run import OptimizerFlags, ScheduleFlags
-from train.program.lora import lora
+from train.program.factors import lora
 
 HEAD = "head"  # of a model for classification
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}

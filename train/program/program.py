@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, UserError
+from train.program.attention import with_attention
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.optimizer import make_optimizer, make_schedule, state_bytes
 from train.program.sharding import batch_sharding, maps_stacks, placed, placement, replicated
@@ -91,9 +92,10 @@ def make_program(
     )
 
 
-def pretraining(model: ModelFlags, data: DataFlags) -> LanguageModel:
+def pretraining(model: ModelFlags, data: DataFlags, mesh: Mesh) -> LanguageModel:
     """Return the task of `pretrain`; of the flags of the text only the shape of a batch matters."""
-    return LanguageModel(network=model.build(), batch_size=data.batch_size, seq_len=data.seq_len)
+    network = with_attention(model.build(), model.attention, mesh.devices.flat[0], data.seq_len)
+    return LanguageModel(network=network, batch_size=data.batch_size, seq_len=data.seq_len)
 
 
 def refuse_untraceable(program: Program, optimizer: str, mesh: str) -> None:

@@ -55,6 +55,10 @@ class Task(Protocol):
     def tokens(self) -> int:
         """Tokens of a batch, for speeds."""
 
+    @property
+    def network(self) -> Network:
+        """The network."""
+
     def draw(self, seed: int) -> Params:
         """Return the first weights; to be traced."""
 

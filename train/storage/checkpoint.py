@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, cast
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from train.config.run import UserError
 from train.system.processes import on_first
@@ -23,11 +24,17 @@ CHUNK_BYTES, FILE_BYTES, MOST_FILES = 4 * 10**6, 16 * 10**6, 256
 
 
 class Checkpoints:
-    """The last two states of a run."""
+    """The last two states of a run, and the one with the highest score if scores are given."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
+        policies = [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                n=1, get_metric_fn=lambda metrics: metrics["score"], keep_checkpoints_without_metrics=False
+            ),
+        ]
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=False,
         )
@@ -42,9 +49,10 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def save(self, step: int, state: Any) -> None:
-        """Write the state after `step` updates."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
+        """Write the state after `step` updates; a higher score is better."""
+        metrics = None if score is None else {"score": score}
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         self.latest = step
 
     def restore(self, step: int, abstract: State) -> State:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.compare.command import child_arguments
 from train.compare.config import OF_A_CELL, Cell, Compare, cells, common_settings, run_of
 from train.config.optimizers import NO_GAP, OPTIMIZERS
 from train.config.run import Pretrain
 from train.config.stored import differences, settings_of
+from train.loop.child import child_arguments
 from train.system.files import locked
 
 

@@ -25,6 +25,7 @@ OTHER: dict[str, object] = {
     "vocab_size": 999,
     "dtype": "bfloat16",
     "param_dtype": "bfloat16",
+    "attention": "xla",
     "remat": True,
     "data": "files:texts/*.txt",
     "data_megabytes": 3.5,

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from train.config.run import UserError
-from train.data.records import records, text_of
+from train.data.records import read_records, text_of
 
 ROWS = [{"text": "a, b", "label": "yes"}, {"text": 'line 1\nline "2"', "label": "no"}]
 
@@ -31,14 +31,14 @@ def write(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "csv.gz", "parquet"])
 def test_all_formats_hold_the_same_records(kind: str, tmp_path: Path) -> None:
     write(tmp_path, kind)
-    named = list(records(f"files:{tmp_path}/*"))
+    named = list(read_records(f"files:{tmp_path}/*"))
     assert [dict(record) for _, record in named] == ROWS
     assert all(name.startswith(f"{tmp_path}/a.{kind}:") for name, _ in named)
 
 
 def test_another_file_is_one_text(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("all\nof it")
-    assert list(records(f"files:{tmp_path}/*")) == [(f"{tmp_path}/b.txt", {"text": "all\nof it"})]
+    assert list(read_records(f"files:{tmp_path}/*")) == [(f"{tmp_path}/b.txt", {"text": "all\nof it"})]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_another_file_is_one_text(tmp_path: Path) -> None:
 def test_a_broken_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        list(records(f"files:{tmp_path}/*"))
+        list(read_records(f"files:{tmp_path}/*"))
 
 
 def test_a_field_that_is_no_text_is_named() -> None:

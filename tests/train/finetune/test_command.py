@@ -16,6 +16,7 @@ from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.program.program import pretraining
+from train.program.sharding import make_mesh
 from train.storage.checkpoint import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
@@ -54,7 +55,7 @@ def weights(run_dir: Path, step: int | None = None) -> Any:
     start = config.start.init_from if isinstance(config, Finetune) else run_dir
     first = RunFolder(start).stored().config
     assert not isinstance(first, Finetune)
-    task = pretraining(first.model, first.data)
+    task = pretraining(first.model, first.data, make_mesh("", 1))
     checkpoints = RunFolder(run_dir).checkpoints
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.eval_shape(lambda: task.draw(0))
@@ -156,6 +157,10 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--freeze", "head"), r"--freeze head names no parameter"),
         (("--warmup-fraction", 1), r"--warmup-fraction 1.0 must be below 1"),
         (("--epochs", "nan"), r"--epochs nan must be at least 0"),
+        (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
+        (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
+        (("--task", "classification"), r"--task classification needs an encoder, such as BERT"),
+        (("--seeds", 1, 1), r"--seeds 1 1 must differ"),
     ],
 )
 def test_what_cannot_run_is_refused(
@@ -170,6 +175,37 @@ def test_what_cannot_run_is_refused(
     assert error.startswith("error: ")
     assert re.search(message, error), error
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_several_seeds_are_runs_of_their_own(
+    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--seeds", 3, 5, "--steps", 2, "--save-every", 9, "--sample-tokens", 0)
+    assert finetune(tmp_path / "runs", *words) == 0
+    losses = [
+        json.loads((tmp_path / "runs" / f"seed{seed}" / "summary.json").read_text())["eval_loss"] for seed in (3, 5)
+    ]
+    assert losses[0] != losses[1]
+    found = json.loads((tmp_path / "runs" / "seeds.json").read_text())["mean_and_deviation"]["eval_loss"]
+    assert found == pytest.approx([np.mean(losses), np.std(losses, ddof=1)])
+    assert f"eval_loss  {found[0]:.4f} +- {found[1]:.4f}" in capsys.readouterr().out
+    before = (tmp_path / "runs" / "seed3" / "metrics.jsonl").stat().st_mtime_ns
+    assert finetune(tmp_path / "runs", *words) == 0  # nothing is left to do
+    assert (tmp_path / "runs" / "seed3" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_run_stops_early_and_keeps_the_best_checkpoint(finetune: Callable[..., int], tmp_path: Path) -> None:
+    """At a rate that is far too high the loss rises at once."""
+    words = ("--steps", 40, "--learning-rate", 1.0, "--clip", 0, "--eval-every", 2, "--patience", 3)
+    assert finetune(tmp_path / "run", *words, "--optimizer", "adamw", "--scale", 1) == 0
+    folder = RunFolder(tmp_path / "run")
+    evaluations = [row for row in rows(folder.metrics) if "eval_loss" in row]
+    best = min(evaluations, key=lambda row: row["eval_loss"])
+    assert evaluations[-1]["step"] == best["step"] + 3 * 2 < 40
+    summary = json.loads(folder.summary.read_text())
+    assert (summary["best_eval_loss"], summary["best_step"]) == (best["eval_loss"], best["step"])
+    kept = sorted(int(path.name) for path in folder.checkpoints.iterdir())
+    assert kept == sorted({best["step"], evaluations[-2]["step"], evaluations[-1]["step"]})
 
 
 def test_a_run_of_pretrain_is_not_resumed_by_finetune(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from train.data.windows import held_out_batches, load_tokens
 from train.pretrain import command
 from train.program.optimizer import make_optimizer
 from train.program.program import pretraining
+from train.program.sharding import make_mesh
 from train.program.step import TrainState, first_state
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
@@ -50,7 +51,7 @@ def numbers(run_dir: Path) -> list[Row]:
 def final_state(run_dir: Path) -> TrainState:
     config = RunFolder(run_dir).stored().config
     tx = make_optimizer(config.optimizer, config.schedule, config.data.seed)
-    task = pretraining(config.model, config.data)
+    task = pretraining(config.model, config.data, make_mesh("", config.data.batch_size))
     abstract = jax.eval_shape(lambda: first_state(task.draw(config.data.seed), tx))
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         return checkpoints.restore(STEPS, abstract)
@@ -130,6 +131,7 @@ def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[Op
     assert kept == ["10", "12"]
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["steps"] == STEPS
+    assert summary["attention"] == "xla"
     assert summary["eval_loss"] == evaluations[-1]["eval_loss"]
     assert summary["bits_per_byte"] == evaluations[-1]["bits_per_byte"]
     assert (summary["first_train_loss"], summary["last_train_loss"]) == (

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from train.program.lora import Factors, LoraState, lora
+from train.program.factors import Factors, LoraState, lora
 
 SCALE, RATE = 2.0, 0.05
 KERNELS = {"x": {"kernel": jax.random.normal(jax.random.key(1), (3, 6, 5))}, "y": jnp.ones((4, 7))}
