@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import Launcher, losses
+from tests.train.small_run import SAME_LOSS, Launcher, losses
 from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -223,3 +223,15 @@ def test_examples_that_changed_are_refused(
     path.write_text("\n".join(map(json.dumps, ROWS[1:])))
     assert main(["finetune", "--run-dir", str(tmp_path / "run"), "--resume"]) == 2
     assert "no longer holds the examples of this run" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_two_devices_train_as_one(launcher: Launcher, base: Path, examples: str, tmp_path: Path) -> None:
+    found = []
+    for devices, mesh in ((1, ""), (2, "fsdp=2"), (2, "tensor=2")):
+        run_dir = tmp_path / f"{devices}{mesh}"
+        words = ["--init-from", str(base), "--data", examples, "--run-dir", str(run_dir), *SMALL.split()]
+        launcher.finish(["finetune", *words, *(["--mesh", mesh] if mesh else [])], devices)
+        found.append(losses(run_dir))
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=SAME_LOSS)
