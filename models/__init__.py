@@ -16,6 +16,7 @@ from models.parameters import count_parameters as count_parameters
 
 if TYPE_CHECKING:
     from models.convert import from_hf_state_dict as from_hf_state_dict
+    from models.convert import left_out as left_out
     from models.convert import to_hf_state_dict as to_hf_state_dict
     from models.encoder import Encoder as Encoder
     from models.generation import generate as generate
@@ -29,6 +30,7 @@ _HOMES = {
     "from_hf_config": "models.hf_config",
     "from_hf_state_dict": "models.convert",
     "generate": "models.generation",
+    "left_out": "models.convert",
     "to_hf_config": "models.hf_config",
     "to_hf_state_dict": "models.convert",
 }

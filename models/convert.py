@@ -56,6 +56,14 @@ def from_hf_state_dict(
     return _nest({path: _from_hf(path, parameter, read) for path, parameter in parameters.items()})
 
 
+def left_out(config: TransformerConfig, state_dict: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the entries of a checkpoint that `from_hf_state_dict` leaves out."""
+    table = table_of(config)
+    expected = {name for path, parameter in table.parameters.items() for name in _hf_shapes(path, parameter)}
+    named = _entries(table, state_dict).items()
+    return sorted(entry for name, entry in named if name not in expected and table.ignored.fullmatch(name))
+
+
 def to_hf_state_dict(config: TransformerConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return `params`, nested dicts or `nnx.state(model)`, in the layout of Hugging Face.
 

@@ -100,12 +100,47 @@ def test_gradients_of_every_weight(pair, tokens):
         log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(inputs))
         return -jnp.take_along_axis(log_p, targets[..., None], axis=-1).mean()
 
-    gradients = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
+    assert_gradients_agree(nnx.to_pure_dict(jax.jit(jax.grad(loss))(params)), expected)
 
+
+def assert_gradients_agree(ours, expected):
     def check(ours, theirs):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
-    jax.tree.map(check, gradients, expected)
+    jax.tree.map(check, ours, expected)
+
+
+LENGTHS = np.asarray([LENGTH, 13, 2])
+
+
+@pytest.fixture(scope="module")
+def padded():
+    """Rows of three lengths, padded on the right with tokens that would show; which are text."""
+    tokens = np.random.default_rng(1).integers(0, MULTI_HEAD.vocab_size, (len(LENGTHS), LENGTH))
+    return tokens, np.arange(LENGTH) < LENGTHS[:, None]
+
+
+def test_logits_and_gradients_of_padded_rows_are_those_of_hugging_face(pair, padded):
+    """Padding is a document of its own here, and masked there."""
+    config, theirs, ours = pair
+    tokens, is_text = padded
+    theirs.zero_grad()
+    logits = theirs(torch.from_numpy(tokens), attention_mask=torch.from_numpy(is_text).long()).logits
+    labels = np.where(is_text, tokens, -100)[:, 1:]  # which their loss leaves out
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), torch.from_numpy(labels.flatten())).backward()
+    graphdef, params = nnx.split(ours)
+    documents = jnp.asarray(np.where(is_text, 0, -1), jnp.int32)
+    targets, is_target = jnp.asarray(tokens[:, 1:], jnp.int32), jnp.asarray(is_text[:, 1:])
+
+    def loss(params):
+        logits = nnx.merge(graphdef, params)(jnp.asarray(tokens, jnp.int32), documents_BT=documents)
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), targets[..., None], axis=-1)[..., 0]
+        return -jnp.mean(log_p, where=is_target), logits
+
+    gradients, found = jax.jit(jax.grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(found[is_text], logits.detach().numpy()[is_text], rtol=0, atol=1e-4)
+    expected = numpy_dict({name: weight.grad for name, weight in theirs.named_parameters()})
+    assert_gradients_agree(nnx.to_pure_dict(gradients), from_hf_state_dict(config, expected))
 
 
 def test_rotation_at_distant_positions(pair):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.config import CONFIGS, TransformerConfig
+from models.config import CONFIGS, LlamaConfig, TransformerConfig
 from models.encoder_config import EncoderConfig
 from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -72,7 +72,7 @@ def check(config: Pretrain) -> None:
         )
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
-    _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model].hidden_size)
+    _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
 
 
 def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
@@ -97,7 +97,7 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
         refuse("seeds", " ".join(map(str, config.data.seeds)), "must differ")
     if config.schedule.warmup_fraction >= 1:
         refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
-    _check_optimizer(config.optimizer, str(config.start.init_from), network.hidden_size)
+    _check_optimizer(config.optimizer, str(config.start.init_from), network)
 
 
 def check_text(data: str) -> None:
@@ -122,8 +122,8 @@ def _check_bounds(config: Run) -> None:
         refuse("seed", config.data.seed, "must be below 2^32")
 
 
-def _check_optimizer(flags: OptimizerFlags, model: str, hidden: int) -> None:
-    row = OPTIMIZERS[flags.optimizer]
+def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:
+    hidden, row = network.hidden_size, OPTIMIZERS[flags.optimizer]
     for name in ("learning_rate", "adam_learning_rate"):
         value = getattr(flags, name)
         if value is not None and not value > 0:
@@ -136,6 +136,9 @@ def _check_optimizer(flags: OptimizerFlags, model: str, hidden: int) -> None:
             refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is none: leave it out")
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
+    keys = network.kv_heads * network.head_dim if isinstance(network, LlamaConfig) else hidden
+    if "rank" in row.takes and flags.rank >= keys:
+        refuse("rank", flags.rank, f"must be below the width of the keys of {model}, which is {keys}")
     _check_basis(flags, "basis" in row.takes, hidden)
 
 

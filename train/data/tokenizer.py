@@ -49,11 +49,13 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def for_prompts(tokenizer: Tokenizer, beginning: int | None) -> Tokenizer:
-    """Return a copy that recognises special tokens, as people write them into prompts.
+    """Return a copy that recognises special tokens, as people write them into prompts, and neither
+    cuts nor pads texts.
 
     It puts the token `beginning`, if that is given, before every text.
     """
-    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy = unbounded(tokenizer)
+    copy.encode_special_tokens = False
     if beginning is not None:
         spelling = copy.id_to_token(beginning)
         mark = processors.TemplateProcessing(single=[spelling, "$A"], special_tokens=[(spelling, beginning)])

@@ -29,6 +29,7 @@ def run_evaluate(config: Evaluate) -> None:
     """Evaluate, print a table, and write JSON if requested."""
     check_evaluate(config)
     stored = read_model(config.run_dir)
+    _ = stored.network  # which must be a decoder
     text, evaluated = own_text(config) if config.data is None else documents_of(config, stored)
     model = load_model(config.run_dir, config.step, config.dtype)
     total = Total()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from train.data.tokenizer import unbounded
 from train.storage.model import StoredModel
 
 
@@ -21,10 +22,10 @@ def document_batches(model: StoredModel, texts: Iterable[str], batch_size: int, 
     A document is preceded by what the tokenizer puts before a text, which is not predicted, and
     followed by the end of text, which is. No window has tokens of two documents.
     """
-    before = beginning_of(model)
+    before, tokenizer = beginning_of(model), unbounded(model.tokenizer)
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     for text in texts:
-        tokens = model.tokenizer.encode(text, add_special_tokens=False).ids
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
         document = np.asarray([*before, *tokens, model.end_of_text], np.int32)
         for row in _windows(document, len(before), seq_len):
             rows.append(row)

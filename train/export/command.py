@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 
-from models import to_hf_state_dict
+from models import EncoderConfig, to_hf_state_dict
 from models.hf_folder import fill_folder
 from train.config.validate import check_step
 from train.export.config import Export
-from train.export.verification import require_transformers, verify_folder
+from train.export.encoder_verification import verify_encoder
+from train.export.verification import require_transformers, verify_decoder
 from train.program.task import abstract_params
 from train.storage.checkpoint import kept_step, restore_params_on_host
 from train.storage.folder import RunFolder
@@ -35,7 +36,8 @@ def run_export(config: Export) -> None:
     with appearing(config.out, "--out", size) as folder:
         fill_folder(folder, settings, to_hf_state_dict(model.architecture, params), files)
         if config.verify:
-            print(verify_folder(folder, model, params))
+            verify = verify_encoder if model.is_encoder else verify_decoder
+            print(verify(folder, model, params))
     print(f"exported step {step} of {config.run_dir} to {config.out}: {size / 1e9:.3f} GB of weights")
 
 
@@ -52,22 +54,26 @@ def exported_files(config: Export, model: StoredModel) -> dict[str, bytes]:
         tokenizer = (config.run_dir / TOKENIZER).read_bytes()
     else:  # with the mark of the beginning, which training puts before a document
         tokenizer = (model.prompt_tokenizer().to_str() + "\n").encode()
-    least = {
-        TOKENIZER_CONFIG: _json(_tokenizer_config(model)),
-        GENERATION_CONFIG: _json(_special_tokens(model)),
-    }
+    least = {TOKENIZER_CONFIG: _json(_tokenizer_config(model))}
+    if not model.is_encoder:
+        least[GENERATION_CONFIG] = _json(_special_tokens(model))
     others = {path.name: path.read_bytes() for path in sorted(model.files.iterdir())} if model.files else {}
     return {TOKENIZER: tokenizer} | least | others
 
 
 def _tokenizer_config(model: StoredModel) -> dict[str, Any]:
-    spelt = {"bos_token": model.beginning, "eos_token": model.end_of_text} if _special_tokens(model) else {}
-    return {
+    described = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": model.window,
-        **{name: model.tokenizer.id_to_token(token) for name, token in spelt.items()},
     }
+    if isinstance(network := model.architecture, EncoderConfig):
+        spelt = {"pad_token": model.padding}
+        if network.num_types == 1:  # there is no embedding of the second type
+            described["model_input_names"] = ["input_ids", "attention_mask"]
+    else:
+        spelt = {"bos_token": model.beginning, "eos_token": model.end_of_text} if _special_tokens(model) else {}
+    return described | {name: model.tokenizer.id_to_token(token) for name, token in spelt.items()}
 
 
 def _special_tokens(model: StoredModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An exported folder as Transformers reads it, compared with the model here."""
+"""An exported decoder as Transformers reads it, compared with the model here."""
 
 import importlib.util
 from pathlib import Path
@@ -15,7 +15,7 @@ from train.program.task import Params, structure
 from train.storage.model import StoredModel
 
 PROMPT, WRITTEN = 16, 32  # tokens
-# Of the largest logit. In float32 the two differ by 1e-5 of it, from the order of sums; a wrong
+# Of the largest number. In float32 the two differ by 1e-5 of it, from the order of sums; a wrong
 # layout, norm or rotation changes the first digit.
 CLOSE = 1e-3
 TEXT = "In 1805, two ships (of 74 guns each) sailed on: 'All's well!'\n\tif x: return y"
@@ -29,7 +29,7 @@ def require_transformers() -> None:
         )
 
 
-def verify_folder(folder: Path, model: StoredModel, params: Params) -> str:
+def verify_decoder(folder: Path, model: StoredModel, params: Params) -> str:
     """Compare logits, greedy tokens and the tokens of a text; return what was compared.
 
     Both compute in float32. The prompt is random, and the end of a text stops neither.
@@ -41,28 +41,32 @@ def verify_folder(folder: Path, model: StoredModel, params: Params) -> str:
     theirs = Theirs(folder)
     expected, written = theirs.continued(prompt)
     ours, tokens = _ours(model, params, prompt)
-    difference, largest = float(np.abs(ours - expected).max()), float(np.abs(expected).max())
-    if not difference <= CLOSE * largest:
-        raise UserError(
-            f"--verify failed: logits of Transformers differ by {difference:.2e} from those here, of up to "
-            f"{largest:.3g}. Nothing was exported; please report this."
-        )
+    close = check_close("logits", ours, expected)
     if tokens.tolist() != written.tolist():
         first = int(np.argmax(tokens != written))
-        raise UserError(
-            f"--verify failed: greedy token {first + 1} of {WRITTEN} is {written[first]} in Transformers and "
-            f"{tokens[first]} here. Nothing was exported; please report this."
+        raise difference(
+            f"greedy token {first + 1} of {WRITTEN} is {written[first]} in Transformers and {tokens[first]} here"
         )
     encoded, here = theirs.encoded(TEXT), model.prompt_tokenizer().encode(TEXT).ids
     if encoded != here:
-        raise UserError(
-            f"--verify failed: the tokenizer of Transformers encodes {TEXT!r} as {encoded}, and the one here as "
-            f"{here}. Nothing was exported; please report this."
-        )
+        raise difference(f"the tokenizer of Transformers encodes {TEXT!r} as {encoded}, and the one here as {here}")
     return (
-        f"verified with Transformers, in float32: logits of {PROMPT} tokens (they differ by {difference:.1e}, and the "
-        f"largest is {largest:.3g}), {WRITTEN} greedy tokens (equal), the tokens of a text (equal)"
+        f"verified with Transformers, in float32: logits of {PROMPT} tokens ({close}), {WRITTEN} greedy tokens "
+        "(equal), the tokens of a text (equal)"
     )
+
+
+def check_close(what: str, ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Return how far two arrays are apart, in words; raise if they are not close."""
+    distance, largest = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
+    if not distance <= CLOSE * largest:
+        raise difference(f"{what} of Transformers differ by {distance:.2e} from those here, of up to {largest:.3g}")
+    return f"they differ by {distance:.1e}, and the largest is {largest:.3g}"
+
+
+def difference(what: str) -> UserError:
+    """Return the error for a difference."""
+    return UserError(f"--verify failed: {what}. Nothing was exported; please report this.")
 
 
 class Theirs:

@@ -48,7 +48,9 @@ def labelling_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     length = found.training.tokens.shape[1]
     network = adapted(config, model.architecture, mesh, length)
     assert isinstance(network, EncoderConfig)
-    network = dataclasses.replace(network, num_labels=len(found.classes) or 1)
+    before, network = network.num_labels, dataclasses.replace(network, num_labels=len(found.classes) or 1)
+    if not config.resume and is_first():
+        print(f"a new head of {network.num_labels} outputs" + (" replaces that of the model" if before else ""))
     task = Labelling(network=network, batch_size=flags.batch_size, seq_len=length)
     return Work(task, len(found.training.labels), _data(config, found), _stored(model, network, found))
 
@@ -84,4 +86,4 @@ def _stored(model: StoredModel, network: EncoderConfig, found: LabelledData) -> 
         "label2id": {name: i for i, name in enumerate(names)},
         "problem_type": "single_label_classification" if found.classes else "regression",
     }
-    return dataclasses.replace(model, settings=kept | to_hf_config(network) | labels)
+    return dataclasses.replace(model, settings=to_hf_config(network) | kept | labels)

@@ -16,7 +16,7 @@ from train.finetune.work import Work, adapted
 from train.loop.trainer import Data, Predict
 from train.pretrain.sample import write_sample
 from train.program.task import LanguageModel, Params, Rows
-from train.storage.model import StoredModel
+from train.storage.model import StoredModel, with_dtype
 from train.system.processes import is_first
 
 
@@ -31,7 +31,7 @@ def language_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     network = adapted(config, model.network, mesh, flags.seq_len)
     assert isinstance(network, LlamaConfig)
     task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
-    stored = dataclasses.replace(model, settings={**model.settings, "torch_dtype": network.param_dtype})
+    stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
     return Work(task, len(examples.training), _data(config, task, model, examples), stored)
 
 

@@ -7,10 +7,10 @@ import jax
 
 from models import count_parameters
 from train.import_.config import Import
-from train.import_.source import Source, read_source
+from train.import_.source import read_source
 from train.storage.checkpoint import save_params
 from train.storage.folder import RunFolder
-from train.storage.model import FILES, MODEL, TOKENIZER
+from train.storage.model import FILES, MODEL, TOKENIZER, with_dtype
 from train.system.files import appearing, refuse_nonempty
 
 
@@ -21,7 +21,7 @@ def run_import(config: Import) -> None:
     params = source.params()
     dtype = jax.tree.leaves(params)[0].dtype.name
     with appearing(config.out, "--out", source.weights.nbytes) as folder:
-        (folder / MODEL).write_text(json.dumps(described(source, dtype), indent=2) + "\n")
+        (folder / MODEL).write_text(json.dumps(with_dtype(source.settings, dtype), indent=2) + "\n")
         shutil.copyfile(source.folder / TOKENIZER, folder / TOKENIZER)
         (folder / FILES).mkdir()
         for path in source.small_files():
@@ -31,10 +31,5 @@ def run_import(config: Import) -> None:
         f"imported a {source.settings['model_type']} with {count_parameters(source.network):,} parameters in {dtype} "
         f"to {config.out}"
     )
-
-
-def described(source: Source, dtype: str) -> dict[str, object]:
-    """Return the content of model.json: that of config.json, with the type of the weights."""
-    settings = dict(source.settings)
-    names = [name for name in ("dtype", "torch_dtype") if settings.get(name) is not None]
-    return settings | dict.fromkeys(names or ["torch_dtype"], dtype)
+    if names := source.left_out():
+        print(f"left out, as the network here does not have them: {', '.join(names)}")

@@ -9,7 +9,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Import:
-    """Import a LLaMA or Qwen2 from a folder of Hugging Face.
+    """Import a LLaMA, Qwen2, BERT or RoBERTa from a folder of Hugging Face.
 
     The folder has config.json, tokenizer.json and weights in safetensors. Weights keep their type.
     """

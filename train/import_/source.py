@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from models import EncoderConfig, LlamaConfig, from_hf_config, from_hf_state_dict
+from models import EncoderConfig, LlamaConfig, from_hf_config, from_hf_state_dict, left_out
 from models.config import DTYPES
 from models.hf_folder import CONFIG, INDEX, PICKLED, WEIGHTS, Weights, read_settings
 from train.config.run import UserError
@@ -17,7 +17,7 @@ from train.storage.model import TOKENIZER
 
 SMALL = 50 * 10**6  # bytes; the largest tokenizers have 35 MB
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
-MISFITS = 5  # that a message names
+NAMED = 5  # tensors in a message
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,10 @@ class Source:
                 "for all: save the checkpoint in one type."
             )
         return params
+
+    def left_out(self) -> list[str]:
+        """The tensors that no parameter here is made of, or a few of many."""
+        return _a_few(left_out(self.network, self.weights))
 
     def small_files(self) -> list[Path]:
         """The files beside settings, tokenizer and weights, which an export returns."""
@@ -99,10 +103,13 @@ def _reported(where: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError, AttributeError) as error:  # settings may be of any type
         first, *misfits = str(error).splitlines() or [type(error).__name__]
-        if len(misfits) > MISFITS:
-            misfits = [*misfits[:MISFITS], f"and {len(misfits) - MISFITS} more"]
+        misfits = _a_few(misfits)
         message = first if str(where) in first else f"{where}: {first}"
         raise UserError(" ".join([message, "; ".join(misfits)]).strip()) from error
+
+
+def _a_few(names: list[str]) -> list[str]:
+    return names if len(names) <= NAMED else [*names[:NAMED], f"and {len(names) - NAMED} more"]
 
 
 def _dtypes(tree: Mapping[str, Any]) -> Iterator[np.dtype]:

@@ -49,12 +49,22 @@ class StoredModel:
         """The configuration of the network, which must be a decoder."""
         config = self.architecture
         if not isinstance(config, LlamaConfig):
-            raise UserError(f"{MODEL} describes {self.settings['model_type']}, but only decoders write text.")
+            raise UserError(
+                f"the model is a {self.settings['model_type']}, an encoder, which predicts no next token: give the "
+                "folder of a decoder, such as LLaMA."
+            )
         return config
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is an encoder, and no decoder."""
+        return isinstance(self.architecture, EncoderConfig)
 
     @property
     def window(self) -> int:
         """The longest text that the model was trained for, in tokens."""
+        if isinstance(config := self.architecture, EncoderConfig):
+            return config.max_positions
         window = self.settings.get("max_position_embeddings")
         if window is None:
             raise UserError(f"{MODEL} names no max_position_embeddings, the longest text in tokens: add it.")
@@ -78,6 +88,12 @@ class StoredModel:
         """The token before a text: that of the beginning, or the end of the text before."""
         token = self.settings.get("bos_token_id")
         return self.end_of_text if token is None else int(token)
+
+    @property
+    def padding(self) -> int:
+        """The token that fills up the texts of an encoder."""
+        token = self.settings.get("pad_token_id")
+        return {"bert": 0, "roberta": 1}[self.settings["model_type"]] if token is None else int(token)
 
     @property
     def is_imported(self) -> bool:
@@ -106,15 +122,26 @@ def of_a_run(network: LlamaConfig, window: int, tokenizer: Tokenizer) -> StoredM
     return StoredModel(settings=to_hf_config(network, window) | {"eos_token_id": end}, tokenizer=tokenizer)
 
 
+def with_dtype(settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return settings that name the type of the weights, under the names that they had for it."""
+    names = [name for name in ("dtype", "torch_dtype") if settings.get(name) is not None]
+    return {**settings, **dict.fromkeys(names or ["torch_dtype"], dtype)}
+
+
 def read_model(folder: Path) -> StoredModel:
     """Read the model in the folder of a run, or of an import.
 
     Raises:
       UserError: If a file is missing or cannot be read.
     """
+    settings, path = read_settings(folder), _existing(folder, TOKENIZER)
+    try:
+        tokenizer = load_tokenizer(path)
+    except Exception as error:  # the package raises nothing more specific
+        raise UserError(f"{path} is no tokenizer: {error}.") from error
     return StoredModel(
-        settings=read_settings(folder),
-        tokenizer=load_tokenizer(_existing(folder, TOKENIZER)),
+        settings=settings,
+        tokenizer=tokenizer,
         files=folder / FILES if (folder / FILES).is_dir() else None,
     )
 
@@ -125,7 +152,7 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
     try:
         settings: Mapping[str, Any] = json.loads(path.read_text())
         from_hf_config(settings)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # settings may be of any type
         raise UserError(f"{path} describes no model: {error}") from error
     return settings
 
