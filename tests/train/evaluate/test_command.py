@@ -120,7 +120,7 @@ def test_a_mistake_is_reported_before_anything_is_read(
     ("words", "message"),
     [
         ("", "is an import, which has no held-out text of its own: give --data files:GLOB"),
-        ("--data files:/nonexistent/*.txt", "--data files:/nonexistent/*.txt matches no file"),
+        ("--data files:/nonexistent/*.txt", "files:/nonexistent/*.txt matches no file"),
         ("--data stdlib --data-megabytes 0.1 --step 3", "has no checkpoint of step 3: it has 0"),
     ],
 )
