@@ -1,0 +1,145 @@
+"""What a user gets wrong beside decoders to import: one sentence each, and nothing is written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.train.foreign import write_foreign
+from tests.train.foreign_encoders import NETWORKS, write_encoder
+from train.__main__ import main
+
+
+def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail, and return its one sentence."""
+    capsys.readouterr()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def changed(name: str, **settings: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return change
+
+
+def rewritten(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        shutil.rmtree(folder)
+        write_encoder(folder, change=change)
+
+    return rewrite
+
+
+def with_another_tokenizer(folder: Path) -> None:
+    other = write_encoder(folder.with_name("other"), "roberta")
+    shutil.copy(other / "tokenizer.json", folder)
+    shutil.rmtree(other)
+
+
+ENCODERS = {
+    "no settings": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "another shape": (changed("config.json", intermediate_size=32), "wrong shape: encoder.layer.0.intermediate.dense"),
+    "another head": (changed("config.json", architectures=["BertForTokenClassification"]), "but encoders here end in"),
+    "a head without weights": (
+        changed("config.json", architectures=["BertForSequenceClassification"]),
+        "missing: bert.pooler.dense.weight; missing: bert.pooler.dense.bias; missing: classifier.weight",
+    ),
+    "relative positions": (changed("config.json", position_embedding_type="relative_key"), "computes 'absolute' only"),
+    "a missing tensor": (rewritten(lambda x: x.pop("embeddings.LayerNorm.bias")), "missing: embeddings.LayerNorm.bias"),
+    "a surplus tensor": (rewritten(lambda x: x.update(extra=np.zeros(3, np.float32))), "unexpected: extra"),
+    "cut short": (cut_short, "model.safetensors is damaged or cut short"),
+    "another tokenizer": (with_another_tokenizer, "but the embedding has 70 rows: this is the tokenizer of another"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_bad_encoder_is_not_imported(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, message = ENCODERS[name]
+    source = write_encoder(tmp_path / "theirs")
+    spoil(source)
+    assert message in failed(["import", "--from", str(source), "--out", str(tmp_path / "ours")], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+GOOD = [{"text": "a lamp", "label": 0}, {"text": "the old man", "label": 1}]
+EXAMPLES = {
+    "another label": ([*GOOD], [{"text": "a", "label": 2}], "has the label 2, which no text to train on has: 0, 1"),
+    "an empty text": ([*GOOD, {"text": " ", "label": 1}], GOOD, "a.jsonl:3 has an empty text: remove it or"),
+    "no label": ([*GOOD, {"text": "a"}], GOOD, "a.jsonl:3 has no label: it has text"),
+    "no text": ([*GOOD, {"label": 1}], GOOD, 'a.jsonl:3 has no "text" string: it has label'),
+    "one class": (GOOD[:1], GOOD[:1], "all texts to train on have the label 0: give at least two classes"),
+    "nothing": ([], GOOD, "has too few texts"),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_bad_examples_start_no_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training, held_out, message = EXAMPLES[name]
+    for file, rows in (("a", training), ("b", held_out)):
+        (tmp_path / f"{file}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = write_encoder(tmp_path / "theirs")
+    assert main(["import", "--from", str(source), "--out", str(tmp_path / "ours")]) == 0
+    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run", "--data", f"files:{tmp_path}/a.jsonl"]
+    words += ["--held-out", f"files:{tmp_path}/b.jsonl"]
+    assert message in failed(["finetune", *map(str, words)], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+STORED = {
+    "no settings": (lambda folder: (folder / "model.json").unlink(), "has no model.json: give the folder of a run"),
+    "settings that are a list": (lambda folder: (folder / "model.json").write_text("[]"), "describes no model"),
+    "a size that is text": (changed("model.json", hidden_size="big"), "describes no model"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    "a broken tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "is no tokenizer"),
+    "no weights": (lambda folder: shutil.rmtree(folder / "checkpoints"), "has no checkpoint: train or import"),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_damaged_model_is_not_exported(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, message = STORED[name]
+    source = write_foreign(tmp_path / "theirs")
+    assert main(["import", "--from", str(source), "--out", str(tmp_path / "ours")]) == 0
+    spoil(tmp_path / "ours")
+    assert message in failed(["export", "--run-dir", str(tmp_path / "ours"), "--out", str(tmp_path / "x")], capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
+
+
+def test_a_rank_above_the_width_of_the_keys_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_foreign(tmp_path / "theirs")  # with two of four heads for keys, of 16 features
+    assert main(["import", "--from", str(source), "--out", str(tmp_path / "ours")]) == 0
+    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run", "--data", "files:x", "--rank", 8]
+    assert "--rank 8 must be below the width of the keys" in failed(["finetune", *map(str, words)], capsys)
+    assert not (tmp_path / "run").exists()
+    assert NETWORKS["bert"].hidden_size > 8  # which takes this rank
+
+
+def test_an_adapted_tokenizer_does_not_cut_what_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of a tokenizer may say to cut and pad; a prompt and a document are whole anyway."""
+    source = write_foreign(tmp_path / "theirs")
+    assert main(["import", "--from", str(source), "--out", str(tmp_path / "ours")]) == 0
+    (tmp_path / "text.txt").write_text("the small house by the sea")
+    counts = []
+    for truncation in (None, {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}):
+        changed("tokenizer.json", truncation=truncation)(tmp_path / "ours")
+        words = ["--data", f"files:{tmp_path}/text.txt", "--json", str(tmp_path / "x.json")]
+        assert main(["evaluate", "--run-dir", str(tmp_path / "ours"), *words]) == 0
+        counts.append(json.loads((tmp_path / "x.json").read_text())["tokens"])
+    assert counts[0] == counts[1] > 3
