@@ -40,6 +40,8 @@ def from_hf_state_dict(
       ValueError: Names every missing, unexpected or mis-shaped entry, or one of another type than
         those of the layers before it.
     """
+    if config.num_layers > len(state_dict):
+        raise ValueError(f"the config has {config.num_layers} layers, but the checkpoint {len(state_dict)} tensors.")
     table = table_of(config)
     entries = _entries(table, state_dict)
     fresh = _fresh(table, entries) if fresh_head else {}

@@ -1,8 +1,9 @@
 """Refuses settings that cannot run, and flags that contradict a stored run."""
 
+import math
 from typing import Any
 
-from models.config import CONFIGS, LlamaConfig, TransformerConfig
+from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
 from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -95,6 +96,10 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
         refuse("patience", config.report.patience, "needs evaluations during training: add --eval-every")
     if len(set(config.data.seeds)) != len(config.data.seeds):
         refuse("seeds", " ".join(map(str, config.data.seeds)), "must differ")
+    if config.data.seeds and config.processes.distributed:
+        refuse("seeds", " ".join(map(str, config.data.seeds)), "cannot be used with --distributed: start a run of each")
+    if not math.isfinite(config.schedule.epochs) or config.schedule.epochs <= 0:
+        refuse("epochs", config.schedule.epochs, "must be a positive number")
     if config.schedule.warmup_fraction >= 1:
         refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
@@ -136,9 +141,6 @@ def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConf
             refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is none: leave it out")
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
-    keys = network.kv_heads * network.head_dim if isinstance(network, LlamaConfig) else hidden
-    if "rank" in row.takes and flags.rank >= keys:
-        refuse("rank", flags.rank, f"must be below the width of the keys of {model}, which is {keys}")
     _check_basis(flags, "basis" in row.takes, hidden)
 
 

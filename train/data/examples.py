@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from train.config.run import UserError
 from train.data.packing import pack
 from train.data.records import read_records, text_of
-from train.data.tokenizer import unbounded
+from train.data.tokenizer import leading_tokens, unbounded
 from train.program.task import Rows
 
 HELD_OUT = 0.05  # of the examples
@@ -84,11 +84,14 @@ def load_examples(
     if held_out:
         others = read_examples(held_out)
     else:
-        training, others = part(training)
+        training, others = part(training, key=lambda example: example.prompt or example.completion)
+    note_shared(training, others, lambda example: example[1:], say)
     if not training or not others:
         raise UserError(f"{source} has a single example: give more, or examples to hold out with --held-out.")
     tokenizer = unbounded(tokenizer)
     sides = [encoded(examples, tokenizer, end_of_text, seq_len + 1, say) for examples in (training, others)]
+    if not any(len(example.tokens) > max(example.start, 1) for example in sides[1]):
+        raise UserError("the held-out examples have nothing to predict: give others with --held-out.")
     rows, held_out_rows = (Packed(side, seq_len) for side in sides)
     filled = sum(len(example.tokens) for example in sides[0]) / (len(rows) * (seq_len + 1))
     say(
@@ -121,11 +124,25 @@ def read_examples(source: str) -> list[Example]:
     return list(examples.values())
 
 
-def part(examples: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """Hold out 5 % of the examples, at least one: those of the smallest hashes, in any order."""
-    ordered = sorted(examples, key=lambda example: hashlib.sha256(repr(example[1:]).encode()).digest())
+def part(examples: Iterable[Any], key: Callable[[Any], object]) -> tuple[list[Any], list[Any]]:
+    """Hold out 5 % of the examples, at least one: those whose keys have the smallest hashes.
+
+    Examples with equal keys are on one side.
+    """
+    ordered = sorted(examples, key=lambda example: hashlib.sha256(repr(key(example)).encode()).digest())
     count = max(round(HELD_OUT * len(ordered)), 1)
+    while 0 < count < len(ordered) and key(ordered[count - 1]) == key(ordered[count]):
+        count += 1
     return ordered[count:], ordered[:count]
+
+
+def note_shared(
+    training: Iterable[Any], held_out: Iterable[Any], key: Callable[[Any], object], say: Callable[[str], None]
+) -> None:
+    """Say how many held-out examples are trained on, if any: their scores mean little."""
+    seen = {key(example) for example in training}
+    if shared := sum(key(example) in seen for example in held_out):
+        say(f"note: {shared} held-out examples are also trained on, so their scores say little")
 
 
 def encoded(
@@ -138,12 +155,11 @@ def encoded(
     its end.
     """
     result: list[Encoded] = []
-    cut = 0
+    before, cut = leading_tokens(tokenizer), 0  # a tokenizer may also end a text, but a prompt does not end
     for example in examples:
-        # The prompt begins as the tokenizer begins a text, with its special tokens.
-        prompt = tokenizer.encode(example.prompt).ids if example.prompt else []
-        rest = tokenizer.encode(example.completion, add_special_tokens=not example.prompt).ids
-        completion = np.asarray([*rest, end_of_text], np.int32)
+        prompt = [*before, *tokenizer.encode(example.prompt, add_special_tokens=False).ids] if example.prompt else []
+        rest = tokenizer.encode(example.completion, add_special_tokens=False).ids
+        completion = np.asarray([*([] if prompt else before), *rest, end_of_text], np.int32)
         if not prompt:
             starts = range(0, max(len(completion) - 1, 1), size - 1)
             result += [Encoded(completion[i : i + size], 0) for i in starts]

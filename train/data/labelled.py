@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from train.config.run import UserError
-from train.data.examples import part
+from train.data.examples import note_shared, part
 from train.data.records import read_records, text_of
 from train.data.tokenizer import unbounded
 from train.program.task import Texts
@@ -69,19 +69,35 @@ def load_labelled(
     training = read_labelled(source, text_fields, label_field, is_regression)
     others = read_labelled(held_out, text_fields, label_field, is_regression) if held_out else []
     if not held_out:
-        training, others = part(training)
+        training, others = _parted(training)
     if not training or not others:
         raise UserError(f"{source} has too few texts: give more, or texts to hold out with --held-out.")
     classes = () if is_regression else _classes(training, others)
     say(_described(training, others, classes))
     tokenizer = unbounded(tokenizer)
     size = _longest([*training, *others], tokenizer, seq_len, say)
+    note_shared(training, others, lambda text: text.texts, say)
     sides = [_rows(side, classes, tokenizer, size) for side in (training, others)]
     digest = hashlib.sha256(repr(classes).encode())
     for side in sides:
         for array in side:
             digest.update(np.ascontiguousarray(array).tobytes())
     return LabelledData(digest.hexdigest()[:32], classes, *sides)
+
+
+def _parted(texts: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """Hold out a part of each class; classes with a single text are trained on."""
+    by_class: dict[object, list[Labelled]] = {}
+    for text in texts:
+        by_class.setdefault(text.label if isinstance(text.label, str) else None, []).append(text)
+    sides: tuple[list[Labelled], list[Labelled]] = ([], [])
+    for of_class in by_class.values():
+        parts: tuple[list[Labelled], list[Labelled]] = (of_class, [])
+        if len({text.texts for text in of_class}) > 1:
+            parts = part(of_class, key=lambda text: text.texts)
+        for side, some in zip(sides, parts, strict=True):
+            side.extend(some)
+    return sides
 
 
 def read_labelled(source: str, text_fields: Sequence[str], label_field: str, is_regression: bool) -> list[Labelled]:
@@ -103,7 +119,7 @@ def _label(name: str, record: Mapping[str, Any], field: str, is_regression: bool
             f"{name} has no {field}: it has {', '.join(map(str, record))}. Name the label with --label-field."
         )
     if not is_regression:
-        if isinstance(value, float):
+        if isinstance(value, float) or _is_fraction(value):
             raise UserError(f"{name} has the {field} {value}, which is no class: add --task regression.")
         return str(value)
     try:
@@ -113,6 +129,14 @@ def _label(name: str, record: Mapping[str, Any], field: str, is_regression: bool
     if not np.isfinite(number):
         raise UserError(f"{name} has the {field} {value!r}, which is no number.")
     return number
+
+
+def _is_fraction(value: object) -> bool:
+    """Whether a text, as .csv has it, is a number that is no integer."""
+    try:
+        return isinstance(value, str) and not float(value).is_integer()
+    except (ValueError, OverflowError):
+        return False
 
 
 def _classes(training: Sequence[Labelled], held_out: Sequence[Labelled]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ At byte level every string can be encoded and is decoded exactly, and every toke
 of bytes, which bits per byte needs.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer saved with `Tokenizer.save`."""
     return _plain(Tokenizer.from_file(str(path)))
+
+
+def leading_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Return the special tokens that a tokenizer puts before a text."""
+    encoding = tokenizer.encode("a")
+    marks = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return [token for token, _ in itertools.takewhile(lambda mark: mark[1], marks)]
 
 
 def unbounded(tokenizer: Tokenizer) -> Tokenizer:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.data.tokenizer import unbounded
+from train.data.tokenizer import leading_tokens, unbounded
 from train.storage.model import StoredModel
 
 
@@ -38,13 +38,7 @@ def document_batches(model: StoredModel, texts: Iterable[str], batch_size: int, 
 
 def beginning_of(model: StoredModel) -> list[int]:
     """The tokens before a document."""
-    encoding = model.prompt_tokenizer().encode("a")
-    before = []
-    for token, is_special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
-        if not is_special:
-            break
-        before.append(token)
-    return before or [model.beginning]
+    return leading_tokens(model.prompt_tokenizer()) or [model.beginning]
 
 
 def _windows(tokens: np.ndarray, before: int, seq_len: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

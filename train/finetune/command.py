@@ -8,7 +8,7 @@ from train.config.validate import check_finetuning
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
 from train.finetune.seeds import run_seeds
-from train.finetune.work import first_state
+from train.finetune.work import state_of_model
 from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.stopping import EarlyStop
 from train.program.program import make_program, refuse_untraceable
@@ -21,16 +21,17 @@ from train.system.processes import on_first
 
 def run_finetune(config: Finetune) -> None:
     """Fine-tune as configured; return when finished, or after a signal, when the state is saved."""
-    refuse_different_processes(config)
-    model = read_model(config.start.init_from)
-    check_finetuning(config, model.architecture)
-    if config.data.seeds:
-        run_seeds(_with_step(config))
+    if config.data.seeds:  # before anything starts JAX, whose memory belongs to the runs
+        check_finetuning(config, read_model(config.start.init_from).architecture)
+        run_seeds(config)
         return
-    mesh = make_mesh(config.devices.mesh, config.data.batch_size)
+    refuse_different_processes(config)
     folder = RunFolder(config.run_dir)
     if is_finished(config, folder):
         return
+    model = read_model(config.run_dir if config.resume else config.start.init_from)
+    check_finetuning(config, model.architecture)
+    mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     if not config.resume:
         config = _with_step(config)
     work = (language_work if config.data.task == LANGUAGE else labelling_work)(config, model, mesh)
@@ -52,7 +53,7 @@ def run_finetune(config: Finetune) -> None:
             title=f"{config.start.init_from} with {config.optimizer.optimizer}",
             command="finetune",
             steps=schedule.steps,
-            start=lambda: first_state(config, program, model.architecture.param_dtype),
+            start=lambda: state_of_model(config, program),
             early_stop=_early_stop(config),
         )
 

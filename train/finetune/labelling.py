@@ -57,6 +57,9 @@ def labelling_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
 
 def _data(config: Finetune, found: LabelledData) -> Data:
     training = grain.MapDataset.source(TextRows(found.training)).seed(config.data.seed).shuffle().repeat()
+    # Files may be sorted by label, and an evaluation may read a part of them.
+    order = np.random.default_rng(0).permutation(len(found.held_out.labels))
+    held_out = Texts(*(array[order] for array in found.held_out))
 
     def rows(step: int) -> Callable[[int, int], Texts]:
         return training_rows(training, step, config.data.batch_size)
@@ -64,7 +67,7 @@ def _data(config: Finetune, found: LabelledData) -> Data:
     return Data(
         fingerprint=found.fingerprint,
         rows=rows,
-        evaluate=lambda predict: score(predict, found.held_out, config.data.batch_size, config.report.eval_batches),
+        evaluate=lambda predict: score(predict, held_out, config.data.batch_size, config.report.eval_batches),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from train.config.finetune import Finetune
 from train.config.run import UserError
+from train.config.validate import refuse_conflicts
 from train.loop.child import LOG, last_line, run_child
 from train.storage.folder import RunFolder
 from train.system.files import locked, write_whole
@@ -39,6 +40,8 @@ def _summary(config: Finetune, seed: int, signals: StopSignals) -> dict[str, Any
     run = dataclasses.replace(
         config, run_dir=folder.path, data=dataclasses.replace(config.data, seed=seed, seeds=()), config=None
     )
+    if folder.config.exists():
+        refuse_conflicts(run, folder.stored().config)
     if not folder.summary.exists():
         signals.poll()
         print(f"seed {seed}: {'resumes' if folder.config.exists() else 'starts'}", flush=True)
@@ -46,14 +49,14 @@ def _summary(config: Finetune, seed: int, signals: StopSignals) -> dict[str, Any
         if not folder.summary.exists():
             raise UserError(
                 f"seed {seed} exited with status {status}; the last line of its log {folder.path / LOG} is: "
-                f"{last_line(folder.path / LOG)}. Fix this, then run the command again to resume."
+                f"{last_line(folder.path / LOG)} Fix this, then run the command again to resume."
             )
     summary: dict[str, Any] = json.loads(folder.summary.read_text())
     return summary
 
 
 def spread(summaries: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Return mean and standard deviation of all metrics that differ between seeds."""
+    """Return mean and standard deviation of losses and metrics."""
     names = [name for name, value in summaries[0].items() if isinstance(value, float) and name not in SPENT]
     columns = {name: [float(summary[name]) for summary in summaries] for name in names}
     return {name: (statistics.mean(values), _deviation(values)) for name, values in columns.items()}

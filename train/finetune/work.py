@@ -16,7 +16,7 @@ from train.program.step import TrainState
 from train.program.task import Network, Params, Task
 from train.storage.checkpoint import restore_params
 from train.storage.folder import RunFolder
-from train.storage.model import StoredModel
+from train.storage.model import StoredModel, read_model
 
 
 class Work(NamedTuple):
@@ -48,11 +48,12 @@ def adapted(config: Finetune, network: Network, mesh: Mesh, seq_len: int) -> Net
     return with_attention(network, start.attention, mesh.devices.flat[0], seq_len)
 
 
-def first_state(config: Finetune, program: Program, stored: str) -> TrainState:
-    """Return the state before the first update, of weights that are stored in the dtype `stored`.
+def state_of_model(config: Finetune, program: Program) -> TrainState:
+    """Return the state before the first update: the weights of the model to start from.
 
     Each device reads its own shards. A head is drawn.
     """
+    stored = read_model(config.start.init_from).architecture.param_dtype
     abstract = dict(program.state.params)
     head = abstract.pop("head", None)
     as_stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(stored), sharding=x.sharding), abstract)

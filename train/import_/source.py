@@ -56,11 +56,19 @@ class Source:
             path
             for path in sorted(self.folder.iterdir())
             if path.is_file()
+            and self._is_own(path)
             and path.name not in others
             and not path.name.startswith(".")
             and path.suffix not in WEIGHT_FILES
             and path.stat().st_size <= SMALL
         ]
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file is in the folder, or in the cache of Hugging Face that the folder is in: a
+        link to elsewhere must not end up in an export.
+        """
+        folder, target = self.folder.resolve(), path.resolve()
+        return target.is_relative_to(folder) or target.parent == folder.parent.parent / "blobs"
 
 
 def read_source(folder: Path) -> Source:

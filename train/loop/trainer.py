@@ -21,7 +21,7 @@ from train.program.step import Report, TrainState, all_finite
 from train.program.task import Batch, Params
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
-from train.storage.metrics import Metrics
+from train.storage.metrics import Metrics, Row
 from train.system.devices import device_summary
 from train.system.processes import on_first
 
@@ -100,16 +100,11 @@ class Trainer:
             if self.stops_early():
                 break
             self.update()
-            if self.step % self.flags.save_every == 0 and not self.saves_with_score():
+            if self.step % self.flags.save_every == 0:
                 self.save()
-        if not self.saves_with_score():
-            self.save()
+        self.save()
         self.evaluate_if_due()
         self.finish()
-
-    def saves_with_score(self) -> bool:
-        """Whether the state of this step is saved after its evaluation, with its score."""
-        return self.early_stop is not None and self.is_evaluation_due()
 
     def is_evaluation_due(self) -> bool:
         """Whether this is the first step, the last, or one of every `eval_every`."""
@@ -119,7 +114,9 @@ class Trainer:
     def stops_early(self) -> bool:
         """Whether there is no use in more updates; if so, this is the last step."""
         stop = self.early_stop
-        if stop is None or not on_first(lambda: stop.is_over(self.tools.metrics.evaluations)):
+        if stop is None or not self.is_evaluation_due():
+            return False
+        if not on_first(lambda: stop.is_over(self.tools.metrics.evaluations)):
             return False
         self.tools.display.say(f"step {self.step}: {stop.patience} evaluations without a better {stop.metric}")
         return True
@@ -149,12 +146,12 @@ class Trainer:
         """Evaluate if it is due and not done."""
         if not self.is_evaluation_due() or on_first(lambda: self.tools.metrics.is_evaluated(self.step)):
             return
+        if self.early_stop is not None:
+            self.save()  # it may be the best
         self.record()
         evaluation = self.data.evaluate(self.predict)
         self.tools.metrics.add_evaluation(self.step, evaluation)
         self.tools.display.say(f"step {self.step}: {described(evaluation)}")
-        if self.early_stop is not None:
-            self.save(self.early_stop.score(dict(evaluation)))
         self.clock = time.perf_counter()
 
     def predict(self, rows: Batch) -> np.ndarray:
@@ -167,10 +164,10 @@ class Trainer:
         batch = place_batch(self.program.batch, lambda start, stop: jax.tree.map(lambda x: x[start:stop], whole))
         return np.asarray(self.program.predict(self.state.params, batch))[: len(jax.tree.leaves(rows)[0])]
 
-    def save(self, score: float | None = None) -> None:
+    def save(self) -> None:
         """Save the state, unless it is saved already; raise if it is not finite.
 
-        Without a score only the last states are kept; with one, that of the highest, too.
+        The last states are kept, and with early stopping the best.
         """
         self.record()
         if self.tools.checkpoints.latest == self.step:
@@ -178,15 +175,15 @@ class Trainer:
         if not self.all_finite(self.state):
             raise self.diverged("state")
         self.tools.metrics.make_durable()
-        self.tools.checkpoints.save(self.step, self.state, score)
+        self.tools.checkpoints.best_step = self.best_row().get("step")
+        self.tools.checkpoints.save(self.step, self.state)
         self.clock = time.perf_counter()
 
-    def best(self) -> dict[str, float]:
-        """Return the best value of the metric that is waited for, and its step."""
+    def best_row(self) -> Row:
+        """Return the best evaluation so far; nothing without early stopping."""
         if (stop := self.early_stop) is None:
             return {}
-        row = on_first(lambda: stop.best(self.tools.metrics.evaluations))
-        return {f"best_{stop.metric}": row[stop.metric], "best_step": row["step"]}
+        return on_first(lambda: stop.best(rows) if (rows := self.tools.metrics.evaluations) else {})
 
     def diverged(self, what: str) -> Diverged:
         """Return the error for a loss or a state that is no longer finite."""
@@ -201,7 +198,8 @@ class Trainer:
         """Write the loss curve, a sample, and finally the summary, which marks the end."""
         self.tools.poll(self.step)
         sample = self.data.sample(self.state.params) if self.data.sample else None
-        summary = on_first(self.tools.metrics.summary) | self.best() | {
+        best = {f"best_{name}": value for name, value in self.best_row().items()}
+        summary = on_first(self.tools.metrics.summary) | best | {
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
             "attention": self.program.task.network.attention,

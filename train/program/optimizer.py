@@ -1,5 +1,6 @@
 """The optimizer of a run: the only file of the trainer that imports grass_optax."""
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -43,7 +44,9 @@ def make_optimizer(
     """
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     row = OPTIMIZERS[config.optimizer]
-    make = _lora if row.name == "lora" else _baseline if row.is_baseline else _method
+    if row.name == "lora":
+        return _lora(config, schedule, seed, clip)
+    make = _baseline if row.is_baseline else _method
     return optax.chain(clip, make(row, config, schedule, seed, map_stacks))
 
 
@@ -70,7 +73,7 @@ def _method(
     return method(
         make_schedule(config.learning_rate, schedule),
         weight_decay=config.weight_decay,
-        weight_dimension_numbers=stacked_kernels,
+        weight_dimension_numbers=functools.partial(stacked_kernels, rank=config.rank if "rank" in row.takes else 0),
         adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
         mu_dtype=MOMENTS[config.mu_dtype],
         nu_dtype=MOMENTS[config.nu_dtype],
@@ -108,10 +111,15 @@ def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *
 
 
 def _lora(
-    _: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, seed: int, *__: Any
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, clip: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Return LoRA of the stacked kernels. A new head is trained whole; all others stay."""
-    adamw = optax.adamw(make_schedule(config.learning_rate, schedule), weight_decay=config.weight_decay)
+    """Return LoRA of the stacked kernels. A new head is trained whole; all others stay.
+
+    The gradients that are clipped are those of the factors, and those of the head.
+    """
+    adamw = optax.chain(
+        clip, optax.adamw(make_schedule(config.learning_rate, schedule), weight_decay=config.weight_decay)
+    )
     transforms: dict[Hashable, optax.GradientTransformation] = {
         layouts.SPLIT: lora(adamw, rank=config.rank, scale=config.scale, seed=seed),
         layouts.ADAM: optax.set_to_zero(),
@@ -125,12 +133,14 @@ def _lora(
     return optax.partition(transforms, labels)
 
 
-def stacked_kernels(params: Any) -> Any:
-    """Mark the kernels (layers, in, out) as stacks of matrices; everything else is left to Adam."""
+def stacked_kernels(params: Any, rank: int = 0) -> Any:
+    """Mark the kernels (layers, in, out) as stacks of matrices; everything else is left to Adam, as
+    are kernels that have no subspace of a rank: few grouped keys at a high rank.
+    """
 
     def numbers(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
-        is_kernel = jax.tree_util.keystr(path[-1:], simple=True) == "kernel"
-        return MuonDimensionNumbers(1, 2) if is_kernel and leaf.ndim == 3 else None
+        is_kernel = jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and leaf.ndim == 3
+        return MuonDimensionNumbers(1, 2) if is_kernel and min(leaf.shape[1:]) > rank else None
 
     return jax.tree.map_with_path(numbers, params)
 

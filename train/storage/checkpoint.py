@@ -4,7 +4,9 @@ A checkpoint is written under a temporary name and appears in one rename, so a l
 complete. Saving is synchronous: when `save` returns, the state is on disk.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -24,15 +26,16 @@ CHUNK_BYTES, FILE_BYTES, MOST_FILES = 4 * 10**6, 16 * 10**6, 256
 
 
 class Checkpoints:
-    """The last two states of a run, and the one with the highest score if scores are given."""
+    """The last two states of a run, and the one after `best_step` updates, if that is set.
+
+    Attributes:
+      latest: Step of the newest checkpoint, or None.
+      best_step: Step of a checkpoint that stays.
+    """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                n=1, get_metric_fn=lambda metrics: metrics["score"], keep_checkpoints_without_metrics=False
-            ),
-        ]
+        self.best_step: int | None = None
+        policies = [checkpoint_managers.LatestN(keep), _Best(self)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
@@ -49,10 +52,9 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def save(self, step: int, state: Any, score: float | None = None) -> None:
-        """Write the state after `step` updates; a higher score is better."""
-        metrics = None if score is None else {"score": score}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    def save(self, step: int, state: Any) -> None:
+        """Write the state after `step` updates."""
+        self._manager.save(step, args=ocp.args.StandardSave(state))
         self.latest = step
 
     def restore(self, step: int, abstract: State) -> State:
@@ -61,6 +63,22 @@ class Checkpoints:
         """
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return cast(State, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the best checkpoint, as the run knows it: Orbax forgets scores when it is reopened."""
+
+    checkpoints: Checkpoints
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        del context
+        return [checkpoint.step == self.checkpoints.best_step for checkpoint in checkpoints]
 
 
 def save_params(folder: Path, params: Params) -> None:

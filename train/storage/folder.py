@@ -3,7 +3,7 @@
 config.json    every setting, the versions of the packages, the fingerprint of the tokens
 model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
-checkpoints/   the last two states
+checkpoints/   the last two states, and the best with early stopping
 loss.png, sample.txt, summary.json    the results; summary.json is written last and marks the end
 """
 

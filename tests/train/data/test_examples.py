@@ -65,7 +65,7 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_completion_its_end() -> No
 def test_special_tokens_of_the_tokenizer_are_added_at_the_beginning_only() -> None:
     tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", END)]
+        single="<|endoftext|> $A <|endoftext|>", special_tokens=[("<|endoftext|>", END)]
     )
     (example,) = encode(Example("", "ab", "c"), 9, tokenizer)
     assert spelt(example.tokens) == "$abc$"
@@ -89,12 +89,34 @@ def test_every_row_is_read_once_per_epoch_in_another_order() -> None:
     assert order != [int(shuffled(rows, 1)[i].tokens[0]) for i in range(24)]
 
 
+def by_text(example: Example) -> str:
+    return example.prompt or example.completion
+
+
+def test_completions_of_one_prompt_are_on_one_side() -> None:
+    examples = [Example("", f"prompt {i % 5}", f"completion {i}") for i in range(50)]
+    training, held_out = part(examples, by_text)
+    assert len(held_out) == 10
+    assert not {example.prompt for example in training} & {example.prompt for example in held_out}
+
+
+def test_held_out_examples_that_are_trained_on_are_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = [{"prompt": f"{i}", "completion": "x"} for i in range(9)]
+    (tmp_path / "dev").mkdir()
+    held_out = write(tmp_path / "dev", *rows[:2])
+    load_examples(write(tmp_path, *rows), held_out, TOKENIZER, END, 8, said.append)
+    assert said[0] == "note: 2 held-out examples are also trained on, so their scores say little"
+
+
 def test_what_is_held_out_does_not_depend_on_the_order() -> None:
     examples = [Example(str(i), "", f"text {i}") for i in range(50)]
-    training, held_out = part(examples)
+    training, held_out = part(examples, by_text)
     assert len(held_out) == 2
     assert {*training, *held_out} == {*examples}
-    assert {example.completion for example in part(examples[::-1])[1]} == {example.completion for example in held_out}
+    assert {example.completion for example in part(examples[::-1], by_text)[1]} == {
+        example.completion for example in held_out
+    }
 
 
 def test_repetitions_are_dropped(tmp_path: Path) -> None:

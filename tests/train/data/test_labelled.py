@@ -50,7 +50,8 @@ def test_classes_are_numbered_and_texts_framed_and_padded(tmp_path: Path) -> Non
     np.testing.assert_array_equal(found.training.labels, [1, 0, 0])
     np.testing.assert_array_equal(found.held_out.labels, [1, 0])
     assert said == [
-        "3 texts to train on, 2 held out (no: 2 and 1, yes: 1 and 1); always guessing no has an accuracy of 0.5000"
+        "3 texts to train on, 2 held out (no: 2 and 1, yes: 1 and 1); always guessing no has an accuracy of 0.5000",
+        "note: 2 held-out examples are also trained on, so their scores say little",
     ]
 
 
@@ -85,6 +86,7 @@ def test_numbers_are_kept(tmp_path: Path) -> None:
         ({"text": "a"}, {}, r"dev\.jsonl:1 has no label: it has text\. Name the label with --label-field"),
         ({"label": 1}, {}, r'dev\.jsonl:1 has no "text" string: it has label'),
         ({"text": "a", "label": 0.5}, {}, r"has the label 0.5, which is no class: add --task regression"),
+        ({"text": "a", "label": "0.5"}, {}, r"has the label 0.5, which is no class: add --task regression"),
         ({"text": "a", "label": "x"}, {"is_regression": True}, r"dev\.jsonl:1 has the label 'x', which is no number"),
         ({"text": "a", "label": "inf"}, {"is_regression": True}, r"has the label 'inf', which is no number"),
     ],
@@ -92,6 +94,17 @@ def test_numbers_are_kept(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(row: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, [{"text": "a", "label": 0}, {"text": "bad", "label": 1}], [row], **options)
+
+
+def test_every_class_is_trained_on_and_held_out(tmp_path: Path) -> None:
+    rows = [{"text": f"{word} film " * (i + 1), "label": word} for word in ("good", "bad", "fine") for i in range(4)]
+    rows.append({"text": "a", "label": "rare"})
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source, tokenizer = f"files:{tmp_path}/a.jsonl", make_tokenizer()
+    found = load_labelled(source, "", ("text",), "label", tokenizer, 16, is_regression=False, say=lambda _: None)
+    assert found.classes == ("bad", "fine", "good", "rare")
+    np.testing.assert_array_equal(np.bincount(found.training.labels), [3, 3, 3, 1])
+    np.testing.assert_array_equal(np.bincount(found.held_out.labels), [1, 1, 1])
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--freeze", "head"), r"--freeze head names no parameter"),
         (("--warmup-fraction", 1), r"--warmup-fraction 1.0 must be below 1"),
         (("--epochs", "nan"), r"--epochs nan must be at least 0"),
+        (("--epochs", "inf"), r"--epochs inf must be a positive number"),
         (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
         (("--task", "classification"), r"--task classification needs an encoder, such as BERT"),

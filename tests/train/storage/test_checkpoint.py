@@ -41,13 +41,21 @@ def test_the_last_two_checkpoints_are_kept_and_come_back_exactly(tmp_path: Path)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last_two(tmp_path: Path) -> None:
+    def kept() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "c").iterdir())
+
     with Checkpoints(tmp_path / "c") as checkpoints:
-        for step, score in ((1, -3.0), (2, -1.0), (3, -1.5), (4, None), (5, -2.0), (6, None)):
-            checkpoints.save(step, STATE, score)
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "5", "6"]
-    with Checkpoints(tmp_path / "c") as checkpoints:  # scores are part of the checkpoints
-        checkpoints.save(7, STATE, -0.5)
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["6", "7"]
+        for step in range(1, 7):
+            checkpoints.best_step = min(step, 2)
+            checkpoints.save(step, STATE)
+    assert kept() == ["2", "5", "6"]
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.best_step = 2
+        checkpoints.save(7, STATE)
+        assert kept() == ["2", "6", "7"]
+        checkpoints.best_step = 7
+        checkpoints.save(8, STATE)
+    assert kept() == ["7", "8"]
 
 
 def test_remains_of_a_kill_are_no_checkpoints(tmp_path: Path) -> None:
