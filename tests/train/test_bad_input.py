@@ -120,15 +120,6 @@ def test_a_damaged_model_is_not_exported(name: str, tmp_path: Path, capsys: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
 
 
-def test_a_rank_above_the_width_of_the_keys_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write_foreign(tmp_path / "theirs")  # with two of four heads for keys, of 16 features
-    assert main(["import", "--from", str(source), "--out", str(tmp_path / "ours")]) == 0
-    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run", "--data", "files:x", "--rank", 8]
-    assert "--rank 8 must be below the width of the keys" in failed(["finetune", *map(str, words)], capsys)
-    assert not (tmp_path / "run").exists()
-    assert NETWORKS["bert"].hidden_size > 8  # which takes this rank
-
-
 def test_an_adapted_tokenizer_does_not_cut_what_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,3 +202,14 @@ def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) 
     assert passed["switch_gap"] == 3
     rest = {"weight_decay", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
     assert passed.keys() == {"switch_gap"} | rest
+
+
+@pytest.mark.parametrize("name", ["grassjump", "galore", "frugal"])
+def test_kernels_without_a_subspace_of_the_rank_get_adam(name: OptimizerName) -> None:
+    """Keys of grouped queries are narrower than a rank that suits the other kernels."""
+    params = {"q": {"kernel": jnp.ones((2, 16, 16))}, "k": {"kernel": jnp.ones((2, 16, 4))}}
+    taken = {rank: state_bytes(optimizer(name, rank=rank), params) for rank in (3, 4)}
+    alone = {rank: state_bytes(optimizer(name, rank=rank), {"q": params["q"]}) for rank in (3, 4)}
+    adam = 2 * 4 * 2 * 16 * 4
+    assert taken[3] - alone[3] < adam
+    assert taken[4] - alone[4] == adam
