@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.train.foreign import write_foreign
-from tests.train.foreign_encoders import NETWORKS, write_encoder
+from tests.train.foreign_encoders import write_encoder
 from train.__main__ import main
 
 
