@@ -41,7 +41,7 @@ def _summary(config: Finetune, seed: int, signals: StopSignals) -> dict[str, Any
         config, run_dir=folder.path, data=dataclasses.replace(config.data, seed=seed, seeds=()), config=None
     )
     if folder.config.exists():
-        refuse_conflicts(run, folder.stored().config)
+        refuse_conflicts(_with_step_of(folder, run), folder.stored().config)
     if not folder.summary.exists():
         signals.poll()
         print(f"seed {seed}: {'resumes' if folder.config.exists() else 'starts'}", flush=True)
@@ -53,6 +53,14 @@ def _summary(config: Finetune, seed: int, signals: StopSignals) -> dict[str, Any
             )
     summary: dict[str, Any] = json.loads(folder.summary.read_text())
     return summary
+
+
+def _with_step_of(folder: RunFolder, run: Finetune) -> Finetune:
+    """Name the checkpoint that a run has started from, unless one was asked for."""
+    stored = folder.stored().config
+    if run.start.init_step is not None or not isinstance(stored, Finetune):
+        return run
+    return dataclasses.replace(run, start=dataclasses.replace(run.start, init_step=stored.start.init_step))
 
 
 def spread(summaries: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:

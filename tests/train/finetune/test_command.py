@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import SAME_LOSS, Launcher, losses
+from tests.train.small_run import ROOT, SAME_LOSS, Launcher, losses
 from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -237,3 +239,31 @@ def test_two_devices_train_as_one(launcher: Launcher, base: Path, examples: str,
         found.append(losses(run_dir))
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=SAME_LOSS)
+
+
+def test_several_seeds_leave_jax_to_the_runs(base: Path, examples: str, tmp_path: Path) -> None:
+    """A GPU's memory would belong to this process, and not to its children."""
+    script = (
+        "import sys\n"
+        "from jax._src import xla_bridge\n"
+        "from train.finetune import seeds\n"
+        "from train.__main__ import main\n"
+        "seeds.run_child = lambda *_: sys.exit(7 if xla_bridge._backends else 5)\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "runs"), *SMALL.split()]
+    process = subprocess.run(
+        [sys.executable, "-c", script, "finetune", *words, "--seeds", "0", "1"], cwd=ROOT, timeout=200, check=False
+    )
+    assert process.returncode == 5
+
+
+@pytest.mark.long
+def test_seeds_with_other_settings_are_refused(
+    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--steps", 2, "--sample-tokens", 0)
+    assert finetune(tmp_path / "runs", *words, "--seeds", 0) == 0
+    assert finetune(tmp_path / "runs", *words, "--seeds", 0, 1, "--learning-rate", 0.5) == 2
+    assert "--learning-rate 0.5 (the run has 0.001)" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "seed1").exists()
