@@ -1,0 +1,359 @@
+"""Do the subspace methods fine-tune an encoder as well as AdamW? The tables of SubTrack-Grad.
+
+    python -m experiments.finetuning --size cpu
+
+Writes a line for each run to docs/results/finetuning.jsonl, and prints the tables of
+docs/results/finetuning.md. Finished runs are skipped. The tables of the paper need an accelerator:
+`--size full`. Those of `--size cpu` are a few epochs of few, short texts.
+
+The learning rate of a contestant is the best of its trials: of some factors of the trainer's
+default, on a seed of their own, trained and scored on parts of the texts to train on. Until all
+trials are made, it is the trainer's default.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.study import Study, command_line, row
+from experiments.texts import LABEL, SETS, files, minilm, prepare
+from train.config.finetune import RANK, REGRESSION, EpochFlags, ExampleFlags, Finetune, StartFlags, finetuning_optimizer
+from train.config.optimizers import NO_GAP, OPTIMIZERS
+from train.data.labelled import read_labelled
+from train.finetune.labelling import labelling_work
+from train.finetune.work import first_state
+from train.program.program import Program, make_program
+from train.program.sharding import make_mesh, place_batch
+from train.program.task import Params, Texts
+from train.storage.checkpoint import kept_step
+from train.storage.folder import RunFolder
+from train.storage.model import read_model
+
+RESULTS = Path("docs/results/finetuning.jsonl")
+SEEDS, SEED_OF_TRIALS = (0, 1, 2), 100
+FACTORS = (1.0, 4.0, 16.0)  # of the trainer's default rate for fine-tuning
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run. Everything else is the default of `finetune` for the optimizer."""
+
+    texts: str  # a key of `SETS`
+    is_trial: bool  # of a rate, without the texts for tests
+    optimizer: str
+    rank: int | None  # None: the optimizer has none
+    scale: float
+    update_proj_gap: int | None
+    learning_rate: float
+    seed: int
+    epochs: float
+    batch_size: int
+    seq_len: int
+
+
+class Outcome(NamedTuple):
+    """The result of a run."""
+
+    metrics: Mapping[str, float]  # of the texts to test on
+    guess: Mapping[str, float]  # those of the same prediction for all texts
+    seconds: float  # of training, without compilation and tests
+    cpu_seconds: float  # the same of the processor alone, which other programs do not lengthen
+    optimizer_bytes: int
+    corpus: str  # fingerprint of texts, labels and tokens
+    device: str
+
+
+class Contestant(NamedTuple):
+    """An optimizer at a rank."""
+
+    optimizer: str
+    rank: int | None
+
+
+CONTESTANTS = (
+    Contestant("adamw", None),
+    Contestant("badam", None),
+    *(Contestant(name, r) for r in (4, 8) for name in ("galore", "subtrack_grad", "grasswalk", "grassjump", "lora")),
+    Contestant("apollo_mini", None),
+)
+TRIED = tuple(contestant for contestant in CONTESTANTS if contestant.rank in (None, RANK))
+
+
+class Table(NamedTuple):
+    """A task, its metrics, of which the first chooses the rates, and how it is trained."""
+
+    title: str
+    texts: str
+    metrics: tuple[str, ...]
+    epochs: float
+    update_proj_gap: int
+    switch_gap: int  # of badam
+    seq_len: int
+    batch_size: int = 16
+
+
+# Metrics as in the papers: Pearson for numbers, else accuracy. `full` has their 30 epochs, ranks,
+# scales and, but for the small set, intervals; `cpu` has five subspaces a run, as have the papers'
+# comparisons of time, and BAdam takes its six layers twice.
+TABLES: dict[str, tuple[Table, ...]] = {
+    "cpu": (
+        Table("Toxicity", "toxicity", ("pearson", "eval_loss"), 1, 10, 4, 32),
+        Table("Reuters R8, 640 texts", "r8, 640 texts", ("accuracy", "f1"), 2, 16, 6, 64),
+        Table("BoolQ, 640 texts", "boolq, 640 texts", ("accuracy", "eval_loss"), 2, 16, 6, 128),
+    ),
+    "full": (
+        Table("Toxicity, 30 epochs", "toxicity", ("pearson", "eval_loss"), 30, 75, 50, 64),
+        Table("Reuters R8", "r8", ("accuracy", "f1"), 30, 500, 100, 256),
+        Table("BoolQ", "boolq", ("accuracy", "f1"), 30, 500, 100, 256),
+    ),
+}
+NAMES = {"pearson": "Pearson", "eval_loss": "loss", "accuracy": "accuracy", "f1": "F1"}
+
+
+def train(run: Run) -> Outcome:
+    """Fine-tune without checkpoints, and test at the end."""
+    config = settings(run)
+    model = read_model(config.start.init_from)
+    work = labelling_work(config, model)
+    schedule = config.schedule.schedule(work.rows, run.batch_size)
+    program = make_program(make_mesh("", run.batch_size), work.task, config.optimizer, schedule, run.seed)
+    step = program.train_step.lower(program.state, program.batch).compile()
+    state = first_state(config, program, model.architecture.param_dtype)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    for i in range(schedule.steps):
+        state, report = step(state, place_batch(program.batch, work.data.rows(i)))
+    jax.block_until_ready((state, report))
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    constant = guess(run)
+    return Outcome(
+        metrics=work.data.evaluate(lambda texts: predictions(program, state.params, texts)),
+        guess=work.data.evaluate(lambda texts: np.tile(constant, (len(texts.labels), 1))),
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        optimizer_bytes=program.optimizer_bytes,
+        corpus=work.data.fingerprint,
+        device=jax.devices()[0].device_kind,
+    )
+
+
+def predictions(program: Program, params: Params, texts: Texts) -> np.ndarray:
+    """The predictions for up to one batch; a short one is padded by repeating rows."""
+    whole = jax.tree.map(lambda x, like: np.resize(x, like.shape), texts, program.batch)
+    batch = place_batch(program.batch, lambda start, stop: jax.tree.map(lambda x: x[start:stop], whole))
+    return np.asarray(program.predict(params, batch))[: len(texts.labels)]
+
+
+def guess(run: Run) -> np.ndarray:
+    """The best constant prediction: the mean of the labels, or the logarithms of their parts."""
+    of_set = SETS[run.texts]
+    is_regression = of_set.task == REGRESSION
+    texts = read_labelled(files(run.texts, run.is_trial).training, of_set.fields, LABEL, is_regression)
+    labels = [text.label for text in texts]
+    if is_regression:
+        return np.array([np.mean(np.array(labels, np.float64))])
+    counts = Counter(map(str, labels))
+    return np.log([counts[name] / len(labels) for name in sorted(counts)])
+
+
+def settings(run: Run) -> Finetune:
+    """The configuration that `finetune` would have."""
+    of_set, parts, start = SETS[run.texts], files(run.texts, run.is_trial), minilm()
+    return Finetune(
+        run_dir=Path(),
+        start=StartFlags(init_from=start, init_step=kept_step(RunFolder(start).checkpoints, None)),
+        data=ExampleFlags(
+            data=parts.training,
+            held_out=parts.test,
+            task=of_set.task,
+            text_fields=of_set.fields,
+            label_field=LABEL,
+            batch_size=run.batch_size,
+            seq_len=run.seq_len,
+            seed=run.seed,
+        ),
+        optimizer=dataclasses.replace(
+            finetuning_optimizer(run.optimizer),
+            learning_rate=run.learning_rate,
+            rank=run.rank or RANK,
+            scale=run.scale,
+            update_proj_gap=run.update_proj_gap or NO_GAP,
+        ),
+        schedule=EpochFlags(epochs=run.epochs),
+    )
+
+
+def fingerprint(run: Run) -> str:
+    """Prepare model and texts of a run, and identify the texts."""
+    prepare(run.texts)
+    config = settings(run)
+    return labelling_work(config, read_model(config.start.init_from)).data.fingerprint
+
+
+STUDY = Study(
+    run=Run,
+    outcome=Outcome,
+    train=train,
+    text=lambda run: (run.texts, run.seq_len, "trials" if run.is_trial else "tests"),
+    fingerprint=fingerprint,
+    origin="that of the packages and the tokenizer: use the code that they were made with",
+)
+
+
+def default_rate(optimizer: str) -> float:
+    """The trainer's default rate for fine-tuning."""
+    return finetuning_optimizer(optimizer).learning_rate
+
+
+def run_of(table: Table, contestant: Contestant, learning_rate: float, seed: int, is_trial: bool = False) -> Run:
+    """A run of a table."""
+    name, rank = contestant
+    flags = finetuning_optimizer(name)
+    gap = table.switch_gap if name == "badam" else table.update_proj_gap
+    return Run(
+        texts=table.texts,
+        is_trial=is_trial,
+        optimizer=name,
+        rank=rank,
+        scale=flags.scale if rank is None else flags.scale * RANK / rank,
+        update_proj_gap=None if OPTIMIZERS[name].update_proj_gap is None else gap,
+        learning_rate=learning_rate,
+        seed=seed,
+        epochs=table.epochs,
+        batch_size=table.batch_size,
+        seq_len=table.seq_len,
+    )
+
+
+def trials_of(table: Table, contestant: Contestant) -> list[Run]:
+    """The runs that choose the learning rate of a contestant."""
+    return [
+        run_of(table, contestant, factor * default_rate(contestant.optimizer), SEED_OF_TRIALS, is_trial=True)
+        for factor in FACTORS
+    ]
+
+
+def runs_of(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
+    """The runs of a table: whole seeds first, so that one cut short is comparable."""
+    rates = best_rates(table, outcomes)
+    return [
+        run_of(table, contestant, rates[contestant.optimizer], seed) for seed in SEEDS for contestant in CONTESTANTS
+    ]
+
+
+def best_rates(table: Table, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
+    """The learning rate of each optimizer, chosen at one rank: the best if all were tried."""
+    rates = {}
+    for contestant in TRIED:
+        trials = trials_of(table, contestant)
+        is_tried = all(run in outcomes for run in trials)
+        best = max(trials, key=lambda run: worth(table, outcomes[run])) if is_tried else None
+        rates[contestant.optimizer] = best.learning_rate if best else default_rate(contestant.optimizer)
+    return rates
+
+
+def worth(table: Table, outcome: Outcome) -> tuple[float, float]:
+    """What makes a rate better: the first metric of the table, and of equal ones the loss."""
+    return outcome.metrics[table.metrics[0]], -outcome.metrics["eval_loss"]
+
+
+def report(outcomes: Mapping[Run, Outcome]) -> str:
+    """The tables that have runs."""
+    tables = [table for of_size in TABLES.values() for table in of_size]
+    return "\n\n".join(
+        text for table in tables for text in (tests_text(table, outcomes), trials_text(table, outcomes)) if text
+    )
+
+
+def tests_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
+    """A Markdown table: means over seeds, standard deviations, time and state."""
+    done = [run for run in runs_of(table, outcomes) if run in outcomes]
+    if not done:
+        return ""
+    names = [NAMES[metric] for metric in table.metrics]
+    first = {run.seed: outcomes[run].metrics[table.metrics[0]] for run in done if run.optimizer == "adamw"}
+    lines = [
+        f"**{table.title}**: {described(table)}.",
+        "",
+        row("optimizer", "r", "rate", "seeds", *names, f"{names[0]} from adamw, by seed", "seconds", "of CPU", "MB"),
+        "|---|---:|---:|---:|" + "---:|" * len(names) + "---|---:|---:|---:|",
+        row("the same guess", "-", "-", "-", *(f"{outcomes[done[0]].guess[m]:.3f}" for m in table.metrics), *"----"),
+    ]
+    for name, rank in CONTESTANTS:
+        found = {run.seed: outcomes[run] for run in done if (run.optimizer, run.rank) == (name, rank)}
+        if not found:
+            continue
+        values = {seed: outcome.metrics[table.metrics[0]] for seed, outcome in found.items()}
+        differences = [f"{value - first[seed]:+.3f}" for seed, value in values.items() if seed in first]
+        rate = best_rates(table, outcomes)[name]
+        means = [spread([outcome.metrics[metric] for outcome in found.values()]) for metric in table.metrics]
+        lines.append(
+            row(
+                name,
+                str(rank or "-"),
+                f"{rate:g}",
+                str(len(found)),
+                *means,
+                "-" if name == "adamw" else ", ".join(differences),
+                f"{statistics.median(outcome.seconds for outcome in found.values()):.0f}",
+                f"{statistics.median(outcome.cpu_seconds for outcome in found.values()):.0f}",
+                f"{next(iter(found.values())).optimizer_bytes / 1e6:.1f}",
+            )
+        )
+    return "\n".join(lines)
+
+
+def trials_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
+    """A Markdown table of the first metric at each rate that was tried."""
+    lines = []
+    for contestant in TRIED:
+        trials = trials_of(table, contestant)
+        if not any(run in outcomes for run in trials):
+            continue
+        values = [f"{outcomes[run].metrics[table.metrics[0]]:.3f}" if run in outcomes else "-" for run in trials]
+        lines.append(row(contestant.optimizer, f"{default_rate(contestant.optimizer):g}", *values))
+    if not lines:
+        return ""
+    head = [
+        f"{table.title}, trials of rates: {NAMES[table.metrics[0]]} on a part of the texts to train on.",
+        "",
+        row("optimizer", "default", *(f"{factor:g} times" for factor in FACTORS)),
+        "|---|" + "---:|" * (1 + len(FACTORS)),
+    ]
+    return "\n".join(head + lines)
+
+
+def described(table: Table) -> str:
+    """How the runs of a table are trained."""
+    return (
+        f"{table.epochs:g} epochs in batches of {table.batch_size} rows of up to {table.seq_len} tokens, T = "
+        f"{table.update_proj_gap}, {table.switch_gap} for badam"
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation if there are several."""
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    """Make what is missing, table by table, and print the tables."""
+    parser = command_line(__doc__, RESULTS)
+    parser.add_argument("--size", choices=tuple(TABLES), default="cpu", help="the tables to make")
+    args = parser.parse_args()
+    for table in () if args.report else TABLES[args.size]:
+        trials = [trials_of(table, contestant) for contestant in TRIED]
+        STUDY.make([run for runs in zip(*trials, strict=True) for run in runs], args.results, args.workers)
+        STUDY.make(runs_of(table, STUDY.read(args.results)), args.results, args.workers)
+    print(report(STUDY.read(args.results)))
+
+
+if __name__ == "__main__":
+    main()
