@@ -1,25 +1,12 @@
-"""The study of fine-tuning: rates from trials, scales by rank, and a run from its texts to its
-metrics.
-"""
+"""The tables of fine-tuning: rates from trials, scales by rank, seeds side by side."""
 
-import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from experiments import finetuning, texts
-from experiments.finetuning import CONTESTANTS, TRIED, Contestant, Outcome, Run, Table, run_of
-from models import to_hf_config
-from tests.models.small import BERT
-from train.program.task import drawn
-from train.storage.checkpoint import save_params
-from train.storage.folder import RunFolder
-from train.storage.model import StoredModel
+from experiments import finetuning
+from experiments.finetuning import CONTESTANTS, TRIED, Contestant, Table, run_of
+from experiments.labelling import Outcome, Run
 
 SMALL = Table("Two words", "toxicity", ("pearson", "eval_loss"), 8, 5, 2, 8, batch_size=8)
 OUTCOME = Outcome(
@@ -67,36 +54,3 @@ def test_runs_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "| 2 | 0.600 ± 0.141 | 0.100 ± 0.000 | - | 2 | 1 | 1.0 |" in rows["| adamw"]
     assert "| 4 | 3e-05 | 2 | 0.500 ± 0.141 | 0.100 ± 0.000 | +0.100, -0.300 |" in rows["| galore"]
     assert "| 0.000 | 0.200 |" in rows["| the same guess"]
-
-
-def small_model(folder: Path) -> Path:
-    """An encoder of a few thousand parameters, which knows two words."""
-    network = dataclasses.replace(BERT, num_labels=None)
-    words = {word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "good", "bad"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[PAD]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    folder.mkdir()
-    StoredModel(settings=to_hf_config(network), tokenizer=tokenizer).write(folder)
-    save_params(RunFolder(folder).checkpoints, jax.tree.map(np.asarray, drawn(network, 0)))
-    return folder
-
-
-def test_a_run_learns_and_is_identified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model = small_model(tmp_path / "model")
-    monkeypatch.setattr(finetuning, "minilm", lambda: model)
-    labels = {"good bad good": 0.5, "good good": 1.0, "bad": 0.0}
-    for file in texts.files("toxicity", is_trial=False):
-        path = Path(file.removeprefix("files:"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        records = [{"text": text, "label": label} for text, label in labels.items()] * 9
-        path.write_text("\n".join(map(json.dumps, records)))
-    monkeypatch.setattr(finetuning, "prepare", lambda _: None)
-    run = run_of(SMALL, Contestant("grassjump", 8), 3e-3, 0)
-    found = finetuning.train(run)
-    assert found.guess["pearson"] == 0
-    np.testing.assert_allclose(found.guess["eval_loss"], np.var(list(labels.values())), rtol=1e-6)
-    assert found.metrics["eval_loss"] < found.guess["eval_loss"] / 2
-    assert found.metrics["pearson"] > 0.8
-    assert found.corpus == finetuning.fingerprint(run)
