@@ -13,6 +13,7 @@ trials are made, it is the trainer's default.
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,10 @@ from train.config.optimizers import OPTIMIZERS
 
 RESULTS = Path("docs/results/finetuning.jsonl")
 SEEDS, SEED_OF_TRIALS = (0, 1, 2), 100
-FACTORS = (1.0, 4.0, 16.0)  # of the trainer's default rate for fine-tuning
+# Of the trainer's default rate for fine-tuning. The first three are tried, and the next one while
+# the largest is the best.
+FACTORS = (1.0, 4.0, 16.0, 64.0, 256.0)
+AT_LEAST = 3
 
 
 class Contestant(NamedTuple):
@@ -98,12 +102,34 @@ def run_of(table: Table, contestant: Contestant, learning_rate: float, seed: int
     )
 
 
-def trials_of(table: Table, contestant: Contestant) -> list[Run]:
-    """The runs that choose the learning rate of a contestant."""
-    return [
+def trials_of(table: Table, contestant: Contestant, outcomes: Mapping[Run, Outcome]) -> list[Run]:
+    """The runs that choose the learning rate of a contestant, as far as is known by now."""
+    runs = [
         run_of(table, contestant, factor * default_rate(contestant.optimizer), SEED_OF_TRIALS, is_trial=True)
         for factor in FACTORS
     ]
+    count = AT_LEAST
+    while count < len(runs) and best_of(table, runs[:count], outcomes) == runs[count - 1]:
+        count += 1
+    return runs[:count]
+
+
+def best_of(table: Table, trials: Sequence[Run], outcomes: Mapping[Run, Outcome]) -> Run | None:
+    """The best trial by the first metric of the table, and of equal ones by the loss; None if some
+    were not made.
+    """
+
+    def worth(run: Run) -> tuple[float, float]:
+        metrics = outcomes[run].metrics
+        return metrics[table.metrics[0]], -metrics["eval_loss"]
+
+    return max(trials, key=worth) if all(run in outcomes for run in trials) else None
+
+
+def missing_trials(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
+    """The trials to be made next, from the least factor to the largest."""
+    trials = [trials_of(table, contestant, outcomes) for contestant in TRIED]
+    return [run for runs in zip_longest(*trials) for run in runs if run and run not in outcomes]
 
 
 def runs_of(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
@@ -116,18 +142,10 @@ def runs_of(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
 
 def best_rates(table: Table, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
     """The learning rate of each optimizer, chosen at one rank: the best if all were tried."""
-    rates = {}
-    for contestant in TRIED:
-        trials = trials_of(table, contestant)
-        is_tried = all(run in outcomes for run in trials)
-        best = max(trials, key=lambda run: worth(table, outcomes[run])) if is_tried else None
-        rates[contestant.optimizer] = best.learning_rate if best else default_rate(contestant.optimizer)
-    return rates
-
-
-def worth(table: Table, outcome: Outcome) -> tuple[float, float]:
-    """What makes a rate better: the first metric of the table, and of equal ones the loss."""
-    return outcome.metrics[table.metrics[0]], -outcome.metrics["eval_loss"]
+    best = {
+        contestant.optimizer: best_of(table, trials_of(table, contestant, outcomes), outcomes) for contestant in TRIED
+    }
+    return {name: run.learning_rate if run else default_rate(name) for name, run in best.items()}
 
 
 def report(outcomes: Mapping[Run, Outcome]) -> str:
@@ -178,17 +196,19 @@ def tests_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
 
 def trials_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table of the first metric at each rate that was tried."""
-    lines = []
+    lines, metric = [], table.metrics[0]
     for contestant in TRIED:
-        trials = trials_of(table, contestant)
-        if not any(run in outcomes for run in trials):
-            continue
-        values = [f"{outcomes[run].metrics[table.metrics[0]]:.3f}" if run in outcomes else "-" for run in trials]
-        lines.append(row(contestant.optimizer, f"{default_rate(contestant.optimizer):g}", *values))
+        values = [
+            f"{outcomes[run].metrics[metric]:.3f}" if run in outcomes else "-"
+            for run in trials_of(table, contestant, outcomes)
+        ]
+        if set(values) != {"-"}:
+            values += ["-"] * (len(FACTORS) - len(values))
+            lines.append(row(contestant.optimizer, f"{default_rate(contestant.optimizer):g}", *values))
     if not lines:
         return ""
     head = [
-        f"{table.title}, trials of rates: {NAMES[table.metrics[0]]} on a part of the texts to train on.",
+        f"**{table.title}, trials**: {NAMES[metric]} on a part of the texts to train on, by learning rate.",
         "",
         row("optimizer", "default", *(f"{factor:g} times" for factor in FACTORS)),
         "|---|" + "---:|" * (1 + len(FACTORS)),
@@ -198,9 +218,10 @@ def trials_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
 
 def described(table: Table) -> str:
     """How the runs of a table are trained."""
+    epochs = "1 epoch" if table.epochs == 1 else f"{table.epochs:g} epochs"
     return (
-        f"{table.epochs:g} epochs in batches of {table.batch_size} rows of up to {table.seq_len} tokens, T = "
-        f"{table.update_proj_gap}, {table.switch_gap} for badam"
+        f"{epochs} in batches of {table.batch_size} rows of up to {table.seq_len} tokens, T = {table.update_proj_gap}, "
+        f"{table.switch_gap} for badam"
     )
 
 
@@ -216,8 +237,8 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(TABLES), default="cpu", help="the tables to make")
     args = parser.parse_args()
     for table in () if args.report else TABLES[args.size]:
-        trials = [trials_of(table, contestant) for contestant in TRIED]
-        STUDY.make([run for runs in zip(*trials, strict=True) for run in runs], args.results, args.workers)
+        while trials := missing_trials(table, STUDY.read(args.results)):
+            STUDY.make(trials, args.results, args.workers)
         STUDY.make(runs_of(table, STUDY.read(args.results)), args.results, args.workers)
     print(report(STUDY.read(args.results)))
 

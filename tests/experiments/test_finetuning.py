@@ -13,6 +13,8 @@ OUTCOME = Outcome(
     {"pearson": 0.5, "eval_loss": 0.1}, {"pearson": 0.0, "eval_loss": 0.2}, 2.0, 1.0, 10**6, "none", "cpu"
 )
 
+GALORE = Contestant("galore", 8)
+
 
 def outcome(pearson: float) -> Outcome:
     return OUTCOME._replace(metrics=OUTCOME.metrics | {"pearson": pearson})
@@ -37,12 +39,23 @@ def test_every_optimizer_has_trials() -> None:
 
 
 def test_a_rate_is_chosen_when_all_were_tried() -> None:
-    trials = finetuning.trials_of(SMALL, Contestant("galore", 8))
+    trials = finetuning.trials_of(SMALL, GALORE, {})
     assert all(run.is_trial for run in trials)
     outcomes = outcomes_of(trials, (0.3, 0.6, 0.5))
     assert finetuning.best_rates(SMALL, outcomes)["galore"] == trials[1].learning_rate
     fewer = dict(list(outcomes.items())[:2])
     assert finetuning.best_rates(SMALL, fewer)["galore"] == finetuning.default_rate("galore")
+
+
+def test_the_next_rate_is_tried_while_the_largest_is_the_best() -> None:
+    trials = finetuning.trials_of(SMALL, GALORE, {})
+    outcomes = outcomes_of(trials, (0.3, 0.4, 0.5))
+    [larger] = [run for run in finetuning.missing_trials(SMALL, outcomes) if run.optimizer == "galore"]
+    assert larger.learning_rate == 4 * trials[-1].learning_rate
+    assert finetuning.best_rates(SMALL, outcomes)["galore"] == finetuning.default_rate("galore")
+    outcomes[larger] = outcome(0.45)
+    assert finetuning.trials_of(SMALL, GALORE, outcomes) == [*trials, larger]
+    assert finetuning.best_rates(SMALL, outcomes)["galore"] == trials[-1].learning_rate
 
 
 def test_runs_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
