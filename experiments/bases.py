@@ -10,8 +10,6 @@ best of three at one rank and interval, on a seed of its own; until these runs a
 trainer's default.
 """
 
-import argparse
-import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +20,9 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
+from experiments.pretraining import Outcome, Run, study_of
 from experiments.reordered import strided
-from experiments.study import Outcome, Run, make, read
+from experiments.study import command_line, row
 from grass_optax import subspaces
 from grass_optax.residual import recovery
 from models.config import CONFIGS
@@ -199,25 +198,24 @@ def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
             "-" if losses is first else ", ".join(differences),
             f"{statistics.mean(outcome.energy for outcome in found.values()):.3f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(row(*cells))
     return "\n".join(lines)
+
+
+STUDY = study_of(optimizer)
 
 
 def main() -> None:
     """Make what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", action="store_true", help="only print the tables of the runs that are there")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the finished runs")
-    args = parser.parse_args()
+    args = command_line(__doc__, RESULTS).parse_args()
     if not args.report:
         first, *others = TABLES
-        make(runs_of(first, best_rates(read(args.results))), args.results, optimizer, args.workers)
-        make(runs_of_rates(), args.results, optimizer, args.workers)
-        rates = best_rates(read(args.results))
+        STUDY.make(runs_of(first, best_rates(STUDY.read(args.results))), args.results, args.workers)
+        STUDY.make(runs_of_rates(), args.results, args.workers)
+        rates = best_rates(STUDY.read(args.results))
         runs = [run for table in (first, *others) for run in runs_of(table, rates)]
-        make(runs, args.results, optimizer, args.workers)
-    print(report(read(args.results)))
+        STUDY.make(runs, args.results, args.workers)
+    print(report(STUDY.read(args.results)))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """The tables of docs/results are those of the runs beside them."""
 
 from pathlib import Path
+from typing import Any
 
-from experiments import bases
-from experiments.study import read
+import pytest
+
+from experiments import bases, finetuning
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
-def test_the_tables_of_bases_are_those_of_its_runs() -> None:
-    page = (RESULTS / "bases.md").read_text()
+@pytest.mark.parametrize("module", [bases, finetuning], ids=["bases", "finetuning"])
+def test_the_tables_of_a_page_are_those_of_its_runs(module: Any) -> None:
+    page = (RESULTS / module.RESULTS.name).with_suffix(".md").read_text()
     tables = page.split("-->\n", 1)[1].split("<!-- end of tables -->")[0].strip()
-    assert tables == bases.report(read(RESULTS / "bases.jsonl"))
+    assert tables == module.report(module.STUDY.read(RESULTS / module.RESULTS.name))

@@ -1,14 +1,12 @@
 """A study resumes where it stopped, compares seed by seed, and measures what it says."""
 
-import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import bases, study
-from experiments.study import Outcome, Run, make, read
+from experiments import bases, pretraining
+from experiments.pretraining import Outcome, Run, study_of
 from train.config.run import UserError
 from train.data.windows import Tokens
 
@@ -19,25 +17,25 @@ OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device=
 @pytest.fixture
 def text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus that is found at once, and no cache of the user."""
-    monkeypatch.setattr(study, "load_tokens", lambda *_: Tokens("another", None, np.empty(0), np.empty(0)))  # type: ignore[arg-type]
+    monkeypatch.setattr(pretraining, "load_tokens", lambda *_: Tokens("another", None, np.empty(0), np.empty(0)))  # type: ignore[arg-type]
 
 
 def write(path: Path, outcomes: dict[Run, Outcome]) -> None:
-    path.write_text("".join(json.dumps(dataclasses.asdict(r) | o._asdict()) + "\n" for r, o in outcomes.items()))
+    path.write_text("".join(bases.STUDY.line(run, outcome) for run, outcome in outcomes.items()))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     outcomes = {RUN: OUTCOME, RUN.at(seed=1): OUTCOME._replace(eval_loss=4.1)}
     write(tmp_path / "runs.jsonl", outcomes)
-    assert read(tmp_path / "runs.jsonl") == outcomes
-    assert read(tmp_path / "none.jsonl") == {}
+    assert bases.STUDY.read(tmp_path / "runs.jsonl") == outcomes
+    assert bases.STUDY.read(tmp_path / "none.jsonl") == {}
 
 
 def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     write(path, {RUN: OUTCOME})
     before = path.read_text()
-    make([RUN, RUN], path, bases.optimizer, workers=1)
+    bases.STUDY.make([RUN, RUN], path, workers=1)
     assert path.read_text() == before
 
 
@@ -46,7 +44,7 @@ def test_runs_on_another_text_are_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     write(path, {RUN: OUTCOME})
     with pytest.raises(UserError, match="another text.* another --results file"):
-        make([RUN.at(seed=1)], path, bases.optimizer, workers=1)
+        bases.STUDY.make([RUN.at(seed=1)], path, workers=1)
 
 
 def test_a_rate_is_chosen_on_a_seed_of_its_own_when_all_were_tried() -> None:
@@ -75,8 +73,8 @@ def _fail(run: Run, learning_rate: object) -> None:
 @pytest.mark.usefixtures("text")
 def test_a_run_that_fails_stops_the_study_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError, match="no optimizer for seed 0"):
-        make([RUN.at(seed=seed) for seed in range(20)], tmp_path / "runs.jsonl", _fail, workers=1)
-    assert read(tmp_path / "runs.jsonl") == {}
+        study_of(_fail).make([RUN.at(seed=seed) for seed in range(20)], tmp_path / "runs.jsonl", workers=1)
+    assert bases.STUDY.read(tmp_path / "runs.jsonl") == {}
 
 
 @pytest.mark.long
@@ -84,8 +82,8 @@ def test_a_study_makes_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Two short ones side by side; a random subspace captures its share."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # for the workers, too
     runs = [RUN.at(contestant=name, steps=20, update_proj_gap=5) for name in ("haar", "walk, blocks:8")]
-    make(runs, tmp_path / "runs.jsonl", bases.optimizer, workers=2)
-    found = read(tmp_path / "runs.jsonl")
+    bases.STUDY.make(runs, tmp_path / "runs.jsonl", workers=2)
+    found = bases.STUDY.read(tmp_path / "runs.jsonl")
     assert set(found) == set(runs)
     assert all(5 < outcome.eval_loss < 7.7 for outcome in found.values())
     assert abs(found[runs[0]].energy - 0.5) < 0.03
