@@ -5,7 +5,7 @@ from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
-from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, Finetune
+from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, ExampleFlags, Finetune, ScoreFlags
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
     BASES,
@@ -92,6 +92,7 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
             refuse(name, repr(source), "must be files:GLOB, for example 'files:examples/*.jsonl'")
     if config.report.metric not in METRICS[config.data.task]:
         refuse("metric", config.report.metric, f"must be one of {', '.join(METRICS[config.data.task])} for this task")
+    _refuse_idle(config)
     if config.report.patience and not config.report.eval_every:
         refuse("patience", config.report.patience, "needs evaluations during training: add --eval-every")
     if len(set(config.data.seeds)) != len(config.data.seeds):
@@ -103,6 +104,19 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     if config.schedule.warmup_fraction >= 1:
         refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
+
+
+def _refuse_idle(config: Finetune) -> None:
+    """Refuse flags that would change nothing."""
+    of_encoders = {"text_fields": config.data.text_fields, "label_field": config.data.label_field}
+    for name, value in of_encoders.items():
+        if config.data.task == LANGUAGE and value != getattr(ExampleFlags, name):
+            shown = value if isinstance(value, str) else " ".join(value)
+            refuse(name, shown, "has no effect on a language model: leave it out")
+    if config.data.task != LANGUAGE and config.report.sample_prompt:
+        refuse("sample_prompt", config.report.sample_prompt, "has no effect on an encoder: leave it out")
+    if config.report.metric != ScoreFlags.metric and not config.report.patience:
+        refuse("metric", config.report.metric, "has no effect without --patience: add it, or leave it out")
 
 
 def check_text(data: str) -> None:

@@ -162,6 +162,7 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--epochs", "inf"), r"--epochs inf must be a positive number"),
         (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
+        (("--label-field", "x"), r"--label-field x has no effect on a language model: leave it out"),
         (("--task", "classification"), r"--task classification needs an encoder, such as BERT"),
         (("--seeds", 1, 1), r"--seeds 1 1 must differ"),
     ],
