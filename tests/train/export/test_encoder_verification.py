@@ -12,6 +12,7 @@ from tests.train.export.test_command import assert_same_weights
 from tests.train.export.test_encoders import finetuned, imported
 from tests.train.export.test_verification import verified
 from tests.train.foreign_encoders import NETWORKS, files_of, write_encoder
+from tests.util import long_but
 from train.export import encoder_verification
 
 REASON = "parity with Hugging Face needs PyTorch: pip install '.[parity]'"
@@ -68,7 +69,7 @@ def test_a_classifier_of_theirs_comes_back_as_it_was(
     assert json.loads((tmp_path / "x/config.json").read_text()) == json.loads((theirs / "config.json").read_text())
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", long_but(["bert"], NAMES))
 def test_transformers_classifies_with_a_fine_tuned_encoder(family: str, tmp_path: Path, compiled: None) -> None:
     rows = [{"text": "a lamp", "label": "yes"}, {"text": "the old man read", "label": "no"}] * 4
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))

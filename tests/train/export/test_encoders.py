@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from models.hf_folder import Weights
 from tests.train.export.test_command import assert_same_weights, exported
 from tests.train.foreign_encoders import LONGEST, NETWORKS, write_encoder
+from tests.util import long_but
 from train.__main__ import main
 from train.program.task import abstract_params
 from train.storage.checkpoint import restore_params_on_host
@@ -87,7 +88,7 @@ def test_files_that_an_import_lacks_are_written(family: str, tmp_path: Path) -> 
 
 
 @FAMILIES
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", long_but(["classification"], ["classification", "regression"]))
 def test_a_fine_tuned_encoder_goes_full_circle(
     family: str, task: str, examples: str, tmp_path: Path, compiled: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,10 @@ SMALL = "--batch-size 2 --seq-len 24 --steps 8 --rank 4 --update-proj-gap 3 --le
 
 @pytest.mark.parametrize(
     ("network", "optimizer", "frozen"),
-    [(NETWORK, "lora", "layers/attention/o/*"), (QWEN2, "grassjump", "layers/mlp/*")],
+    [
+        (NETWORK, "lora", "layers/attention/o/*"),
+        pytest.param(QWEN2, "grassjump", "layers/mlp/*", marks=pytest.mark.long),
+    ],
     ids=["llama, LoRA", "qwen2"],
 )
 def test_a_fine_tuned_decoder_has_the_loss_of_its_run(
