@@ -88,6 +88,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_run_that_is_interrupted_resumes_bit_for_bit(finetune: Callable[..., int], tmp_path: Path) -> None:
     whole, begun = tmp_path / "whole", tmp_path / "begun"
     assert finetune(whole) == 0

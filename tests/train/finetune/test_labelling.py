@@ -70,6 +70,7 @@ def test_classes_are_learnt_and_named(base: Path, tmp_path: Path, capsys: pytest
     assert "accuracy 1.0000" in said
 
 
+@pytest.mark.long
 def test_numbers_are_learnt(base: Path, tmp_path: Path) -> None:
     rows = texts({"good": 1.0, "bad": -1.0, "fine": 0.2})
     summary = run(base, tmp_path, rows, "--task", "regression", "--held-out", write(tmp_path, rows))
