@@ -17,9 +17,7 @@ from models.config import TransformerConfig
 from models.parameters import Parameter, Table, is_stacked, table_of
 
 
-def from_hf_state_dict(
-    config: TransformerConfig, state_dict: Mapping[str, np.ndarray], *, fresh_head: bool = False
-) -> dict[str, Any]:
+def from_hf_state_dict(config: TransformerConfig, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the parameters of a model as nested dicts of arrays, with unchanged dtypes.
 
     Load them with `nnx.update(model, jax.tree.map(jnp.asarray, params))`. What is left out:
@@ -30,11 +28,9 @@ def from_hf_state_dict(
 
     Args:
       config: The configuration, which must ask for a head if and only if the checkpoint has one for
-        classification, or `fresh_head` is set.
+        classification.
       state_dict: The checkpoint. Encoders may be alone or in a model with a head, whose names then
         begin with `bert.` or `roberta.`.
-      fresh_head: Start a new task: the result has no head, so that a model that it is loaded into
-        keeps its own. Only the pooler of BERT is read if the checkpoint has it, as `head/dense`.
 
     Raises:
       ValueError: Names every missing, unexpected or mis-shaped entry, or one of another type than
@@ -44,26 +40,23 @@ def from_hf_state_dict(
         raise ValueError(f"the config has {config.num_layers} layers, but the checkpoint {len(state_dict)} tensors.")
     table = table_of(config)
     entries = _entries(table, state_dict)
-    fresh = _fresh(table, entries) if fresh_head else {}
-    parameters = {path: parameter for path, parameter in table.parameters.items() if path not in fresh}
-    expected = {name: shape for path in parameters for name, shape in _hf_shapes(path, parameters[path]).items()}
-    skipped = {parameter.name for parameter in fresh.values()}
-    skipped |= {name for name in entries if name not in expected and table.ignored.fullmatch(name)}
-    found = {entry: _shape(state_dict, entry) for name, entry in entries.items() if name not in skipped}
-    _check({entries.get(name, name): shape for name, shape in expected.items()}, found)
+    expected = _expected(table)
+    ignored = _ignored(table, entries)
+    _check(
+        {entries.get(name, name): shape for name, shape in expected.items()},
+        {entry: _shape(state_dict, entry) for entry in entries.values() if entry not in ignored},
+    )
 
     def read(name: str) -> np.ndarray:
         return np.asarray(state_dict[entries[name]])
 
-    return _nest({path: _from_hf(path, parameter, read) for path, parameter in parameters.items()})
+    return _nest({path: _from_hf(path, parameter, read) for path, parameter in table.parameters.items()})
 
 
 def left_out(config: TransformerConfig, state_dict: Mapping[str, np.ndarray]) -> list[str]:
     """Return the entries of a checkpoint that `from_hf_state_dict` leaves out."""
     table = table_of(config)
-    expected = {name for path, parameter in table.parameters.items() for name in _hf_shapes(path, parameter)}
-    named = _entries(table, state_dict).items()
-    return sorted(entry for name, entry in named if name not in expected and table.ignored.fullmatch(name))
+    return sorted(_ignored(table, _entries(table, state_dict)))
 
 
 def to_hf_state_dict(config: TransformerConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -101,13 +94,15 @@ def _entries(table: Table, state_dict: Mapping[str, np.ndarray]) -> dict[str, st
     return entries
 
 
-def _fresh(table: Table, entries: Mapping[str, str]) -> dict[str, Parameter]:
-    """The parameters of a head that a new task starts with."""
-    of_head = {path: parameter for path, parameter in table.parameters.items() if parameter.head != "no"}
-    if not of_head:
-        raise ValueError("fresh_head is set, but the config has no head: an EncoderConfig with num_labels has one.")
-    has_pretrained = any(p.name in entries for p in of_head.values() if p.head == "pretrained")
-    return {path: p for path, p in of_head.items() if p.head == "task" or not has_pretrained}
+def _expected(table: Table) -> dict[str, tuple[int, ...]]:
+    """The names of all parameters at Hugging Face, with their shapes."""
+    return {name: shape for path, x in table.parameters.items() for name, shape in _hf_shapes(path, x).items()}
+
+
+def _ignored(table: Table, entries: Mapping[str, str]) -> set[str]:
+    """The entries that no parameter here is made of, and that may be left out."""
+    expected = _expected(table)
+    return {entry for name, entry in entries.items() if name not in expected and table.ignored.fullmatch(name)}
 
 
 def _hf_shapes(path: str, parameter: Parameter) -> dict[str, tuple[int, ...]]:

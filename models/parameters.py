@@ -8,12 +8,10 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from models.config import LlamaConfig, TransformerConfig
 from models.encoder_config import EncoderConfig
-
-_Head = Literal["no", "pretrained", "task"]
 
 
 class Parameter(NamedTuple):
@@ -22,13 +20,10 @@ class Parameter(NamedTuple):
     Attributes:
       name: At Hugging Face; {} is the index of the layer.
       shape: Ours: kernels are (in, out), and those of `layers/` have a leading axis of layers.
-      head: Whether it belongs to a head. A fresh head takes what was "pretrained" if the checkpoint
-        has it, and nothing that was trained for a "task".
     """
 
     name: str
     shape: tuple[int, ...]
-    head: _Head = "no"
 
 
 class Table(NamedTuple):
@@ -68,15 +63,10 @@ _NOT_OF_ENCODER = re.compile(
 )
 
 
-class _Layer(NamedTuple):
-    name: str
-    head: _Head
-
-
-# The two layers of a head. BERT's pooler was trained to predict whether two sentences follow.
+# The two layers of a head.
 _HEADS = {
-    "bert": (_Layer("bert.pooler.dense", "pretrained"), _Layer("classifier", "task")),
-    "roberta": (_Layer("classifier.dense", "task"), _Layer("classifier.out_proj", "task")),
+    "bert": ("bert.pooler.dense", "classifier"),
+    "roberta": ("classifier.dense", "classifier.out_proj"),
 }
 
 
@@ -129,8 +119,8 @@ def _(config: EncoderConfig) -> Table:
     }
     if config.num_labels is not None:
         dense, out = _HEADS[config.family]
-        parameters |= _linear("head/dense", dense.name, hidden, hidden, head=dense.head)
-        parameters |= _linear("head/out", out.name, hidden, config.num_labels, head=out.head)
+        parameters |= _linear("head/dense", dense, hidden, hidden)
+        parameters |= _linear("head/out", out, hidden, config.num_labels)
 
     def spelled(name: str) -> str:
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)  # the checkpoints of TensorFlow
@@ -141,17 +131,9 @@ def _(config: EncoderConfig) -> Table:
     return Table(_stacked(parameters, config.num_layers), _NOT_OF_ENCODER, spelled)
 
 
-def _linear(
-    path: str,
-    name: str,
-    inputs: int,
-    outputs: int,
-    *,
-    bias: bool = True,
-    head: _Head = "no",
-) -> dict[str, Parameter]:
-    kernel = {f"{path}/kernel": Parameter(f"{name}.weight", (inputs, outputs), head)}
-    return kernel | ({f"{path}/bias": Parameter(f"{name}.bias", (outputs,), head)} if bias else {})
+def _linear(path: str, name: str, inputs: int, outputs: int, *, bias: bool = True) -> dict[str, Parameter]:
+    kernel = {f"{path}/kernel": Parameter(f"{name}.weight", (inputs, outputs))}
+    return kernel | ({f"{path}/bias": Parameter(f"{name}.bias", (outputs,))} if bias else {})
 
 
 def _norm(path: str, name: str, features: int) -> dict[str, Parameter]:

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from models import from_hf_state_dict, to_hf_state_dict
-from tests.models.small import BERT, ENCODER_PAIR, ROBERTA, SMALL, forward, make, shaken
+from tests.models.small import BERT, ENCODER_PAIR, SMALL, forward, make, shaken
 
 ENCODERS = ENCODER_PAIR | {f"{name} alone": dataclasses.replace(c, num_labels=None) for name, c in ENCODER_PAIR.items()}
 
@@ -147,29 +147,11 @@ def test_old_names_of_norms_are_read(bert):
         from_hf_state_dict(BERT, both)
 
 
-def test_a_head_that_the_checkpoint_lacks_is_an_error_unless_it_is_to_be_fresh(bert):
-    params, state_dict = bert
+def test_a_head_that_the_checkpoint_lacks_is_an_error(bert):
+    _, state_dict = bert
     pretrained = {name: array for name, array in state_dict.items() if "classifier" not in name}
     with pytest.raises(ValueError, match="missing: classifier.weight\nmissing: classifier.bias"):
         from_hf_state_dict(BERT, pretrained)
-    fresh = from_hf_state_dict(BERT, pretrained, fresh_head=True)
-    assert_equal(fresh, without(params, "head", "out"))
-    no_pooler = {name: array for name, array in pretrained.items() if "pooler" not in name}
-    assert_equal(from_hf_state_dict(BERT, no_pooler, fresh_head=True), without(params, "head"))
-
-    model = make(BERT, 1)
-    own = np.asarray(model.head.out.kernel)
-    nnx.update(model, jax.tree.map(jnp.asarray, fresh))
-    np.testing.assert_array_equal(model.head.out.kernel, own)
-    np.testing.assert_array_equal(model.head.dense.kernel, params["head"]["dense"]["kernel"])
-
-
-def test_a_fresh_head_takes_nothing_from_another_task():
-    params = nnx.to_pure_dict(nnx.state(shaken(make(ROBERTA, 0))))
-    state_dict = to_hf_state_dict(ROBERTA, params)
-    pooler = {"roberta.pooler.dense.weight": np.ones((16, 16)), "roberta.pooler.dense.bias": np.ones(16)}
-    regression = dataclasses.replace(ROBERTA, num_labels=1)
-    assert_equal(from_hf_state_dict(regression, state_dict | pooler, fresh_head=True), without(params, "head"))
 
 
 def test_a_head_is_never_dropped_or_invented_in_silence(bert):
@@ -179,8 +161,6 @@ def test_a_head_is_never_dropped_or_invented_in_silence(bert):
         from_hf_state_dict(alone, state_dict)
     with pytest.raises(ValueError, match=r"classifier.weight is \(3, 16\), the config needs \(2, 16\)"):
         from_hf_state_dict(dataclasses.replace(BERT, num_labels=2), state_dict)
-    with pytest.raises(ValueError, match="fresh_head is set, but the config has no head"):
-        from_hf_state_dict(alone, state_dict, fresh_head=True)
 
 
 def test_misfits_of_an_encoder_are_named_as_the_checkpoint_names_them(bert):
