@@ -120,8 +120,8 @@ class Llama(nnx.Module):
         Args:
           tokens_BT: Tokens.
           place: Sharding constraints.
-          documents_BT: The number of the document of each token, if rows hold several: a token sees
-            those of its own document only, and its position counts from the first of them.
+          documents_BT: The number of the document of each token, if rows hold several. A token sees
+            only its own document, where its position counts from 0.
         """
         if documents_BT is None:
             positions_BT, mask_BTS = jnp.arange(tokens_BT.shape[1])[None], None

@@ -55,8 +55,8 @@ def count_parameters(config: TransformerConfig) -> int:
 _NOT_OF_LLAMA = re.compile(
     r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)|lm_head\.weight"
 )
-# Buffers that follow from the configuration; the heads of pretraining; the pooler, if there is no
-# head or one of RoBERTa, which has a layer of its own.
+# Buffers that follow from the configuration; the heads of pretraining; the pooler, unless it is the
+# first layer of BERT's head.
 _NOT_OF_ENCODER = re.compile(
     r"(.+\.)?(embeddings\.(position_ids|token_type_ids)|pooler\.dense\.(weight|bias))"
     r"|(cls\.predictions|cls\.seq_relationship|lm_head)\..+"

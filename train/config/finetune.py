@@ -68,7 +68,7 @@ class ExampleFlags:
     seed: int = 0
     """Seed of the order of the examples, the subspaces, a new head and the sample."""
     seeds: tuple[int, ...] = ()
-    """Several seeds: a run of each, in a folder of its own, then their mean and spread."""
+    """Train once with each of these seeds, in a folder for each; report mean and spread."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,9 @@ class ScoreFlags(ReportFlags):
     sample_prompt: str = ""
     """Prompt for the sample of a language model; by default that of a held-out example."""
     metric: MetricName = "eval_loss"
-    """Metric of --patience: eval_loss, accuracy, f1, matthews; pearson, spearman."""
+    """What --patience watches: eval_loss; of classes accuracy, f1, matthews; pearson, spearman."""
     patience: int = 0
-    """Stop after so many evaluations without a better one, whose checkpoint is kept; 0: never."""
+    """Stop after this many evaluations without a better one; keep the best checkpoint. 0: never."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -174,5 +174,5 @@ def encoded(
 
 
 def shuffled(rows: Packed, seed: int) -> grain.MapDataset:
-    """Return the endless dataset of rows: every row once per epoch, in an order of its own."""
+    """Return the endless dataset of rows: each once per epoch, in a new order every time."""
     return grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
