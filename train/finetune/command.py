@@ -13,7 +13,7 @@ from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.stopping import EarlyStop
 from train.program.program import make_program, refuse_untraceable
 from train.program.sharding import make_mesh
-from train.storage.checkpoint import kept_step
+from train.storage.weights import kept_step
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
 from train.system.processes import on_first

@@ -1,186 +1,195 @@
-"""Checkpoints of a run, written with Orbax.
+"""Checkpoints of a run, written with Orbax while the training continues.
 
-A checkpoint is written under a temporary name and appears in one rename, so a listed checkpoint is
-complete. Saving is synchronous: when `save` returns, the state is on disk.
+A checkpoint appears in one rename, with its checksums (`train.storage.seal`), so a kill leaves the
+ones before it. A damaged one is skipped at a restart, and the one before it is used.
 """
 
-import dataclasses
-import functools
-from collections.abc import Sequence
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from train.config.run import UserError
-from train.system.processes import on_first
+from train.storage.seal import UNFINISHED, SealedPath, damage, size_of
+from train.system.files import disk_error
+from train.system.processes import everywhere, is_first, on_first
 
 State = TypeVar("State")
-Params = Any
-# Of imported weights: the bytes that are encoded at once, and those of a file, which is in memory
-# until it is written. `python -m benchmarks.weights` measures what they take.
-CHUNK_BYTES, FILE_BYTES, MOST_FILES = 4 * 10**6, 16 * 10**6, 256
+ITEM = "default"  # the folder in a checkpoint in which Orbax keeps the arrays
+DAMAGED = ".damaged"
 
 
 class Checkpoints:
-    """The last two states of a run, and the one after `best_step` updates, if that is set.
+    """The last `keep` states of a run, and the one after `best_step` updates, if that is set.
+
+    All methods are to be called in every process.
 
     Attributes:
-      latest: Step of the newest checkpoint, or None.
+      latest: Step of the newest checkpoint, which may still be being written, or None.
       best_step: Step of a checkpoint that stays.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
+        """Find the newest intact checkpoint, and put aside the damaged ones that are newer.
+
+        Raises:
+          UserError: If there are checkpoints, but all are damaged.
+        """
+        self.folder, self.keep = folder.absolute(), keep
         self.best_step: int | None = None
-        policies = [checkpoint_managers.LatestN(keep), _Best(self)]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=False,
-        )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        # Step of the newest checkpoint, or None. Process 0 decides, as a network file system may
-        # show other processes an older listing.
-        self.latest: int | None = on_first(self._manager.latest_step)
+        self._writing: int | None = None
+        self._quiet = _Quiet()
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=SealedPath)
+        # Process 0 decides, as a network file system may show other processes an older listing.
+        self.latest: int | None = on_first(self._recover)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, UserError) and jax.process_count() > 1:
+            return  # the others may not come here, and would be waited for
+        try:
+            self.finish()
+        except UserError:
+            if kind is None:  # or the first error is the one to report
+                raise
+        with self._quiet:
+            self._checkpointer.close()
 
     def save(self, step: int, state: Any) -> None:
-        """Write the state after `step` updates."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
-        self.latest = step
+        """Start to write the state after `step` updates. It is copied first, so it may be donated.
+
+        Raises:
+          UserError: If this state, or the one before it, cannot be written.
+        """
+        self.finish()
+        on_first(lambda: self._make_room(bytes_of(state)))
+        with self._reported(step):
+            self._checkpointer.save(
+                self.folder / str(step), args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)})
+            )
+        self._writing = self.latest = step
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, then remove those that are too many."""
+        if self._writing is None:
+            return
+        step, self._writing = self._writing, None
+        everywhere(lambda: self._wait(step))
+        on_first(self._rotate)
 
     def restore(self, step: int, abstract: State) -> State:
         """Return the state after `step` updates, with the structure, shapes and shardings of
         `abstract`, which may differ from the shardings of the run that saved it.
         """
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return cast(State, state)
+        item = ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(abstract)})
+        return cast(State, self._checkpointer.restore(self.folder / str(step), args=item)[ITEM])
+
+    def _recover(self) -> int | None:
+        """Remove what kills have left, and return the step of the newest intact checkpoint."""
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            return None
+        for path in self.folder.glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(path)
+        steps = steps_in(self.folder)
+        step, damaged = newest_intact(self.folder)
+        for name, reason in damaged.items():
+            used = f"the run resumes from step {step}" if step is not None else "no intact one is left"
+            print(f"note: {self.folder / str(name)} is damaged ({reason}), so {used}; it is kept as {name}{DAMAGED}")
+        if steps and step is None:
+            raise UserError(
+                f"all checkpoints in {self.folder} are damaged: restore one from a backup, or start a new run in "
+                "another --run-dir."
+            )
+        for name in damaged:
+            aside = self.folder / f"{name}{DAMAGED}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(name)).rename(aside)
+        return step
+
+    def _wait(self, step: int) -> None:
+        with self._reported(step):
+            self._checkpointer.wait_until_finished()
+
+    def _rotate(self) -> None:
+        steps = steps_in(self.folder)
+        for step in steps[: -self.keep]:
+            if step != self.best_step:
+                self._remove(step)
+
+    def _make_room(self, size: int) -> None:
+        """Remove the oldest checkpoints before the newest one if the disk is too full for another:
+        one stays while the next is written.
+        """
+        for step in steps_in(self.folder)[:-1]:
+            if shutil.disk_usage(self.folder).free >= size:
+                return
+            if step != self.best_step:
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        leaving = self.folder / f"{step}{UNFINISHED}.removed"  # so that a kill leaves no half of it
+        (self.folder / str(step)).rename(leaving)
+        shutil.rmtree(leaving)
+
+    @contextlib.contextmanager
+    def _reported(self, step: int) -> Iterator[None]:
+        """Turn an error of the disk into one that says what is saved."""
+        try:
+            with self._quiet:
+                yield
+        except Exception as error:
+            if (reason := disk_error(error)) is None:
+                raise
+            saved: list[int] = []
+            if is_first():
+                for path in self.folder.glob(f"*{UNFINISHED}*"):
+                    shutil.rmtree(path, ignore_errors=True)
+                saved = steps_in(self.folder)
+            kept = f"the newest is that of step {saved[-1]}" if saved else "there is none before it"
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({reason}); {kept}: free space "
+                "there, then run the same command again with --resume."
+            ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps the best checkpoint, as the run knows it: Orbax forgets scores when it is reopened."""
-
-    checkpoints: Checkpoints
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: checkpoint_managers.PreservationContext,
-    ) -> Sequence[bool]:
-        del context
-        return [checkpoint.step == self.checkpoints.best_step for checkpoint in checkpoints]
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, in order."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal())
 
 
-def save_params(folder: Path, params: Params) -> None:
-    """Write weights, arrays of NumPy, as a first checkpoint that has nothing else.
-
-    Beside the weights this takes some 0.1 GB. By default Orbax would copy all arrays of NumPy, as
-    they might change while they are written, encode each as a whole, and write it as one file.
-    """
-    arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-    of_jax = ocp.type_handlers.get_type_handler(jax.Array)  # without it Orbax warns
-    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays), (jax.Array, of_jax))
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    item = {"params": params}
-    arguments = ocp.args.PyTreeSave(
-        item,
-        save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), item),
-        ocdbt_target_data_file_size=max(FILE_BYTES, sum(x.nbytes for x in jax.tree.leaves(params)) // MOST_FILES),
-    )
-    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler) as manager:
-        manager.save(0, args=arguments)
+def newest_intact(folder: Path) -> tuple[int | None, dict[int, str]]:
+    """Return the step of the newest intact checkpoint, and what is wrong with those after it."""
+    damaged: dict[int, str] = {}
+    for step in reversed(steps_in(folder)):
+        reason = damage(folder / str(step))
+        if reason is None:
+            return step, damaged
+        damaged[step] = reason
+    return None, damaged
 
 
-def kept_step(folder: Path, step: int | None) -> int:
-    """Return `step`, or the step of the newest checkpoint.
-
-    Args:
-      folder: Of the checkpoints.
-      step: The number of updates; None for the newest.
-
-    Raises:
-      UserError: If there is no such checkpoint.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
-    with _reader(folder) as manager:
-        steps = sorted(manager.all_steps())
-    if not steps:
-        raise UserError(f"{folder} has no checkpoint: train or import a model first.")
-    if step not in (None, *steps):
-        raise UserError(f"{folder} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}.")
-    return steps[-1] if step is None else step
+def bytes_of(state: Any) -> int:
+    """Return the bytes of all arrays of a state, which a checkpoint is not larger than by much."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
-def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
-    """Return the weights after `step` updates, or those of the newest checkpoint; nothing else of
-    the state is read.
+class _Quiet(logging.Filter):
+    """While entered, drops Orbax's log lines about errors, which are raised to us as well."""
 
-    Args:
-      folder: Of the checkpoints.
-      step: The number of updates; None for the newest.
-      abstract: Shapes, dtypes and shardings.
+    def __enter__(self) -> None:
+        logging.getLogger("absl").addFilter(self)
 
-    Raises:
-      UserError: If there is no such checkpoint.
-    """
-    step = kept_step(folder, step)
-    with _reader(folder) as manager:
-        return _restored(manager, step, abstract, ocp.checkpoint_utils.construct_restore_args(abstract))
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("absl").removeFilter(self)
 
-
-def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> Params:
-    """Return the weights as arrays of NumPy, which no device holds.
-
-    They are read one after the other, as each is in memory encoded, too, while it is decoded: Orbax
-    would read all at once. The largest come first, when there is most room.
-
-    Args:
-      folder: Of the checkpoints.
-      step: The number of updates; None for the newest.
-      abstract: Shapes and dtypes.
-
-    Raises:
-      UserError: If there is no such checkpoint.
-    """
-    step = kept_step(folder, step)
-
-    leaves, structure = jax.tree.flatten_with_path(abstract)
-    arrays: dict[int, np.ndarray] = {}
-    with _reader(folder) as manager:
-        for i in sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size):
-            path, leaf = leaves[i]
-            arguments = ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            part = _restored(manager, step, _nested(path, leaf), _nested(path, arguments))
-            (arrays[i],) = jax.tree.leaves(part)
-    return jax.tree.unflatten(structure, [arrays[i] for i in range(len(leaves))])
-
-
-def _nested(path: tuple[Any, ...], value: Any) -> Params:
-    """Return the dicts in which `value` has this path."""
-    return functools.reduce(lambda inner, key: {key.key: inner}, reversed(path), value)
-
-
-def _restored(manager: ocp.CheckpointManager, step: int, params: Params, restore_args: Params) -> Params:
-    """Return those parameters that `params` names."""
-    arguments = ocp.args.PyTreeRestore(
-        item={"params": params}, restore_args={"params": restore_args}, partial_restore=True
-    )
-    return manager.restore(step, args=arguments)["params"]
-
-
-def _reader(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(create=False)
-    # The other handler reads whole states only.
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler())
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep other lines."""
+        return "orbax" not in record.pathname

@@ -10,7 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from models import Llama
 from train.config.run import Precision, Pretrain
 from train.program.task import Params, abstract_params, structure
-from train.storage.checkpoint import kept_step, restore_params
+from train.storage.weights import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, read_model
 

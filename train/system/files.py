@@ -3,11 +3,14 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from train.config.run import UserError
+
+TENSORSTORE = re.compile(r"\[OS error \d+: \w+ ([^\]]+)\]")  # how Orbax's storage writes an errno
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -82,3 +85,14 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(str(refusal)) from None
         yield
+
+
+def disk_error(error: BaseException | None) -> str | None:
+    """Return what the system said if an error, or one that it followed from, is one of files."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno)
+        if found := TENSORSTORE.search(str(error)):
+            return found[1]
+        error = error.__cause__ or error.__context__
+    return None

@@ -19,7 +19,7 @@ from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.program.program import pretraining
 from train.program.sharding import make_mesh
-from train.storage.checkpoint import kept_step, restore_params
+from train.storage.weights import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from models import EncoderConfig, to_hf_config
 from train.__main__ import main
 from train.program.task import drawn
-from train.storage.checkpoint import save_params
+from train.storage.weights import save_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, read_model
 
