@@ -22,9 +22,9 @@ from train.finetune.work import state_of_model
 from train.program.program import Program, make_program
 from train.program.sharding import make_mesh, place_batch
 from train.program.task import Params, Texts
-from train.storage.weights import kept_step
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
+from train.storage.weights import kept_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

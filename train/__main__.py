@@ -3,6 +3,13 @@
 import functools
 import operator
 import sys
+
+if __name__ == "__main__":  # Ctrl-C is answered while the imports below take their seconds
+    from train.system.signals import exiting_on_signals
+
+    answered = exiting_on_signals()
+    answered.__enter__()
+
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
@@ -49,7 +56,7 @@ def parse(arguments: Sequence[str]) -> Command:
     config = _read(arguments, default)
     if stored is not None:
         assert isinstance(config, Pretrain | Finetune)
-        refuse_conflicts(config, stored)
+        refuse_conflicts(config, stored, may_extend=True)
     return config
 
 
@@ -135,4 +142,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    finally:
+        answered.__exit__(None, None, None)

@@ -13,9 +13,9 @@ from experiments import labelling, texts
 from models import to_hf_config
 from tests.models.small import BERT
 from train.program.task import drawn
-from train.storage.weights import save_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel
+from train.storage.weights import save_params
 
 RUN = labelling.Run(
     texts="toxicity",

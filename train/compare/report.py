@@ -3,7 +3,6 @@ run of each optimizer.
 """
 
 import dataclasses
-import json
 import math
 
 import matplotlib
@@ -13,7 +12,7 @@ from train.compare.config import Compare, cells, scales, short
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
 from train.storage.folder import RunFolder
 from train.storage.metrics import read_rows, save_figure
-from train.system.files import write_whole
+from train.system.files import as_json, write_whole
 
 HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes", "peak memory bytes")
 
@@ -29,7 +28,7 @@ def write_report(config: Compare, record: Record) -> str:
         "notes": notes,
         "runs": [result._asdict() for result in finished],
     }
-    write_whole(config.run_dir / COMPARISON, json.dumps(content, indent=1) + "\n")
+    write_whole(config.run_dir / COMPARISON, as_json(content))
     write_whole(config.run_dir / TABLE, text)
     save_figure(curves(config, [result for result in best if not result.diverged]), config.run_dir / CURVES)
     return text

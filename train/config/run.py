@@ -159,7 +159,17 @@ class ReportFlags:
     eval_batches: int = 16
     """Batches per evaluation; 0 for all held-out text."""
     save_every: int = 100
-    """Steps between checkpoints; the last two are kept."""
+    """Steps between checkpoints, which are written in the background."""
+    save_minutes: float = 0.0
+    """Also save when the last checkpoint is this many minutes old; 0 to save by steps alone."""
+    keep: int = 2
+    """Checkpoints that are kept: the newest."""
+    keep_best: bool = False
+    """Also keep the checkpoint of the best evaluation; each evaluation then has one."""
+    skip_nonfinite: int = 3
+    """Updates in a row whose loss or gradient may be nan or infinite: they are skipped."""
+    skip_spikes: float = 0.0
+    """Also skip updates whose loss is this many times the median of the last 100; 0: none."""
     sample_tokens: int = 64
     """Tokens to generate at the end; 0 for no sample."""
     sample_prompt: str = "def "

@@ -1,6 +1,7 @@
 """Refuses settings that cannot run, and flags that contradict a stored run."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
@@ -22,7 +23,7 @@ from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
-FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
+FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--save-minutes", "--keep", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
@@ -32,18 +33,26 @@ METRICS = {  # of evaluations, by task
     REGRESSION: ("eval_loss", "pearson", "spearman"),
 }
 
-AT_LEAST: dict[str, dict[str, float]] = {
+AT_LEAST: Mapping[str, Mapping[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
     "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
     "schedule": {"steps": 1, "epochs": 0, "warmup_steps": 0, "warmup_fraction": 0, "final_lr_fraction": 0},
-    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0},
+    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0}
+    | dict.fromkeys(("save_minutes", "skip_nonfinite", "skip_spikes"), 0)
+    | {"keep": 1},
 }
 
 
-def refuse_conflicts(config: Run, stored: Run) -> None:
-    """Refuse flags that contradict the run that is being resumed."""
-    if changes := changed_flags(settings_of(config), settings_of(stored), "the run"):
+def refuse_conflicts(config: Run, stored: Run, may_extend: bool = False) -> None:
+    """Refuse flags that contradict the run that is being resumed; with `may_extend`, the run may
+    have more steps than before.
+    """
+    settings, before = settings_of(config), settings_of(stored)
+    steps, steps_before = config.schedule.steps, stored.schedule.steps
+    if may_extend and steps is not None and steps_before is not None and steps > steps_before:
+        settings["schedule"]["steps"] = steps_before
+    if changes := changed_flags(settings, before, "the run"):
         raise UserError(
             f"--resume continues the run in {config.run_dir} with its own settings, but was given "
             f"{changes}: leave these flags out, or start a new run in another --run-dir."
@@ -137,8 +146,17 @@ def _check_bounds(config: Run) -> None:
             value = getattr(getattr(config, group, None), name, None)
             if value is not None and not value >= least:  # written this way round so that nan is refused too
                 refuse(name, value, f"must be at least {least}")
+    if not _is_text(config.report.sample_prompt):
+        refuse("sample_prompt", ascii(config.report.sample_prompt), "is not UTF-8: give it in this encoding")
+    if 0 < config.report.skip_spikes <= 1:
+        refuse("skip_spikes", config.report.skip_spikes, "must be above 1: it is a factor over the usual loss")
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
+
+
+def _is_text(words: str) -> bool:
+    """Whether words of the command line were UTF-8; Python escapes bytes that were not."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:

@@ -13,9 +13,9 @@ from train.export.config import Export
 from train.export.encoder_verification import verify_encoder
 from train.export.verification import require_transformers, verify_decoder
 from train.program.task import abstract_params
-from train.storage.weights import kept_step, restore_params_on_host
 from train.storage.folder import RunFolder
 from train.storage.model import TOKENIZER, StoredModel, read_model
+from train.storage.weights import kept_step, restore_params_on_host
 from train.system.files import appearing, refuse_nonempty
 
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"

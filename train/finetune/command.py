@@ -13,9 +13,9 @@ from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.stopping import EarlyStop
 from train.program.program import make_program, refuse_untraceable
 from train.program.sharding import make_mesh
-from train.storage.weights import kept_step
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
+from train.storage.weights import kept_step
 from train.system.processes import on_first
 
 
@@ -60,7 +60,7 @@ def run_finetune(config: Finetune) -> None:
 
 def _early_stop(config: Finetune) -> EarlyStop | None:
     flags = config.report
-    return EarlyStop(metric=flags.metric, patience=flags.patience) if flags.patience else None
+    return EarlyStop(metric=flags.metric, patience=flags.patience) if flags.patience or flags.keep_best else None
 
 
 def _with_step(config: Finetune) -> Finetune:

@@ -10,7 +10,7 @@ from train.config.run import UserError
 from train.config.validate import refuse_conflicts
 from train.loop.child import LOG, last_line, run_child
 from train.storage.folder import RunFolder
-from train.system.files import locked, write_whole
+from train.system.files import as_json, locked, write_whole
 from train.system.signals import Stopped, StopSignals
 
 SEEDS = "seeds.json"
@@ -29,7 +29,7 @@ def run_seeds(config: Finetune) -> None:
             return
         table = spread(list(summaries.values()))
         content = {"seeds": summaries, "mean_and_deviation": table}
-        write_whole(config.run_dir / SEEDS, json.dumps(content, indent=1) + "\n")
+        write_whole(config.run_dir / SEEDS, as_json(content))
     for name, (mean, deviation) in table.items():
         print(f"{name:>17}  {mean:.4f} +- {deviation:.4f}")
 

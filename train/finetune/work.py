@@ -14,9 +14,9 @@ from train.program.attention import with_attention
 from train.program.program import Program
 from train.program.step import TrainState
 from train.program.task import Network, Params, Task
-from train.storage.weights import restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, read_model
+from train.storage.weights import restore_params
 
 
 class Work(NamedTuple):

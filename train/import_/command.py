@@ -8,9 +8,9 @@ import jax
 from models import count_parameters
 from train.import_.config import Import
 from train.import_.source import read_source
-from train.storage.weights import save_params
 from train.storage.folder import RunFolder
 from train.storage.model import FILES, MODEL, TOKENIZER, with_dtype
+from train.storage.weights import save_params
 from train.system.files import appearing, refuse_nonempty
 
 

@@ -5,17 +5,21 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from train.config.run import Pretrain, UserError
 from train.config.stored import Run, settings_of
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
 from train.loop.trainer import Data, Tools, Trainer
 from train.program.program import Program
 from train.program.step import TrainState
-from train.storage.checkpoint import Checkpoints
+from train.storage.checkpoint import Checkpoints, bytes_of
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
-from train.system.processes import SharedStopSignals, is_first, refuse_different
+from train.system.files import disk_error
+from train.system.processes import SharedStopSignals, is_first, on_first, refuse_different
 from train.system.signals import Stopped, StopSignals
+
+NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for what does not fit
 
 
 def refuse_different_processes(config: Run) -> None:
@@ -27,7 +31,7 @@ def refuse_different_processes(config: Run) -> None:
 
 def is_finished(config: Run, folder: RunFolder) -> bool:
     """Whether there is nothing left to do, which is reported; refuse a folder that is in use."""
-    if config.resume and folder.is_finished():
+    if config.resume and folder.is_finished(config):
         if is_first():
             print(f"the run in {folder.path} is finished: see {folder.summary}")
         return True
@@ -61,23 +65,27 @@ def train(
       start: Returns the first state; by default it is drawn.
       early_stop: When to stop before the last step.
     """
+    signals = SharedStopSignals() if jax.process_count() > 1 else StopSignals()
     with (
-        _polling() as poll,
         Display(steps, config.report.log_every, quiet=not is_first()) as display,
-        Checkpoints(folder.checkpoints) as checkpoints,
+        _reporting_exhaustion(config, folder),
+        Checkpoints(folder.checkpoints, config.report.keep) as checkpoints,
         Metrics(folder.metrics if is_first() else None, checkpoints.latest or 0) as metrics,
     ):
+        on_first(lambda: checkpoints.refuse_full_disk(bytes_of(program.state)))
         parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
         display.say(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
             f"attention by {program.task.network.attention}"
         )
-        tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=poll)
+        tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=signals.poll)
         trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
         try:
-            trainer.train()
+            with signals:
+                trainer.train()
         except Stopped as signal:
             trainer.save()
+            checkpoints.finish()
             display.say(
                 f"{signal}: saved after step {trainer.step}; to resume: "
                 f"python -m train {command} --run-dir {folder.path} --resume"
@@ -85,11 +93,36 @@ def train(
 
 
 @contextlib.contextmanager
-def _polling() -> Iterator[Callable[[int], None]]:
-    """Handle signals while entered: the function yielded raises `Stopped` after one."""
-    if jax.process_count() > 1:
-        with SharedStopSignals() as shared:
-            yield shared.poll
-    else:
-        with StopSignals() as signals:
-            yield lambda _: signals.poll()
+def _reporting_exhaustion(config: Run, folder: RunFolder) -> Iterator[None]:
+    """Turn errors of a full disk or a full memory into ones that say what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if NO_MEMORY not in str(error):
+            raise
+        raise UserError(
+            f"the run does not fit into the memory of its device ({str(error).splitlines()[0].rstrip('.')}): try a "
+            "smaller --batch-size or --seq-len, --remat, --mu-dtype float8 --nu-dtype float8, or --mesh over more "
+            f"devices{_how_to_plan(config)}."
+        ) from error
+    except OSError as error:
+        if (reason := disk_error(error)) is None:
+            raise
+        raise UserError(
+            f"--run-dir {folder.path} cannot be written ({reason}); its checkpoints are whole: free space there, then "
+            "run the same command again with --resume."
+        ) from error
+
+
+def _how_to_plan(config: Run) -> str:
+    """Return the command that finds what fits, for a run that it knows."""
+    if not isinstance(config, Pretrain):
+        return ""
+    model, data, optimizer = config.model, config.data, config.optimizer
+    words = ["--model", model.model, "--vocab-size", model.vocab_size, "--dtype", model.dtype]
+    words += ["--param-dtype", model.param_dtype, *(["--remat"] if model.remat else [])]
+    words += ["--batch-size", data.batch_size, "--seq-len", data.seq_len]
+    words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]
+    words += ["--mu-dtype", optimizer.mu_dtype, "--nu-dtype", optimizer.nu_dtype]
+    words += ["--mesh", config.devices.mesh or "data=1"]
+    return f"; python -m train plan {' '.join(map(str, words))} reports what it needs"

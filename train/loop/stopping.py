@@ -13,7 +13,7 @@ class EarlyStop:
     Attributes:
       metric: A name in the rows of evaluations. Losses are better when lower, all others when
         higher.
-      patience: Evaluations to wait for a better one.
+      patience: Evaluations to wait for a better one; 0 to find the best, and never stop.
     """
 
     metric: str
@@ -31,4 +31,4 @@ class EarlyStop:
     def is_over(self, evaluations: Sequence[Row]) -> bool:
         """Whether the last `patience` evaluations are no better than one before them."""
         scores = list(map(self.score, evaluations))
-        return len(scores) > self.patience and scores.index(max(scores)) < len(scores) - self.patience
+        return 0 < self.patience < len(scores) and scores.index(max(scores)) < len(scores) - self.patience

@@ -14,6 +14,7 @@ import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
 from train.loop.progress import Display
+from train.loop.spikes import Skips
 from train.loop.stopping import EarlyStop
 from train.program.program import Program
 from train.program.sharding import place_batch
@@ -82,13 +83,18 @@ class Trainer:
         self.early_stop = early_stop
         self.all_finite = jax.jit(all_finite)
         # Compiled here, so that the speeds in metrics.jsonl do not include compilation.
-        self.train_step = program.train_step.lower(program.state, program.batch).compile()
+        highest = (jax.ShapeDtypeStruct((), np.float32),) if flags.skip_spikes else ()
+        self.train_step = program.train_step.lower(program.state, program.batch, *highest).compile()
         latest = tools.checkpoints.latest
         self.step = latest or 0
         if latest is None:
             self.state = (start or program.draw_state)()
         else:
             self.state = tools.checkpoints.restore(latest, program.state)
+        self.skips = Skips(
+            flags.skip_spikes, on_first(lambda: [{"loss": row.get("loss")} for row in tools.metrics.attempts])
+        )
+        self.saved_at = time.monotonic()
         self.in_flight: Report | None = None
         self.clock = time.perf_counter()
 
@@ -100,11 +106,19 @@ class Trainer:
             if self.stops_early():
                 break
             self.update()
-            if self.step % self.flags.save_every == 0:
+            if self.is_save_due():
                 self.save()
         self.save()
         self.evaluate_if_due()
+        self.tools.checkpoints.finish()
         self.finish()
+
+    def is_save_due(self) -> bool:
+        """Whether a checkpoint is due, by steps or by minutes."""
+        if self.step % self.flags.save_every == 0:
+            return True
+        seconds = 60 * self.flags.save_minutes
+        return bool(seconds) and on_first(lambda: time.monotonic() - self.saved_at >= seconds)
 
     def is_evaluation_due(self) -> bool:
         """Whether this is the first step, the last, or one of every `eval_every`."""
@@ -124,7 +138,8 @@ class Trainer:
     def update(self) -> None:
         """Start the next update, and record the previous one while it runs."""
         batch = place_batch(self.program.batch, self.data.rows(self.step))
-        self.state, report = self.train_step(self.state, batch)
+        highest = (np.float32(self.skips.highest(self.step)),) if self.flags.skip_spikes else ()
+        self.state, report = self.train_step(self.state, batch, *highest)
         self.record()
         self.step, self.in_flight = self.step + 1, report
 
@@ -132,12 +147,21 @@ class Trainer:
         """Wait for the update in flight, and add its row to the metrics."""
         if self.in_flight is None:
             return
-        loss, lr = (float(x) for x in self.in_flight)
+        loss, lr, is_skipped = (
+            float(self.in_flight.loss),
+            float(self.in_flight.learning_rate),
+            bool(self.in_flight.is_skipped),
+        )
         self.in_flight = None
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
-        if not math.isfinite(loss):
-            raise self.diverged("loss")
+        self.skips.add(None if is_skipped else loss)
+        if is_skipped:
+            self.tools.metrics.add_skipped(self.step, lr, loss, self.skips.total)
+            self.tools.display.say(f"step {self.step}: skipped, as {self.reason(loss)}")
+            if self.skips.in_a_row > self.flags.skip_nonfinite:
+                raise self.diverged("loss")
+            return
         speed = self.program.task.tokens / seconds
         self.tools.metrics.add_update(self.step, loss, lr, speed)
         self.tools.display.update(self.step, loss, lr, speed)
@@ -150,6 +174,8 @@ class Trainer:
             self.save()  # it may be the best
         self.record()
         evaluation = self.data.evaluate(self.predict)
+        if not math.isfinite(evaluation["eval_loss"]):
+            raise self.diverged("evaluation")
         self.tools.metrics.add_evaluation(self.step, evaluation)
         self.tools.display.say(f"step {self.step}: {described(evaluation)}")
         self.clock = time.perf_counter()
@@ -177,6 +203,7 @@ class Trainer:
         self.tools.metrics.make_durable()
         self.tools.checkpoints.best_step = self.best_row().get("step")
         self.tools.checkpoints.save(self.step, self.state)
+        self.saved_at = time.monotonic()
         self.clock = time.perf_counter()
 
     def best_row(self) -> Row:
@@ -186,13 +213,22 @@ class Trainer:
         return on_first(lambda: stop.best(rows) if (rows := self.tools.metrics.evaluations) else {})
 
     def diverged(self, what: str) -> Diverged:
-        """Return the error for a loss or a state that is no longer finite."""
+        """Return the error for a loss, a state or an evaluation that is no longer finite."""
+        self.tools.metrics.add_diverged(self.step, what)
         latest = self.tools.checkpoints.latest
+        skipped = f", {self.skips.in_a_row} updates in a row were skipped" if self.skips.in_a_row else ""
         return Diverged(
-            f"the {what} at step {self.step} is not finite, so the run stops; checkpoints: "
-            f"{'none' if latest is None else f'up to step {latest}'}. Start a new run with a lower "
+            f"the {what} at step {self.step} is not finite{skipped}, so the run stops; the last good checkpoint is "
+            f"{'none' if latest is None else f'that of step {latest}'}. Start a new run with a lower "
             "--learning-rate, more --warmup-steps or a lower --clip."
         )
+
+    def reason(self, loss: float) -> str:
+        """Say why an update was skipped."""
+        if not math.isfinite(loss):
+            return "its loss is not finite"
+        is_spike = loss > self.skips.highest(self.step - 1)
+        return f"its loss {loss:.4f} is a spike" if is_spike else "its gradient is not finite"
 
     def finish(self) -> None:
         """Write the loss curve, a sample, and finally the summary, which marks the end."""
@@ -208,7 +244,8 @@ class Trainer:
         if sample is not None:
             self.tools.display.say(f"--- sample\n{sample}\n---")
         for name, value in summary.items():
-            self.tools.display.say(f"{name:>17}  {value if isinstance(value, str) else format(value, ',.6g')}")
+            shown = value if isinstance(value, str) or value is None else format(value, ",.6g")
+            self.tools.display.say(f"{name:>17}  {shown}")
 
 
 def described(evaluation: Mapping[str, float]) -> str:

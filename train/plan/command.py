@@ -6,7 +6,6 @@ compiler compiles for a topology.
 """
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -27,7 +26,7 @@ from train.program.program import Program, make_program, pretraining, refuse_unt
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
 from train.storage.folder import versions
 from train.system.devices import host_devices
-from train.system.files import write_whole
+from train.system.files import as_json, write_whole
 
 # The settings of a run that decide the cost of a step, by group.
 PLANNED = {
@@ -55,7 +54,7 @@ def run_plan(config: Plan) -> None:
     plan = planned_step(run, program) | {"topology": config.plan.topology, "versions": versions()}
     print(text(plan))
     if path is not None:
-        write_whole(path, json.dumps(plan, indent=1) + "\n")
+        write_whole(path, as_json(plan))
 
 
 def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:

@@ -12,6 +12,7 @@ from train.config.validate import check
 from train.data.tokenizer import token_bytes
 from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
 from train.loop.run import is_finished, refuse_different_processes, train
+from train.loop.stopping import EarlyStop
 from train.loop.trainer import Data
 from train.pretrain.evaluation import evaluate
 from train.pretrain.sample import write_sample
@@ -40,7 +41,17 @@ def run_pretrain(config: Pretrain) -> None:
     with folder.opened(config, tokens.fingerprint, model):
         title = f"{config.model.model} with {config.optimizer.optimizer}"
         data = _data(config, task, tokens, model)
-        train(config, program, data, folder, title=title, command="pretrain", steps=config.schedule.steps)
+        best = EarlyStop(metric="eval_loss", patience=0) if config.report.keep_best else None
+        train(
+            config,
+            program,
+            data,
+            folder,
+            title=title,
+            command="pretrain",
+            steps=config.schedule.steps,
+            early_stop=best,
+        )
 
 
 def _load(config: Pretrain, fingerprint: str | None) -> Tokens:

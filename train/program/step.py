@@ -1,5 +1,6 @@
 """One training step, as a pure function from state to state."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from train.program.task import Batch, Params
 class TrainState(NamedTuple):
     """Everything that a run needs to resume."""
 
-    step: Array  # (), int32: number of updates
+    step: Array  # (), int32: number of updates, without those that were skipped
     params: Params
     opt_state: optax.OptState  # of the parameters that are trained
 
@@ -25,6 +26,7 @@ class Report(NamedTuple):
 
     loss: Array  # (), float32, before the update
     learning_rate: Array  # (), float32
+    is_skipped: Array  # (), bool
 
 
 def first_state(params: Params, tx: optax.GradientTransformation, frozen: Pattern = ()) -> TrainState:
@@ -38,20 +40,25 @@ def make_train_step(
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     frozen: Pattern = (),
-) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
-    """Return the training step.
+) -> Callable[..., tuple[TrainState, Report]]:
+    """Return the training step: of a state, a batch, and the highest loss that is no spike.
 
     `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
-    parameters have no gradient and no optimizer state.
+    parameters have no gradient and no optimizer state. If the loss or a gradient is not finite, or
+    the loss is a spike, the state stays as it is, bit for bit; if not, the result is that of a step
+    that checks nothing.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
+    def train_step(state: TrainState, batch: Batch, highest: float | Array = math.inf) -> tuple[TrainState, Report]:
         trained, fixed = parted(state.params, frozen)
         value, grads = jax.value_and_grad(lambda trained: loss(joined(trained, fixed), batch))(trained)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         params = joined(optax.apply_updates(trained, updates), fixed)
-        report = Report(value, jnp.asarray(schedule(state.step)))
-        return TrainState(state.step + 1, params, opt_state), report
+        is_good = all_finite((value, grads)) & (value <= highest)
+        report = Report(value, jnp.asarray(schedule(state.step)), ~is_good)
+        # A conditional would need no copy of the weights, but it is slower and rounds differently.
+        after = TrainState(state.step + 1, params, opt_state)
+        return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), after, state), report
 
     return train_step
 

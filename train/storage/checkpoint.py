@@ -91,6 +91,16 @@ class Checkpoints:
         item = ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(abstract)})
         return cast(State, self._checkpointer.restore(self.folder / str(step), args=item)[ITEM])
 
+    def refuse_full_disk(self, size: int) -> None:
+        """Refuse a disk without room for a checkpoint of `size` bytes, before any training."""
+        free = shutil.disk_usage(self.folder).free
+        free += sum(size_of(self.folder / str(step)) for step in steps_in(self.folder)[:-1])  # see `_make_room`
+        if free < size:
+            raise UserError(
+                f"{self.folder} has room for {free / 1e6:,.0f} MB, but a checkpoint needs up to {size / 1e6:,.0f} MB: "
+                "free space there, or choose another --run-dir."
+            )
+
     def _recover(self) -> int | None:
         """Remove what kills have left, and return the step of the newest intact checkpoint."""
         if not self.folder.exists():

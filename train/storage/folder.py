@@ -9,9 +9,9 @@ loss.png, sample.txt, summary.json    the results; summary.json is written last 
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +19,14 @@ from typing import Any
 
 from train.config.run import UserError
 from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
-from train.storage.metrics import Metrics, plot
+from train.storage.checkpoint import steps_in
+from train.storage.metrics import SKIPPED, Metrics, plot, read_rows
 from train.storage.model import StoredModel
-from train.system.files import locked, write_whole
+from train.system.files import as_json, locked, write_whole
 from train.system.processes import everywhere, on_first
 
 SHARED_AFTER = 90.0  # seconds; network file systems cache the content of a folder for up to a minute
-PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
+PACKAGES = ("flax", "grain", "grass_optax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 
 
 class RunFolder:
@@ -46,9 +47,9 @@ class RunFolder:
         self.summary = path / "summary.json"
         self._token = path / ".token"  # by which processes recognise that they share the folder
 
-    def is_finished(self) -> bool:
-        """Whether the run in this folder is complete."""
-        return on_first(self.summary.exists)
+    def is_finished(self, config: Run) -> bool:
+        """Whether the run in this folder is complete, and is not to have more steps."""
+        return on_first(lambda: self.summary.exists() and not self._is_extended(config))
 
     def refuse_used(self) -> None:
         """Refuse a folder that contains a run."""
@@ -75,7 +76,7 @@ class RunFolder:
             plot(metrics, self.loss_curve)
             if sample is not None:
                 write_whole(self.sample, sample + "\n")
-            write_whole(self.summary, json.dumps(summary, indent=1) + "\n")
+            write_whole(self.summary, as_json(summary))
 
         on_first(write)
 
@@ -86,7 +87,7 @@ class RunFolder:
     def store(self, config: Run, fingerprint: str) -> None:
         """Write config.json."""
         content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions()}
-        write_whole(self.config, json.dumps(content, indent=1) + "\n")
+        write_whole(self.config, as_json(content))
 
     def leave_token(self) -> str:
         """Write a random token into the folder and return it."""
@@ -110,14 +111,24 @@ class RunFolder:
         held.enter_context(locked(self.path, refusal))
         if config.resume:
             self._report_new_versions()
+            if self._is_extended(config):
+                self.summary.unlink(missing_ok=True)  # first: without it, a kill here costs nothing
+                self.store(config, fingerprint)
         else:
             self._refuse_used()
             model.write(self.path)
             self.store(config, fingerprint)
         return self.leave_token()
 
+    def _is_extended(self, config: Run) -> bool:
+        return config.schedule.steps != self.stored().config.schedule.steps
+
     def _refuse_used(self) -> None:
-        if any(path.exists() for path in (self.config, self.metrics, self.checkpoints)):
+        """Refuse a folder with an update or a checkpoint; a run that has none loses nothing if it
+        starts again.
+        """
+        is_trained = any("loss" in row or SKIPPED in row for row in read_rows(self.metrics))
+        if is_trained or (self.checkpoints.is_dir() and steps_in(self.checkpoints)):
             raise UserError(
                 f"--run-dir {self.path} already contains a run: add --resume to continue it, or choose another folder."
             )
@@ -131,5 +142,18 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the numbers of a run depend on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Return the versions of Python, of the packages that the numbers of a run depend on, and of
+    this code: its commit, where it is a checkout.
+    """
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages, "commit": _commit()}
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return done.stdout.strip()

@@ -10,9 +10,9 @@ from jax.sharding import SingleDeviceSharding
 from models import Llama
 from train.config.run import Precision, Pretrain
 from train.program.task import Params, abstract_params, structure
-from train.storage.weights import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, read_model
+from train.storage.weights import kept_step, restore_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,15 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from matplotlib.figure import Figure
 
-from train.system.files import make_durable, write_whole
+from train.config.run import UserError
+from train.system.files import as_json, make_durable, write_whole
 
 Row = dict[str, Any]
+DIVERGED, SKIPPED = "diverged", "skipped"  # in the rows of the end of a run, and of updates that were skipped
 
 
 class Metrics:
@@ -21,11 +23,12 @@ class Metrics:
         rows are discarded.
         """
         self.rows: list[Row] = []
-        self._file: TextIO | None = None
+        self._file: io.FileIO | None = None
         if path is not None:
-            self.rows = [row for row in read_rows(path) if row["step"] <= step]
+            self.rows = [row for row in read_rows(path) if row["step"] <= step and DIVERGED not in row]
+            self._refuse_missing(path, step)
             write_whole(path, "".join(map(_line, self.rows)))
-            self._file = path.open("a")
+            self._file = path.open("ab", buffering=0)  # or closing it would try to write again what did not fit
 
     def __enter__(self) -> Self:
         return self
@@ -42,11 +45,30 @@ class Metrics:
         """Add the row of the evaluation at `step`."""
         self._add({"step": step, **evaluation})
 
+    def add_skipped(self, step: int, lr: float, loss: float, total: int) -> None:
+        """Add the row of an update that was skipped; `total` have been so far."""
+        self._add({"step": step, SKIPPED: total, "skipped_loss": loss, "lr": lr})
+
+    def add_diverged(self, step: int, what: str) -> None:
+        """Add the row of the end of a run whose loss, state or evaluation is not finite."""
+        self._add({"step": step, DIVERGED: what})
+
     def _add(self, row: Row) -> None:
         if self._file:
             self.rows.append(row)
-            self._file.write(_line(row))
-            self._file.flush()
+            line = memoryview(_line(row).encode())
+            while line:  # the system may write a part, for example of what fits
+                line = line[self._file.write(line) :]
+
+    def _refuse_missing(self, path: Path, step: int) -> None:
+        """Refuse to resume where rows are missing."""
+        steps = [row["step"] for row in self.attempts]
+        if steps != list(range(1, step + 1)):
+            at = next((t for t, found in enumerate(steps, 1) if t != found), len(steps) + 1)
+            raise UserError(
+                f"{path} has no row of update {at}, but the run resumes from update {step}: restore the file, or start "
+                "a new run in another --run-dir."
+            )
 
     def make_durable(self) -> None:
         """Flush all rows to disk: a checkpoint must not become visible before them."""
@@ -63,6 +85,11 @@ class Metrics:
         return [row for row in self.rows if "loss" in row]
 
     @property
+    def attempts(self) -> list[Row]:
+        """The rows of updates, those that were skipped included."""
+        return [row for row in self.rows if "loss" in row or SKIPPED in row]
+
+    @property
     def evaluations(self) -> list[Row]:
         """The rows of evaluations."""
         return [row for row in self.rows if "eval_loss" in row]
@@ -73,7 +100,8 @@ class Metrics:
         # All updates have the same number of tokens, so the overall speed is their harmonic mean.
         seconds_per_token = sum(1 / row["tokens_per_second"] for row in updates) / len(updates)
         return {
-            "steps": updates[-1]["step"],
+            "steps": self.attempts[-1]["step"],
+            "skipped_updates": len(self.attempts) - len(updates),
             **{name: value for name, value in last.items() if name != "step"},
             "first_train_loss": updates[0]["loss"],
             "last_train_loss": updates[-1]["loss"],
@@ -94,7 +122,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _line(row: Row) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+    return as_json(row, indent=None)
 
 
 def plot(metrics: Metrics, path: Path) -> None:

@@ -112,7 +112,8 @@ class StoredModel:
         """Write it into the folder of a run."""
         write_whole(folder / MODEL, json.dumps(dict(self.settings), indent=1) + "\n")
         write_whole(folder / TOKENIZER, self.tokenizer.to_str() + "\n")
-        if self.files is not None and self.files.is_dir():
+        if self.files is not None and self.files.is_dir() and self.files != folder / FILES:
+            shutil.rmtree(folder / FILES, ignore_errors=True)  # of a start that failed
             shutil.copytree(self.files, folder / FILES, dirs_exist_ok=True)
 
 

@@ -40,7 +40,9 @@ def seal(folder: Path) -> None:
     """Write the checksums of a folder, and make all of it durable."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
-        entries = dict(zip((str(path.relative_to(folder)) for path in files), threads.map(_flushed, files), strict=True))
+        entries = dict(
+            zip((str(path.relative_to(folder)) for path in files), threads.map(_flushed, files), strict=True)
+        )
     write_whole(folder / CHECKSUMS, json.dumps({"files": entries}, indent=1) + "\n")
     for path in (*folder.rglob("*"), folder):
         if path.is_dir():

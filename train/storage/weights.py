@@ -36,7 +36,7 @@ def save_params(folder: Path, params: Params) -> None:
         ocdbt_target_data_file_size=max(FILE_BYTES, sum(x.nbytes for x in jax.tree.leaves(params)) // MOST_FILES),
     )
     with ocp.Checkpointer(
-        ocp.CompositeCheckpointHandler(**{ITEM: handler}), temporary_path_class=SealedPath
+        ocp.CompositeCheckpointHandler(default=handler), temporary_path_class=SealedPath
     ) as checkpointer:
         checkpointer.save(folder.absolute() / "0", args=ocp.args.Composite(**{ITEM: arguments}))
 
@@ -63,7 +63,7 @@ def kept_step(folder: Path, step: int | None) -> int:
     intact, damaged = newest_intact(folder)
     if intact is None:
         raise UserError(
-            f"{folder} has no intact checkpoint ({damaged[steps[-1]]}): restore one, or train or import the model again."
+            f"{folder} has no intact checkpoint ({damaged[steps[-1]]}): restore one, or make the model again."
         )
     for name, reason in damaged.items():
         print(f"note: {folder / str(name)} is damaged ({reason}): step {intact} is used instead", file=sys.stderr)

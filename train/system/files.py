@@ -2,11 +2,14 @@
 
 import contextlib
 import fcntl
+import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from train.config.run import UserError
 
@@ -20,6 +23,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
         make_durable(file.fileno())
     unfinished.rename(path)
+
+
+def as_json(value: Any, indent: int | None = 1) -> str:
+    """Return a value as JSON, which has no nan and no infinity: they become null."""
+    return json.dumps(_representable(value), indent=indent, allow_nan=False) + "\n"
+
+
+def _representable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _representable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_representable, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

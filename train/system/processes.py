@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from train.config.run import ProcessFlags, UserError
 from train.config.stored import Settings, differences
-from train.system.signals import Stopped
+from train.system.signals import Stopped, exit_now, say
 
 Result = TypeVar("Result")
 
@@ -106,11 +106,12 @@ class LastWords:
 
 
 class SharedStopSignals:
-    """While entered, SIGTERM or SIGINT in one process makes `poll` raise `Stopped` in all processes
-    at the same step.
+    """While entered, SIGTERM, SIGINT or SIGHUP in one process makes `poll` raise `Stopped` in all
+    processes at the same step.
 
     JAX's preemption service handles SIGTERM: it stops the processes at the step after the last one
-    that any of them has polled. SIGINT is forwarded to it, and a second SIGINT exits the process.
+    that any of them has polled. SIGINT and SIGHUP are forwarded to it; a second one exits the
+    process.
     """
 
     def __init__(self) -> None:
@@ -118,16 +119,18 @@ class SharedStopSignals:
         self._polled = 0
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._receive)
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGHUP)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self._interrupted:
-            os._exit(128 + number)
+            exit_now(number, "exits at once; the newest checkpoint is what is saved")
         self._interrupted = True
+        say(number, "all processes stop at the next safe point; a second signal exits this one at once")
         os.kill(os.getpid(), signal.SIGTERM)
 
     def poll(self, step: int) -> None:

@@ -1,11 +1,22 @@
-"""Stopping on SIGINT and SIGTERM at points where the run can be saved."""
+"""Stopping on SIGINT, SIGTERM and SIGHUP: at once while there is nothing to save, and then at
+points where the run can be saved.
 
+Python runs a handler only between two of its own instructions, and compilation is one call that may
+take minutes. So a thread reads the numbers of signals from a socket (`signal.set_wakeup_fd`): it
+answers at once, whatever the main thread does. Needs no other module of the trainer, as it is
+imported before everything else.
+"""
+
+import contextlib
 import os
 import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -17,21 +28,79 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._acknowledged = False
 
     def __enter__(self) -> Self:
-        self.before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(_handled(self._receive, self._acknowledge))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self._held.close()
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(128 + number)  # the status a shell reports for a process killed by this signal
         self.received = signal.Signals(number)
 
-    def poll(self) -> None:
-        """Raise `Stopped` if a signal has arrived."""
+    def _acknowledge(self, number: int) -> None:
+        if self._acknowledged:
+            exit_now(number, "exits at once; the newest checkpoint is what is saved")
+        self._acknowledged = True
+        say(number, "stops at the next safe point; a second signal exits at once")
+
+    def poll(self, step: int = 0) -> None:
+        """Raise `Stopped` if a signal has arrived; `step` is for runs of several processes."""
+        del step
         if self.received is not None:
             raise Stopped(self.received.name)
+
+
+@contextlib.contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """While entered, and no `StopSignals` is, a signal exits the process at once."""
+    with _handled(lambda *_: None, lambda number: exit_now(number, "stopped before there was anything to save")):
+        yield
+
+
+def exit_now(number: int, message: str) -> None:
+    """Exit with the status that a shell reports for a process killed by a signal."""
+    say(number, message)
+    os._exit(128 + number)
+
+
+def say(number: int, message: str) -> None:
+    """Print a line from anywhere, without the buffers and locks of `print`."""
+    with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+        os.write(2, f"\n{signal.Signals(number).name}: {message}\n".encode())
+
+
+@contextlib.contextmanager
+def _handled(
+    receive: Callable[[int, FrameType | None], object], acknowledge: Callable[[int], object]
+) -> Iterator[None]:
+    """Call `receive` in the main thread, and `acknowledge` at once in another, for each signal.
+
+    A signal that was ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    watcher = threading.Thread(target=_watch, args=(ours, acknowledge), daemon=True)
+    watcher.start()
+    descriptor = signal.set_wakeup_fd(theirs.fileno())
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        theirs.close()
+        watcher.join()
+        ours.close()
+
+
+def _watch(ours: socket.socket, acknowledge: Callable[[int], object]) -> None:
+    while received := ours.recv(64):
+        for number in received:
+            if number in SIGNALS:
+                acknowledge(number)

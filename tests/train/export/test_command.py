@@ -16,8 +16,8 @@ from train.__main__ import main
 from train.data.tokenizer import END_OF_TEXT
 from train.export import command, verification
 from train.program.task import abstract_params
-from train.storage.weights import restore_params_on_host
 from train.storage.model import read_model
+from train.storage.weights import restore_params_on_host
 
 
 def exported(run_dir: Path, out: Path, *words: str) -> int:

@@ -16,8 +16,8 @@ from tests.train.foreign_encoders import LONGEST, NETWORKS, write_encoder
 from tests.util import long_but
 from train.__main__ import main
 from train.program.task import abstract_params
-from train.storage.weights import restore_params_on_host
 from train.storage.model import read_model
+from train.storage.weights import restore_params_on_host
 
 ROWS = [{"text": text, "other": "the sea", "label": text == "a lamp"} for text in ("a lamp", "the old man")] * 8
 SMALL = "--optimizer adamw --batch-size 4 --steps 3 --learning-rate 1e-2"

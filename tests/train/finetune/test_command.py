@@ -19,9 +19,9 @@ from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
 from train.program.program import pretraining
 from train.program.sharding import make_mesh
-from train.storage.weights import kept_step, restore_params
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
+from train.storage.weights import kept_step, restore_params
 
 ROWS = [{"prompt": f"{a} + {b} =", "completion": f" {a + b}"} for a in range(5) for b in range(5)]
 SMALL = "--batch-size 2 --seq-len 24 --steps 6 --rank 4 --update-proj-gap 3 --save-every 4 --learning-rate 1e-3"

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from models import EncoderConfig, to_hf_config
 from train.__main__ import main
 from train.program.task import drawn
-from train.storage.weights import save_params
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, read_model
+from train.storage.weights import save_params
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "good", "bad", "fine", "film", "a"]
 NETWORK = EncoderConfig(

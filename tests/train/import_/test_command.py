@@ -16,8 +16,8 @@ from tests.train.foreign import NETWORK, write_foreign
 from train.__main__ import main
 from train.data.tokenizer import train_tokenizer
 from train.program.task import abstract_params
-from train.storage.weights import restore_params_on_host
 from train.storage.model import read_model
+from train.storage.weights import restore_params_on_host
 from train.system import files
 
 

@@ -221,10 +221,10 @@ def test_resuming_a_finished_run_reports_its_end(adamw: Finished, capsys: pytest
 
 def test_a_resumed_run_refuses_other_flags(adamw: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(adamw.run_dir)
-    words = ["--resume", "--steps", "13", "--optimizer", "grassjump"]
+    words = ["--resume", "--steps", "11", "--optimizer", "grassjump"]
     assert main(["pretrain", "--run-dir", str(adamw.run_dir), *words]) == 2
     error = capsys.readouterr().err
-    assert "--steps 13 (the run has 12)" in error
+    assert "--steps 11 (the run has 12)" in error
     assert "--optimizer grassjump (the run has adamw)" in error
     assert "--rank" not in error
     assert everything(adamw.run_dir) == before
@@ -360,7 +360,7 @@ def test_a_second_signal_exits_immediately(number: signal.Signals) -> None:
 @pytest.mark.parametrize(
     ("what", "flags"),
     [
-        ("loss", {"learning_rate": 1e37}),  # the weights are finite, but not their products
+        ("loss", {"learning_rate": 1e37}),  # the weights are finite, but not their products: 4 are skipped
         ("state", {"learning_rate": 3e38, "weight_decay": 1e3}),
     ],
 )
@@ -377,5 +377,9 @@ def test_a_run_that_diverges_keeps_its_good_checkpoints(
     ((where, step),) = re.findall(r"the (loss|state) at step (\d+) is not finite", capsys.readouterr().err)
     assert where == what
     kept = [int(path.name) for path in (run_dir / "checkpoints").iterdir()]
-    assert sorted(kept) == list(range(1, int(step)))
+    last = int(step) - 1
+    assert sorted(kept) == list(range(max(last - 1, 1), last + 1))
     assert all(math.isfinite(row["loss"]) for row in rows(run_dir) if "loss" in row)
+    assert rows(run_dir)[-1] == {"step": int(step), "diverged": what}
+    skipped = [row["skipped"] for row in rows(run_dir) if "skipped" in row]
+    assert skipped == ([1, 2, 3, 4] if what == "loss" else [])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from models import LlamaConfig
 from train.config.optimizers import OptimizerName
 from train.config.run import OptimizerFlags, ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
-from train.program.step import all_finite, first_state, make_train_step
-from train.program.task import LanguageModel
+from train.program.step import TrainState, all_finite, first_state, make_train_step
+from train.program.task import LanguageModel, Rows
 
 MODEL = LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2)
 TASK = LanguageModel(network=MODEL, batch_size=2, seq_len=8)
@@ -73,7 +74,37 @@ def test_an_update_keeps_the_shape_of_the_state(optimizer: OptimizerName) -> Non
     step = make_train_step(TASK.loss, tx, make_schedule(0.01, SCHEDULE))
     after, report = jax.eval_shape(step, state, TASK.batch)
     assert after == state
-    assert {(x.shape, x.dtype) for x in report} == {((), np.dtype(np.float32))}
+    assert [(x.shape, x.dtype) for x in report] == [((), np.dtype(kind)) for kind in (np.float32, np.float32, np.bool_)]
+
+
+@pytest.mark.parametrize("optimizer", ["grassjump", "adamw"])
+def test_a_bad_step_leaves_every_bit_of_the_state_and_a_good_one_is_unchanged(optimizer: OptimizerName) -> None:
+    tx = make_optimizer(small(optimizer), SCHEDULE, seed=0)
+    guarded = jax.jit(make_train_step(TASK.loss, tx, make_schedule(0.01, SCHEDULE)))
+
+    @jax.jit
+    def unguarded(state: TrainState, batch: Rows) -> TrainState:
+        grads = jax.grad(TASK.loss)(state.params, batch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+
+    state = other = jax.jit(lambda: first_state(TASK.draw(0), tx))()
+    for _ in range(4):  # over a refresh
+        (state, report), other = guarded(state, Rows(WINDOWS)), unguarded(other, Rows(WINDOWS))
+        assert not report.is_skipped
+        assert bits(state) == bits(other)
+    for bad in (math.nan, math.inf):
+        spoilt = state._replace(params=state.params | {"lm_head": {"kernel": jnp.full((16, 11), bad)}})
+        after, report = guarded(spoilt, Rows(WINDOWS))
+        assert report.is_skipped
+        assert bits(after) == bits(spoilt)
+    after, report = guarded(state, Rows(WINDOWS), 0.0)
+    assert report.is_skipped
+    assert bits(after) == bits(state)
+
+
+def bits(tree: Any) -> list[bytes]:
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
 def test_the_gradient_is_clipped_by_its_norm() -> None:

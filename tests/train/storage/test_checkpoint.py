@@ -2,14 +2,11 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from train.config.run import UserError
 from train.storage.checkpoint import Checkpoints
 
 STATE = {"w": jnp.arange(6.0).reshape(2, 3), "count": jnp.asarray(3), "b": (jnp.ones(2),)}
@@ -65,5 +62,3 @@ def test_remains_of_a_kill_are_no_checkpoints(tmp_path: Path) -> None:
         checkpoints.save(3, STATE)
         assert checkpoints.latest == 3
     assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
-
-

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from train.config.run import UserError
 from train.storage.metrics import Metrics, plot
 
 
@@ -52,9 +53,40 @@ def test_a_partial_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
         assert (tmp_path / "m").read_bytes() == whole
 
 
-def test_a_row_that_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
-    with record(tmp_path / "m") as metrics, pytest.raises(ValueError, match="JSON"):
-        metrics.add_update(4, math.nan, 0.5, 1.0)
+def test_a_number_that_json_cannot_hold_is_null(tmp_path: Path) -> None:
+    with record(tmp_path / "m") as metrics:
+        metrics.add_evaluation(3, {"eval_loss": 1.0, "bits_per_byte": math.inf})
+    assert json.loads(lines(tmp_path / "m")[-1]) == {"step": 3, "eval_loss": 1.0, "bits_per_byte": None}
+
+
+def test_missing_rows_are_refused(tmp_path: Path) -> None:
+    with record(tmp_path / "m"):
+        whole = lines(tmp_path / "m")
+    (tmp_path / "m").write_text("\n".join([*whole[:2], *whole[3:]]) + "\n")
+    with pytest.raises(UserError, match="has no row of update 2, but the run resumes from update 3: restore the file"):
+        Metrics(tmp_path / "m", 3)
+    (tmp_path / "m").unlink()
+    with pytest.raises(UserError, match="has no row of update 1"):
+        Metrics(tmp_path / "m", 3)
+
+
+def test_skipped_updates_are_counted_and_no_losses(tmp_path: Path) -> None:
+    with record(tmp_path / "m") as metrics:
+        metrics.add_skipped(4, 0.5, math.nan, 1)
+        assert [row["step"] for row in metrics.updates] == [1, 2, 3]
+        assert [row["step"] for row in metrics.attempts] == [1, 2, 3, 4]
+        assert metrics.summary()["skipped_updates"] == 1
+        assert metrics.summary()["steps"] == 4
+    with Metrics(tmp_path / "m", 4) as metrics:
+        assert metrics.attempts[-1] == {"step": 4, "skipped": 1, "skipped_loss": None, "lr": 0.5}
+
+
+def test_the_end_of_a_run_that_diverged_is_dropped_when_it_resumes(tmp_path: Path) -> None:
+    with record(tmp_path / "m") as metrics:
+        metrics.add_diverged(3, "evaluation")
+    assert json.loads(lines(tmp_path / "m")[-1]) == {"step": 3, "diverged": "evaluation"}
+    with Metrics(tmp_path / "m", 3) as metrics:
+        assert len(metrics.rows) == 5
 
 
 def test_the_summary_counts_all_tokens_over_all_seconds(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_two_processes_agree() -> None:
 
 def test_an_error_in_one_process_is_reported_by_all(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").touch()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     job = launcher.job(launcher.arguments(tmp_path / "run", mesh="data=2"), 2, 1, tmp_path)
     assert job.wait(120) == [2, 2], job.output
     for output in job.output:
