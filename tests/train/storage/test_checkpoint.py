@@ -1,12 +1,17 @@
 """Checkpoints come back exactly, and remains of a kill are ignored."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from train.config.run import UserError
+from train.storage import checkpoint
 from train.storage.checkpoint import Checkpoints
 
 STATE = {"w": jnp.arange(6.0).reshape(2, 3), "count": jnp.asarray(3), "b": (jnp.ones(2),)}
@@ -62,3 +67,65 @@ def test_remains_of_a_kill_are_no_checkpoints(tmp_path: Path) -> None:
         checkpoints.save(3, STATE)
         assert checkpoints.latest == 3
     assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+
+
+def spoilt(folder: Path) -> None:
+    path = max(
+        (path for path in (folder / "default").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, jax.tree.map(lambda x, step=step: x * step, STATE))
+    spoilt(tmp_path / "c" / "2")
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest == 1
+        np.testing.assert_array_equal(checkpoints.restore(1, ABSTRACT)["w"], STATE["w"])
+        checkpoints.save(2, STATE)  # the run makes it again
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "c/2 is damaged (" in line
+    assert "has changed since it was written), so the run resumes from step 1; it is kept as 2.damaged" in line
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2", "2.damaged"]
+    for step in (1, 2):
+        spoilt(tmp_path / "c" / str(step))
+    with pytest.raises(UserError, match="all checkpoints in .* are damaged: restore one"):
+        Checkpoints(tmp_path / "c")
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2", "2.damaged"]
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, STATE)
+        checkpoints.finish()
+        with monkeypatch.context() as patched:
+            patched.setattr("train.system.files.os.fsync", full)
+            checkpoints.save(2, STATE)
+            with pytest.raises(
+                UserError, match="step 2 cannot be written .*No space left.* newest is that of step 1: free"
+            ):
+                checkpoints.finish()
+        assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
+        checkpoints.save(3, STATE)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "3"]
+
+
+def test_a_tight_disk_has_room_for_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest checkpoint goes before the next is written; the newest stays."""
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE)
+        checkpoints.finish()
+        usage = shutil.disk_usage(tmp_path)._replace(free=3)
+        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+        checkpoints._make_room(4)
+        assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
+        with pytest.raises(UserError, match="has room for 0 MB, but a checkpoint needs up to 5 MB: free space"):
+            checkpoints.refuse_full_disk(5 * 10**6)

@@ -1,0 +1,189 @@
+"""Kills a small run again and again, at random moments and in many ways, and compares its end.
+
+    python -m tests.train.soak --kills 200 --folder soak --json soak.json
+
+A round is one run: it is started and interrupted up to six times, then finished, and its metrics,
+sample and every bit of its last state are compared with those of a run that nothing interrupted.
+The file of results has a line for each round; the command continues where it was stopped. It is no
+test module, as it takes hours; `test_soak` runs a short form.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.train.pretrain.test_runs import assert_same_run
+from tests.train.small_run import Launcher
+from train.storage.checkpoint import steps_in
+from train.storage.metrics import read_rows
+
+PER_ROUND = 6  # interruptions of one run
+SIGNALS = {
+    "SIGKILL": (signal.SIGKILL,),
+    "SIGTERM": (signal.SIGTERM,),
+    "SIGINT": (signal.SIGINT,),
+    "SIGINT twice": (signal.SIGINT, signal.SIGINT),
+    "SIGHUP": (signal.SIGHUP,),
+}
+# What happens to the files after a SIGKILL.
+DAMAGES = ("a flipped bit", "a cut file", "an empty checkpoint", "half a row", "a clock that jumps", "a second process")
+STATUSES = {0, -signal.SIGKILL, *(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))}
+
+
+class Soak:
+    """The rounds, and what they need."""
+
+    def __init__(self, launcher: Launcher, folder: Path) -> None:
+        self.launcher, self.folder = launcher, folder
+        self.reference = folder / "reference"
+        if not (self.reference / "summary.json").exists():
+            shutil.rmtree(self.reference, ignore_errors=True)
+            launcher.finish(launcher.arguments(self.reference))
+        start = time.monotonic()  # compiled programs and tokens are there: this is how long a round takes
+        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}"))
+        self.seconds = time.monotonic() - start
+        shutil.rmtree(folder / f"timed{os.getpid()}")
+
+    def round(self, number: int, most: int) -> dict[str, Any]:
+        """Interrupt one run up to `most` times, finish it, and compare; return what happened."""
+        draw, run_dir = random.Random(number), self.folder / f"round{number}"
+        shutil.rmtree(run_dir, ignore_errors=True)
+        more = {"cache_dir": run_dir.with_name(f"cache{number}")} if draw.random() < 0.25 else {}
+        happened, began = [], time.monotonic()
+        for _ in range(most):
+            if (run_dir / "summary.json").exists():
+                break
+            happened.append(self.interruption(draw, run_dir, more))
+        self.launcher.finish(self.command(run_dir, more))
+        assert_same_run(run_dir, self.reference)
+        for path in (run_dir, more.get("cache_dir")):
+            if path is not None:
+                shutil.rmtree(path)
+        return {"round": number, "interruptions": happened, "seconds": round(time.monotonic() - began, 1)}
+
+    def interruption(self, draw: random.Random, run_dir: Path, more: dict[str, Any]) -> dict[str, Any]:
+        """Start or resume the run, and interrupt it at a random moment."""
+        name = draw.choice([*SIGNALS, *DAMAGES])
+        process = self.launcher.start(self.command(run_dir, more))
+        moment = draw.uniform(0, self.seconds)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None
+        for number in SIGNALS.get(name, (signal.SIGKILL,)):
+            if process.poll() is None:
+                os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode in STATUSES, (name, process.returncode, output)
+        assert "Traceback" not in output, (name, output)
+        if second is not None:  # refused, or it takes over; either way the first one lost nothing
+            second.kill()
+            second.communicate()
+        row = {"what": name, "after": round(moment, 2), "status": process.returncode}
+        return row | {"step": last_step(run_dir), "checkpoints": spoil(draw, name, run_dir)}
+
+    def command(self, run_dir: Path, more: dict[str, Any]) -> list[str]:
+        """Return the command line that starts the run, or resumes it once it has an update."""
+        if last_step(run_dir):
+            return ["pretrain", "--run-dir", str(run_dir), "--resume"]
+        return self.launcher.arguments(run_dir, **more)
+
+
+def last_step(run_dir: Path) -> int:
+    """Return the last update that the metrics have."""
+    return max((row["step"] for row in read_rows(run_dir / "metrics.jsonl") if "loss" in row), default=0)
+
+
+def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
+    """Damage the files of a run, but never its last intact checkpoint; return its checkpoints."""
+    checkpoints = run_dir / "checkpoints"
+    steps = steps_in(checkpoints) if checkpoints.is_dir() else []
+    if len(steps) > 1 and name in DAMAGES[:3]:
+        newest = checkpoints / str(steps[-1])
+        files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
+        content = bytearray((path := draw.choice(files)).read_bytes())
+        if name == "a flipped bit":
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            path.write_bytes(content)
+        elif name == "a cut file":
+            path.write_bytes(content[: draw.randrange(len(content))])
+        else:
+            shutil.rmtree(newest)
+            newest.mkdir()
+    if name == "half a row" and (path := run_dir / "metrics.jsonl").exists():
+        with open(path, "a") as file:
+            file.write('{"step": 99, "lo')
+    if name == "a clock that jumps" and run_dir.exists():
+        for path in run_dir.rglob("*"):
+            os.utime(path, (draw.choice((0, 2**32)),) * 2)
+    return steps
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: float) -> Iterator[None]:
+    """Mount a file system of this size, which only root may."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(megabytes * 1e6)}", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def fill_disks(soak: Soak, sizes: list[float]) -> list[dict[str, Any]]:
+    """Run on disks that are too small, then give each room, resume, and compare."""
+    rows = []
+    for megabytes in sizes:
+        folder = soak.folder / "disk"
+        with small_disk(folder, megabytes):
+            process = soak.launcher.start(soak.launcher.arguments(folder / "run"))
+            output, _ = process.communicate(timeout=600)
+            lines = [line for line in output.splitlines() if line.startswith("error: ")]
+            assert "Traceback" not in output, output
+            assert (process.returncode, len(lines)) in ((0, 0), (2, 1)), (process.returncode, output)
+            row = {"megabytes": megabytes, "status": process.returncode, "step": last_step(folder / "run")}
+            subprocess.run(["mount", "-o", "remount,size=100000000", folder], check=True)
+            soak.launcher.finish(soak.command(folder / "run", {}))
+            assert_same_run(folder / "run", soak.reference)
+        rows.append(row | {"error": lines})
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    """Run the rounds that are missing, and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="interruptions in all")
+    parser.add_argument("--folder", type=Path, required=True, help="for runs and caches")
+    parser.add_argument("--json", type=Path, required=True, help="results: a line for each round")
+    parser.add_argument("--disks", type=float, nargs="*", default=[], help="sizes in MB of disks to fill; needs root")
+    args = parser.parse_args(arguments)
+    corpus = args.folder / "corpus"
+    for package in ("json", "email", "html"):
+        source = Path(os.__file__).parent / package
+        shutil.copytree(source, corpus / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    soak = Soak(Launcher(corpus.absolute(), (args.folder / "caches").absolute()), args.folder.absolute())
+    rounds = read_rows(args.json)
+    while (count := sum(len(row["interruptions"]) for row in rounds)) < args.kills:
+        rounds.append(soak.round(len(rounds), min(PER_ROUND, args.kills - count)))
+        with open(args.json, "a") as file:
+            file.write(json.dumps(rounds[-1]) + "\n")
+        print(f"{len(rounds)} rounds, {count + len(rounds[-1]['interruptions'])} interruptions", flush=True)
+    for row in fill_disks(soak, args.disks):
+        print(json.dumps(row), flush=True)
+    names = [entry["what"] for row in rounds for entry in row["interruptions"]]
+    print(f"{len(rounds)} runs, all the same bit for bit; {len(names)} interruptions:")
+    for name in [*SIGNALS, *DAMAGES]:
+        print(f"{names.count(name):6}  {name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
