@@ -91,10 +91,10 @@ class Launcher:
         command = [sys.executable, "-m", "train", *arguments]
         return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
 
-    def finish(self, arguments: list[str], devices: int = 1) -> str:
+    def finish(self, arguments: list[str], devices: int = 1, timeout: float = 200) -> str:
         """Run a process until it ends successfully, and return its output."""
         process = self.start(arguments, devices)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=timeout)
         assert process.returncode == 0, output
         return output
 

@@ -28,6 +28,7 @@ from train.storage.checkpoint import steps_in
 from train.storage.metrics import read_rows
 
 PER_ROUND = 6  # interruptions of one run
+LONGEST = 3600  # seconds of a process, on a busy machine
 SIGNALS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
@@ -48,9 +49,9 @@ class Soak:
         self.reference = folder / "reference"
         if not (self.reference / "summary.json").exists():
             shutil.rmtree(self.reference, ignore_errors=True)
-            launcher.finish(launcher.arguments(self.reference))
+            launcher.finish(launcher.arguments(self.reference), timeout=LONGEST)
         start = time.monotonic()  # compiled programs and tokens are there: this is how long a round takes
-        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}"))
+        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}"), timeout=LONGEST)
         self.seconds = time.monotonic() - start
         shutil.rmtree(folder / f"timed{os.getpid()}")
 
@@ -64,7 +65,7 @@ class Soak:
             if (run_dir / "summary.json").exists():
                 break
             happened.append(self.interruption(draw, run_dir, more))
-        self.launcher.finish(self.command(run_dir, more))
+        self.launcher.finish(self.command(run_dir, more), timeout=LONGEST)
         assert_same_run(run_dir, self.reference)
         for path in (run_dir, more.get("cache_dir")):
             if path is not None:
@@ -82,7 +83,7 @@ class Soak:
         for number in SIGNALS.get(name, (signal.SIGKILL,)):
             if process.poll() is None:
                 os.kill(process.pid, number)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=LONGEST)
         assert process.returncode in STATUSES, (name, process.returncode, output)
         assert "Traceback" not in output, (name, output)
         if second is not None:  # refused, or it takes over; either way the first one lost nothing
@@ -146,13 +147,13 @@ def fill_disks(soak: Soak, sizes: list[float]) -> list[dict[str, Any]]:
         folder = soak.folder / "disk"
         with small_disk(folder, megabytes):
             process = soak.launcher.start(soak.launcher.arguments(folder / "run"))
-            output, _ = process.communicate(timeout=600)
+            output, _ = process.communicate(timeout=LONGEST)
             lines = [line for line in output.splitlines() if line.startswith("error: ")]
             assert "Traceback" not in output, output
             assert (process.returncode, len(lines)) in ((0, 0), (2, 1)), (process.returncode, output)
             row = {"megabytes": megabytes, "status": process.returncode, "step": last_step(folder / "run")}
             subprocess.run(["mount", "-o", "remount,size=100000000", folder], check=True)
-            soak.launcher.finish(soak.command(folder / "run", {}))
+            soak.launcher.finish(soak.command(folder / "run", {}), timeout=LONGEST)
             assert_same_run(folder / "run", soak.reference)
         rows.append(row | {"error": lines})
     return rows

@@ -113,8 +113,8 @@ class Finetune:
     """Fine-tune a language model, or an encoder on labelled texts; or resume a run.
 
     A language model learns texts, or the completions of prompts; a row holds several examples,
-    which do not see each other. Ctrl-C and SIGTERM save a checkpoint and exit with status 0; a
-    second signal exits immediately.
+    which do not see each other. Ctrl-C, SIGTERM and SIGHUP save a checkpoint and exit with status
+    0; a second signal exits immediately.
     """
 
     run_dir: Path

@@ -213,8 +213,8 @@ class ProcessFlags:
 class Pretrain:
     """Train a language model from scratch, or resume a run.
 
-    The defaults below are for tiny, grassjump, stdlib and 300 steps. Ctrl-C and SIGTERM save a
-    checkpoint and exit with status 0; a second signal exits immediately.
+    The defaults below are for tiny, grassjump, stdlib and 300 steps. Ctrl-C, SIGTERM and SIGHUP
+    save a checkpoint and exit with status 0; a second signal exits immediately.
     """
 
     run_dir: Path

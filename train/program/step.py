@@ -56,8 +56,8 @@ def make_train_step(
         params = joined(optax.apply_updates(trained, updates), fixed)
         is_good = all_finite((value, grads)) & (value <= highest)
         report = Report(value, jnp.asarray(schedule(state.step)), ~is_good)
-        # A conditional would need no copy of the weights, but it is slower and rounds differently.
-        after = TrainState(state.step + 1, params, opt_state)
+        # Behind the barrier the update is compiled, and so rounded, as if nothing were checked.
+        after = jax.lax.optimization_barrier(TrainState(state.step + 1, params, opt_state))
         return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), after, state), report
 
     return train_step
