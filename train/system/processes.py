@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from train.config.run import ProcessFlags, UserError
 from train.config.stored import Settings, differences
-from train.system.signals import Stopped, exit_now, say
+from train.system.signals import AT_ONCE, Stopped, exit_now, say
 
 Result = TypeVar("Result")
 
@@ -128,7 +128,7 @@ class SharedStopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self._interrupted:
-            exit_now(number, "exits at once; the newest checkpoint is what is saved")
+            exit_now(number, AT_ONCE)
         self._interrupted = True
         say(number, "all processes stop at the next safe point; a second signal exits this one at once")
         os.kill(os.getpid(), signal.SIGTERM)

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AT_ONCE = "exits at once; the newest checkpoint is what is saved"
 
 
 class Stopped(Exception):
@@ -39,11 +40,13 @@ class StopSignals:
         self._held.close()
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:  # the main thread is as fast as the other one
+            exit_now(number, AT_ONCE)
         self.received = signal.Signals(number)
 
     def _acknowledge(self, number: int) -> None:
         if self._acknowledged:
-            exit_now(number, "exits at once; the newest checkpoint is what is saved")
+            exit_now(number, AT_ONCE)
         self._acknowledged = True
         say(number, "stops at the next safe point; a second signal exits at once")
 
