@@ -45,8 +45,7 @@ def make_train_step(
 
     `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
     parameters have no gradient and no optimizer state. If the loss or a gradient is not finite, or
-    the loss is a spike, the state stays as it is, bit for bit; if not, the result is that of a step
-    that checks nothing.
+    the loss is a spike, the state stays as it is, bit for bit.
     """
 
     def train_step(state: TrainState, batch: Batch, highest: float | Array = math.inf) -> tuple[TrainState, Report]:
@@ -56,8 +55,7 @@ def make_train_step(
         params = joined(optax.apply_updates(trained, updates), fixed)
         is_good = all_finite((value, grads)) & (value <= highest)
         report = Report(value, jnp.asarray(schedule(state.step)), ~is_good)
-        # Behind the barrier the update is compiled, and so rounded, as if nothing were checked.
-        after = jax.lax.optimization_barrier(TrainState(state.step + 1, params, opt_state))
+        after = TrainState(state.step + 1, params, opt_state)
         return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), after, state), report
 
     return train_step

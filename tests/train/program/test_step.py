@@ -14,7 +14,7 @@ from models import LlamaConfig
 from train.config.optimizers import OptimizerName
 from train.config.run import OptimizerFlags, ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
-from train.program.step import TrainState, all_finite, first_state, make_train_step
+from train.program.step import all_finite, first_state, make_train_step
 from train.program.task import LanguageModel, Rows
 
 MODEL = LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2)
@@ -78,21 +78,15 @@ def test_an_update_keeps_the_shape_of_the_state(optimizer: OptimizerName) -> Non
 
 
 @pytest.mark.parametrize("optimizer", ["grassjump", "adamw"])
-def test_a_bad_step_leaves_every_bit_of_the_state_and_a_good_one_is_unchanged(optimizer: OptimizerName) -> None:
+def test_a_bad_step_leaves_every_bit_of_the_state(optimizer: OptimizerName) -> None:
     tx = make_optimizer(small(optimizer), SCHEDULE, seed=0)
     guarded = jax.jit(make_train_step(TASK.loss, tx, make_schedule(0.01, SCHEDULE)))
 
-    @jax.jit
-    def unguarded(state: TrainState, batch: Rows) -> TrainState:
-        grads = jax.grad(TASK.loss)(state.params, batch)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
-
-    state = other = jax.jit(lambda: first_state(TASK.draw(0), tx))()
-    for _ in range(4):  # over a refresh
-        (state, report), other = guarded(state, Rows(WINDOWS)), unguarded(other, Rows(WINDOWS))
+    state = jax.jit(lambda: first_state(TASK.draw(0), tx))()
+    for step in range(1, 5):  # over a refresh
+        before, (state, report) = state, guarded(state, Rows(WINDOWS))
         assert not report.is_skipped
-        assert bits(state) == bits(other)
+        assert (int(state.step), bits(state) == bits(before)) == (step, False)
     for bad in (math.nan, math.inf):
         spoilt = state._replace(params=state.params | {"lm_head": {"kernel": jnp.full((16, 11), bad)}})
         after, report = guarded(spoilt, Rows(WINDOWS))
