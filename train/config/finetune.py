@@ -67,8 +67,6 @@ class ExampleFlags:
     """Tokens per row: short examples share one, long texts are cut. At most the model's."""
     seed: int = 0
     """Seed of the order of the examples, the subspaces, a new head and the sample."""
-    seeds: tuple[int, ...] = ()
-    """Train once with each of these seeds, in a folder for each; report mean and spread."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

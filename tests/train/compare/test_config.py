@@ -108,7 +108,7 @@ def test_bases_are_rows_of_their_own() -> None:
         "adamw", "grassjump", "grassjump:gaussian", "grassjump:blocks:4"
     ]  # fmt: skip
     last = run_of(config, cells(config)[-1])
-    assert last.run_dir == Path("runs/x/grassjump-blocks-4-lr2-scale0.25")
+    assert last.run_dir == Path("runs/x/grassjump-blocks-4-lr2-scale0.25-seed0")
     assert (last.optimizer.basis, last.optimizer.blocks) == ("blocks:4", 4)
 
 

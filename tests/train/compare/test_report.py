@@ -54,9 +54,9 @@ def table_of(text: str) -> list[list[str]]:
 @pytest.fixture
 def swept(tmp_path: Path) -> Compare:
     """Two rates of three optimizers: one best at the upper edge, one diverged once, one always."""
-    for name, loss in (("adamw-lr0.001-scale1", 5.0), ("adamw-lr0.01-scale1", 4.5), ("muon-lr0.001-scale1", 4.25)):
+    for name, loss in (("adamw-lr0.001-scale1-seed0", 5.0), ("adamw-lr0.01-scale1-seed0", 4.5), ("muon-lr0.001-scale1-seed0", 4.25)):
         leave_run(tmp_path, name, loss, **({"peak_memory_bytes": 7654321} if "muon" in name else {}))
-    for name in ("muon-lr0.01-scale1", "grassjump-lr0.001-scale0.25", "grassjump-lr0.01-scale0.25"):
+    for name in ("muon-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0", "grassjump-lr0.01-scale0.25-seed0"):
         leave_diverged(tmp_path, name)
     return comparison(tmp_path, "--optimizers adamw muon grassjump --sweep-lr 1e-3 1e-2")
 
@@ -117,12 +117,12 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
     assert content["settings"] == {"schedule": {"steps": 30}}
     assert content["data_fingerprint"] == "a text"
     assert [run["folder"] for run in content["best"]] == [
-        "muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25",
+        "muon-lr0.001-scale1-seed0", "adamw-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0",
     ]  # fmt: skip
     assert len(content["runs"]) == 6
     assert content["runs"][1] == {
         "optimizer": "adamw", "basis": "haar", "learning_rate": 0.01, "scale": 1.0,
-        "folder": "adamw-lr0.01-scale1", "diverged": False,
+        "folder": "adamw-lr0.01-scale1-seed0", "diverged": False,
         "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0, "optimizer_bytes": 12345,
         "peak_memory_bytes": None, "device": "abacus",
     }  # fmt: skip
@@ -146,8 +146,8 @@ def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Pa
     text = write_report(config, RECORD)
     assert "**2 of 2 runs are missing.**" in text
     assert len(table_of(text)) == 2
-    leave_run(tmp_path, "adamw-lr0.003-scale1", 5.0)
-    (tmp_path / "muon-lr0.003-scale1").mkdir()  # begun
+    leave_run(tmp_path, "adamw-lr0.003-scale1-seed0", 5.0)
+    (tmp_path / "muon-lr0.003-scale1-seed0").mkdir()  # begun
     text = write_report(config, RECORD)
     assert "**1 of 2 runs are missing.**" in text
     assert [row[0] for row in table_of(text)] == ["optimizer", "---", "adamw"]
@@ -158,11 +158,11 @@ def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Pa
 def test_only_the_best_runs_keep_their_weights(swept: Compare) -> None:
     for run in swept.run_dir.iterdir():
         (run / "checkpoints" / "8").mkdir(parents=True)
-    (swept.run_dir / "galore-lr1-scale1" / "checkpoints").mkdir(parents=True)  # not of this command
+    (swept.run_dir / "galore-lr1-scale1-seed0" / "checkpoints").mkdir(parents=True)  # not of this command
     remove_checkpoints(swept)
     kept = {path.parent.name for path in swept.run_dir.glob("*/checkpoints")}
-    best = {"muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25"}
-    assert kept == best | {"galore-lr1-scale1"}
+    best = {"muon-lr0.001-scale1-seed0", "adamw-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0"}
+    assert kept == best | {"galore-lr1-scale1-seed0"}
 
 
 def test_the_first_updates_do_not_count_for_the_speed() -> None:
@@ -172,7 +172,7 @@ def test_the_first_updates_do_not_count_for_the_speed() -> None:
 
 
 def test_the_last_message_of_a_diverged_run_is_stored(swept: Compare) -> None:
-    kept = swept.run_dir / "muon-lr0.01-scale1" / "diverged.txt"
+    kept = swept.run_dir / "muon-lr0.01-scale1-seed0" / "diverged.txt"
     assert kept.read_text() == "error: the loss at step 2 is not finite\n"
 
 
