@@ -14,6 +14,8 @@ from train.compare.config import Comparison
 from train.compare.record import Result, result_of
 from train.loop.stopping import merit
 
+LOSS = "eval_loss"
+
 
 class Entry(NamedTuple):
     """Some runs that differ in their seeds only: a row of the table."""
@@ -41,11 +43,13 @@ class Entry(NamedTuple):
 
 
 def best_first(entries: Sequence[Entry], metric: str) -> list[Entry]:
-    """Return the entries in the order of their means; those with a diverged run come last."""
+    """Return the entries in the order of their means, and of their losses if those are equal; those
+    with a diverged run come last.
+    """
 
-    def key(entry: Entry) -> float:
-        mean = entry.mean(metric)
-        return math.inf if mean is None else -merit(metric, mean)
+    def key(entry: Entry) -> tuple[float, float]:
+        mean, loss = entry.mean(metric), entry.mean(LOSS)
+        return (math.inf, math.inf) if mean is None or loss is None else (-merit(metric, mean), loss)
 
     return sorted(entries, key=key)
 

@@ -40,9 +40,9 @@ def check_comparison(config: Comparison) -> None:
         refuse("sweep_basis", " ".join(sweep.sweep_basis), "has no effect without grassjump in --optimizers")
     if sweep.seeds and config.data.seed:
         refuse("seed", config.data.seed, "has no effect beside --seeds: leave it out")
+    _check_runs(config)
     if config.metric not in config.metrics:
         refuse("metric", config.metric, f"must be one of {', '.join(config.metrics)} for this task")
-    _check_runs(config)
 
 
 def _check_runs(config: Comparison) -> None:

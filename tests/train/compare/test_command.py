@@ -19,7 +19,11 @@ from train.config.optimizers import OPTIMIZERS
 
 SWEEP = ("--optimizers", "adamw", "--sweep-lr", "1e37", "1e-3")
 WORDS = ("--optimizers", "adamw", "grassjump", "--sweep-lr", "1e-3")
-DIVERGED, ADAMW, GRASSJUMP = "adamw-lr1e+37-scale1-seed0", "adamw-lr0.001-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0"
+DIVERGED, ADAMW, GRASSJUMP = (
+    "adamw-lr1e+37-scale1-seed0",
+    "adamw-lr0.001-scale1-seed0",
+    "grassjump-lr0.001-scale0.25-seed0",
+)
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
