@@ -6,7 +6,7 @@ seeds, and the table shows these.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from train.compare.cells import Cell, cells, repeated, reported_seeds, seeds
@@ -15,6 +15,7 @@ from train.compare.record import Result, result_of
 from train.loop.stopping import merit
 
 LOSS = "eval_loss"
+Results = Mapping[Cell, Result]  # of the runs that have one
 
 
 class Entry(NamedTuple):
@@ -54,52 +55,62 @@ def best_first(entries: Sequence[Entry], metric: str) -> list[Entry]:
     return sorted(entries, key=key)
 
 
-def outcomes(config: Comparison, wanted: Sequence[Cell]) -> list[Result]:
-    """Return the outcomes of those cells that have one."""
-    found = [result_of(cell, config.run_dir / cell.folder, config.metrics) for cell in wanted]
-    return [result for result in found if result]
+def results(config: Comparison) -> Results:
+    """Return the outcomes of all runs that have one: of the sweep, and of its cells with the other
+    seeds, even if a sweep has grown and others are the best now.
+    """
+    found = {
+        cell: result_of(cell, config.run_dir / cell.folder, config.metrics)
+        for of_sweep in cells(config)
+        for cell in (of_sweep, *repeated(config, of_sweep))
+    }
+    return {cell: result for cell, result in found.items() if result}
 
 
-def single(results: Sequence[Result]) -> list[Entry]:
+def single(results: Iterable[Result]) -> list[Entry]:
     """Return an entry for each result."""
     return [Entry(result.cell.name, (result,)) for result in results]
 
 
-def best_of_each(config: Comparison) -> list[Result]:
+def best_of_each(config: Comparison, done: Results) -> list[Result]:
     """Return the best run of each contestant in the sweep so far, the best first."""
     best: dict[str, Result] = {}
-    for entry in best_first(single(outcomes(config, cells(config))), config.metric):
+    for entry in best_first(single(done[cell] for cell in cells(config) if cell in done), config.metric):
         best.setdefault(entry.name, entry.runs[0])
     return list(best.values())
+
+
+def repetitions(config: Comparison, done: Results) -> list[Cell]:
+    """Return the cells of the other seeds: for each contestant those of its best run so far, unless
+    that has diverged.
+    """
+    best = {result.cell.name: result.cell for result in best_of_each(config, done) if not result.diverged}
+    names = dict.fromkeys(cell.name for cell in cells(config))
+    return [cell for name in names if name in best for cell in repeated(config, best[name])]
 
 
 def all_cells(config: Comparison) -> Iterator[Cell]:
     """Yield the cells of the sweep, and then, when they have results, the best with other seeds."""
     yield from cells(config)
-    best = {result.cell.name: result for result in best_of_each(config)}
-    for name in dict.fromkeys(cell.name for cell in cells(config)):
-        if name in best and not best[name].diverged:
-            yield from repeated(config, best[name].cell)
+    yield from repetitions(config, results(config))
 
 
-def count_runs(config: Comparison) -> int:
-    """Return the number of runs; what has diverged in the sweep is not repeated."""
-    contestants = len({cell.name for cell in cells(config)})
-    done = outcomes(config, cells(config))
-    is_complete = len(done) == len(cells(config))
-    if is_complete:
-        contestants = len({result.cell.name for result in done if not result.diverged})
-    return len(cells(config)) + contestants * (len(seeds(config)) - 1)
+def count_runs(config: Comparison, done: Results) -> int:
+    """Return the number of runs; a contestant that has diverged throughout is not repeated."""
+    untried = {cell.name for cell in cells(config) if cell not in done}
+    successful = {cell.name for cell in cells(config) if cell in done and not done[cell].diverged}
+    return len(cells(config)) + len(untried | successful) * (len(seeds(config)) - 1)
 
 
-def shown(config: Comparison) -> list[Entry]:
+def shown(config: Comparison, done: Results) -> list[Entry]:
     """Return the rows of the table: the best setting of each contestant, with the seeds that are
     reported; with that of the sweep as long as there are no others.
     """
     reported, entries = reported_seeds(config), []
-    for best in best_of_each(config):
+    for best in best_of_each(config, done):
         others = [cell for cell in (best.cell, *repeated(config, best.cell)) if cell.seed in reported]
-        entries.append(Entry(best.cell.name, tuple(outcomes(config, others)) or (best,)))
+        runs = tuple(done[cell] for cell in others if cell in done)
+        entries.append(Entry(best.cell.name, runs or (best,)))
     return best_first(entries, config.metric)
 
 

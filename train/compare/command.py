@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from train.compare.cells import Cell, common_settings, run_of
-from train.compare.choice import all_cells, count_runs, outcomes, shown
+from train.compare.choice import all_cells, count_runs, results, shown
 from train.compare.config import Comparison
 from train.compare.prepare import fingerprint_of, with_step
 from train.compare.record import (
@@ -49,7 +49,7 @@ def run_compare(config: Comparison) -> None:
         try:
             with StopSignals() as signals:
                 for number, cell in enumerate(all_cells(config), 1):
-                    title = f"[{number}/{count_runs(config)}] {cell.folder}"
+                    title = f"[{number}/{count_runs(config, results(config))}] {cell.folder}"
                     _make(config, cell, title, record.data_fingerprint, signals.poll)
                     table = write_report(config, record)
                     remove_checkpoints(config)
@@ -109,10 +109,10 @@ def remove_checkpoints(config: Comparison) -> None:
     """Remove the checkpoints of all finished runs except those of the table: a sweep would fill the
     disk.
     """
-    in_table = {run.cell.folder for entry in shown(config) for run in entry.runs}
-    for result in outcomes(config, list(all_cells(config))):
-        if result.cell.folder not in in_table:
-            shutil.rmtree(RunFolder(config.run_dir / result.cell.folder).checkpoints, ignore_errors=True)
+    done = results(config)
+    in_table = {run.cell for entry in shown(config, done) for run in entry.runs}
+    for cell in done.keys() - in_table:
+        shutil.rmtree(RunFolder(config.run_dir / cell.folder).checkpoints, ignore_errors=True)
 
 
 def _say(line: str) -> None:

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from train.compare.cells import cells, is_swept, reported_seeds, scales, seeds, short
 from train.compare.choice import (
     Entry,
-    all_cells,
+    Results,
     best_first,
     best_of_each,
     count_runs,
     differences,
-    outcomes,
+    repetitions,
+    results,
     shown,
     single,
 )
@@ -32,14 +33,14 @@ from train.system.files import write_whole
 
 def write_report(config: Comparison, record: Record) -> str:
     """Write compare.json, compare.md and compare.png from the finished runs; return the table."""
-    finished, entries = outcomes(config, list(all_cells(config))), shown(config)
-    notes = edges(config)
-    text = markdown(config, finished, entries, notes)
+    done = results(config)
+    entries, notes = shown(config, done), edges(config, done)
+    text = markdown(config, done, notes)
     content = {
         **dataclasses.asdict(record),
-        "best": [result.as_json() for result in best_of_each(config)],
+        "best": [result.as_json() for result in best_of_each(config, done)],
         "notes": notes,
-        "runs": [result.as_json() for result in finished],
+        "runs": [result.as_json() for result in done.values()],
     }
     if len(seeds(config)) > 1:
         content["seeds"] = {entry.name: over_seeds(config, entry, entries) for entry in entries}
@@ -68,10 +69,10 @@ def first_of(config: Comparison, entries: Sequence[Entry]) -> Entry:
     return next((entry for entry in entries if entry.name == name), Entry(name, ()))
 
 
-def edges(config: Comparison) -> list[str]:
+def edges(config: Comparison, done: Results) -> list[str]:
     """Note each optimizer whose best run is at an edge of a sweep, once its sweep is complete."""
-    notes, done = [], [result.cell for result in outcomes(config, cells(config))]
-    for best in best_of_each(config):
+    notes = []
+    for best in best_of_each(config, done):
         cell = best.cell
         if best.diverged or any(other.name == cell.name and other not in done for other in cells(config)):
             continue
@@ -85,22 +86,23 @@ def edges(config: Comparison) -> list[str]:
     return notes
 
 
-def markdown(config: Comparison, finished: list[Result], entries: list[Entry], notes: list[str]) -> str:
+def markdown(config: Comparison, done: Results, notes: list[str]) -> str:
     """Return the content of compare.md."""
-    parts = [summary_line(config, finished), table(config, entries), *(f"* {note}" for note in notes)]
+    entries = shown(config, done)
+    parts = [summary_line(config, done), table(config, entries), *(f"* {note}" for note in notes)]
     if len(reported_seeds(config)) > 1:
         parts += [f"## {plain(config.metric).capitalize()} less that of {cells(config)[0].name}, by seed"]
         parts += [table_of_differences(config, entries)]
     if is_swept(config) or len(seeds(config)) > 1:
-        parts += ["## All runs", table(config, best_first(single(finished), config.metric))]
+        parts += ["## All runs", table(config, best_first(single(done.values()), config.metric))]
     return "\n\n".join(["# Comparison", *parts]) + "\n"
 
 
-def summary_line(config: Comparison, finished: list[Result]) -> str:
+def summary_line(config: Comparison, done: Results) -> str:
     """Describe what was compared, and how the runs shown were chosen."""
-    count = count_runs(config)
-    missing = count - len(finished)
-    devices = ", ".join(sorted({str(result.device) for result in finished if result.device})) or "no device yet"
+    count = count_runs(config, done)
+    missing = count - sum(cell in done for cell in [*cells(config), *repetitions(config, done)])
+    devices = ", ".join(sorted({str(result.device) for result in done.values() if result.device})) or "no device yet"
     return (
         f"{config.title} of {config.data.batch_size} x {config.data.seq_len} tokens of {config.data.data}, "
         f"seed {' '.join(map(str, reported_seeds(config)))}, rank {config.compare.rank}, on {devices}; "

@@ -11,7 +11,7 @@ import pytest
 
 from train.__main__ import parse
 from train.compare.cells import cells
-from train.compare.choice import best_of_each
+from train.compare.choice import best_of_each, results
 from train.compare.command import remove_checkpoints
 from train.compare.config import Compare
 from train.compare.record import Record, mark_diverged, median_speed
@@ -106,13 +106,13 @@ def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> No
     config = comparison(tmp_path, "--optimizers adamw badam --sweep-lr 1 2 3 --sweep-scale 0.5 1 2")
     for cell in cells(config):
         leave_run(tmp_path, cell.folder, 2.0 + abs(cell.learning_rate - 2))
-    assert [note[:21] for note in edges(config)] == ["adamw: 0.5 is the low"]
+    assert [note[:21] for note in edges(config, results(config))] == ["adamw: 0.5 is the low"]
 
     def rewritten(learning_rate: float, scale: float) -> list[str]:
         name = f"adamw-lr{learning_rate:g}-scale{scale:g}-seed0"
         content = (tmp_path / name / "summary.json").read_text()
         (tmp_path / name / "summary.json").write_text(json.dumps(json.loads(content) | {"eval_loss": 1.0}))
-        notes = edges(config)
+        notes = edges(config, results(config))
         (tmp_path / name / "summary.json").write_text(content)
         return notes
 
@@ -121,7 +121,8 @@ def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> No
     assert len(rewritten(3, 0.5)) == 2
     (tmp_path / "adamw-lr1-scale1-seed0" / "summary.json").unlink()  # a run is missing
     assert rewritten(3, 0.5) == []
-    assert edges(comparison(tmp_path, "--optimizers adamw --sweep-lr 3")) == []
+    config = comparison(tmp_path, "--optimizers adamw --sweep-lr 3")
+    assert edges(config, results(config)) == []
 
 
 def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
@@ -143,7 +144,7 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
 
 
 def test_the_plot_has_a_labelled_curve_for_each_optimizer(swept: Compare) -> None:
-    (axes,) = curves(swept, [result for result in best_of_each(swept) if not result.diverged]).axes
+    (axes,) = curves(swept, [result for result in best_of_each(swept, results(swept)) if not result.diverged]).axes
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
     assert lines == {
         "muon, lr 0.001, scale 1": [[0, 9], [8, 4.25]],
@@ -227,7 +228,7 @@ def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Pa
     assert "**1 of 2 runs are missing.**" in text
     assert [row[0] for row in table_of(text)] == ["optimizer", "---", "adamw"]
     assert "## All runs" not in text
-    assert "the defaults of each optimizer" in summary_line(config, [])
+    assert "the defaults of each optimizer" in summary_line(config, {})
 
 
 def test_only_the_best_runs_keep_their_weights(swept: Compare) -> None:
