@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from train.compare.cells import Cell, cells, repeated, reported_seeds, seeds
 from train.compare.config import Comparison
+from train.compare.grid import Cell, cells, repeated, reported_seeds, seeds
 from train.compare.record import Result, result_of
 from train.loop.stopping import merit
 

@@ -12,9 +12,9 @@ import shutil
 import time
 from collections.abc import Callable
 
-from train.compare.cells import Cell, common_settings, run_of
 from train.compare.choice import all_cells, count_runs, results, shown
 from train.compare.config import Comparison
+from train.compare.grid import Cell, common_settings, run_of
 from train.compare.prepare import fingerprint_of, with_step
 from train.compare.record import (
     COMPARISON,

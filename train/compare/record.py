@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from train.compare.cells import Cell
+from train.compare.grid import Cell
 from train.config.run import UserError
 from train.config.stored import Settings
 from train.loop.child import LOG, last_line

@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from train.compare.cells import cells, is_swept, reported_seeds, scales, seeds, short
 from train.compare.choice import (
     Entry,
     Results,
@@ -25,6 +24,7 @@ from train.compare.choice import (
     single,
 )
 from train.compare.config import Comparison
+from train.compare.grid import cells, is_swept, reported_seeds, scales, seeds, short
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, plain
 from train.storage.folder import RunFolder
 from train.storage.metrics import read_rows, save_figure

@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from train.compare.cells import cells, repeated, run_of
 from train.compare.config import CompareFinetune, Comparison
+from train.compare.grid import cells, repeated, run_of
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import Pretrain, UserError
 from train.config.stored import Settings

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.compare.cells import OF_A_CELL, Cell, cells, common_settings, run_of
 from train.compare.config import Compare, CompareFinetune
+from train.compare.grid import OF_A_CELL, Cell, cells, common_settings, run_of
 from train.config.finetune import Finetune
 from train.config.optimizers import NO_GAP, OPTIMIZERS
 from train.config.run import Pretrain

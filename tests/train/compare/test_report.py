@@ -10,10 +10,10 @@ import jax
 import pytest
 
 from train.__main__ import parse
-from train.compare.cells import cells
 from train.compare.choice import best_of_each, results
 from train.compare.command import remove_checkpoints
 from train.compare.config import Compare
+from train.compare.grid import cells
 from train.compare.record import Record, mark_diverged, median_speed
 from train.compare.report import curves, edges, summary_line, write_report
 from train.system.devices import device_summary
