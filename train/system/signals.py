@@ -82,9 +82,10 @@ def _handled(
 ) -> Iterator[None]:
     """Call `receive` in the main thread, and `acknowledge` at once in another, for each signal.
 
-    A signal that was ignored, as SIGHUP is under nohup, stays ignored.
+    Under nohup SIGHUP is ignored, and stays so.
     """
-    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    numbers = [number for number in SIGNALS if number != signal.SIGHUP or not is_ignored]
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     watcher = threading.Thread(target=_watch, args=(ours, acknowledge), daemon=True)
