@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from grass_optax._trees.boxes import boxed_like, unboxed
-from grass_optax._trees.keys import numbers_of
+from grass_optax._trees.keys import first_index, numbers_of
 
 _NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
 # The moments in Optax's states, and the fields of `CompressedState` that have their scales.
@@ -213,8 +213,11 @@ def _power_of_two(size: Array) -> Array:
 
 def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
     """Multiples of 2^-24 in [0, 1): of the seed and an entry's index, whatever its sharding."""
+    first = first_index() if len(shape) > 2 else None  # of a stack
     for axis, size in enumerate(shape):
         index = jnp.arange(size, dtype=jnp.uint32).reshape((1,) * axis + (size,))
+        if axis == 0 and first is not None:
+            index += first.astype(jnp.uint32)
         seed = _mixed(seed[..., None] ^ index)
     return (seed >> np.uint32(8)).astype(jnp.float32) * 2.0**-24
 
