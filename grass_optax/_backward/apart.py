@@ -50,13 +50,13 @@ class Apart:
         count = jax.tree.leaves(params)[is_stack.index(True)].shape[0]
         one, same, more = (resized(params, is_stack, n) for n in (1, count, count + 1))
         tx = optax.with_extra_args_support(tx)
-        states = [jax.eval_shape(tx.init, tree) for tree in (same, one, more)]
+        of_same, of_one, of_more = (jax.eval_shape(tx.init, tree) for tree in (same, one, more))
         self = cls(
             tx=tx,
             params=Stacked.of(same, one, more, count, "parameter"),
-            state=Stacked.of(*states, count, "the state"),
+            state=Stacked.of(of_same, of_one, of_more, count, "the state"),
         )
-        self._require_apart(one, states[1])
+        self._require_apart(one, of_one)
         return self
 
     def of_layer(

@@ -46,4 +46,4 @@ def squares(grads: PyTree) -> Float[Array, ""]:
 
 def scaled(grads: PyTree, factor: Float[Array, ""] | None) -> PyTree:
     """The gradients times a factor, in their own types."""
-    return grads if factor is None else jax.tree.map(lambda g: (g * factor.astype(g.dtype)), grads)
+    return grads if factor is None else jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)

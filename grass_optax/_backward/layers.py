@@ -85,9 +85,9 @@ def with_layer(stacks: Stacks, i: Int[Array, ""], layer: Stacks) -> Stacks:
 
 def resized(tree: PyTree, is_stack: tuple[bool, ...], count: int) -> PyTree:
     """The shapes of a tree if its stacks had `count` layers."""
-    leaves, structure = jax.tree.flatten(tree)
+    structure: Any = jax.tree.structure(tree)
 
     def shape(x: Any, is_stack: bool) -> Any:
         return jax.ShapeDtypeStruct((count, *x.shape[1:]) if is_stack else x.shape, jnp.result_type(x))
 
-    return structure.unflatten([shape(x, s) for x, s in zip(leaves, is_stack, strict=True)])
+    return structure.unflatten([shape(x, s) for x, s in zip(jax.tree.leaves(tree), is_stack, strict=True)])

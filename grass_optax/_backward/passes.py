@@ -1,6 +1,6 @@
 """The two passes through a stack of layers, of which the second hands out each layer's gradient.
 
-L is the number of layers, x_l the input of layer l, dx the derivative of the loss by it.
+L is the number of layers, x_l the input of layer i, dx the derivative of the loss by it.
 """
 
 from collections.abc import Callable
@@ -49,12 +49,14 @@ def forward(loss: ScannedLoss, params: Params, batch: Batch, keep_every: int) ->
     count = jax.tree.leaves(layers)[0].shape[0]
     if count % keep_every:
         divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
-        raise ValueError(f"keep_every is {keep_every}, but there are {count} layers. Give one of {', '.join(divisors)}.")
+        raise ValueError(
+            f"keep_every is {keep_every}, but there are {count} layers. Give one of {', '.join(divisors)}."
+        )
     x, pull_embed, context = jax.vjp(lambda rest: loss.embed(rest, batch), rest, has_aux=True)
     context = lax.stop_gradient(context)
 
     def group(x: PyTree, first: Index) -> tuple[PyTree, PyTree]:
-        out, _ = _inputs(loss, lambda l: layer_at(layers, l), context, x, first + jnp.arange(keep_every))
+        out, _ = _inputs(loss, lambda i: layer_at(layers, i), context, x, first + jnp.arange(keep_every))
         return out, x
 
     x, inputs = lax.scan(group, x, jnp.arange(0, count, keep_every))
@@ -85,16 +87,16 @@ def backward(
     """
 
     def layer(carry: tuple[Carry, PyTree], saved_input: tuple[PyTree, Index]) -> tuple[tuple[Carry, PyTree], PyTree]:
-        (own, dx), (x, l) = carry, saved_input
-        _, pull = jax.vjp(lambda layer, x: loss.block(layer, x, saved.context), read(own, l), x)
+        (own, dx), (x, i) = carry, saved_input
+        _, pull = jax.vjp(lambda layer, x: loss.block(layer, x, saved.context), read(own, i), x)
         grads, dx = pull(dx)
-        own, kept = visit(l, grads, own)
+        own, kept = visit(i, grads, own)
         return (own, dx), kept
 
     def group(carry: tuple[Carry, PyTree], saved_input: tuple[PyTree, Index]) -> tuple[tuple[Carry, PyTree], PyTree]:
         x, first = saved_input
         indices = first + jnp.arange(saved.keep_every)
-        _, inputs = _inputs(loss, lambda l: read(carry[0], l), saved.context, x, indices)
+        _, inputs = _inputs(loss, lambda i: read(carry[0], i), saved.context, x, indices)
         return lax.scan(layer, carry, (inputs, indices), reverse=True)
 
     groups = jax.tree.leaves(saved.inputs)[0].shape[0]
@@ -111,9 +113,9 @@ def _inputs(
     loss: ScannedLoss, read: Callable[[Index], Params], context: PyTree, x: PyTree, indices: Int[Array, " k"]
 ) -> tuple[PyTree, PyTree]:
     """The output of the last of these layers, and the inputs of all, stacked."""
-    return lax.scan(lambda x, l: (loss.block(read(l), x, context), x), x, indices)
+    return lax.scan(lambda x, i: (loss.block(read(i), x, context), x), x, indices)
 
 
-def layer_at(layers: Params, l: Index) -> Params:
+def layer_at(layers: Params, i: Index) -> Params:
     """The parameters of one layer, without the axis of layers."""
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, l, 0, keepdims=False), layers)
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, keepdims=False), layers)
