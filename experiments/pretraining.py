@@ -14,7 +14,8 @@ import optax
 
 from experiments.study import Study
 from grass_optax import captured_energy
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, defaults
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, defaults
+from train.config.schedule import ScheduleFlags
 from train.data.tokenizer import token_bytes
 from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
 from train.pretrain.evaluation import evaluate

@@ -10,8 +10,9 @@ import tyro
 
 from train.compare.config import Compare, compare_defaults
 from train.config.finetune import Finetune, finetune_defaults
+from train.config.mistakes import check_effect, check_finite, check_words
 from train.config.run import Pretrain, UserError, defaults
-from train.config.stored import Run, read_config, read_stored
+from train.config.stored import CONFIG, Run, read_config, read_stored
 from train.config.validate import refuse_conflicts
 from train.evaluate.config import Evaluate
 from train.export.config import Export
@@ -20,6 +21,7 @@ from train.plan.config import Plan, plan_defaults
 from train.sample.config import Sample
 
 Command = Pretrain | Finetune | Compare | Plan | Import | Export | Sample | Evaluate
+COMMAND_OF: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
@@ -32,25 +34,44 @@ def parse(arguments: Sequence[str]) -> Command:
     The arguments are parsed twice: once for the flags that the defaults of other flags depend on,
     and once more with these defaults, or with the settings of a stored run.
     """
+    if arguments and (kind := COMMAND_OF.get(arguments[0])):
+        check_words(arguments[1:], kind)
     parsed = _read(arguments, None)
-    if isinstance(parsed, Compare):
-        return _read(arguments, compare_defaults(parsed))
-    if isinstance(parsed, Plan):
-        return _read(arguments, plan_defaults(parsed))
-    if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
-        return parsed
-    stored = _same_command(parsed, read_stored(parsed.run_dir).config) if parsed.resume else None
-    if parsed.config is not None:
-        default = _same_command(parsed, read_config(parsed.config, parsed.run_dir))
-    elif stored is not None:
-        default = stored
-    else:
-        default = defaults(parsed) if isinstance(parsed, Pretrain) else finetune_defaults(parsed)
-    config = _read(arguments, default)
+    default, stored = _default(parsed)
+    config = parsed if default is None else _read(arguments, default)
+    check_finite(config)
     if stored is not None:
         assert isinstance(config, Pretrain | Finetune)
         refuse_conflicts(config, stored)
+    elif default is not None:
+        check_effect(config, default)
     return config
+
+
+def _default(parsed: Command) -> tuple[Command | None, Run | None]:
+    """Return the defaults of the flags that were not given, and the run that is being resumed."""
+    if isinstance(parsed, Compare):
+        return compare_defaults(parsed), None
+    if isinstance(parsed, Plan):
+        return plan_defaults(parsed), None
+    if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
+        return None, None
+    stored = _resumed(parsed) if parsed.resume else None
+    if parsed.config is not None:
+        return _same_command(parsed, read_config(parsed.config, parsed.run_dir)), stored
+    if stored is not None:
+        return stored, stored
+    return (defaults(parsed) if isinstance(parsed, Pretrain) else finetune_defaults(parsed)), None
+
+
+def _resumed(parsed: Run) -> Run:
+    stored = read_stored(parsed.run_dir)
+    if stored.is_older:
+        raise UserError(
+            f"the run in {parsed.run_dir} was started by an older version, whose learning rates differ: finish it with "
+            f"that version, or repeat it with --config {parsed.run_dir / CONFIG} in another --run-dir."
+        )
+    return _same_command(parsed, stored.config)
 
 
 def _same_command(parsed: Run, stored: Run) -> Run:

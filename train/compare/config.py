@@ -11,14 +11,15 @@ from train.config.run import (
     HAAR,
     BasisName,
     DataFlags,
+    Decay,
     ModelFlags,
     OptimizerFlags,
     Pretrain,
     ReportFlags,
-    ScheduleFlags,
     default_optimizer,
     defaults,
 )
+from train.config.schedule import ScheduleFlags
 from train.config.stored import Settings, settings_of
 
 # Settings of the optimizer that differ between cells. All others are common to the comparison.
@@ -46,7 +47,9 @@ class CompareFlags:
     rank: int = OptimizerFlags.rank
     """Dimension of the subspaces; by default a quarter of the hidden size."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
+    decay: Decay = "matrices"
+    """What decays: the kernels of the layers, or all parameters."""
     clip: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
 
@@ -121,27 +124,29 @@ def cells(config: Compare) -> list[Cell]:
         Cell(name, basis, learning_rate, scale)
         for name in sweep.optimizers
         for basis in (sweep.sweep_basis if sweep.sweep_basis and "basis" in OPTIMIZERS[name].takes else (HAAR,))
-        for learning_rate in sweep.sweep_lr or (OPTIMIZERS[name].learning_rate,)
-        for scale in scales(name, sweep.sweep_scale)
+        for learning_rate in sweep.sweep_lr or (OPTIMIZERS[name].pretraining(config.model.model).learning_rate,)
+        for scale in scales(config, name)
     ]
 
 
-def scales(name: OptimizerName, sweep: tuple[float, ...] | None) -> tuple[float, ...]:
-    """Return the scales of an optimizer in a sweep of learning-rate ratios."""
-    row = OPTIMIZERS[name]
+def scales(config: Compare, name: OptimizerName) -> tuple[float, ...]:
+    """Return the scales of an optimizer; those of a sweep are ratios of learning rates."""
+    row, sweep = OPTIMIZERS[name], config.compare.sweep_scale
     if sweep is None or not row.has_scale:
-        return (row.scale,)
+        return (row.pretraining(config.model.model).scale,)
     return tuple(row.scale * scale**2 for scale in sweep) if row.scale_enters_as_root else sweep
 
 
 def run_of(config: Compare, cell: Cell) -> Pretrain:
     """Return the configuration of the run of a cell."""
     optimizer = dataclasses.replace(
-        default_optimizer(cell.optimizer, config.compare.rank),
+        default_optimizer(cell.optimizer, config.model.model),
+        rank=config.compare.rank,
         basis=cell.basis,
         learning_rate=cell.learning_rate,
         scale=cell.scale,
         weight_decay=config.compare.weight_decay,
+        decay=config.compare.decay,
         clip=config.compare.clip,
     )
     return Pretrain(

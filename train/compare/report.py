@@ -57,7 +57,7 @@ def edges(config: Compare, finished: list[Result]) -> list[str]:
             continue
         for flag, value, swept in (
             ("--sweep-lr", best.learning_rate, config.compare.sweep_lr or ()),
-            ("--sweep-scale", best.scale, scales(best.optimizer, config.compare.sweep_scale)),
+            ("--sweep-scale", best.scale, scales(config, best.optimizer)),
         ):
             if len(swept) > 1 and value in (min(swept), max(swept)):
                 end = "lower" if value == min(swept) else "upper"

@@ -16,9 +16,9 @@ from train.config.run import (
     Precision,
     ProcessFlags,
     ReportFlags,
-    ScheduleFlags,
     UserError,
 )
+from train.config.schedule import CurveFlags, Part, ScheduleFlags
 from train.storage.model import read_settings
 
 TaskName = Literal["language", "classification", "regression"]
@@ -72,26 +72,22 @@ class ExampleFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EpochFlags:
-    """The schedule: linear warmup, then cosine decay."""
+class EpochFlags(CurveFlags):
+    """The schedule: a linear warm-up, then what --schedule says."""
 
     epochs: float = 3.0
     """Passes over the examples."""
     steps: int | None = None
     """Number of updates, instead of --epochs."""
-    warmup_fraction: float = 0.06
-    """Part of the updates before the peak learning rate."""
+    warmup: Part = "6%"
+    """Updates up to the peak learning rate, or the percentage of updates, such as 10%."""
     final_lr_fraction: float = 0.0
-    """Learning rate at the end, as a fraction of the peak."""
+    """Learning rate of the last update, as a fraction of the peak."""
 
-    def schedule(self, rows: int, batch_size: int) -> ScheduleFlags:
+    def in_updates(self, rows: int, batch_size: int) -> ScheduleFlags:
         """Return the schedule in updates, for `rows` rows per epoch."""
-        steps = self.steps or max(round(self.epochs * rows / batch_size), 1)
-        return ScheduleFlags(
-            steps=steps,
-            warmup_steps=int(self.warmup_fraction * steps),
-            final_lr_fraction=self.final_lr_fraction,
-        )
+        curve = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurveFlags)}
+        return ScheduleFlags(steps=self.steps or max(round(self.epochs * rows / batch_size), 1), **curve)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,11 +149,11 @@ def finetune_defaults(parsed: Finetune) -> Finetune:
 
 def finetuning_optimizer(name: OptimizerName) -> OptimizerFlags:
     """Return the flags of an optimizer with its own defaults for fine-tuning."""
-    row = OPTIMIZERS[name]
+    recipe = OPTIMIZERS[name].finetuning
     return OptimizerFlags(
         optimizer=name,
-        learning_rate=row.finetuning.learning_rate,
+        learning_rate=recipe.learning_rate,
         rank=RANK,
-        scale=row.scale if row.finetuning.scale is None else row.finetuning.scale,
-        update_proj_gap=row.finetuning.update_proj_gap or row.update_proj_gap or NO_GAP,
+        scale=recipe.scale,
+        update_proj_gap=recipe.update_proj_gap or NO_GAP,
     )

@@ -13,6 +13,7 @@ import tyro
 
 from models.config import CONFIGS, LlamaConfig
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
+from train.config.schedule import ScheduleFlags, default_warmup
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
 STDLIB = "stdlib"
@@ -44,7 +45,8 @@ BLOCKS = "blocks"
 BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
 MomentPrecision = Literal["float32", "bfloat16", "float8"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
-_GRASSJUMP = OPTIMIZERS["grassjump"]
+Decay = Literal["matrices", "all"]
+_GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
 
 
 def _cache_dir() -> Path:
@@ -101,10 +103,10 @@ class DataFlags:
 class OptimizerFlags:
     """The optimizer. Rank and interval apply to the subspace methods."""
 
-    optimizer: OptimizerName = _GRASSJUMP.name
+    optimizer: OptimizerName = "grassjump"
     """Optimizer to train with."""
     learning_rate: float = _GRASSJUMP.learning_rate
-    """Peak learning rate; the default depends on the optimizer."""
+    """Peak learning rate; the default depends on the optimizer and the model."""
     adam_learning_rate: Annotated[
         float | None,
         tyro.conf.arg(
@@ -117,11 +119,13 @@ class OptimizerFlags:
     basis: BasisName = HAAR
     """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
     update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
-    """Steps between subspaces (badam: blocks); the default depends on the optimizer."""
+    """Steps between subspaces (badam: blocks); the default depends on optimizer and model."""
     scale: float = _GRASSJUMP.scale
     """Factor of the low-rank update (adamw, muon: of the kernels' rate); the default varies."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
+    decay: Decay = "matrices"
+    """What decays: the kernels of the layers (lora: their factors), or all parameters."""
     clip: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
     mu_dtype: MomentPrecision = "float32"
@@ -134,18 +138,6 @@ class OptimizerFlags:
         """The number of blocks that `basis` names."""
         _, colon, number = self.basis.partition(":")
         return int(number) if colon else None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleFlags:
-    """The schedule: linear warmup, then cosine decay."""
-
-    steps: int = 300
-    """Number of updates."""
-    warmup_steps: int = 30
-    """Updates before the peak learning rate; by default a tenth of --steps."""
-    final_lr_fraction: float = 0.1
-    """Learning rate at the end, as a fraction of the peak."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,14 +209,14 @@ class Pretrain:
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
     optimizer: OptimizerFlags = OptimizerFlags()
-    schedule: ScheduleFlags = ScheduleFlags()
+    schedule: ScheduleFlags = dataclasses.field(default_factory=ScheduleFlags)
     report: ReportFlags = ReportFlags()
     devices: DeviceFlags = DeviceFlags()
 
 
 def defaults(parsed: Pretrain) -> Pretrain:
     """Return the defaults that follow from the model, optimizer, corpus and steps of `parsed`."""
-    model, row, steps = parsed.model.model, OPTIMIZERS[parsed.optimizer.optimizer], parsed.schedule.steps
+    model, steps = parsed.model.model, parsed.schedule.steps
     if model not in CONFIGS:
         raise UserError(f"--model {model} is unknown: choose one of {', '.join(CONFIGS)}.")
     batch_size, seq_len = BATCHES.get(model, OTHER_BATCH)
@@ -237,18 +229,23 @@ def defaults(parsed: Pretrain) -> Pretrain:
             batch_size=batch_size,
             seq_len=seq_len,
         ),
-        optimizer=default_optimizer(row.name, rank=CONFIGS[model].hidden_size // 4),
-        schedule=ScheduleFlags(steps=steps, warmup_steps=max(steps, 0) // 10),
+        optimizer=default_optimizer(parsed.optimizer.optimizer, model),
+        schedule=ScheduleFlags(steps=steps, warmup=default_warmup(steps)),
     )
 
 
-def default_optimizer(name: OptimizerName, rank: int) -> OptimizerFlags:
-    """Return the flags of an optimizer with its own learning rate, scale and interval."""
-    row = OPTIMIZERS[name]
+def default_optimizer(name: OptimizerName, model: ModelName) -> OptimizerFlags:
+    """Return the flags of an optimizer with its own defaults for a model."""
+    recipe = OPTIMIZERS[name].pretraining(model)
     return OptimizerFlags(
         optimizer=name,
-        learning_rate=row.learning_rate,
-        scale=row.scale,
-        rank=rank,
-        update_proj_gap=row.update_proj_gap or NO_GAP,
+        learning_rate=recipe.learning_rate,
+        scale=recipe.scale,
+        rank=default_rank(model),
+        update_proj_gap=recipe.update_proj_gap or NO_GAP,
     )
+
+
+def default_rank(model: ModelName) -> int:
+    """Return a quarter of the hidden size."""
+    return CONFIGS[model].hidden_size // 4

@@ -37,6 +37,7 @@ class Stored:
     config: Run
     fingerprint: str
     versions: dict[str, str]
+    is_older: bool  # it was trained by another schedule, which ended one update later
 
 
 def settings_of(config: Run) -> Settings:
@@ -80,6 +81,7 @@ def read_stored(run_dir: Path) -> Stored:
         config=_config(content, path, run_dir),
         fingerprint=str(content.get("data_fingerprint")),
         versions=content.get("versions", {}),
+        is_older=_is_older(content["config"]),
     )
 
 
@@ -116,8 +118,25 @@ def _config(content: dict[str, Any], path: Path, run_dir: Path) -> Run:
     for name, values in groups.items():
         if name not in known or not isinstance(values, dict):
             raise UserError(f"{path} has an unknown group of settings, {name!r}: remove it.")
+    if _is_older(groups):
+        groups = groups | _translated(groups)
     settings = {name: _group(known[name], name, values, path) for name, values in groups.items()}
     return command(run_dir=run_dir, **settings)
+
+
+def _is_older(groups: Settings) -> bool:
+    schedule = groups.get("schedule")
+    return isinstance(schedule, dict) and bool({"warmup_steps", "warmup_fraction"} & schedule.keys())
+
+
+def _translated(groups: Settings) -> Settings:
+    """Return the settings of older versions that have other names now, or another default."""
+    schedule = dict(groups["schedule"])
+    if isinstance(fraction := schedule.pop("warmup_fraction", None), float | int):
+        schedule["warmup"] = f"{100 * fraction:g}%"
+    if (updates := schedule.pop("warmup_steps", None)) is not None:
+        schedule["warmup"] = updates
+    return {"schedule": schedule, "optimizer": {"decay": "all"} | groups.get("optimizer", {})}
 
 
 def _group(kind: type, group: str, values: dict[str, Any], path: Path) -> Any:

@@ -1,6 +1,6 @@
 """Refuses settings that cannot run, and flags that contradict a stored run."""
 
-import math
+import re
 from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
@@ -11,13 +11,13 @@ from train.config.run import (
     BASES,
     BLOCKS,
     FILES,
-    HAAR,
     SMALLEST_VOCABULARY,
     STDLIB,
     OptimizerFlags,
     Pretrain,
     UserError,
 )
+from train.config.schedule import WSD, ScheduleFlags
 from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
@@ -25,6 +25,8 @@ from train.config.stored import Run, Settings, differences, settings_of
 FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
+
+PERCENTAGE = re.compile(r"\d+(\.\d+)?%", re.ASCII)
 
 METRICS = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
@@ -36,7 +38,7 @@ AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
     "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
-    "schedule": {"steps": 1, "epochs": 0, "warmup_steps": 0, "warmup_fraction": 0, "final_lr_fraction": 0},
+    "schedule": {"steps": 1, "epochs": 0, "final_lr_fraction": 0},
     "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0},
 }
 
@@ -65,12 +67,7 @@ def check(config: Pretrain) -> None:
     if config.model.model not in CONFIGS:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
     check_text(config.data.data)
-    if config.schedule.warmup_steps >= config.schedule.steps:
-        refuse(
-            "warmup_steps",
-            config.schedule.warmup_steps,
-            f"must be below --steps {config.schedule.steps}, or the peak is never reached",
-        )
+    check_schedule(config.schedule)
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
@@ -99,10 +96,8 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
         refuse("seeds", " ".join(map(str, config.data.seeds)), "must differ")
     if config.data.seeds and config.processes.distributed:
         refuse("seeds", " ".join(map(str, config.data.seeds)), "cannot be used with --distributed: start a run of each")
-    if not math.isfinite(config.schedule.epochs) or config.schedule.epochs <= 0:
-        refuse("epochs", config.schedule.epochs, "must be a positive number")
-    if config.schedule.warmup_fraction >= 1:
-        refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
+    if config.schedule.epochs <= 0:
+        refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
 
 
@@ -117,6 +112,15 @@ def _refuse_idle(config: Finetune) -> None:
         refuse("sample_prompt", config.report.sample_prompt, "has no effect on an encoder: leave it out")
     if config.report.metric != ScoreFlags.metric and not config.report.patience:
         refuse("metric", config.report.metric, "has no effect without --patience: add it, or leave it out")
+
+
+def check_schedule(flags: ScheduleFlags) -> None:
+    """Refuse a warm-up, or a line of wsd, that does not fit the run."""
+    if flags.warmup_updates >= flags.steps:
+        refuse("warmup", flags.warmup, f"must be below --steps {flags.steps}, or the peak is never reached")
+    after_peak = flags.steps - max(flags.warmup_updates, 1)
+    if flags.schedule == WSD and not 1 <= flags.cooldown_updates <= after_peak:
+        refuse("cooldown", flags.cooldown, f"must be at least 1 and at most {after_peak} updates, those after the peak")
 
 
 def check_text(data: str) -> None:
@@ -139,6 +143,18 @@ def _check_bounds(config: Run) -> None:
                 refuse(name, value, f"must be at least {least}")
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
+    for name in ("warmup", "cooldown"):
+        _check_part(name, getattr(config.schedule, name))
+
+
+def _check_part(name: str, part: int | str) -> None:
+    if isinstance(part, int):
+        if part < 0:
+            refuse(name, part, "must be at least 0")
+    elif not PERCENTAGE.fullmatch(part):
+        refuse(name, part or "''", "must be a number of updates, or a percentage of them, such as 10%")
+    elif float(part.removesuffix("%")) >= 100:
+        refuse(name, part, "must be below 100%")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:
@@ -147,23 +163,16 @@ def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConf
         value = getattr(flags, name)
         if value is not None and not value > 0:
             refuse(name, value, "must be positive")
-    if not row.has_scale and flags.scale != row.scale:
-        refuse("scale", flags.scale, f"has no effect on {row.name}: leave it out")
-    for name in ("mu_dtype", "nu_dtype"):
-        if row.is_baseline and getattr(flags, name) != "float32":
-            value = getattr(flags, name)
-            refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is none: leave it out")
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
-    _check_basis(flags, "basis" in row.takes, hidden)
+    if "basis" in row.takes:
+        _check_basis(flags, hidden)
 
 
-def _check_basis(flags: OptimizerFlags, is_taken: bool, hidden: int) -> None:
+def _check_basis(flags: OptimizerFlags, hidden: int) -> None:
     name, colon, number = flags.basis.partition(":")
     if name not in BASES or (colon and name != BLOCKS) or (colon and not number.isdecimal()):
         refuse("basis", flags.basis, f"must be one of {', '.join(BASES)}, or {BLOCKS}:NUMBER")
-    if not is_taken and flags.basis != HAAR:
-        refuse("basis", flags.basis, f"has no effect on {flags.optimizer}: leave it out")
     if flags.basis == BLOCKS and flags.rank < 2 * NARROWEST_BLOCK:
         refuse("basis", BLOCKS, f"makes a single block at --rank {flags.rank}, a dense basis: give {BLOCKS}:NUMBER")
     if colon and (int(number) == 0 or hidden % int(number) or flags.rank % int(number)):

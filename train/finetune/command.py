@@ -4,7 +4,7 @@ import dataclasses
 
 from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
-from train.config.validate import check_finetuning
+from train.config.validate import check_finetuning, check_schedule
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
 from train.finetune.seeds import run_seeds
@@ -40,7 +40,8 @@ def run_finetune(config: Finetune) -> None:
             f"--data {config.data.data} no longer holds the examples of this run: restore them, or start a new run in "
             "another --run-dir."
         )
-    schedule = config.schedule.schedule(work.rows, config.data.batch_size)
+    schedule = config.schedule.in_updates(work.rows, config.data.batch_size)
+    check_schedule(schedule)
     program = make_program(mesh, work.task, config.optimizer, schedule, config.data.seed, frozen=config.start.freeze)
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)

@@ -191,7 +191,7 @@ class Trainer:
         return Diverged(
             f"the {what} at step {self.step} is not finite, so the run stops; checkpoints: "
             f"{'none' if latest is None else f'up to step {latest}'}. Start a new run with a lower "
-            "--learning-rate, more --warmup-steps or a lower --clip."
+            "--learning-rate, more --warmup or a lower --clip."
         )
 
     def finish(self) -> None:

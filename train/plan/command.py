@@ -144,6 +144,6 @@ def device_bytes(tree: Any) -> int:
 
 def adamw_state_bytes(run: Pretrain, mesh: Mesh) -> int:
     """Return the bytes of AdamW's state on one device."""
-    adamw = dataclasses.replace(run, optimizer=default_optimizer("adamw", run.optimizer.rank))
+    adamw = dataclasses.replace(run, optimizer=default_optimizer("adamw", run.model.model))
     state = planned_program(adamw, mesh).state
     return device_bytes((state.opt_state, state.step))

@@ -13,7 +13,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, UserError
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, UserError
+from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.optimizer import make_optimizer, make_schedule, state_bytes

@@ -8,7 +8,8 @@ import pytest
 
 from models import LlamaConfig
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import OptimizerFlags, ScheduleFlags, UserError
+from train.config.run import OptimizerFlags, UserError
+from train.config.schedule import ScheduleFlags
 from train.program.frozen import joined, parted
 from train.program.program import Program, make_program
 from train.program.sharding import make_mesh

@@ -13,7 +13,8 @@ import grass_optax
 from grass_optax.bases import blocks
 from tests.util import OF_CHEAP_KINDS, long_but
 from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
-from train.config.run import OptimizerFlags, ScheduleFlags
+from train.config.run import OptimizerFlags
+from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
 from train.program.optimizer import make_optimizer, state_bytes
 

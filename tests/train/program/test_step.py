@@ -11,7 +11,8 @@ import pytest
 
 from models import LlamaConfig
 from train.config.optimizers import OptimizerName
-from train.config.run import OptimizerFlags, ScheduleFlags
+from train.config.run import OptimizerFlags
+from train.config.schedule import ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
 from train.program.step import all_finite, first_state, make_train_step
 from train.program.task import LanguageModel
