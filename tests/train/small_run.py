@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from train.config.optimizers import OPTIMIZERS
 from train.storage.folder import RunFolder
 from train.storage.metrics import read_rows
 
@@ -48,6 +49,13 @@ def write_texts(folder: Path, **texts: str) -> str:
     return f"files:{folder}/*.txt"
 
 
+def _settings(flags: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a small run, without those that its optimizer does not have."""
+    row = OPTIMIZERS[str(flags.get("optimizer", "grassjump"))]
+    absent = {"rank": "rank" not in row.takes, "update_proj_gap": row.update_proj_gap is None}
+    return {name: value for name, value in SMALL.items() if not absent.get(name)}
+
+
 class Launcher:
     """Starts `python -m train` on the small corpus, in this process or in another."""
 
@@ -60,7 +68,7 @@ class Launcher:
             "run_dir": run_dir,
             "data": f"files:{self.corpus}/**/*.py",
             "cache_dir": self.caches / "tokens",
-            **SMALL,
+            **_settings(flags),
             **flags,
         }
         pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items()]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from train.compare.config import Compare, cells, run_of
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import UserError, default_rank
+from train.config.run import UserError
 from train.config.stored import Settings
 from train.config.validate import changed_flags, check, refuse
 
@@ -34,9 +34,6 @@ def check_comparison(config: Compare) -> None:
             refuse("sweep_scale", scale, "must be at least 0")
     if sweep.sweep_basis and not any("basis" in OPTIMIZERS[name].takes for name in sweep.optimizers):
         refuse("sweep_basis", " ".join(sweep.sweep_basis), "has no effect without grassjump in --optimizers")
-    is_idle = not any("rank" in OPTIMIZERS[name].takes for name in sweep.optimizers)
-    if is_idle and sweep.rank != default_rank(config.model.model):
-        refuse("rank", sweep.rank, "has no effect without a method that has a rank in --optimizers")
     if sweep.sweep_scale and not any(OPTIMIZERS[name].has_scale for name in sweep.optimizers):
         refuse("sweep_scale", " ".join(map(str, sweep.sweep_scale)), "has no effect on these --optimizers")
     for cell in cells(config):

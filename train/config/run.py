@@ -241,11 +241,6 @@ def default_optimizer(name: OptimizerName, model: ModelName) -> OptimizerFlags:
         optimizer=name,
         learning_rate=recipe.learning_rate,
         scale=recipe.scale,
-        rank=default_rank(model),
+        rank=CONFIGS[model].hidden_size // 4,
         update_proj_gap=recipe.update_proj_gap or NO_GAP,
     )
-
-
-def default_rank(model: ModelName) -> int:
-    """Return a quarter of the hidden size."""
-    return CONFIGS[model].hidden_size // 4

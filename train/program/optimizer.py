@@ -32,15 +32,21 @@ def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
     """
     rise = max(config.warmup_updates - 1, 0)
     fall = max(config.steps - 1 - rise, 1)  # from the update at the peak to the last one
-    last, cooldown = config.final_lr_fraction * peak, config.cooldown_updates
-    schedule = {
+    last = peak if config.schedule == CONSTANT else config.final_lr_fraction * peak
+    after_peak = {
         "cosine": lambda: optax.cosine_decay_schedule(peak, fall, config.final_lr_fraction),
         "linear": lambda: optax.linear_schedule(peak, last, fall),
-        WSD: lambda: optax.linear_schedule(peak, last, cooldown, fall - cooldown),
+        WSD: lambda: optax.linear_schedule(peak, last, config.cooldown_updates, fall - config.cooldown_updates),
         CONSTANT: lambda: optax.constant_schedule(peak),
     }[config.schedule]()
+    schedules, starts = [after_peak], []
     if rise:
-        schedule = optax.join_schedules([optax.linear_schedule(peak / (rise + 1), peak, rise), schedule], [rise])
+        schedules.insert(0, optax.linear_schedule(peak / (rise + 1), peak, rise))
+        starts.append(rise)
+    if config.steps > 1:  # what a line rounds to is not its end
+        schedules.append(optax.constant_schedule(last))
+        starts.append(config.steps - 1)
+    schedule = optax.join_schedules(schedules, starts)
     return lambda count: schedule(jnp.asarray(count, jnp.float32))
 
 

@@ -41,12 +41,15 @@ OTHER: dict[str, object] = {
     "update_proj_gap": 17,
     "scale": 0.75,
     "weight_decay": 0.125,
+    "decay": "all",
     "clip": 2.5,
     "mu_dtype": "bfloat16",
     "nu_dtype": "float8",
-    "steps": 77,
-    "warmup_steps": 3,
+    "schedule": "wsd",
+    "warmup": "5%",
+    "cooldown": 13,
     "final_lr_fraction": 0.375,
+    "steps": 77,
     "log_every": 4,
     "eval_every": 9,
     "eval_batches": 6,
@@ -82,9 +85,9 @@ def test_other_covers_every_flag() -> None:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_every_flag_arrives_alone(name: str) -> None:
-    value = OTHER[name]
+    value, beside = OTHER[name], ("--schedule", "wsd") if name == "cooldown" else ()
     assert flat(parse(command()))[name] != value
-    assert flat(parse(command(*words(name, value))))[name] == value
+    assert flat(parse(command(*words(name, value), *beside)))[name] == value
 
 
 def test_all_flags_arrive_together() -> None:
@@ -102,7 +105,7 @@ def test_help_does_not_import_jax() -> None:
 def test_a_command_line_with_few_flags_has_the_defaults_of_tiny() -> None:
     line = "pretrain --model tiny --optimizer grassjump --steps 300 --run-dir runs/demo --seed 0"
     config = parse(line.split())
-    assert (config.model.vocab_size, config.schedule.warmup_steps) == (2048, 30)
+    assert (config.model.vocab_size, config.schedule.warmup) == (2048, 30)
     assert config.data.data_megabytes == 16
     assert config.optimizer.rank == 32
 
@@ -112,9 +115,9 @@ def test_defaults_follow_model_optimizer_corpus_and_steps() -> None:
     settings = flat(parse(command(*words)))
     assert settings["vocab_size"] == 32000
     assert settings["rank"] == 128
-    assert settings["learning_rate"] == 3e-3
+    assert settings["learning_rate"] == 1e-3
     assert settings["data_megabytes"] == 0
-    assert settings["warmup_steps"] == 5
+    assert settings["warmup"] == 5
 
 
 def test_the_cache_goes_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +211,7 @@ MISTAKES = [
     ("--steps -5", "--steps -5 must be at least 1"),
     ("--steps 0", "--steps 0 must be at least 1"),
     ("--rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
-    ("--optimizer muon --rank 0", "--rank 0 must be at least 1"),
+    ("--optimizer muon --rank 0", "--rank 0 has no effect on muon: leave it out"),
     ("--optimizer badam --scale 0.5", "--scale 0.5 has no effect on badam: leave it out"),
     ("--rank 0", "--rank 0 must be at least 1"),
     ("--basis qr", "--basis qr must be one of haar, gaussian, blocks, columns, cosine, or blocks:NUMBER"),
@@ -218,17 +221,32 @@ MISTAKES = [
     ("--basis blocks:two", "--basis blocks:two must be one of"),
     ("--basis blocks:3", "--basis blocks:3 must have a number that divides the hidden size 128 and --rank 32"),
     ("--optimizer adamw --basis blocks", "--basis blocks has no effect on adamw: leave it out"),
-    ("--warmup-steps 300", "--warmup-steps 300 must be below --steps 300"),
-    ("--steps 5 --warmup-steps 6", "--warmup-steps 6 must be below --steps 5"),
+    ("--warmup 300", "--warmup 300 must be below --steps 300, or the peak is never reached"),
+    ("--steps 5 --warmup 6", "--warmup 6 must be below --steps 5"),
+    ("--steps 2 --warmup 99%", "--warmup 99% must be below --steps 2"),
+    ("--warmup 100%", "--warmup 100% must be below 100%"),
+    ("--warmup -1", "--warmup -1 must be at least 0"),
+    ("--warmup 0.1", "--warmup 0.1 must be a number of updates, or a percentage of them, such as 10%"),
+    ("--warmup %", "--warmup % must be a number of updates, or a percentage"),
+    ("--schedule wsd --cooldown 0", "--cooldown 0 must be at least 1 and at most 270 updates, those after the peak"),
+    ("--schedule wsd --cooldown 91%", "--cooldown 91% must be at least 1 and at most 270 updates"),
+    ("--schedule wsd --cooldown ten", "--cooldown ten must be a number of updates, or a percentage"),
+    ("--cooldown 10%", "--cooldown 10% has no effect on --schedule cosine: leave it out"),
+    ("--schedule constant --final-lr-fraction 0", "--final-lr-fraction 0.0 has no effect on --schedule constant"),
+    ("--optimizer adamw --rank 8", "--rank 8 has no effect on adamw: leave it out"),
+    ("--optimizer apollo_mini --rank 8", "--rank 8 has no effect on apollo_mini"),
+    ("--optimizer muon --update-proj-gap 5", "--update-proj-gap 5 has no effect on muon"),
+    ("--optimizer column_sgd --update-proj-gap 5", "--update-proj-gap 5 has no effect on column_sgd"),
+    ("--optimizer muon --nu-dtype bfloat16", "--nu-dtype bfloat16 has no effect on muon"),
     ("--vocab-size 256", "--vocab-size 256 must be at least 257"),
     ("--learning-rate 0", "--learning-rate 0.0 must be positive"),
-    ("--learning-rate nan", "--learning-rate nan must be positive"),
+    ("--learning-rate nan", "--learning-rate nan must be a finite number"),
     ("--adam-learning-rate -1", "--adam-learning-rate -1.0 must be positive"),
     ("--clip -1", "--clip -1.0 must be at least 0"),
-    ("--clip nan", "--clip nan must be at least 0"),
+    ("--clip nan", "--clip nan must be a finite number"),
     (
         "--optimizer muon --mu-dtype float8",
-        "--mu-dtype float8 applies to the methods of grass_optax, and muon is none",
+        "--mu-dtype float8 has no effect on muon: leave it out",
     ),
     ("--seed 4294967296", "--seed 4294967296 must be below 2^32"),
     ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'"),

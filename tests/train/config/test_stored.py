@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from train.__main__ import main, parse
+from train.config.finetune import EpochFlags
 from train.config.run import Pretrain, UserError
+from train.config.schedule import ScheduleFlags
 from train.config.stored import differences, read_config, settings_of
 
 FLAGS = "--model 20m --optimizer ldadam --learning-rate 0.1 --adam-learning-rate 3 --seed 7 --remat --steps 9"
@@ -67,6 +69,33 @@ def test_settings_that_did_not_exist_yet_have_their_defaults(tmp_path: Path) -> 
     del settings["devices"], settings["model"]["remat"]
     config = read_config(write(tmp_path / "c.json", settings), Path("runs/x"))
     assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", False, 3)
+
+
+def older(**schedule: Any) -> dict[str, Any]:
+    """The settings of a run before schedules had names."""
+    settings = settings_of(pretrain("--optimizer", "adamw", "--weight-decay", "0.1"))
+    del settings["optimizer"]["decay"]
+    return settings | {"schedule": {"steps": 40, "final_lr_fraction": 0.1} | schedule}
+
+
+def test_the_settings_of_an_older_run_are_repeated_under_their_new_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", older(warmup_steps=4))
+    repeated = read_config(path, tmp_path)
+    assert repeated.schedule == ScheduleFlags(steps=40, warmup=4)
+    assert repeated.optimizer.decay == "all"  # as it was, of every parameter
+    fraction = {"command": "finetune", "config": {"schedule": {"warmup_fraction": 0.06, "epochs": 2.0}}}
+    path.write_text(json.dumps(fraction))
+    assert read_config(path, tmp_path).schedule == EpochFlags(epochs=2.0, warmup="6%")
+
+
+def test_an_older_run_is_not_resumed_with_other_learning_rates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "config.json", older(warmup_steps=4))
+    assert main(["pretrain", "--run-dir", str(tmp_path), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "was started by an older version, whose learning rates differ: finish it with that version" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 BROKEN = [

@@ -97,7 +97,7 @@ MISTAKES = [
     ("--batch-size 0", "--batch-size 0 must be at least 1"),
     ("--data files:x --seq-len 0", "--seq-len 0 must be at least 1"),
     ("--data files:x --data-megabytes -1", "--data-megabytes -1.0 must be at least 0"),
-    ("--data files:x --data-megabytes nan", "--data-megabytes nan must be at least 0"),
+    ("--data files:x --data-megabytes nan", "--data-megabytes nan must be a finite number"),
     ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB"),
     ("--data-megabytes 3", "--data-megabytes 3.0 has no effect without --data: leave it out"),
     ("--seq-len 8", "--seq-len 8 has no effect without --data, as the run's windows are used: leave it out"),

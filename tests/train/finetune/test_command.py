@@ -1,7 +1,6 @@
 """Fine-tuning runs: they start from the weights of a run, learn completions, and resume."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -134,7 +133,7 @@ def test_the_defaults_are_those_of_published_fine_tuning_runs(base: Path) -> Non
         assert isinstance(config, Finetune)
         row = OPTIMIZERS[name]
         assert config.optimizer.learning_rate == row.finetuning.learning_rate
-        assert config.optimizer.scale == (row.finetuning.scale or row.scale)
+        assert config.optimizer.scale == (row.finetuning.scale)
         assert config.optimizer.rank == 8
         assert config.data.seq_len == 16  # what the model was trained for
 
@@ -143,10 +142,10 @@ def test_the_defaults_are_those_of_published_fine_tuning_runs(base: Path) -> Non
 def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
     from train.config.finetune import EpochFlags
 
-    schedule = EpochFlags(epochs=3.0, warmup_fraction=0.1).schedule(rows_per_epoch, batch_size=8)
+    schedule = EpochFlags(epochs=3.0, warmup="10%").in_updates(rows_per_epoch, batch_size=8)
     assert schedule.steps == steps
-    assert schedule.warmup_steps == math.floor(0.1 * steps)
-    assert EpochFlags(steps=7).schedule(rows_per_epoch, 8).steps == 7
+    assert schedule.warmup_updates == round(0.1 * steps)
+    assert EpochFlags(steps=7).in_updates(rows_per_epoch, 8).steps == 7
 
 
 @pytest.mark.parametrize(
@@ -158,9 +157,9 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--init-step", 99), r"has no checkpoint of step 99: it has 10, 12"),
         (("--rank", 999), r"--rank 999 must be below the hidden size"),
         (("--freeze", "head"), r"--freeze head names no parameter"),
-        (("--warmup-fraction", 1), r"--warmup-fraction 1.0 must be below 1"),
-        (("--epochs", "nan"), r"--epochs nan must be at least 0"),
-        (("--epochs", "inf"), r"--epochs inf must be a positive number"),
+        (("--warmup", "100%"), r"--warmup 100% must be below 100%"),
+        (("--epochs", "nan"), r"--epochs nan must be a finite number"),
+        (("--epochs", "inf"), r"--epochs inf must be a finite number"),
         (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
         (("--label-field", "x"), r"--label-field x has no effect on a language model: leave it out"),

@@ -372,7 +372,7 @@ def test_a_run_that_diverges_keeps_its_good_checkpoints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_dir = tmp_path / "run"
-    steady = {"optimizer": "adamw", "warmup_steps": 0, "save_every": 1}
+    steady = {"optimizer": "adamw", "warmup": 0, "save_every": 1}
     assert main(launcher.arguments(run_dir, **steady, **flags)) == 3
     ((where, step),) = re.findall(r"the (loss|state) at step (\d+) is not finite", capsys.readouterr().err)
     assert where == what

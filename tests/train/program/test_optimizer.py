@@ -18,7 +18,7 @@ from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
 from train.program.optimizer import make_optimizer, state_bytes
 
-SCHEDULE = ScheduleFlags(steps=20, warmup_steps=0)
+SCHEDULE = ScheduleFlags(steps=20, warmup=0)
 METHODS = {name: row for name, row in OPTIMIZERS.items() if not row.is_baseline}
 BASELINES = [name for name, row in OPTIMIZERS.items() if row.package == "optax"]
 # As in the model: a head that no method splits, a stack of two kernels, norms.
