@@ -49,11 +49,16 @@ def write_texts(folder: Path, **texts: str) -> str:
     return f"files:{folder}/*.txt"
 
 
-def _settings(flags: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a small run, without those that its optimizer does not have."""
-    row = OPTIMIZERS[str(flags.get("optimizer", "grassjump"))]
+def known_to(optimizer: str, flags: Mapping[str, object]) -> dict[str, object]:
+    """The flags without those that an optimizer does not have, and would be refused."""
+    row = OPTIMIZERS[optimizer]
     absent = {"rank": "rank" not in row.takes, "update_proj_gap": row.update_proj_gap is None}
-    return {name: value for name, value in SMALL.items() if not absent.get(name)}
+    return {name: value for name, value in flags.items() if not absent.get(name)}
+
+
+def words_of(flags: Mapping[str, object]) -> list[str]:
+    """The words of a command line."""
+    return [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 class Launcher:
@@ -68,11 +73,10 @@ class Launcher:
             "run_dir": run_dir,
             "data": f"files:{self.corpus}/**/*.py",
             "cache_dir": self.caches / "tokens",
-            **_settings(flags),
+            **known_to(str(flags.get("optimizer", "grassjump")), SMALL),
             **flags,
         }
-        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items()]
-        return ["pretrain", *(word for pair in pairs for word in pair)]
+        return ["pretrain", *words_of(values)]
 
     def comparison(self, run_dir: Path, *words: str, **flags: object) -> list[str]:
         """The command line of a small comparison: `words` name the optimizers and the sweeps."""

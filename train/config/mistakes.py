@@ -110,7 +110,6 @@ def _idle(flags: OptimizerFlags | CurveFlags) -> tuple[str, list[str]]:
         "update_proj_gap": row.update_proj_gap is not None,
         "scale": row.has_scale,
         "basis": "basis" in row.takes,
-        "adam_learning_rate": not row.only_finetunes,
         "mu_dtype": not row.is_baseline,
         "nu_dtype": not row.is_baseline,
     }

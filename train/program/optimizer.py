@@ -136,13 +136,15 @@ def _lora(
     decay, not the kernels.
     """
 
-    def adamw(decay: float) -> optax.GradientTransformation:
-        return optax.chain(clip, optax.adamw(make_schedule(config.learning_rate, schedule), weight_decay=decay))
+    def adamw(peak: float, decay: float) -> optax.GradientTransformation:
+        return optax.chain(clip, optax.adamw(make_schedule(peak, schedule), weight_decay=decay))
 
+    rate, decay = config.learning_rate, config.weight_decay
+    of_head = adamw(config.adam_learning_rate or rate, decay if config.decay == "all" else 0.0)
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        layouts.SPLIT: lora(adamw(config.weight_decay), rank=config.rank, scale=config.scale, seed=seed),
+        layouts.SPLIT: lora(adamw(rate, decay), rank=config.rank, scale=config.scale, seed=seed),
         layouts.ADAM: optax.set_to_zero(),
-        HEAD: grass_optax.in_float32(adamw(config.weight_decay if config.decay == "all" else 0.0)),
+        HEAD: grass_optax.in_float32(of_head),
     }
 
     def labels(params: Any) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import ROOT, SAME_LOSS, Launcher, losses
+from tests.train.small_run import ROOT, SAME_LOSS, Launcher, known_to, losses, words_of
 from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -23,7 +23,15 @@ from train.storage.folder import RunFolder
 from train.storage.model import read_model
 
 ROWS = [{"prompt": f"{a} + {b} =", "completion": f" {a + b}"} for a in range(5) for b in range(5)]
-SMALL = "--batch-size 2 --seq-len 24 --steps 6 --rank 4 --update-proj-gap 3 --save-every 4 --learning-rate 1e-3"
+SMALL = {
+    "batch_size": 2,
+    "seq_len": 24,
+    "steps": 6,
+    "rank": 4,
+    "update_proj_gap": 3,
+    "save_every": 4,
+    "learning_rate": 1e-3,
+}
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +50,9 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def finetune(base: Path, examples: str, compiled: None) -> Callable[..., int]:
     def run(run_dir: Path, *words: object, data: str = examples) -> int:
-        arguments = ["--init-from", base, "--data", data, "--run-dir", run_dir, *SMALL.split(), *words]
+        optimizer = str(words[words.index("--optimizer") + 1]) if "--optimizer" in words else "grassjump"
+        small = words_of(known_to(optimizer, SMALL))
+        arguments = ["--init-from", base, "--data", data, "--run-dir", run_dir, *small, *words]
         return main(["finetune", *map(str, arguments)])
 
     return run
@@ -235,7 +245,7 @@ def test_two_devices_train_as_one(launcher: Launcher, base: Path, examples: str,
     found = []
     for devices, mesh in ((1, ""), (2, "fsdp=2"), (2, "tensor=2")):
         run_dir = tmp_path / f"{devices}{mesh}"
-        words = ["--init-from", str(base), "--data", examples, "--run-dir", str(run_dir), *SMALL.split()]
+        words = ["--init-from", str(base), "--data", examples, "--run-dir", str(run_dir), *words_of(SMALL)]
         launcher.finish(["finetune", *words, *(["--mesh", mesh] if mesh else [])], devices)
         found.append(losses(run_dir))
     for other in found[1:]:
@@ -252,7 +262,7 @@ def test_several_seeds_leave_jax_to_the_runs(base: Path, examples: str, tmp_path
         "seeds.run_child = lambda *_: sys.exit(7 if xla_bridge._backends else 5)\n"
         "main(sys.argv[1:])\n"
     )
-    words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "runs"), *SMALL.split()]
+    words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "runs"), *words_of(SMALL)]
     process = subprocess.run(
         [sys.executable, "-c", script, "finetune", *words, "--seeds", "0", "1"], cwd=ROOT, timeout=200, check=False
     )

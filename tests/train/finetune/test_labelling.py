@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from models import EncoderConfig, to_hf_config
+from tests.train.small_run import known_to, words_of
 from train.__main__ import main
 from train.program.task import drawn
 from train.storage.checkpoint import save_params
@@ -20,7 +21,14 @@ WORDS = ["[PAD]", "[CLS]", "[SEP]", "good", "bad", "fine", "film", "a"]
 NETWORK = EncoderConfig(
     vocab_size=8, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2, max_positions=16, init_std=0.3
 )
-SMALL = "--batch-size 4 --rank 4 --epochs 8 --learning-rate 1e-2 --adam-learning-rate 1e-2 --update-proj-gap 5"
+SMALL = {
+    "batch_size": 4,
+    "rank": 4,
+    "epochs": 8,
+    "learning_rate": 1e-2,
+    "adam_learning_rate": 1e-2,
+    "update_proj_gap": 5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +61,8 @@ def texts(label: Any) -> list[dict[str, Any]]:
 
 def run(base: Path, tmp_path: Path, rows: list[dict[str, Any]], *words: str) -> dict[str, Any]:
     arguments = ["--init-from", str(base), "--data", write(tmp_path, rows), "--run-dir", str(tmp_path / "run")]
-    assert main(["finetune", *arguments, *SMALL.split(), *words]) == 0
+    optimizer = words[words.index("--optimizer") + 1] if "--optimizer" in words else "grassjump"
+    assert main(["finetune", *arguments, *words_of(known_to(optimizer, SMALL)), *words]) == 0
     summary: dict[str, Any] = json.loads((tmp_path / "run" / "summary.json").read_text())
     return summary
 

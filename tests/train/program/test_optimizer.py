@@ -130,7 +130,7 @@ def test_an_update_is_finite_and_its_flags_arrive(name: OptimizerName) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_scale_of_a_baseline_is_the_rate_of_its_kernels(name: OptimizerName) -> None:
     def update(**flags: float) -> Any:
-        tx = optimizer(name, weight_decay=0.1, **flags)
+        tx = optimizer(name, **flags)
         return jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)[0]
 
     one, quarter, other = update(), update(scale=0.25), update(learning_rate=0.0025, adam_learning_rate=0.01)
@@ -201,7 +201,7 @@ def test_golore_turns_random_for_the_last_fifth(monkeypatch: pytest.MonkeyPatch)
 def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     passed = arguments_of("badam", monkeypatch)
     assert passed["switch_gap"] == 3
-    rest = {"weight_decay", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
+    rest = {"weight_decay", "mask", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
     assert passed.keys() == {"switch_gap"} | rest
 
 
