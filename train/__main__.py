@@ -18,9 +18,10 @@ from train.evaluate.config import Evaluate
 from train.export.config import Export
 from train.import_.config import Import
 from train.plan.config import Plan, plan_defaults
+from train.presets.config import Presets
 from train.sample.config import Sample
 
-Command = Pretrain | Finetune | Compare | Plan | Import | Export | Sample | Evaluate
+Command = Pretrain | Finetune | Compare | Plan | Import | Export | Sample | Evaluate | Presets
 COMMAND_OF: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
@@ -140,6 +141,10 @@ def dispatch(config: Command) -> None:
             from train.evaluate.command import run_evaluate
 
             run_evaluate(config)
+        case Presets():
+            from train.presets.command import run_presets
+
+            run_presets(config)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -100,7 +100,7 @@ _ADAMW = {
     **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_TABLE_14)),
     **_at("1b 7b qwen2-1.5b", Recipe(learning_rate=1e-4, source=_TABLE_7)),
 }
-_ONLINE = "the README of arXiv 2408.12857"
+_ONLINE = "the README of its code (arXiv 2408.12857)"
 
 PRETRAINING: dict[str, dict[str, Recipe]] = {
     "grassjump": _tiny(5e-3, _SWEEP) | _GRASS,
