@@ -2,13 +2,14 @@
 
 import functools
 import operator
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
 import tyro
 
-from train.compare.config import Compare, compare_defaults
+from train.compare.config import Compare, CompareFinetune, compare_defaults, compare_finetune_defaults
 from train.config.finetune import Finetune, finetune_defaults
 from train.config.mistakes import check_effect, check_finite, check_words
 from train.config.run import Pretrain, UserError, defaults
@@ -21,12 +22,18 @@ from train.plan.config import Plan, plan_defaults
 from train.presets.config import Presets
 from train.sample.config import Sample
 
-Command = Pretrain | Finetune | Compare | Plan | Import | Export | Sample | Evaluate | Presets
-COMMAND_OF: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(Command)}
+Command = Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate | Presets
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
 )
+
+
+def _name_of(command: type) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", command.__name__).lower()  # such as compare-finetune
+
+
+COMMAND_OF: dict[str, type] = {_name_of(kind): kind for kind in get_args(Command)}
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -53,6 +60,8 @@ def _default(parsed: Command) -> tuple[Command | None, Run | None]:
     """Return the defaults of the flags that were not given, and the run that is being resumed."""
     if isinstance(parsed, Compare):
         return compare_defaults(parsed), None
+    if isinstance(parsed, CompareFinetune):
+        return compare_finetune_defaults(parsed), None
     if isinstance(parsed, Plan):
         return plan_defaults(parsed), None
     if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
@@ -85,7 +94,7 @@ def _same_command(parsed: Run, stored: Run) -> Run:
 def _read(arguments: Sequence[str], default: Command | None) -> Command:
     def command(kind: type) -> Any:
         known = default if isinstance(default, kind) else tyro.MISSING_NONPROP
-        return Annotated[kind, tyro.conf.subcommand(kind.__name__.lower(), default=known)]
+        return Annotated[kind, tyro.conf.subcommand(_name_of(kind), default=known)]
 
     commands: Any = functools.reduce(operator.or_, map(command, get_args(Command)))
     config: Command = tyro.cli(
@@ -117,7 +126,7 @@ def dispatch(config: Command) -> None:
 
             with joined(config.processes, HOW_TO_RESUME):
                 run_finetune(config)
-        case Compare():
+        case Compare() | CompareFinetune():
             from train.compare.command import run_compare
 
             run_compare(config)

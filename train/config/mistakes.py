@@ -91,7 +91,7 @@ def check_effect(config: Any, default: Any) -> None:
     """
     for group in ("optimizer", "schedule"):
         flags, without = getattr(config, group, None), getattr(default, group, None)
-        if flags is None or without is None:
+        if not isinstance(flags, OptimizerFlags | CurveFlags):
             continue
         of_whom, idle = _idle(flags)
         for name in idle:

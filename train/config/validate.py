@@ -5,7 +5,16 @@ from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
-from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, ExampleFlags, Finetune, ScoreFlags
+from train.config.finetune import (
+    CLASSIFICATION,
+    LANGUAGE,
+    REGRESSION,
+    ExampleFlags,
+    Finetune,
+    MetricName,
+    ScoreFlags,
+    TaskName,
+)
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
     BASES,
@@ -28,7 +37,7 @@ NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a 
 
 PERCENTAGE = re.compile(r"\d+(\.\d+)?%", re.ASCII)
 
-METRICS = {  # of evaluations, by task
+METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
     CLASSIFICATION: ("eval_loss", "accuracy", "f1", "matthews"),
     REGRESSION: ("eval_loss", "pearson", "spearman"),
@@ -92,10 +101,6 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     _refuse_idle(config)
     if config.report.patience and not config.report.eval_every:
         refuse("patience", config.report.patience, "needs evaluations during training: add --eval-every")
-    if len(set(config.data.seeds)) != len(config.data.seeds):
-        refuse("seeds", " ".join(map(str, config.data.seeds)), "must differ")
-    if config.data.seeds and config.processes.distributed:
-        refuse("seeds", " ".join(map(str, config.data.seeds)), "cannot be used with --distributed: start a run of each")
     if config.schedule.epochs <= 0:
         refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
