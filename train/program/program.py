@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, UserError
 from train.program.attention import with_attention
 from train.program.frozen import Pattern, check_patterns, parted
+from train.program.micro_batches import accumulated, mapped
 from train.program.optimizer import make_optimizer, make_schedule, state_bytes
-from train.program.sharding import batch_sharding, maps_stacks, placed, placement, replicated
+from train.program.sharding import batch_sharding, check_micro_batches, maps_stacks, placed, placement, replicated
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
@@ -51,6 +52,7 @@ def make_program(
     seed: int,
     *,
     frozen: Pattern = (),
+    accumulate: int = 1,
     planned: bool = False,
 ) -> Program:
     """Return the programs of a run, not yet compiled.
@@ -62,10 +64,12 @@ def make_program(
       schedule: Flags of the schedule.
       seed: Of the first weights and the subspaces.
       frozen: Patterns of the parameters that are not trained.
+      accumulate: Micro-batches of a batch.
       planned: The CPU devices of `mesh` represent accelerators, and the programs will not run.
 
     Raises:
-      UserError: If a parameter cannot be sharded over the mesh, or a pattern names none.
+      UserError: If a parameter or a micro-batch cannot be sharded over the mesh, or a pattern names
+        no parameter.
     """
     tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned))
     params = jax.eval_shape(lambda: task.draw(seed))
@@ -74,9 +78,14 @@ def make_program(
     state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     place = placement(mesh)
-    train_step = make_train_step(
-        functools.partial(task.loss, place=place), tx, make_schedule(optimizer.learning_rate, schedule), frozen
-    )
+    check_micro_batches(mesh, task.batch_size, accumulate)
+    loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
+    value_and_grad = jax.value_and_grad
+    if accumulate > 1:
+        value_and_grad = accumulated(task.weight, accumulate, place)
+        predict = mapped(predict, accumulate, place)
+    rate = make_schedule(optimizer.learning_rate, schedule)
+    train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     return Program(
         mesh=mesh,
         task=task,
@@ -88,7 +97,7 @@ def make_program(
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
-        predict=jax.jit(functools.partial(task.predict, place=place), out_shardings=replicated(mesh)),
+        predict=jax.jit(predict, out_shardings=replicated(mesh)),
     )
 
 
