@@ -35,9 +35,7 @@ class Head(NamedTuple):
     axes: Literal["DV", "VD"] = "DV"
 
 
-def token_losses(
-    hidden_BTD: Array, head: Head, targets_BT: Array, *, chunk: int, place: Placement = ANYWHERE
-) -> Array:
+def token_losses(hidden_BTD: Array, head: Head, targets_BT: Array, *, chunk: int, place: Placement = ANYWHERE) -> Array:
     """Return the cross-entropy (B, T) of each target in nats, float32 at least; not to be
     differentiated, for which there is `weighted_loss`.
 

@@ -34,7 +34,7 @@ METRICS = {  # of evaluations, by task
 
 AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
-    "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
+    "data": {"batch_size": 1, "accumulate": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
     "schedule": {"steps": 1, "epochs": 0, "warmup_steps": 0, "warmup_fraction": 0, "final_lr_fraction": 0},
     "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0},
@@ -115,6 +115,8 @@ def _refuse_idle(config: Finetune) -> None:
             refuse(name, shown, "has no effect on a language model: leave it out")
     if config.data.task != LANGUAGE and config.report.sample_prompt:
         refuse("sample_prompt", config.report.sample_prompt, "has no effect on an encoder: leave it out")
+    if config.data.task != LANGUAGE and config.start.logits != "auto":
+        refuse("logits", config.start.logits, "has no effect on an encoder, whose logits are few: leave it out")
     if config.report.metric != ScoreFlags.metric and not config.report.patience:
         refuse("metric", config.report.metric, "has no effect without --patience: add it, or leave it out")
 
@@ -137,6 +139,8 @@ def _check_bounds(config: Run) -> None:
             value = getattr(getattr(config, group, None), name, None)
             if value is not None and not value >= least:  # written this way round so that nan is refused too
                 refuse(name, value, f"must be at least {least}")
+    if config.data.batch_size % config.data.accumulate:
+        refuse("accumulate", config.data.accumulate, f"must divide --batch-size {config.data.batch_size}")
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
 

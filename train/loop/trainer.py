@@ -203,6 +203,7 @@ class Trainer:
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
             "attention": self.program.task.network.attention,
+            "logits": "whole" if getattr(self.program.task, "chunk", None) is None else "chunked",
         } | device_summary()  # fmt: skip
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
         if sample is not None:

@@ -29,7 +29,9 @@ def run_pretrain(config: Pretrain) -> None:
     check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     task = pretraining(config.model, config.data, mesh)
-    program = make_program(mesh, task, config.optimizer, config.schedule, config.data.seed)
+    program = make_program(
+        mesh, task, config.optimizer, config.schedule, config.data.seed, accumulate=config.data.accumulate
+    )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     folder = RunFolder(config.run_dir)

@@ -53,7 +53,9 @@ def mapped(predict: Loss, count: int, place: Placement) -> Callable[[Params, Bat
     """Return `predict`, which maps rows to rows, over one micro-batch at a time."""
 
     def of_batch(params: Params, batch: Batch) -> Array:
-        parts = jax.lax.map(lambda part: predict(params, jax.tree.map(place.by_group, part)), split(batch, count, place))
+        parts = jax.lax.map(
+            lambda part: predict(params, jax.tree.map(place.by_group, part)), split(batch, count, place)
+        )
         rows = parts.reshape(count, place.groups, -1, *parts.shape[2:])
         return jnp.moveaxis(rows, 0, 1).reshape(-1, *parts.shape[2:])
 

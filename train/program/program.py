@@ -9,16 +9,26 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
 
 from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, UserError
 from train.program.attention import with_attention
+from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.micro_batches import accumulated, mapped
 from train.program.optimizer import make_optimizer, make_schedule, state_bytes
-from train.program.sharding import batch_sharding, check_micro_batches, maps_stacks, placed, placement, replicated
+from train.program.sharding import (
+    batch_sharding,
+    check_micro_batches,
+    maps_stacks,
+    placed,
+    placement,
+    replicated,
+    rows_of_a_device,
+)
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
@@ -71,8 +81,9 @@ def make_program(
       UserError: If a parameter or a micro-batch cannot be sharded over the mesh, or a pattern names
         no parameter.
     """
-    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned))
     params = jax.eval_shape(lambda: task.draw(seed))
+    is_narrow = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
+    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned), is_narrow=is_narrow)
     check_patterns(params, frozen)
     start = functools.partial(first_state, tx=tx, frozen=frozen)
     state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
@@ -104,7 +115,13 @@ def make_program(
 def pretraining(model: ModelFlags, data: DataFlags, mesh: Mesh) -> LanguageModel:
     """Return the task of `pretrain`; of the flags of the text only the shape of a batch matters."""
     network = with_attention(model.build(), model.attention, mesh.devices.flat[0], data.seq_len)
-    return LanguageModel(network=network, batch_size=data.batch_size, seq_len=data.seq_len)
+    rows = rows_of_a_device(mesh, data.batch_size, data.accumulate)
+    return LanguageModel(
+        network=network,
+        batch_size=data.batch_size,
+        seq_len=data.seq_len,
+        chunk=chunk_of(model.logits, network.vocab_size, rows, data.seq_len),
+    )
 
 
 def refuse_untraceable(program: Program, optimizer: str, mesh: str) -> None:

@@ -78,6 +78,11 @@ def check_micro_batches(mesh: Mesh, batch_size: int, count: int) -> None:
         )
 
 
+def rows_of_a_device(mesh: Mesh, batch_size: int, count: int) -> int:
+    """Return the rows of a micro-batch that a device holds, 1 at least."""
+    return max(batch_size // (count * mesh.shape[DATA] * mesh.shape[FSDP]), 1)
+
+
 def mesh_sizes(spec: str) -> dict[str, int]:
     """Return the size of every axis of a mesh whose devices are not present, so that -1 has no
     meaning.

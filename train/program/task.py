@@ -153,9 +153,7 @@ class LanguageModel:
             weights_BT = jnp.ones(batch.tokens[:, 1:].shape) if batch.is_target is None else batch.is_target[:, 1:]
             weights_BT = weights_BT.astype(jnp.float32) / self.weight(batch)
             hidden_BTD, head = self._hidden_and_head(params, batch, place)
-            return weighted_loss(
-                hidden_BTD, head, batch.tokens[:, 1:], weights_BT, chunk=self.chunk, place=place
-            )
+            return weighted_loss(hidden_BTD, head, batch.tokens[:, 1:], weights_BT, chunk=self.chunk, place=place)
         losses_BT = self.predict(params, batch, place)
         if batch.is_target is None:
             return losses_BT.mean()
