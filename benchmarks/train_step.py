@@ -33,7 +33,7 @@ METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "g
 
 def network(args: argparse.Namespace) -> LlamaConfig:
     """The configuration of the LLaMA."""
-    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=args.remat)
+    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat="block" if args.remat else "none")
 
 
 def language_model(args: argparse.Namespace) -> LanguageModel:

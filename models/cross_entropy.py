@@ -48,7 +48,7 @@ def token_losses(hidden_BTD: Array, head: Head, targets_BT: Array, *, chunk: int
     """
     weights = _in_place(head, hidden_BTD, place)
 
-    def step(_: None, parts: tuple[Array, Array]) -> tuple[None, Array]:
+    def step(_: None, parts: tuple[Array, ...]) -> tuple[None, Array]:
         x_GRCD, targets_GRC = parts
         logits_GRCV = _logits(x_GRCD, weights, head.axes, place)
         return None, _losses(logits_GRCV, targets_GRC, _log_sums(logits_GRCV))
@@ -93,7 +93,7 @@ def _forward(
     head = _in_place(Head(weights, axes), hidden_BTD, place)
     dtype = _accumulated(hidden_BTD)
 
-    def step(sum_G: Array, parts: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def step(sum_G: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         x_GRCD, targets_GRC, weights_GRC = parts
         logits_GRCV = _logits(x_GRCD, head, axes, place)
         log_sums_GRC = _log_sums(logits_GRCV)

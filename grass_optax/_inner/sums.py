@@ -25,11 +25,11 @@ class RoundingState(NamedTuple):
       count: (), int32; updates so far.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # tuple.count
 
 
 def stochastic_rounding(key: jax.Array | np.ndarray | int = 0) -> optax.GradientTransformationExtraArgs:
-    """Round sums of bfloat16 parameters and their updates up or down, at random with the right mean.
+    """Round sums of bfloat16 parameters and updates up or down, at random with the right mean.
 
     bfloat16 has 8 bits. Rounded to the nearest, the sum with an update below 1/512 of the parameter
     is the parameter itself, and training stops. Here it is one of the two neighbours of the sum,

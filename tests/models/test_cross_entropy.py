@@ -66,7 +66,7 @@ def test_loss_and_gradients_are_those_of_the_formula(axes, chunk, dtype, toleran
 
 
 def test_products_of_bfloat16_accumulate_in_float32():
-    """Losses and sums have the roundings of the factors alone, and gradients the types of theirs."""
+    """Losses and sums have the roundings of the factors alone; gradients have their types."""
     hidden, head, targets, weights = case("DV", "bfloat16")
     weights = weights.astype(jnp.float32)
     losses, total, (d_hidden, d_head, _) = oracle(hidden, head, targets, weights, "DV")

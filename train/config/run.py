@@ -105,7 +105,7 @@ class DataFlags:
     data_megabytes: float = STDLIB_MEGABYTES
     """Read at most this much text; 0 reads all of it, the default for files."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
-    """Cache for tokenizers and tokens."""
+    """Cache for tokenizers, tokens and compiled programs."""
     batch_size: int = BATCHES["tiny"][0]
     """Windows of text per update; 32 by default for models other than tiny."""
     accumulate: int = 1
@@ -179,6 +179,8 @@ class ReportFlags:
     """Batches per evaluation; 0 for all held-out text."""
     save_every: int = 100
     """Steps between checkpoints; the last two are kept."""
+    profile: str = ""
+    """FIRST:LAST, such as 10:12: trace these updates into RUN_DIR/profile with JAX's profiler."""
     sample_tokens: int = 64
     """Tokens to generate at the end; 0 for no sample."""
     sample_prompt: str = "def "

@@ -22,7 +22,7 @@ from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
-FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
+FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--profile", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
@@ -141,8 +141,15 @@ def _check_bounds(config: Run) -> None:
                 refuse(name, value, f"must be at least {least}")
     if config.data.batch_size % config.data.accumulate:
         refuse("accumulate", config.data.accumulate, f"must divide --batch-size {config.data.batch_size}")
+    _check_profile(config.report.profile)
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
+
+
+def _check_profile(span: str) -> None:
+    first, _, last = span.partition(":")
+    if span and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        refuse("profile", span, "must be FIRST:LAST, two updates from 1 on, for example 10:12")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:

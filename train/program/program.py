@@ -29,6 +29,7 @@ from train.program.sharding import (
     replicated,
     rows_of_a_device,
 )
+from train.program.speed import flops_per_token
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
@@ -47,6 +48,11 @@ class Program:
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     train_step: jax.stages.Wrapped
     predict: Callable[[Params, Batch], Array]  # of a batch, replicated
+
+    @property
+    def flops_per_token(self) -> float:
+        """Operations that training on a token needs; see `train.program.speed`."""
+        return flops_per_token(self.task.network, self.state.params, self.task.seq_len)
 
     @property
     def optimizer_bytes(self) -> int:
@@ -91,10 +97,7 @@ def make_program(
     place = placement(mesh)
     check_micro_batches(mesh, task.batch_size, accumulate)
     loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
-    value_and_grad = jax.value_and_grad
-    if accumulate > 1:
-        value_and_grad = accumulated(task.weight, accumulate, place)
-        predict = mapped(predict, accumulate, place)
+    value_and_grad = accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
     rate = make_schedule(optimizer.learning_rate, schedule)
     train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     return Program(
@@ -108,7 +111,9 @@ def make_program(
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
-        predict=jax.jit(predict, out_shardings=replicated(mesh)),
+        predict=jax.jit(
+            mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
+        ),
     )
 
 

@@ -57,6 +57,10 @@ class Task(Protocol):
         """B."""
 
     @property
+    def seq_len(self) -> int:
+        """T."""
+
+    @property
     def tokens(self) -> int:
         """Tokens of a batch, for speeds."""
 
