@@ -33,7 +33,8 @@ METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "g
 
 def network(args: argparse.Namespace) -> LlamaConfig:
     """The configuration of the LLaMA."""
-    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat="block" if args.remat else "none")
+    remat = "block" if args.remat else "none"
+    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=remat)
 
 
 def language_model(args: argparse.Namespace) -> LanguageModel:

@@ -26,9 +26,9 @@ from train.system.processes import everywhere, is_first, on_first
 
 def run_pretrain(config: Pretrain) -> None:
     """Train as configured; return when finished, or after a signal, when the state is saved."""
+    keep_programs(config.data.cache_dir)
     refuse_different_processes(config)
     check(config)
-    keep_programs(config.data.cache_dir)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     task = pretraining(config.model, config.data, mesh)
     program = make_program(

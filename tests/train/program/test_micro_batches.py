@@ -13,8 +13,8 @@ from train.program.micro_batches import accumulated, mapped, split
 from train.program.task import Labelling, LanguageModel, Rows, Task, Texts
 
 B, T = 6, 8
-# The same sums in another order: roundings of 6e-8 through two layers, relative to the largest entry
-# of all gradients. (Those of the biases of keys are zero but for roundings.)
+# The same sums in another order: roundings of 6e-8 through two layers, relative to the largest
+# entry of all gradients. (Those of the biases of keys are zero but for roundings.)
 SAME32 = 2e-6
 SIZES = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "num_layers": 2, "init_std": 0.3}
 LANGUAGE = LanguageModel(network=LlamaConfig(**SIZES), batch_size=B, seq_len=T, is_packed=True)

@@ -3,7 +3,6 @@
 import dataclasses
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 from models import CONFIGS, ENCODERS, LlamaConfig
