@@ -1,6 +1,7 @@
 """`evaluate`: loss and bits per byte of a text, with the model of any run or import."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 
@@ -14,7 +15,8 @@ from train.data.windows import Windows, held_out_batches, load_tokens
 from train.evaluate.config import LONGEST, Evaluate, check_evaluate
 from train.evaluate.windows import document_batches
 from train.pretrain.evaluation import Total
-from train.program.task import LanguageModel, Rows
+from train.program.chunks import chunk_of
+from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
@@ -106,6 +108,15 @@ def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]
 
 
 def _losses(model: LoadedModel) -> Losses:
-    task = LanguageModel(network=model.llama.config, batch_size=1, seq_len=1)  # only the network matters
-    compiled = jax.jit(task.predict)
-    return lambda windows: np.asarray(compiled(model.params, Rows(windows)))
+    network = model.llama.config
+
+    @functools.cache
+    def predict(rows: int, length: int) -> Callable[[Params, Rows], jax.Array]:
+        chunk = chunk_of("auto", network.vocab_size, rows, length)
+        return jax.jit(LanguageModel(network=network, batch_size=rows, seq_len=length, chunk=chunk).predict)
+
+    def losses(windows: np.ndarray) -> np.ndarray:
+        rows, tokens = windows.shape
+        return np.asarray(predict(rows, tokens - 1)(model.params, Rows(windows)))
+
+    return losses
