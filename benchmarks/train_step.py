@@ -25,6 +25,7 @@ from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, optimizers, own_g
 from benchmarks.measure import Contestant
 from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
 from models import CONFIGS, LlamaConfig
+from models.config import Remat
 from train.program.chunks import chunk_of
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import LanguageModel, Rows
@@ -34,7 +35,7 @@ METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "g
 
 def network(args: argparse.Namespace) -> LlamaConfig:
     """The configuration of the LLaMA."""
-    remat = "block" if args.remat else "none"
+    remat: Remat = "block" if args.remat else "none"
     return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=remat)
 
 

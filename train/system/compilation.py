@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+SETTING = "jax_compilation_cache_dir"
 FOLDER = "programs"
 
 
@@ -16,8 +17,8 @@ def keep_programs(cache_dir: Path) -> None:
     does not cover the instructions of a CPU: a program of another machine that shares the cache may
     end in an illegal instruction. So each kind of processor has a folder of its own.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir.absolute() / FOLDER / processor()))
+    if getattr(jax.config, SETTING) is None:
+        jax.config.update(SETTING, str(cache_dir.absolute() / FOLDER / processor()))
 
 
 def processor() -> str:
