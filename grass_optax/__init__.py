@@ -6,6 +6,7 @@ The public names are the methods, which `methods.__all__` lists in reading order
 
 from grass_optax import bases, methods, residual, state, subspaces, transport
 from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.sums import stochastic_rounding
 from grass_optax._inner.transforms import in_float32
 from grass_optax._linalg import grassmann
 from grass_optax._split.records import SplitState
@@ -21,6 +22,7 @@ __all__ = [
     "SplitState",
     "block_coordinate",
     "in_float32",
+    "stochastic_rounding",
     "methods",
     "subspaces",
     "transport",

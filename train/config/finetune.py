@@ -6,14 +6,16 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from models.config import Remat
 from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
 from train.config.run import (
     AttentionName,
     DeviceFlags,
+    LogitsName,
     OptimizerFlags,
-    Precision,
+    PrecisionName,
     ProcessFlags,
     ReportFlags,
     UserError,
@@ -37,14 +39,14 @@ class StartFlags:
     """Checkpoint to start from; by default the newest."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by patterns such as 'embed/*' or 'layers/mlp/*'."""
-    dtype: Precision = "float32"
-    """Precision of the matrix products."""
-    param_dtype: Precision | None = None
-    """Precision of the parameters; by default that of the model."""
+    precision: PrecisionName = "float32"
+    """mixed: products in bfloat16. bfloat16: weights too, rounded at random without bias."""
     attention: AttentionName = "auto"
     """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing activations, to save memory."""
+    logits: LogitsName = "auto"
+    """chunked: logits are never whole, to save memory. auto: for vocabularies of 16000 and more."""
+    remat: Remat = "none"
+    """Recompute in the backward pass, to save memory: block, or all of it but products (dots)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,9 @@ class ExampleFlags:
     held_out: str = ""
     """'files:GLOB' of the examples to evaluate on; by default 5 % of those of --data."""
     batch_size: int = 16
-    """Rows per batch."""
+    """Rows per update."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = 512
     """Tokens per row: short examples share one, long texts are cut. At most the model's."""
     seed: int = 0

@@ -7,11 +7,11 @@ on, and the command line overrides it. Its fields are grouped as `--help` shows 
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from models.config import CONFIGS, LlamaConfig
+from models.config import CONFIGS, LlamaConfig, Remat
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
 from train.config.schedule import ScheduleFlags, default_warmup
 
@@ -38,7 +38,23 @@ OTHER_BATCH = (32, 256)
 STDLIB_MEGABYTES = 16.0  # enough for a few epochs of tiny, prepared within seconds
 
 Precision = Literal["float32", "bfloat16"]
+PrecisionName = Literal["float32", "mixed", "bfloat16"]
 AttentionName = Literal["auto", "xla", "cudnn"]
+LogitsName = Literal["auto", "whole", "chunked"]
+
+
+class Types(NamedTuple):
+    """What a precision means."""
+
+    products: Precision  # and activations
+    weights: Precision
+
+
+PRECISIONS: dict[PrecisionName, Types] = {
+    "float32": Types("float32", "float32"),
+    "mixed": Types("bfloat16", "float32"),
+    "bfloat16": Types("bfloat16", "bfloat16"),
+}
 BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
 HAAR = "haar"
 BLOCKS = "blocks"
@@ -61,22 +77,23 @@ class ModelFlags:
     """Size of the LLaMA model."""
     vocab_size: int = CONFIGS["tiny"].vocab_size
     """Size of the vocabulary; that of the model by default, mostly 32000."""
-    dtype: Precision = "float32"
-    """Precision of the matrix products."""
-    param_dtype: Precision = "float32"
-    """Precision of the parameters."""
+    precision: PrecisionName = "float32"
+    """mixed: products in bfloat16. bfloat16: weights too, rounded at random without bias."""
     attention: AttentionName = "auto"
     """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing activations, to save memory."""
+    logits: LogitsName = "auto"
+    """chunked: logits are never whole, to save memory. auto: for vocabularies of 16000 and more."""
+    remat: Remat = "none"
+    """Recompute in the backward pass, to save memory: block, or all of it but products (dots)."""
 
     def build(self) -> LlamaConfig:
         """Return the configuration of the network."""
+        types = PRECISIONS[self.precision]
         return dataclasses.replace(
             CONFIGS[self.model],
             vocab_size=self.vocab_size,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            dtype=types.products,
+            param_dtype=types.weights,
             remat=self.remat,
         )
 
@@ -90,9 +107,11 @@ class DataFlags:
     data_megabytes: float = STDLIB_MEGABYTES
     """Read at most this much text; 0 reads all of it, the default for files."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
-    """Cache for tokenizers and tokens."""
+    """Cache for tokenizers, tokens and compiled programs."""
     batch_size: int = BATCHES["tiny"][0]
-    """Windows of text per batch; 32 by default for models other than tiny."""
+    """Windows of text per update; 32 by default for models other than tiny."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = BATCHES["tiny"][1]
     """Tokens predicted per window; 256 by default for models other than tiny."""
     seed: int = 0
@@ -152,6 +171,8 @@ class ReportFlags:
     """Batches per evaluation; 0 for all held-out text."""
     save_every: int = 100
     """Steps between checkpoints; the last two are kept."""
+    profile: str = ""
+    """FIRST:LAST, such as 10:12: trace these updates into RUN_DIR/profile with JAX's profiler."""
     sample_tokens: int = 64
     """Tokens to generate at the end; 0 for no sample."""
     sample_prompt: str = "def "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from train.config.finetune import Finetune
-from train.config.run import Pretrain, UserError
+from train.config.run import PRECISIONS, Pretrain, UserError
 
 CONFIG = "config.json"  # in the folder of a run
 Settings = dict[str, dict[str, Any]]  # group -> name -> value, as JSON has it
@@ -141,9 +141,32 @@ def _translated(groups: Settings) -> Settings:
 
 def _group(kind: type, group: str, values: dict[str, Any], path: Path) -> Any:
     kinds = get_type_hints(kind)
+    if "precision" in kinds:
+        values = _renamed(values, path)
     if unknown := [f"{group}.{name}" for name in values if name not in kinds]:
         raise UserError(f"{path} has unknown settings: {', '.join(unknown)}. Remove them.")
     return kind(**{name: _value(kinds[name], value, f"{group}.{name}", path) for name, value in values.items()})
+
+
+def _renamed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return settings of older versions under their new names.
+
+    Weights of 16 bits were rounded to the nearest then, so a run with such weights is no run of
+    now.
+    """
+    values = dict(values)
+    if isinstance(values.get("remat"), bool):
+        values["remat"] = "block" if values["remat"] else "none"
+    if "dtype" not in values and "param_dtype" not in values:
+        return values
+    products, weights = values.pop("dtype", "float32"), values.pop("param_dtype", "float32")
+    same = [name for name, types in PRECISIONS.items() if types == (products, weights) and weights == "float32"]
+    if not same:
+        raise UserError(
+            f"{path} was written by an older version, with dtype {products} and param_dtype {weights}, which no "
+            f"--precision repeats exactly: replace both by precision, one of {', '.join(PRECISIONS)}."
+        )
+    return {"precision": same[0], **values}
 
 
 def _value(kind: Any, value: Any, name: str, path: Path) -> Any:

@@ -31,7 +31,7 @@ from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
-FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
+FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--profile", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
@@ -45,7 +45,7 @@ METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
 
 AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
-    "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
+    "data": {"batch_size": 1, "accumulate": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
     "schedule": {"steps": 1, "epochs": 0, "final_lr_fraction": 0},
     "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0},
@@ -115,6 +115,8 @@ def _refuse_idle(config: Finetune) -> None:
             refuse(name, shown, "has no effect on a language model: leave it out")
     if config.data.task != LANGUAGE and config.report.sample_prompt:
         refuse("sample_prompt", config.report.sample_prompt, "has no effect on an encoder: leave it out")
+    if config.data.task != LANGUAGE and config.start.logits != "auto":
+        refuse("logits", config.start.logits, "has no effect on an encoder, whose logits are few: leave it out")
     if config.report.metric != ScoreFlags.metric and not config.report.patience:
         refuse("metric", config.report.metric, "has no effect without --patience: add it, or leave it out")
 
@@ -146,6 +148,9 @@ def _check_bounds(config: Run) -> None:
             value = getattr(getattr(config, group, None), name, None)
             if value is not None and not value >= least:  # written this way round so that nan is refused too
                 refuse(name, value, f"must be at least {least}")
+    if config.data.batch_size % config.data.accumulate:
+        refuse("accumulate", config.data.accumulate, f"must divide --batch-size {config.data.batch_size}")
+    _check_profile(config.report.profile)
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
     for name in ("warmup", "cooldown"):
@@ -160,6 +165,12 @@ def _check_part(name: str, part: int | str) -> None:
         refuse(name, part or "''", "must be a number of updates, or a percentage of them, such as 10%")
     elif float(part.removesuffix("%")) >= 100:
         refuse(name, part, "must be below 100%")
+
+
+def _check_profile(span: str) -> None:
+    first, _, last = span.partition(":")
+    if span and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        refuse("profile", span, "must be FIRST:LAST, two updates from 1 on, for example 10:12")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:

@@ -1,20 +1,23 @@
 """`evaluate`: loss and bits per byte of a text, with the model of any run or import."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from train.config.run import Pretrain, UserError
+from train.config.run import LogitsName, Pretrain, UserError
 from train.data.corpus import documents
 from train.data.tokenizer import token_bytes
 from train.data.windows import Windows, held_out_batches, load_tokens
 from train.evaluate.config import LONGEST, Evaluate, check_evaluate
 from train.evaluate.windows import document_batches
 from train.pretrain.evaluation import Total
-from train.program.task import LanguageModel, Rows
+from train.program.chunks import chunk_of
+from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
@@ -33,7 +36,7 @@ def run_evaluate(config: Evaluate) -> None:
     text, evaluated = own_text(config) if config.data is None else documents_of(config, stored)
     model = load_model(config.run_dir, config.step, config.dtype)
     total = Total()
-    evaluated(_losses(model), total)
+    evaluated(_losses(model, _logits(config.run_dir)), total)
     result = {
         "run_dir": str(config.run_dir),
         "step": model.step,
@@ -105,7 +108,25 @@ def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]
     return f"{len(texts)} documents of {config.data}, windows of {seq_len} tokens", evaluated
 
 
-def _losses(model: LoadedModel) -> Losses:
-    task = LanguageModel(network=model.llama.config, batch_size=1, seq_len=1)  # only the network matters
-    compiled = jax.jit(task.predict)
-    return lambda windows: np.asarray(compiled(model.params, Rows(windows)))
+def _logits(run_dir: Path) -> LogitsName:
+    """Return whether the run's own evaluations had whole logits."""
+    folder = RunFolder(run_dir)
+    if not folder.config.exists():
+        return "auto"
+    run = folder.stored().config
+    return (run.model if isinstance(run, Pretrain) else run.start).logits
+
+
+def _losses(model: LoadedModel, logits: LogitsName) -> Losses:
+    network = model.llama.config
+
+    @functools.cache
+    def predict(rows: int, length: int) -> Callable[[Params, Rows], jax.Array]:
+        chunk = chunk_of(logits, network.vocab_size, rows, length)
+        return jax.jit(LanguageModel(network=network, batch_size=rows, seq_len=length, chunk=chunk).predict)
+
+    def losses(windows: np.ndarray) -> np.ndarray:
+        rows, tokens = windows.shape
+        return np.asarray(predict(rows, tokens - 1)(model.params, Rows(windows)))
+
+    return losses

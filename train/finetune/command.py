@@ -37,7 +37,15 @@ def run_finetune(config: Finetune) -> None:
         )
     schedule = config.schedule.in_updates(work.rows, config.data.batch_size)
     check_schedule(schedule)
-    program = make_program(mesh, work.task, config.optimizer, schedule, config.data.seed, frozen=config.start.freeze)
+    program = make_program(
+        mesh,
+        work.task,
+        config.optimizer,
+        schedule,
+        config.data.seed,
+        frozen=config.start.freeze,
+        accumulate=config.data.accumulate,
+    )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     with folder.opened(config, work.data.fingerprint, work.model):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from train.config.stored import Run, settings_of
+from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
 from train.loop.trainer import Data, Tools, Trainer
@@ -66,13 +67,16 @@ def train(
         Display(steps, config.report.log_every, quiet=not is_first()) as display,
         Checkpoints(folder.checkpoints) as checkpoints,
         Metrics(folder.metrics if is_first() else None, checkpoints.latest or 0) as metrics,
+        Profile(config.report.profile, folder.profile, display.say) as profile,
     ):
         parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
         display.say(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
             f"attention by {program.task.network.attention}"
         )
-        tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=poll)
+        tools = Tools(
+            folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, profile=profile, poll=poll
+        )
         trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
         try:
             trainer.train()

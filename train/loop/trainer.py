@@ -13,10 +13,12 @@ import jax
 import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
+from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
 from train.program.program import Program
 from train.program.sharding import place_batch
+from train.program.speed import mfu
 from train.program.step import Report, TrainState, all_finite
 from train.program.task import Batch, Params
 from train.storage.checkpoint import Checkpoints
@@ -60,6 +62,7 @@ class Tools:
     display: Display
     metrics: Metrics
     checkpoints: Checkpoints
+    profile: Profile
     poll: Callable[[int], None]  # raises Stopped after a signal, at the same step in all processes
 
 
@@ -123,10 +126,17 @@ class Trainer:
 
     def update(self) -> None:
         """Start the next update, and record the previous one while it runs."""
+        profile = self.tools.profile
+        if profile.is_due(self.step + 1):
+            self.record()  # the update before is no part of it
+            profile.start()
         batch = place_batch(self.program.batch, self.data.rows(self.step))
         self.state, report = self.train_step(self.state, batch)
         self.record()
         self.step, self.in_flight = self.step + 1, report
+        if profile.is_over(self.step):
+            self.record()
+            profile.stop()
 
     def record(self) -> None:
         """Wait for the update in flight, and add its row to the metrics."""
@@ -199,10 +209,13 @@ class Trainer:
         self.tools.poll(self.step)
         sample = self.data.sample(self.state.params) if self.data.sample else None
         best = {f"best_{name}": value for name, value in self.best_row().items()}
-        summary = on_first(self.tools.metrics.summary) | best | {
+        results = on_first(self.tools.metrics.summary)
+        share = mfu(results["tokens_per_second"], self.program.flops_per_token, self.program.mesh.devices.flatten())
+        summary = results | best | ({} if share is None else {"mfu": share}) | {
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
             "attention": self.program.task.network.attention,
+            "logits": "whole" if getattr(self.program.task, "chunk", None) is None else "chunked",
         } | device_summary()  # fmt: skip
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
         if sample is not None:

@@ -20,16 +20,20 @@ from train.program.sharding import make_mesh
 from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, of_a_run
+from train.system.compilation import keep_programs
 from train.system.processes import everywhere, is_first, on_first
 
 
 def run_pretrain(config: Pretrain) -> None:
     """Train as configured; return when finished, or after a signal, when the state is saved."""
+    keep_programs(config.data.cache_dir)
     refuse_different_processes(config)
     check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     task = pretraining(config.model, config.data, mesh)
-    program = make_program(mesh, task, config.optimizer, config.schedule, config.data.seed)
+    program = make_program(
+        mesh, task, config.optimizer, config.schedule, config.data.seed, accumulate=config.data.accumulate
+    )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     folder = RunFolder(config.run_dir)

@@ -51,12 +51,20 @@ def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False, is_narrow: bool = False
 ) -> optax.GradientTransformation:
     """Return the gradient clip followed by the optimizer.
 
-    With `map_stacks`, the optimizer multiplies the layers of a stack one after the other.
+    With `map_stacks`, the optimizer multiplies the layers of a stack one after the other. If
+    weights are narrow, of 16 bits, their sums with updates are rounded stochastically.
     """
+    tx = _clipped(config, schedule, seed, map_stacks)
+    return optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
+
+
+def _clipped(
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool
+) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     row = OPTIMIZERS[config.optimizer]
     if row.name == "lora":

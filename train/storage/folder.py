@@ -4,6 +4,7 @@ config.json    every setting, the versions of the packages, the fingerprint of t
 model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
 checkpoints/   the last two states, and the best with early stopping
+profile/       a trace of some updates, if one was asked for
 loss.png, sample.txt, summary.json    the results; summary.json is written last and marks the end
 """
 
@@ -43,6 +44,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.loss_curve = path / "loss.png"
         self.sample = path / "sample.txt"
+        self.profile = path / "profile"
         self.summary = path / "summary.json"
         self._token = path / ".token"  # by which processes recognise that they share the folder
 

@@ -23,14 +23,15 @@ from train.sample.config import Sample
 OTHER: dict[str, object] = {
     "model": "20m",
     "vocab_size": 999,
-    "dtype": "bfloat16",
-    "param_dtype": "bfloat16",
+    "precision": "bfloat16",
     "attention": "xla",
-    "remat": True,
+    "logits": "whole",
+    "remat": "dots",
     "data": "files:texts/*.txt",
     "data_megabytes": 3.5,
     "cache_dir": "/somewhere/else",
     "batch_size": 7,
+    "accumulate": 7,
     "seq_len": 33,
     "seed": 11,
     "optimizer": "grasswalk",
@@ -54,6 +55,7 @@ OTHER: dict[str, object] = {
     "eval_every": 9,
     "eval_batches": 6,
     "save_every": 8,
+    "profile": "3:4",
     "sample_tokens": 21,
     "sample_prompt": "import ",
     "mesh": "fsdp=1",
@@ -239,6 +241,10 @@ MISTAKES = [
     ("--optimizer muon --update-proj-gap 5", "--update-proj-gap 5 has no effect on muon"),
     ("--optimizer column_sgd --update-proj-gap 5", "--update-proj-gap 5 has no effect on column_sgd"),
     ("--optimizer muon --nu-dtype bfloat16", "--nu-dtype bfloat16 has no effect on muon"),
+    ("--accumulate 0", "--accumulate 0 must be at least 1"),
+    ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
+    ("--profile 3", "--profile 3 must be FIRST:LAST, two updates from 1 on, for example 10:12"),
+    ("--profile 4:3", "--profile 4:3 must be FIRST:LAST"),
     ("--vocab-size 256", "--vocab-size 256 must be at least 257"),
     ("--learning-rate 0", "--learning-rate 0.0 must be positive"),
     ("--learning-rate nan", "--learning-rate nan must be a finite number"),
@@ -273,7 +279,7 @@ def test_a_mistake_is_reported_before_anything_is_written(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("words", ["--optimizer sgd", "--steps many", "--dtype int8", "--rnak 3"])
+@pytest.mark.parametrize("words", ["--optimizer sgd", "--steps many", "--precision int8", "--rnak 3"])
 def test_an_invalid_value_or_flag_is_reported(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(command(*words.split()))
@@ -315,9 +321,19 @@ def test_the_processes_are_not_stored() -> None:
     assert not set(vars(config.processes)) & set(flat(config))
 
 
-def test_a_boolean_flag_of_a_stored_run_may_be_repeated_but_not_negated() -> None:
-    stored = parse(command("--remat"))
-    assert stored.model.build().remat
-    assert not parse(command()).model.build().remat
-    with pytest.raises(UserError, match=r"--remat False \(the run has True\)"):
-        refuse_conflicts(parse(command("--no-remat")), stored)
+def test_a_flag_of_a_stored_run_may_be_repeated_but_not_changed() -> None:
+    stored = parse(command("--remat", "block"))
+    assert stored.model.build().remat == "block"
+    assert parse(command()).model.build().remat == "none"
+    refuse_conflicts(parse(command("--remat", "block")), stored)
+    with pytest.raises(UserError, match=r"--remat dots \(the run has block\)"):
+        refuse_conflicts(parse(command("--remat", "dots")), stored)
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "weights"),
+    [("float32", "float32", "float32"), ("mixed", "bfloat16", "float32"), ("bfloat16", "bfloat16", "bfloat16")],
+)
+def test_a_precision_is_a_type_of_products_and_one_of_weights(precision: str, products: str, weights: str) -> None:
+    network = parse(command("--precision", precision)).model.build()
+    assert (network.dtype, network.param_dtype) == (products, weights)

@@ -12,7 +12,7 @@ from train.config.run import Pretrain, UserError
 from train.config.schedule import ScheduleFlags
 from train.config.stored import differences, read_config, settings_of
 
-FLAGS = "--model 20m --optimizer ldadam --learning-rate 0.1 --adam-learning-rate 3 --seed 7 --remat --steps 9"
+FLAGS = "--model 20m --optimizer ldadam --learning-rate 0.1 --adam-learning-rate 3 --seed 7 --remat block --steps 9"
 
 
 def pretrain(*words: str) -> Pretrain:
@@ -48,11 +48,11 @@ def test_a_config_file_repeats_a_command_line(tmp_path: Path) -> None:
 
 def test_flags_override_a_config_file_and_nothing_else_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "config.json", settings_of(pretrain(*FLAGS.split())))
-    repeated = pretrain("--config", str(path), "--steps", "40", "--optimizer", "adamw", "--no-remat")
+    repeated = pretrain("--config", str(path), "--steps", "40", "--optimizer", "adamw", "--remat", "none")
     stored = json.loads(path.read_text())["config"]
     assert sorted(differences(settings_of(repeated), stored)) == [
         ("--optimizer", "adamw", "ldadam"),
-        ("--remat", False, True),
+        ("--remat", "none", "block"),
         ("--steps", 40, 9),
     ]
 
@@ -68,7 +68,24 @@ def test_settings_that_did_not_exist_yet_have_their_defaults(tmp_path: Path) -> 
     settings = settings_of(pretrain("--seed", "3"))
     del settings["devices"], settings["model"]["remat"]
     config = read_config(write(tmp_path / "c.json", settings), Path("runs/x"))
-    assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", False, 3)
+    assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", "none", 3)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"dtype": "float32", "param_dtype": "float32", "remat": False}, ("float32", "none")),
+        ({"dtype": "bfloat16", "param_dtype": "float32", "remat": True}, ("mixed", "block")),
+    ],
+)
+def test_settings_of_older_versions_have_their_new_names(
+    before: dict[str, Any], now: tuple[str, str], tmp_path: Path
+) -> None:
+    settings = settings_of(pretrain())
+    del settings["model"]["precision"], settings["model"]["remat"]
+    config = read_config(write(tmp_path / "c.json", settings | {"model": settings["model"] | before}), Path("runs/x"))
+    assert isinstance(config, Pretrain)
+    assert (config.model.precision, config.model.remat) == now
 
 
 def older(**schedule: Any) -> dict[str, Any]:
@@ -109,7 +126,8 @@ BROKEN = [
     ({"schedule": {"steps": "many"}}, "has schedule.steps = 'many': it must be an integer"),
     ({"schedule": {"steps": True}}, "has schedule.steps = True: it must be an integer"),
     ({"schedule": {"steps": 2.5}}, "has schedule.steps = 2.5: it must be an integer"),
-    ({"model": {"remat": 1}}, "has model.remat = 1: it must be true or false"),
+    ({"model": {"remat": 1}}, "has model.remat = 1: it must be one of none, block, dots"),
+    ({"model": {"dtype": "bfloat16", "param_dtype": "bfloat16"}}, "dtype bfloat16 and param_dtype bfloat16, which no"),
     ({"optimizer": {"optimizer": "sgd"}}, "has optimizer.optimizer = 'sgd': it must be one of grassjump, grasswalk"),
     ({"optimizer": {"adam_learning_rate": "x"}}, "it must be a number or null"),
     ({"data": {"cache_dir": None}}, "has data.cache_dir = None: it must be a string"),

@@ -48,7 +48,7 @@ def test_a_fine_tuned_decoder_has_the_loss_of_its_run(
     settings = {"dtype": "bfloat16", "torch_dtype": None}
     theirs = write_foreign(tmp_path / "theirs", network, np.dtype("bfloat16"), settings=settings)  # type: ignore[arg-type]
     assert main(["import", "--from", str(theirs), "--out", str(tmp_path / "ours")]) == 0
-    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run", "--param-dtype", "float32"]
+    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run"]
     words += ["--data", f"files:{tmp_path}/a.jsonl", "--held-out", f"files:{tmp_path}/b.jsonl"]
     words += ["--optimizer", optimizer, "--freeze", frozen, *words_of(known_to(optimizer, SMALL))]
     assert main(["finetune", *map(str, words)]) == 0
