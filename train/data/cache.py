@@ -77,14 +77,13 @@ class Tokens(NamedTuple):
 class Writer:
     """Writes tokens and their checksums."""
 
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
+    def __init__(self, path: Path) -> None:
         self._file, self._checksums = path.open("wb"), path.with_suffix(".crc").open("wb")
-        self._dtype, self._pending = dtype, bytearray()
-        self.bytes = 0
+        self._pending = bytearray()
 
-    def write(self, tokens: list[int]) -> None:
+    def write(self, tokens: np.ndarray) -> None:
         """Append tokens."""
-        self._pending += np.asarray(tokens, self._dtype).tobytes()
+        self._pending += tokens.tobytes()
         whole = len(self._pending) // CHUNK * CHUNK
         for at in range(0, whole, CHUNK):
             self._flush(self._pending[at : at + CHUNK])
@@ -95,19 +94,21 @@ class Writer:
 
     def __exit__(self, kind: object, *_: object) -> None:
         """Write what is left and flush it to disk; after an error, only close the files."""
-        if kind is None and self._pending:
-            self._flush(self._pending)
-        for file in (self._file, self._checksums):
-            if kind is None:
+        files = (self._file, self._checksums)
+        try:
+            if kind is None and self._pending:
+                self._flush(self._pending)
+            for file in files if kind is None else ():
                 file.flush()
                 make_durable(file.fileno())
-            with contextlib.suppress(OSError):  # after an error there may be no room for the buffer either
-                file.close()
+        finally:
+            for file in files:
+                with contextlib.suppress(OSError):  # after an error there may be no room for the buffer either
+                    file.close()
 
     def _flush(self, chunk: bytearray) -> None:
         self._file.write(chunk)
         self._checksums.write(zlib.crc32(chunk).to_bytes(4, "little"))
-        self.bytes += len(chunk)
 
 
 def open_tokens(cache_dir: Path, fingerprint: str, say: Callable[[str], None]) -> Tokens | None:

@@ -141,9 +141,10 @@ def for_prompts(tokenizer: Tokenizer, beginning: int | None) -> Tokenizer:
     return copy
 
 
-def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def encode_texts(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype) -> list[np.ndarray]:
     """Return the tokens of each text, encoded in parallel."""
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.asarray(encoding.ids, dtype) for encoding in encodings]
 
 
 def token_bytes(tokenizer: Tokenizer, end: int) -> np.ndarray:

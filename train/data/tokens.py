@@ -205,12 +205,12 @@ def _write(
 
     with room_for(cache_dir, needed), new_folder(cache_dir, fingerprint) as folder:
         with contextlib.ExitStack() as stack:
-            train, held_out = (stack.enter_context(Writer(folder / f"{side}.bin", dtype)) for side in SIDES)
+            train, held_out = (stack.enter_context(Writer(folder / f"{side}.bin")) for side in SIDES)
             for batch in _batches(texts):
-                encoded = encode_texts(tokenizer, [text for _, text, _ in batch])
+                encoded = encode_texts(tokenizer, [text for _, text, _ in batch], dtype)
                 for (is_held_out, _, is_end), ids in zip(batch, encoded, strict=True):
-                    (held_out if is_held_out else train).write([*ids, end] if is_end else ids)
-                written += sum(map(len, encoded)) * dtype.itemsize
+                    (held_out if is_held_out else train).write(np.append(ids, dtype.type(end)) if is_end else ids)
+                written += sum(ids.nbytes for ids in encoded)
                 progress.add(sum(len(text.encode()) for _, text, _ in batch))
         tokenizer.save(str(folder / TOKENIZER))
         training, held_out_documents = plan.counts
