@@ -79,8 +79,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), megabytes)
     print(f"{megabytes} MB of text: {result.seconds:.0f} s, {megabytes / result.seconds:.1f} MB/s")
-    print(f"{result.train + result.held_out:,} tokens, {result.held_out / (result.train + result.held_out):.1%} held out")
-    print(f"peak resident memory {result.peak / 1e6:,.0f} MB; {result.seconds_again:.2f} s with the tokens in the cache")
+    print(
+        f"{result.train + result.held_out:,} tokens, {result.held_out / (result.train + result.held_out):.1%} held out"
+    )
+    print(
+        f"peak resident memory {result.peak / 1e6:,.0f} MB; {result.seconds_again:.2f} s with the tokens in the cache"
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The stream is read anew whenever it is needed. Nothing of it is stored, so an in
 preparation begins again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from train.config.run import HUB, UserError
@@ -21,9 +21,8 @@ class Part(NamedTuple):
     is_held_out: bool | None
 
 
-def hub_source(data: str) -> Callable[[], Iterable[Part]]:
-    """Return what reads the parts of a data set: its validation split, if it has one, and that to
-    train on.
+def hub_parts(data: str) -> Iterator[Part]:
+    """Yield the parts of a data set: its validation split, if it has one, and that to train on.
 
     The former comes first, so that a text in both is held out only.
 
@@ -38,21 +37,17 @@ def hub_source(data: str) -> Callable[[], Iterable[Part]]:
     try:
         splits = dict(datasets.load_dataset(name, config or None, streaming=True))
     except Exception as error:  # of several packages, from missing files to a missing network
-        reason = " ".join(str(error).split())
-        raise UserError(f"--data {data} cannot be opened: {reason or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--data {data} cannot be opened: {reason}") from error
     training = split or (TRAINING if TRAINING in splits else next(iter(splits)) if len(splits) == 1 else "")
     if training not in splits:
         raise UserError(
             f"--data {data} has the splits {', '.join(splits)}: name that to train on, as {HUB}NAME,CONFIG,SPLIT."
         )
     validation = next((other for other in VALIDATION if other in splits and other != training), None)
-
-    def parts() -> Iterator[Part]:
-        if validation:
-            yield Part(_texts(name, validation, splits[validation]), True)
-        yield Part(_texts(name, training, splits[training]), False if validation else None)
-
-    return parts
+    if validation:
+        yield Part(_texts(name, validation, splits[validation]), True)
+    yield Part(_texts(name, training, splits[training]), False if validation else None)
 
 
 def _texts(name: str, split: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:

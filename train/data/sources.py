@@ -14,7 +14,7 @@ from typing import NamedTuple, TextIO
 
 from train.config.run import FILES, HUB, STDLIB
 from train.data.formats import BLOCK, format_of, records_of, text_of_file
-from train.data.hub import hub_source
+from train.data.hub import hub_parts
 from train.data.records import paths_of, text_of
 
 # Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
@@ -65,15 +65,14 @@ def open_source(data: str, megabytes: float) -> Source:
     """Return the source of a --data; of stdlib, at most `megabytes` (0: all).
 
     Raises:
-      UserError: If there is no such source.
+      UserError: If no file matches.
     """
     if data == STDLIB:
         return Source(
             lambda: state_of(_python_files().values()), lambda: [_python_documents(megabytes)], counts_whole=True
         )
     if data.startswith(HUB):
-        parts = hub_source(data)
-        return Source(dict, lambda: [_of_texts(part.texts, part.is_held_out) for part in parts()])
+        return Source(dict, lambda: (_of_texts(part.texts, part.is_held_out) for part in hub_parts(data)))
     assert data.startswith(FILES)
     paths = paths_of(data)
     return Source(lambda: state_of(paths), lambda: map(_documents_of, paths))

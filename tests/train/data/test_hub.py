@@ -87,7 +87,11 @@ def test_an_evaluation_reads_the_split_that_is_named(splits: dict[str, Rows]) ->
     [
         ("hf:texts,en,test", lambda splits: None, "has the splits train: name that to train on"),
         ("hf:texts", lambda splits: splits.update(train=Rows([{"words": "x"}])), 'texts:train:1 has no "text" string'),
-        ("hf:texts", lambda splits: splits.update(train=Rows(TEXTS["train"], 3)), "broke off after 3 texts: no network"),
+        (
+            "hf:texts",
+            lambda splits: splits.update(train=Rows(TEXTS["train"], 3)),
+            "broke off after 3 texts: no network",
+        ),
     ],
 )
 def test_what_is_missing_is_named(
@@ -102,4 +106,4 @@ def test_what_is_missing_is_named(
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="--data hf:texts requires the package datasets: pip install datasets"):
-        open_source("hf:texts", 0.0)
+        list(documents(open_source("hf:texts", 0.0), 0.0))
