@@ -170,8 +170,8 @@ def room_for(cache_dir: Path, needed: Callable[[], float]) -> Iterator[None]:
             raise UserError(f"--cache-dir {cache_dir} cannot be written ({reason}): choose another folder.") from error
         free = shutil.disk_usage(cache_dir).free
         raise UserError(
-            f"--cache-dir {cache_dir} is full: the tokens of this text need about {needed() / 1e9:.3g} GB, and its "
-            f"disk has {free / 1e9:.3g} GB left: free some, or choose another --cache-dir."
+            f"--cache-dir {cache_dir} is full: the tokens of this text need about {needed() / 1e6:,.1f} MB, and its "
+            f"disk has {free / 1e6:,.1f} MB left: free some, or choose another --cache-dir."
         ) from error
 
 

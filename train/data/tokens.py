@@ -208,10 +208,10 @@ def _write(
             train, held_out = (stack.enter_context(Writer(folder / f"{side}.bin")) for side in SIDES)
             for batch in _batches(texts):
                 encoded = encode_texts(tokenizer, [text for _, text, _ in batch], dtype)
-                for (is_held_out, _, is_end), ids in zip(batch, encoded, strict=True):
+                for (is_held_out, text, is_end), ids in zip(batch, encoded, strict=True):
+                    written += ids.nbytes
+                    progress.add(len(text.encode()))
                     (held_out if is_held_out else train).write(np.append(ids, dtype.type(end)) if is_end else ids)
-                written += sum(ids.nbytes for ids in encoded)
-                progress.add(sum(len(text.encode()) for _, text, _ in batch))
         tokenizer.save(str(folder / TOKENIZER))
         training, held_out_documents = plan.counts
         write_manifest(

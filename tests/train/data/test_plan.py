@@ -14,7 +14,7 @@ SMALLEST = 1000  # bytes, below which a boundary may be too far
 
 def text_of_size(number: int, size: int) -> bytes:
     """A text of its own: words, and characters of several bytes."""
-    words = "one two, three. four\nfünf 六 ".split(" ")
+    words = ["one", "two,", "three.", "four\nfünf", "六", ""]
     random.seed(number)
     text = f"{number} ".encode()
     while len(text) < size:

@@ -188,7 +188,7 @@ def test_a_full_disk_is_reported_and_what_was_saved_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(cache.Writer, "_flush", fail)
-    with pytest.raises(UserError, match=r"is full: the tokens of this text need about [\d.e-]+ GB, and its disk has"):
+    with pytest.raises(UserError, match=r"is full: the tokens of this text need about 0\.[1-9] MB, and its disk has"):
         load_tokens(cached, VOCABULARY)
     monkeypatch.undo()
     assert not list(cached.cache_dir.glob(f"*{UNFINISHED}"))
