@@ -18,6 +18,7 @@ from train.config.schedule import ScheduleFlags, default_warmup
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
 STDLIB = "stdlib"
 FILES = "files:"
+HUB = "hf:"
 
 
 class UserError(Exception):
@@ -103,9 +104,15 @@ class DataFlags:
     """The text. A batch depends only on the seed and the step."""
 
     data: str = STDLIB
-    """stdlib: Python files installed here; 'files:GLOB': text, .jsonl, .jsonl.gz, .parquet."""
+    """stdlib: Python files installed here; 'files:GLOB': text, JSON, tables; hf:NAME[,CONFIG]."""
     data_megabytes: float = STDLIB_MEGABYTES
-    """Read at most this much text; 0 reads all of it, the default for files."""
+    """Read at most this much text; 0 reads all of it, the default for files and hf."""
+    tokenizer: Path | None = None
+    """A tokenizer.json; by default one is trained on a sample of the text."""
+    end_of_text: str = ""
+    """Token of --tokenizer that ends a document; by default one with a usual name, as </s>."""
+    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Skip files that are no text, and count them, instead of refusing."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
     """Cache for tokenizers, tokens and compiled programs."""
     batch_size: int = BATCHES["tiny"][0]

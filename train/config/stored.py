@@ -171,7 +171,7 @@ def _renamed(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _value(kind: Any, value: Any, name: str, path: Path) -> Any:
     """Return the value of a setting of type `kind`, from its JSON."""
-    if kind is Path and isinstance(value, str):
+    if Path in (kind, *get_args(kind)) and isinstance(value, str):
         return Path(value)
     if get_origin(kind) is tuple and isinstance(value, list) and all(_fits(get_args(kind)[0], x) for x in value):
         return tuple(value)

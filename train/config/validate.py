@@ -20,6 +20,7 @@ from train.config.run import (
     BASES,
     BLOCKS,
     FILES,
+    HUB,
     SMALLEST_VOCABULARY,
     STDLIB,
     OptimizerFlags,
@@ -28,6 +29,7 @@ from train.config.run import (
 )
 from train.config.schedule import WSD, ScheduleFlags
 from train.config.stored import Run, Settings, differences, settings_of
+from train.data.tokenizer import read_tokenizer, size_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
@@ -77,6 +79,7 @@ def check(config: Pretrain) -> None:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
     check_text(config.data.data)
     check_schedule(config.schedule)
+    _check_tokenizer(config)
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
@@ -131,9 +134,18 @@ def check_schedule(flags: ScheduleFlags) -> None:
 
 
 def check_text(data: str) -> None:
-    """Refuse a text that is neither the standard library nor files."""
-    if not (data == STDLIB or data.removeprefix(FILES) not in ("", data)):
-        refuse("data", data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
+    """Refuse a text that is neither the standard library, nor files, nor a data set."""
+    if data != STDLIB and all(data.removeprefix(kind) in ("", data) for kind in (FILES, HUB)):
+        refuse("data", data, "must be stdlib, hf:NAME or files:GLOB, for example 'files:texts/**/*.txt'")
+
+
+def _check_tokenizer(config: Pretrain) -> None:
+    flags = config.data
+    if flags.tokenizer is None:
+        if flags.end_of_text:
+            refuse("end_of_text", flags.end_of_text, "has no effect without --tokenizer: leave it out")
+    elif not config.resume and (least := size_of(read_tokenizer(flags.tokenizer))) > config.model.vocab_size:
+        refuse("vocab_size", config.model.vocab_size, f"must be at least {least}, the tokens of {flags.tokenizer}")
 
 
 def check_step(step: int | None) -> None:

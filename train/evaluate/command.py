@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -11,8 +11,10 @@ import numpy as np
 
 from train.config.run import LogitsName, Pretrain, UserError
 from train.data.corpus import documents
+from train.data.sources import open_source
 from train.data.tokenizer import token_bytes
-from train.data.windows import Windows, held_out_batches, load_tokens
+from train.data.tokens import load_tokens
+from train.data.windows import Windows, held_out_batches
 from train.evaluate.config import LONGEST, Evaluate, check_evaluate
 from train.evaluate.windows import document_batches
 from train.pretrain.evaluation import Total
@@ -24,7 +26,7 @@ from train.storage.model import StoredModel, read_model
 from train.system.files import write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
-Evaluated = Callable[[Losses, Total], None]  # adds the losses of a text to a total
+Evaluated = Callable[[Losses, Total], str]  # adds the losses of a text to a total, and names the text
 BATCH = 8  # windows, of models that were not trained here
 
 
@@ -33,10 +35,10 @@ def run_evaluate(config: Evaluate) -> None:
     check_evaluate(config)
     stored = read_model(config.run_dir)
     _ = stored.network  # which must be a decoder
-    text, evaluated = own_text(config) if config.data is None else documents_of(config, stored)
+    evaluated = own_text(config) if config.data is None else documents_of(config, stored)
     model = load_model(config.run_dir, config.step, config.dtype)
     total = Total()
-    evaluated(_losses(model, _logits(config.run_dir)), total)
+    text = evaluated(_losses(model, _logits(config.run_dir)), total)
     result = {
         "run_dir": str(config.run_dir),
         "step": model.step,
@@ -56,7 +58,7 @@ def _shown(value: str | float) -> str:
     return value if isinstance(value, str) else format(value, "," if isinstance(value, int) else ",.4f")
 
 
-def own_text(config: Evaluate) -> tuple[str, Evaluated]:
+def own_text(config: Evaluate) -> Evaluated:
     """Return the held-out text of a run: the windows of its own evaluations, or others of it.
 
     As in training, documents follow each other, and bytes are those of the tokens, because a window
@@ -79,33 +81,45 @@ def own_text(config: Evaluate) -> tuple[str, Evaluated]:
     whole = len(Windows(tokens.held_out, data.seq_len))
     count = run.report.eval_batches if config.eval_batches is None else config.eval_batches or whole
     windows = np.concatenate([np.asarray(batch) for batch in held_out_batches(tokens.held_out, data, count)])
-    size, batch_size = token_bytes(tokens.tokenizer), config.batch_size or data.batch_size
+    size, batch_size = token_bytes(tokens.tokenizer, tokens.end_of_text), config.batch_size or data.batch_size
 
-    def evaluated(losses: Losses, total: Total) -> None:
+    def evaluated(losses: Losses, total: Total) -> str:
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
             padded = np.resize(batch, (batch_size, batch.shape[1]))  # by repeating windows
             total.add(losses(padded)[: len(batch)], int(size[batch[:, 1:]].sum()))
+        return f"held-out text of the run, {len(windows):,} of its {whole:,} windows of {data.seq_len} tokens"
 
-    shown = f"held-out text of the run, {len(windows):,} of its {whole:,} windows of {data.seq_len} tokens"
-    return shown, evaluated
+    return evaluated
 
 
-def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]:
-    """Return the documents of --data, all of them and each by itself."""
-    assert config.data is not None
-    texts = documents(config.data, config.data_megabytes)
+def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
+    """Return the documents of --data, all of them, each once and by itself."""
+    data = config.data
+    assert data is not None
+    source = open_source(data, config.data_megabytes)
     folder = RunFolder(config.run_dir)
     trained = folder.stored().config.data.batch_size if folder.config.exists() else BATCH
     batch_size = config.batch_size or trained
     seq_len = config.seq_len or min(stored.window, LONGEST)
 
-    def evaluated(losses: Losses, total: Total) -> None:
-        for windows, is_predicted in document_batches(stored, (text.text for text in texts), batch_size, seq_len):
-            total.add(losses(windows)[is_predicted], 0)
-        total.bytes += sum(text.bytes for text in texts)  # of the documents, so for any tokenizer
+    def evaluated(losses: Losses, total: Total) -> str:
+        count = 0
 
-    return f"{len(texts)} documents of {config.data}, windows of {seq_len} tokens", evaluated
+        def texts() -> Iterator[str]:
+            nonlocal count
+            for text in documents(source, config.data_megabytes):
+                count += 1
+                total.bytes += len(text.encode())  # of the documents, so for any tokenizer
+                yield text
+
+        for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len):
+            total.add(losses(windows)[is_predicted], 0)
+        if not count:
+            raise UserError(f"--data {data} has no text: choose another.")
+        return f"{count} documents of {data}, windows of {seq_len} tokens"
+
+    return evaluated
 
 
 def _logits(run_dir: Path) -> LogitsName:

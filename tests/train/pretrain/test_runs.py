@@ -24,7 +24,8 @@ from train.__main__ import main
 from train.config.optimizers import OptimizerName
 from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
-from train.data.windows import held_out_batches, load_tokens
+from train.data.tokens import load_tokens
+from train.data.windows import held_out_batches
 from train.pretrain import command
 from train.program.optimizer import make_optimizer
 from train.program.program import pretraining
