@@ -37,6 +37,7 @@ class Stored:
     config: Run
     fingerprint: str
     versions: dict[str, str]
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)  # on which the run began
 
 
 def settings_of(config: Run) -> Settings:
@@ -80,6 +81,7 @@ def read_stored(run_dir: Path) -> Stored:
         config=_config(content, path, run_dir),
         fingerprint=str(content.get("data_fingerprint")),
         versions=content.get("versions", {}),
+        machine=content.get("machine", {}),
     )
 
 

@@ -1,5 +1,6 @@
 """Refuses settings that cannot run, and flags that contradict a stored run."""
 
+import importlib.util
 import math
 from typing import Any
 
@@ -16,15 +17,18 @@ from train.config.run import (
     STDLIB,
     OptimizerFlags,
     Pretrain,
+    TrackerName,
     UserError,
 )
 from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
-FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
+FREE_TO_CHANGE = ("--cache-dir", "--log", "--log-every", "--save-every", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
+
+TRACKERS: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}  # packages
 
 METRICS = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
@@ -139,6 +143,15 @@ def _check_bounds(config: Run) -> None:
                 refuse(name, value, f"must be at least {least}")
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
+    _check_trackers(config.report.log)
+
+
+def _check_trackers(names: tuple[TrackerName, ...]) -> None:
+    if len(set(names)) < len(names):
+        refuse("log", " ".join(names), "contains a name twice: give each once")
+    for name in names:
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            refuse("log", name, f"needs a package that is missing: pip install {TRACKERS[name]}, or leave {name} out")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:

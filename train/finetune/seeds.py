@@ -14,7 +14,7 @@ from train.system.files import locked, write_whole
 from train.system.signals import Stopped, StopSignals
 
 SEEDS = "seeds.json"
-SPEED = "tokens_per_second"  # in a summary, but no result
+NO_RESULTS = ("tokens_per_second", "seconds")  # numbers of a summary that measure the machine
 
 
 def run_seeds(config: Finetune) -> None:
@@ -65,7 +65,7 @@ def _with_step_of(folder: RunFolder, run: Finetune) -> Finetune:
 
 def spread(summaries: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Return mean and standard deviation of losses and metrics."""
-    names = [name for name, value in summaries[0].items() if isinstance(value, float) and name != SPEED]
+    names = [name for name, value in summaries[0].items() if isinstance(value, float) and name not in NO_RESULTS]
     columns = {name: [float(summary[name]) for summary in summaries] for name in names}
     return {name: (statistics.mean(values), _deviation(values)) for name, values in columns.items()}
 
