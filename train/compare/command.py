@@ -53,7 +53,8 @@ def run_compare(config: Compare) -> None:
         except Stopped as signal:
             _say(f"{signal}: stopped, and nothing is lost; run the same command again to resume")
         else:
-            _say(f"\n{table}\nwritten to {config.run_dir}: {TABLE}, {COMPARISON}, {CURVES}")
+            written = [name for name in (TABLE, COMPARISON, CURVES) if (config.run_dir / name).exists()]
+            _say(f"\n{table}\nwritten to {config.run_dir}: {', '.join(written)}")
 
 
 def _refuse_conflicts(config: Compare, record: Record | None) -> None:

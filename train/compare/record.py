@@ -2,7 +2,7 @@
 
 compare.json   settings and text of the comparison, and the outcome of all runs
 compare.md     the table: the best run of each optimizer, and of each of its bases
-compare.png    held-out losses of these runs
+compare.png    held-out losses of these runs, and those of a sweep over its learning rates
 OPTIMIZER[-BASIS]-lrLR-scaleSCALE/   a run of `pretrain`, with settings.json (its --config),
                log.txt (its output), and diverged.txt if it diverged
 """
@@ -45,7 +45,8 @@ class Result(NamedTuple):
     diverged: bool
     eval_loss: float | None = None
     bits_per_byte: float | None = None
-    tokens_per_second: float | None = None  # median
+    tokens_per_second: float | None = None  # median over the updates
+    tokens_per_second_quartiles: tuple[float, float] | None = None  # the lower and the upper
     optimizer_bytes: int | None = None
     peak_memory_bytes: int | None = None  # if the backend reports it
     device: str | None = None
@@ -89,23 +90,27 @@ def result_of(cell: Cell, path: Path) -> Result | None:
     if not folder.summary.exists():
         return None
     summary = json.loads(folder.summary.read_text())
+    low, median, high = speed_quartiles(read_rows(folder.metrics))
     return Result(
         *cell,
         path.name,
         diverged=False,
         eval_loss=summary["eval_loss"],
         bits_per_byte=summary["bits_per_byte"],
-        tokens_per_second=median_speed(read_rows(folder.metrics)),
+        tokens_per_second=median,
+        tokens_per_second_quartiles=(low, high),
         optimizer_bytes=summary["optimizer_bytes"],
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary["device"],
     )
 
 
-def median_speed(rows: list[Row]) -> float:
-    """Return the median of the tokens per second, without the first updates."""
+def speed_quartiles(rows: list[Row]) -> tuple[float, float, float]:
+    """Return the quartiles of the tokens per second, without the first updates."""
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-    return statistics.median(speeds[WARMUP:] or speeds)
+    counted = speeds[WARMUP:] or speeds
+    low, median, high = statistics.quantiles(counted, n=4, method="inclusive") if len(counted) > 1 else counted * 3
+    return low, median, high
 
 
 def mark_diverged(path: Path) -> None:

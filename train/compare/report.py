@@ -6,20 +6,19 @@ import dataclasses
 import json
 import math
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from train.compare.config import Compare, cells, scales, short
+from train.compare.figures import Curve, Trial, comparison_figure
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
 from train.storage.folder import RunFolder
-from train.storage.metrics import read_rows, save_figure
+from train.storage.metrics import evaluations_of, read_rows, save_figure
 from train.system.files import write_whole
 
 HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes", "peak memory bytes")
+SPEEDS = "tokens/s: the median over the updates of a run, and their lower and upper quartile in brackets."
 
 
 def write_report(config: Compare, record: Record) -> str:
-    """Write compare.json, compare.md and compare.png from the finished runs; return the table."""
+    """Write compare.json, compare.md and, if a run has finished, compare.png; return the table."""
     finished = results(config)
     best, notes = best_of_each(finished), edges(config, finished)
     text = markdown(config, finished, best, notes)
@@ -31,7 +30,10 @@ def write_report(config: Compare, record: Record) -> str:
     }
     write_whole(config.run_dir / COMPARISON, json.dumps(content, indent=1) + "\n")
     write_whole(config.run_dir / TABLE, text)
-    save_figure(curves(config, [result for result in best if not result.diverged]), config.run_dir / CURVES)
+    if curves := [curve_of(config, result) for result in best if not result.diverged]:
+        trials = [Trial(result.name, result.learning_rate, result.eval_loss) for result in finished]
+        figure = comparison_figure(curves, trials, "held-out loss (nats per token)")
+        save_figure(figure, config.run_dir / CURVES)
     return text
 
 
@@ -72,7 +74,7 @@ def runs_of(config: Compare, name: str) -> int:
 
 def markdown(config: Compare, finished: list[Result], best: list[Result], notes: list[str]) -> str:
     """Return the content of compare.md."""
-    parts = [summary_line(config, finished), table(best), *(f"* {note}" for note in notes)]
+    parts = [summary_line(config, finished), table(best), SPEEDS, *(f"* {note}" for note in notes)]
     if len(cells(config)) > len({cell.name for cell in cells(config)}):
         parts += ["## All runs", table(sorted(finished, key=by_loss))]
     return "\n\n".join(["# Comparison", *parts]) + "\n"
@@ -111,10 +113,18 @@ def row(result: Result) -> tuple[str, ...]:
         short(result.scale),
         loss,
         formatted(result.bits_per_byte, ".4f"),
-        formatted(result.tokens_per_second, ",.0f"),
+        speed(result),
         formatted(result.optimizer_bytes, ","),
         formatted(result.peak_memory_bytes, ","),
     )
+
+
+def speed(result: Result) -> str:
+    """Return the median speed of a run, and the quartiles in brackets."""
+    if result.tokens_per_second is None or result.tokens_per_second_quartiles is None:
+        return "-"
+    low, high = result.tokens_per_second_quartiles
+    return f"{result.tokens_per_second:,.0f} ({low:,.0f} to {high:,.0f})"
 
 
 def formatted(number: float | None, spec: str) -> str:
@@ -122,16 +132,8 @@ def formatted(number: float | None, spec: str) -> str:
     return "-" if number is None else format(number, spec)
 
 
-def curves(config: Compare, shown: list[Result]) -> Figure:
-    """Plot the held-out loss of each run over the steps."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss (nats per token)")
-    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)  # type: ignore[attr-defined]  # it is a list
-    for result in shown:
-        rows = read_rows(RunFolder(config.run_dir / result.folder).metrics)
-        evaluations = [row for row in rows if "eval_loss" in row]
-        label = f"{result.name}, lr {short(result.learning_rate)}, scale {short(result.scale)}"
-        axes.plot([row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations], label=label)
-    if shown:
-        figure.legend(loc="outside right upper", fontsize="small")
-    return figure
+def curve_of(config: Compare, result: Result) -> Curve:
+    """Return the held-out losses of a finished run."""
+    evaluations = evaluations_of(read_rows(RunFolder(config.run_dir / result.folder).metrics))
+    settings = f"lr {short(result.learning_rate)}, scale {short(result.scale)}"
+    return Curve(result.name, settings, [row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations])

@@ -149,9 +149,7 @@ def _line(row: Row) -> str:
 def plot(metrics: Metrics, path: Path) -> None:
     """Draw the loss curve."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel=f"step (an update by {metrics.tokens:,} tokens)", ylabel=f"loss ({metrics.loss_unit})"
-    )
+    axes = figure.add_subplot(xlabel=f"step (of {metrics.tokens:,} tokens)", ylabel=f"loss ({metrics.loss_unit})")
     updates, evaluations = metrics.updates, metrics.evaluations
     axes.plot([row["step"] for row in updates], [row["loss"] for row in updates], label="training")
     steps, losses = zip(*((row["step"], row["eval_loss"]) for row in evaluations), strict=True)
@@ -164,7 +162,7 @@ def plot(metrics: Metrics, path: Path) -> None:
 
 def whole_steps(axes: Axes) -> None:
     """Mark whole numbers on the axis of steps, however few they are."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 

@@ -28,7 +28,7 @@ UPDATES = {
 }
 EVALUATIONS = {
     "eval_loss": Quantity("loss on held-out data", LOSS),
-    "bits_per_byte": Quantity("bits per byte of held-out text", "bits"),
+    "bits_per_byte": Quantity("bits per byte of held-out text"),
     "accuracy": Quantity("part of the held-out texts whose class is found"),
     "f1": Quantity("F1 on held-out texts"),
     "matthews": Quantity("Matthews' correlation on held-out texts"),

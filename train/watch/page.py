@@ -16,6 +16,17 @@ from train.system.files import write_whole
 from train.watch.charts import Curve, chart
 
 STYLE = Path(__file__).with_name("page.css").read_text()
+TITLES = {
+    "loss": "Training loss",
+    "lr": "Learning rate",
+    "tokens_per_second": "Speed",
+    "mfu": "MFU",
+    "peak_memory_bytes": "Peak memory",
+    "eval_loss": "Held-out loss",
+    "step": "Updates",
+    "seconds": "Training time",
+    "optimizer_bytes": "Optimizer state",
+}
 
 
 class Results(NamedTuple):
@@ -65,11 +76,11 @@ def all_charts(rows: Sequence[Row], unit: str) -> Iterator[str]:
     if not updates:
         return
     for name in ("step", "tokens", "seconds"):
-        curves = [_curve("training", updates, name, "loss"), _curve("held out", evaluations, name, "eval_loss", False)]
+        curves = [_curve("training", updates, name, "loss"), _held_out(evaluations, name, "eval_loss", is_line=False)]
         yield _chart("Loss", unit, name, curves)
     for name in EVALUATIONS:
         if any(name in row for row in evaluations):
-            yield _chart(_title(name), unit_of(name, unit), "step", [_curve("held out", evaluations, "step", name)])
+            yield _chart(_title(name), unit_of(name, unit), "step", [_held_out(evaluations, "step", name)])
     for name in UPDATES:
         if name != "loss" and any(name in row for row in updates):
             yield _chart(_title(name), unit_of(name, unit), "step", [_curve("training", updates, "step", name)])
@@ -81,14 +92,17 @@ def _chart(title: str, unit: str, x: str, curves: Sequence[Curve]) -> str:
     return chart(title, x_name, unit, curves, is_whole=x == "step") if curves else ""
 
 
-def _curve(name: str, rows: Sequence[Row], x: str, y: str, is_line: bool = True) -> Curve:
+def _curve(name: str, rows: Sequence[Row], x: str, y: str) -> Curve:
     points = [(row[x], row[y]) for row in rows if x in row and y in row]
-    return Curve(name, [x for x, _ in points], [y for _, y in points], is_line)
+    return Curve(name, [x for x, _ in points], [y for _, y in points])
+
+
+def _held_out(rows: Sequence[Row], x: str, y: str, is_line: bool = True) -> Curve:
+    return _curve("held out", rows, x, y)._replace(is_line=is_line, colour="c1")
 
 
 def _title(name: str) -> str:
-    words = {"lr": "Learning rate", "tokens_per_second": "Speed", "eval_loss": "Held-out loss", "mfu": "MFU"}
-    return words.get(name, name.removesuffix("_bytes").replace("_", " ").capitalize())
+    return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
 def _heading(name: str, stored: Stored, results: Results) -> str:
@@ -131,11 +145,12 @@ def _tiles(numbers: Mapping[str, float], unit: str) -> str:
     def tile(name: str, value: float) -> str:
         text, of = number(value), unit_of(name, unit)
         if name == "seconds":
-            text, of = str(datetime.timedelta(seconds=round(value))), "training time"
+            text, of = str(datetime.timedelta(seconds=round(value))), ""
+        if name == "tokens" and value >= 1e9:
+            text = f"{value / 1e9:,.2f} billion"
         if of == "bytes":
             text, of = f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB", ""
-        words = {"loss": "Training loss", "step": "Updates", "tokens": "Tokens", "seconds": "Training time"}
-        under = words.get(name, _title(name))
+        under = _title(name)
         return f'<div class="tile"><b>{escape(text)}</b>{escape(under)}{_in(of, under)}</div>'
 
     return f'<div class="tiles">{"".join(tile(*item) for item in numbers.items())}</div>'
