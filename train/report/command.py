@@ -18,7 +18,7 @@ def run_report(config: Report) -> None:
     if not folder.config.exists():
         raise UserError(f"--run-dir {config.run_dir} contains no run: give a folder with a config.json.")
     stored = folder.stored()
-    sample = folder.sample.read_text() if folder.sample.exists() else None
+    sample = folder.sample.read_text().removesuffix("\n") if folder.sample.exists() else None
     summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
     write_report(folder, Results(_rows(folder, stored.config), sample, summary))
     print(f"written: {folder.report}")

@@ -45,10 +45,10 @@ class Results(NamedTuple):
 
 def write_report(folder: RunFolder, results: Results) -> None:
     """Write report.html into the folder of a run."""
-    write_whole(folder.report, page(folder.path.absolute().name, folder.stored(), results))
+    write_whole(folder.report, as_html(folder.path.absolute().name, folder.stored(), results))
 
 
-def page(name: str, stored: Stored, results: Results) -> str:
+def as_html(name: str, stored: Stored, results: Results) -> str:
     """Return the report of the run in a folder called `name`."""
     unit = loss_unit(stored.config)
     charts = "".join(all_charts(results.rows, unit))

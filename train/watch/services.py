@@ -50,7 +50,7 @@ class TensorBoard:
 
         folder = session.folder / "tensorboard"
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")  # by itself, it names seconds
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Write one event that holds all numbers."""

@@ -48,6 +48,7 @@ OTHER: dict[str, object] = {
     "warmup_steps": 3,
     "final_lr_fraction": 0.375,
     "log_every": 4,
+    "log": ["tensorboard"],
     "eval_every": 9,
     "eval_batches": 6,
     "save_every": 8,
@@ -72,8 +73,8 @@ def flat(config: Command) -> dict[str, Any]:
 
 
 def words(name: str, value: object) -> list[object]:
-    """A flag and its value; a boolean flag has none."""
-    return [flag(name)] if value is True else [flag(name), value]
+    """A flag and its value; a boolean flag has none, and a list several."""
+    return [flag(name), *([] if value is True else value if isinstance(value, list) else [value])]
 
 
 def test_other_covers_every_flag() -> None:
@@ -143,7 +144,7 @@ def test_conflicts_are_named_and_what_changes_no_result_may_change() -> None:
         refuse_conflicts(parse(command("--rank", 8, "--steps", 20)), stored)
     for part in ("--rank 8 (the run has 32)", "--steps 20 (the run has 300)", "another --run-dir"):
         assert part in str(error.value)
-    free = ("--steps", 300, "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
+    free = ("--steps", 300, "--log", "tensorboard", "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
     refuse_conflicts(parse(command(*free)), stored)
 
 
@@ -166,6 +167,7 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "flags"),
     [
         ("import", ("--from", "--out")),
+        ("report", ("--run-dir",)),
         ("export", ("--run-dir", "--step", "--out", "--verify")),
         (
             "sample",
@@ -236,6 +238,7 @@ MISTAKES = [
     ("--data files:/nonexistent/*.txt", "files:/nonexistent/*.txt matches no file"),
     ("--data-megabytes 0.000001", "has no text within --data-megabytes 1e-06"),
     ("--data-megabytes 0.05 --seq-len 99999", "use more text or a smaller --seq-len"),
+    ("--log wandb wandb", "--log wandb wandb contains a name twice: give each once"),
     ("--num-processes 2", "--num-processes only applies to a multi-process run: add --distributed, or leave it out"),
     ("--resume", "contains no run to resume: check the folder, or leave --resume out"),
 ]
