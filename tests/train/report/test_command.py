@@ -8,6 +8,7 @@ import pytest
 
 from train.__main__ import main
 from train.storage.metrics import read_rows
+from train.storage.quantities import COLUMNS
 
 
 def report(run_dir: Path) -> str:
@@ -23,6 +24,10 @@ def test_a_finished_run_has_its_report_which_the_command_repeats(trained: Path, 
     machine = json.loads((trained / "config.json").read_text())["machine"]
     assert machine["devices"] == "1 x cpu"
     assert machine["system"] in (trained / "report.html").read_text()
+
+
+def test_a_run_writes_no_column_that_has_no_name_and_no_unit(trained: Path) -> None:
+    assert {name for row in read_rows(trained / "metrics.jsonl") for name in row} <= COLUMNS.keys()
 
 
 def test_a_run_in_progress_and_one_of_an_older_version_have_a_report(trained: Path, tmp_path: Path) -> None:
