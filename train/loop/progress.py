@@ -20,10 +20,10 @@ class Display:
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
         self.live: Progress | None = None
         if not quiet and self.console.is_terminal and not self.console.is_dumb_terminal:
-            line = TextColumn(
-                "{task.description}", markup=False, table_column=Column(no_wrap=False)
-            )  # narrow terminals
-            self.live = Progress(BarColumn(bar_width=20), line, console=self.console)
+            # The bar has what the numbers leave of the line; a narrow terminal wraps them.
+            bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+            line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False))
+            self.live = Progress(bar, line, console=self.console, expand=True)
             self.task = self.live.add_task("compiling", total=steps)
         self.first: tuple[int, float] | None = None  # the first update shown, and its time
 
