@@ -163,7 +163,7 @@ def _in(unit: str, name: str) -> str:
 def _summary(summary: Mapping[str, Any] | None, unit: str) -> str:
     if not summary:
         return ""
-    rows = {name: f"{number(value)} {unit_of(name, unit)}" for name, value in summary.items()}
+    rows = {name: f"{number(value)} {unit_of(name, unit)}".rstrip() for name, value in summary.items()}
     return "<h2>Summary</h2>" + _groups({"": rows})
 
 
