@@ -30,7 +30,5 @@ def test_the_page_has_every_column_and_every_tracker() -> None:
     assert dict(re.findall(r"(?m)^\| `(\w+)` \| (\w+) \|", trackers)) == TRACKERS
 
 
-
-
 if __name__ == "__main__":
     sys.stdout.write("\n".join(table()) + "\n")
