@@ -2,13 +2,14 @@
 
 import functools
 import operator
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
 import tyro
 
-from train.compare.config import Compare, compare_defaults
+from train.compare.config import Compare, CompareFinetune, compare_defaults, compare_finetune_defaults
 from train.config.finetune import Finetune, finetune_defaults
 from train.config.run import Pretrain, UserError, defaults
 from train.config.stored import Run, read_config, read_stored
@@ -20,7 +21,7 @@ from train.plan.config import Plan, plan_defaults
 from train.report.config import Report
 from train.sample.config import Sample
 
-Command = Pretrain | Finetune | Compare | Plan | Import | Export | Sample | Evaluate | Report
+Command = Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate | Report
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
@@ -36,6 +37,8 @@ def parse(arguments: Sequence[str]) -> Command:
     parsed = _read(arguments, None)
     if isinstance(parsed, Compare):
         return _read(arguments, compare_defaults(parsed))
+    if isinstance(parsed, CompareFinetune):
+        return _read(arguments, compare_finetune_defaults(parsed))
     if isinstance(parsed, Plan):
         return _read(arguments, plan_defaults(parsed))
     if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
@@ -64,7 +67,8 @@ def _same_command(parsed: Run, stored: Run) -> Run:
 def _read(arguments: Sequence[str], default: Command | None) -> Command:
     def command(kind: type) -> Any:
         known = default if isinstance(default, kind) else tyro.MISSING_NONPROP
-        return Annotated[kind, tyro.conf.subcommand(kind.__name__.lower(), default=known)]
+        name = re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()  # such as compare-finetune
+        return Annotated[kind, tyro.conf.subcommand(name, default=known)]
 
     commands: Any = functools.reduce(operator.or_, map(command, get_args(Command)))
     config: Command = tyro.cli(
@@ -96,7 +100,7 @@ def dispatch(config: Command) -> None:
 
             with joined(config.processes, HOW_TO_RESUME):
                 run_finetune(config)
-        case Compare():
+        case Compare() | CompareFinetune():
             from train.compare.command import run_compare
 
             run_compare(config)

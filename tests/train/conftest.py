@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from tests.train.foreign import write_foreign
+from tests.train.foreign_encoders import write_import
 from tests.train.small_run import Launcher
 from train.__main__ import main
 
@@ -58,3 +59,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_foreign(folder / "theirs")
     assert main(["import", "--from", str(source), "--out", str(folder / "ours")]) == 0
     return folder / "ours"
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of eight words without a head, as an import has it."""
+    return write_import(tmp_path_factory.mktemp("encoder"))

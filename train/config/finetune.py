@@ -67,8 +67,6 @@ class ExampleFlags:
     """Tokens per row: short examples share one, long texts are cut. At most the model's."""
     seed: int = 0
     """Seed of the order of the examples, the subspaces, a new head and the sample."""
-    seeds: tuple[int, ...] = ()
-    """Train once with each of these seeds, in a folder for each; report mean and spread."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +100,13 @@ class ScoreFlags(ReportFlags):
     """Batches per evaluation; 0 for all held-out examples."""
     sample_prompt: str = ""
     """Prompt for the sample of a language model; by default that of a held-out example."""
-    metric: MetricName = "eval_loss"
-    """What --patience watches: eval_loss; of classes accuracy, f1, matthews; pearson, spearman."""
+    metric: Annotated[
+        MetricName,
+        tyro.conf.arg(
+            help="What --patience watches, and compare-finetune chooses by: eval_loss; of classes accuracy, f1, "
+            "matthews; of numbers pearson, spearman."
+        ),
+    ] = "eval_loss"
     patience: int = 0
     """Stop after this many evaluations without a better one; keep the best checkpoint. 0: never."""
 

@@ -6,7 +6,16 @@ from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
-from train.config.finetune import CLASSIFICATION, LANGUAGE, REGRESSION, ExampleFlags, Finetune, ScoreFlags
+from train.config.finetune import (
+    CLASSIFICATION,
+    LANGUAGE,
+    REGRESSION,
+    ExampleFlags,
+    Finetune,
+    MetricName,
+    ScoreFlags,
+    TaskName,
+)
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
     BASES,
@@ -30,7 +39,7 @@ NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a 
 
 TRACKERS: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}  # packages
 
-METRICS = {  # of evaluations, by task
+METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
     CLASSIFICATION: ("eval_loss", "accuracy", "f1", "matthews"),
     REGRESSION: ("eval_loss", "pearson", "spearman"),
@@ -99,10 +108,6 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     _refuse_idle(config)
     if config.report.patience and not config.report.eval_every:
         refuse("patience", config.report.patience, "needs evaluations during training: add --eval-every")
-    if len(set(config.data.seeds)) != len(config.data.seeds):
-        refuse("seeds", " ".join(map(str, config.data.seeds)), "must differ")
-    if config.data.seeds and config.processes.distributed:
-        refuse("seeds", " ".join(map(str, config.data.seeds)), "cannot be used with --distributed: start a run of each")
     if not math.isfinite(config.schedule.epochs) or config.schedule.epochs <= 0:
         refuse("epochs", config.schedule.epochs, "must be a positive number")
     if config.schedule.warmup_fraction >= 1:

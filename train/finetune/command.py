@@ -7,7 +7,6 @@ from train.config.run import UserError
 from train.config.validate import check_finetuning
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
-from train.finetune.seeds import run_seeds
 from train.finetune.work import state_of_model
 from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.stopping import EarlyStop
@@ -21,10 +20,6 @@ from train.system.processes import on_first
 
 def run_finetune(config: Finetune) -> None:
     """Fine-tune as configured; return when finished, or after a signal, when the state is saved."""
-    if config.data.seeds:  # before anything starts JAX, whose memory belongs to the runs
-        check_finetuning(config, read_model(config.start.init_from).architecture)
-        run_seeds(config)
-        return
     refuse_different_processes(config)
     folder = RunFolder(config.run_dir)
     if is_finished(config, folder):

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models import LlamaConfig
-from train.config.finetune import Finetune
+from train.config.finetune import ExampleFlags, Finetune
 from train.data.examples import ExampleData, load_examples, shuffled
 from train.data.windows import training_rows
 from train.finetune.work import Work, adapted
@@ -23,16 +23,20 @@ from train.system.processes import is_first
 def language_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     """Return the work of a language model; each process reads all examples."""
     flags = config.data
-    say = print if is_first() else lambda _: None
-    if flags.seq_len > model.window:
-        say(f"note: --seq-len {flags.seq_len} is more than the {model.window} tokens that the model was trained for")
-    tokenizer = model.prompt_tokenizer()
-    examples = load_examples(flags.data, flags.held_out, tokenizer, model.end_of_text, flags.seq_len, say)
+    examples = read_rows(flags, model, print if is_first() else lambda _: None)
     network = adapted(config, model.network, mesh, flags.seq_len)
     assert isinstance(network, LlamaConfig)
     task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
     stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
     return Work(task, len(examples.training), _data(config, task, model, examples), stored)
+
+
+def read_rows(flags: ExampleFlags, model: StoredModel, say: Callable[[str], None]) -> ExampleData:
+    """Read the examples of the flags, as the tokenizer of the model encodes them."""
+    if flags.seq_len > model.window:
+        say(f"note: --seq-len {flags.seq_len} is more than the {model.window} tokens that the model was trained for")
+    tokenizer = model.prompt_tokenizer()
+    return load_examples(flags.data, flags.held_out, tokenizer, model.end_of_text, flags.seq_len, say)
 
 
 def _data(config: Finetune, task: LanguageModel, model: StoredModel, examples: ExampleData) -> Data:

@@ -19,7 +19,11 @@ from train.config.optimizers import OPTIMIZERS
 
 SWEEP = ("--optimizers", "adamw", "--sweep-lr", "1e37", "1e-3")
 WORDS = ("--optimizers", "adamw", "grassjump", "--sweep-lr", "1e-3")
-DIVERGED, ADAMW, GRASSJUMP = "adamw-lr1e+37-scale1", "adamw-lr0.001-scale1", "grassjump-lr0.001-scale0.25"
+DIVERGED, ADAMW, GRASSJUMP = (
+    "adamw-lr1e+37-scale1-seed0",
+    "adamw-lr0.001-scale1-seed0",
+    "grassjump-lr0.001-scale0.25-seed0",
+)
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -145,7 +149,7 @@ def test_a_run_that_fails_is_reported_with_the_last_line_of_its_log(
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "abacus")
     assert main(launcher.comparison(tmp_path / "runs", "--optimizers", "adamw")) == 2
     error = capsys.readouterr().err
-    assert "error: the run adamw-lr0.003-scale1 exited with status 1; the last line of its log" in error
+    assert "error: the run adamw-lr0.003-scale1-seed0 exited with status 1; the last line of its log" in error
     assert "abacus" in error
     assert "remove adamw from --optimizers, then run the command again" in error
-    assert (tmp_path / "runs" / "adamw-lr0.003-scale1" / "log.txt").exists()
+    assert (tmp_path / "runs" / "adamw-lr0.003-scale1-seed0" / "log.txt").exists()

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import ROOT, SAME_LOSS, Launcher, losses
+from tests.train.small_run import SAME_LOSS, Launcher, losses
 from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -165,7 +163,6 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
         (("--label-field", "x"), r"--label-field x has no effect on a language model: leave it out"),
         (("--task", "classification"), r"--task classification needs an encoder, such as BERT"),
-        (("--seeds", 1, 1), r"--seeds 1 1 must differ"),
     ],
 )
 def test_what_cannot_run_is_refused(
@@ -180,24 +177,6 @@ def test_what_cannot_run_is_refused(
     assert error.startswith("error: ")
     assert re.search(message, error), error
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-@pytest.mark.long
-def test_several_seeds_are_runs_of_their_own(
-    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("--seeds", 3, 5, "--steps", 2, "--save-every", 9, "--sample-tokens", 0)
-    assert finetune(tmp_path / "runs", *words) == 0
-    losses = [
-        json.loads((tmp_path / "runs" / f"seed{seed}" / "summary.json").read_text())["eval_loss"] for seed in (3, 5)
-    ]
-    assert losses[0] != losses[1]
-    found = json.loads((tmp_path / "runs" / "seeds.json").read_text())["mean_and_deviation"]["eval_loss"]
-    assert found == pytest.approx([np.mean(losses), np.std(losses, ddof=1)])
-    assert f"eval_loss  {found[0]:.4f} +- {found[1]:.4f}" in capsys.readouterr().out
-    before = (tmp_path / "runs" / "seed3" / "metrics.jsonl").stat().st_mtime_ns
-    assert finetune(tmp_path / "runs", *words) == 0  # nothing is left to do
-    assert (tmp_path / "runs" / "seed3" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
 def test_a_run_stops_early_and_keeps_the_best_checkpoint(finetune: Callable[..., int], tmp_path: Path) -> None:
@@ -241,31 +220,3 @@ def test_two_devices_train_as_one(launcher: Launcher, base: Path, examples: str,
         found.append(losses(run_dir))
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=SAME_LOSS)
-
-
-def test_several_seeds_leave_jax_to_the_runs(base: Path, examples: str, tmp_path: Path) -> None:
-    """A GPU's memory would belong to this process, and not to its children."""
-    script = (
-        "import sys\n"
-        "from jax._src import xla_bridge\n"
-        "from train.finetune import seeds\n"
-        "from train.__main__ import main\n"
-        "seeds.run_child = lambda *_: sys.exit(7 if xla_bridge._backends else 5)\n"
-        "main(sys.argv[1:])\n"
-    )
-    words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "runs"), *SMALL.split()]
-    process = subprocess.run(
-        [sys.executable, "-c", script, "finetune", *words, "--seeds", "0", "1"], cwd=ROOT, timeout=200, check=False
-    )
-    assert process.returncode == 5
-
-
-@pytest.mark.long
-def test_seeds_with_other_settings_are_refused(
-    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("--steps", 2, "--sample-tokens", 0)
-    assert finetune(tmp_path / "runs", *words, "--seeds", 0) == 0
-    assert finetune(tmp_path / "runs", *words, "--seeds", 0, 1, "--learning-rate", 0.5) == 2
-    assert "--learning-rate 0.5 (the run has 0.001)" in capsys.readouterr().err
-    assert not (tmp_path / "runs" / "seed1").exists()
