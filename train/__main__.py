@@ -20,9 +20,12 @@ from train.export.config import Export
 from train.import_.config import Import
 from train.plan.config import Plan, plan_defaults
 from train.presets.config import Presets
+from train.report.config import Report
 from train.sample.config import Sample
 
-Command = Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate | Presets
+Command = (
+    Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate | Report | Presets
+)
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
@@ -150,6 +153,10 @@ def dispatch(config: Command) -> None:
             from train.evaluate.command import run_evaluate
 
             run_evaluate(config)
+        case Report():
+            from train.report.command import run_report
+
+            run_report(config)
         case Presets():
             from train.presets.command import run_presets
 

@@ -61,6 +61,7 @@ HAAR = "haar"
 BLOCKS = "blocks"
 BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
 MomentPrecision = Literal["float32", "bfloat16", "float8"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
 Decay = Literal["matrices", "all"]
 _GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
@@ -172,6 +173,8 @@ class ReportFlags:
 
     log_every: int = 10
     """Steps between log lines, if the output is not a terminal."""
+    log: tuple[TrackerName, ...] = ()
+    """Also log to these services, whose packages must be installed."""
     eval_every: int = 0
     """Steps between evaluations on held-out text; 0 to evaluate only at the start and the end."""
     eval_batches: int = 16

@@ -38,6 +38,7 @@ class Stored:
     fingerprint: str
     versions: dict[str, str]
     is_older: bool  # it was trained by another schedule, which ended one update later
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)  # on which the run began
 
 
 def settings_of(config: Run) -> Settings:
@@ -82,6 +83,7 @@ def read_stored(run_dir: Path) -> Stored:
         fingerprint=str(content.get("data_fingerprint")),
         versions=content.get("versions", {}),
         is_older=_is_older(content["config"]),
+        machine=content.get("machine", {}),
     )
 
 

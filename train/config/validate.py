@@ -1,5 +1,6 @@
 """Refuses settings that cannot run, and flags that contradict a stored run."""
 
+import importlib.util
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ from train.config.run import (
     STDLIB,
     OptimizerFlags,
     Pretrain,
+    TrackerName,
     UserError,
 )
 from train.config.schedule import WSD, ScheduleFlags
@@ -33,11 +35,13 @@ from train.data.tokenizer import read_tokenizer, size_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
-FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--profile", "--mesh")
+FREE_TO_CHANGE = ("--cache-dir", "--log", "--log-every", "--save-every", "--profile", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
 PERCENTAGE = re.compile(r"\d+(\.\d+)?%", re.ASCII)
+
+TRACKERS: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}  # packages
 
 METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
@@ -167,6 +171,7 @@ def _check_bounds(config: Run) -> None:
         refuse("seed", config.data.seed, "must be below 2^32")
     for name in ("warmup", "cooldown"):
         _check_part(name, getattr(config.schedule, name))
+    _check_trackers(config.report.log)
 
 
 def _check_part(name: str, part: int | str) -> None:
@@ -183,6 +188,14 @@ def _check_profile(span: str) -> None:
     first, _, last = span.partition(":")
     if span and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         refuse("profile", span, "must be FIRST:LAST, two updates from 1 on, for example 10:12")
+
+
+def _check_trackers(names: tuple[TrackerName, ...]) -> None:
+    if len(set(names)) < len(names):
+        refuse("log", " ".join(names), "contains a name twice: give each once")
+    for name in names:
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            refuse("log", name, f"needs a package that is missing: pip install {TRACKERS[name]}, or leave {name} out")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:

@@ -24,8 +24,10 @@ from train.program.task import Batch, Params
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics, Row
-from train.system.devices import device_summary
+from train.storage.quantities import aligned
+from train.system.devices import device_summary, peak_memory
 from train.system.processes import on_first
+from train.watch.page import Results, write_report
 
 
 class Diverged(UserError):
@@ -93,6 +95,7 @@ class Trainer:
         else:
             self.state = tools.checkpoints.restore(latest, program.state)
         self.in_flight: Report | None = None
+        jax.block_until_ready(self.state)  # so that no update is charged for drawing or reading it
         self.clock = time.perf_counter()
 
     def train(self) -> None:
@@ -148,9 +151,13 @@ class Trainer:
         seconds, self.clock = now - self.clock, now
         if not math.isfinite(loss):
             raise self.diverged("loss")
-        speed = self.program.task.tokens / seconds
-        self.tools.metrics.add_update(self.step, loss, lr, speed)
-        self.tools.display.update(self.step, loss, lr, speed)
+        more = self.mfu(self.program.task.tokens / seconds) | peak_memory()
+        self.tools.display.update(self.tools.metrics.add_update(self.step, loss, lr, seconds, **more))
+
+    def mfu(self, tokens_per_second: float) -> dict[str, float]:
+        """Return the part of the peak of the devices that the model uses, if their peak is known."""
+        share = mfu(tokens_per_second, self.program.flops_per_token, self.program.mesh.devices.flatten())
+        return {} if share is None else {"mfu": share}
 
     def evaluate_if_due(self) -> None:
         """Evaluate if it is due and not done."""
@@ -205,23 +212,24 @@ class Trainer:
         )
 
     def finish(self) -> None:
-        """Write the loss curve, a sample, and finally the summary, which marks the end."""
+        """Write the results, last the summary, which marks the end."""
         self.tools.poll(self.step)
         sample = self.data.sample(self.state.params) if self.data.sample else None
-        best = {f"best_{name}": value for name, value in self.best_row().items()}
-        results = on_first(self.tools.metrics.summary)
-        share = mfu(results["tokens_per_second"], self.program.flops_per_token, self.program.mesh.devices.flatten())
-        summary = results | best | ({} if share is None else {"mfu": share}) | {
+        best = {f"best_{name}": value for name, value in self.best_row().items() if name not in ("seconds", "tokens")}
+        measured = on_first(self.tools.metrics.summary)
+        summary = measured | best | self.mfu(measured["tokens_per_second"]) | {
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
             "attention": self.program.task.network.attention,
             "logits": "whole" if getattr(self.program.task, "chunk", None) is None else "chunked",
         } | device_summary()  # fmt: skip
+        results = Results(self.tools.metrics.rows, sample, summary)
+        on_first(lambda: write_report(self.tools.folder, results))
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
         if sample is not None:
             self.tools.display.say(f"--- sample\n{sample}\n---")
-        for name, value in summary.items():
-            self.tools.display.say(f"{name:>17}  {value if isinstance(value, str) else format(value, ',.6g')}")
+        for line in aligned(summary, self.tools.metrics.loss_unit):
+            self.tools.display.say(line)
 
 
 def described(evaluation: Mapping[str, float]) -> str:

@@ -55,6 +55,7 @@ OTHER: dict[str, object] = {
     "final_lr_fraction": 0.375,
     "steps": 77,
     "log_every": 4,
+    "log": ["tensorboard"],
     "eval_every": 9,
     "eval_batches": 6,
     "save_every": 8,
@@ -80,8 +81,8 @@ def flat(config: Command) -> dict[str, Any]:
 
 
 def words(name: str, value: object) -> list[object]:
-    """A flag and its value; a boolean flag has none."""
-    return [flag(name)] if value is True else [flag(name), value]
+    """A flag and its value; a boolean flag has none, and a list several."""
+    return [flag(name), *([] if value is True else value if isinstance(value, list) else [value])]
 
 
 def test_other_covers_every_flag() -> None:
@@ -152,7 +153,7 @@ def test_conflicts_are_named_and_what_changes_no_result_may_change() -> None:
         refuse_conflicts(parse(command("--rank", 8, "--steps", 20)), stored)
     for part in ("--rank 8 (the run has 32)", "--steps 20 (the run has 300)", "another --run-dir"):
         assert part in str(error.value)
-    free = ("--steps", 300, "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
+    free = ("--steps", 300, "--log", "tensorboard", "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
     refuse_conflicts(parse(command(*free)), stored)
 
 
@@ -175,6 +176,7 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "flags"),
     [
         ("import", ("--from", "--out")),
+        ("report", ("--run-dir",)),
         ("export", ("--run-dir", "--step", "--out", "--verify")),
         (
             "sample",
@@ -266,6 +268,7 @@ MISTAKES = [
     ("--tokenizer nowhere.json", "--tokenizer nowhere.json cannot be read (No such file or directory)"),
     ("--end-of-text </s>", "--end-of-text </s> has no effect without --tokenizer: leave it out"),
     ("--data-megabytes 0.05 --seq-len 99999", "use more text or a smaller --seq-len"),
+    ("--log wandb wandb", "--log wandb wandb contains a name twice: give each once"),
     ("--num-processes 2", "--num-processes only applies to a multi-process run: add --distributed, or leave it out"),
     ("--resume", "contains no run to resume: check the folder, or leave --resume out"),
 ]

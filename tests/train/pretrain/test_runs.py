@@ -36,7 +36,6 @@ from train.storage.folder import RunFolder
 from train.system.files import locked
 
 Row = dict[str, Any]
-RESULTS = ("loss.png", "sample.txt", "summary.json")
 
 
 def rows(run_dir: Path) -> list[Row]:
@@ -44,9 +43,9 @@ def rows(run_dir: Path) -> list[Row]:
 
 
 def numbers(run_dir: Path) -> list[Row]:
-    """All measurements of a run except its speed."""
-    speed = "tokens_per_second"
-    return [{key: row[key] for key in row if key != speed} for row in rows(run_dir)]
+    """All measurements of a run except its times."""
+    times = ("tokens_per_second", "seconds")
+    return [{key: row[key] for key in row if key not in times} for row in rows(run_dir)]
 
 
 def final_state(run_dir: Path) -> TrainState:
@@ -126,7 +125,9 @@ def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[Op
     assert [row["step"] for row in updates] == list(range(1, STEPS + 1))
     assert [row["step"] for row in evaluations] == [0, 6, STEPS]
     assert updates[0]["loss"] == pytest.approx(math.log(300), rel=0.02)
-    assert all(row.keys() == {"step", "loss", "lr", "tokens_per_second"} for row in updates)
+    assert all(row.keys() == {"step", "loss", "lr", "tokens_per_second", "seconds", "tokens"} for row in updates)
+    assert [row["seconds"] for row in updates] == sorted(row["seconds"] for row in updates)
+    assert updates[-1]["tokens"] == STEPS * 2 * 16
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert kept == ["10", "12"]
@@ -173,7 +174,7 @@ def test_evaluation_bytes_are_those_of_the_predicted_tokens(adamw: Finished) -> 
 def test_without_a_terminal_lines_are_plain(adamw: Finished) -> None:
     assert "\x1b" not in adamw.output
     assert "\r" not in adamw.output
-    shown = re.findall(r"^step (\d+)/12  loss \S+  lr \S+  \S+ tokens/s  ETA", adamw.output, re.M)
+    shown = re.findall(r"^step (\d+)/12 \(\d+%\)  loss \S+  lr \S+  \S+ tokens/s  ETA", adamw.output, re.M)
     assert shown == ["3", "6", "9", "12"]
     sample = (adamw.run_dir / "sample.txt").read_text()
     assert sample.startswith("def ")
@@ -195,7 +196,7 @@ def test_on_a_terminal_a_live_line_is_redrawn(launcher: Launcher, tmp_path: Path
     os.close(ours)
     assert process.wait() == 0, shown
     assert re.search(rb"\r\x1b\[2K|\x1b\[1A", shown)  # the line is redrawn
-    assert re.search(rb"step 12/12  loss \S+  lr \S+  \S+ tokens/s  ETA 0:00:00", shown)
+    assert re.search(rb"step 12/12 \(100%\)  loss \S+  lr \S+  \S+ tokens/s  ETA 0:00:00", shown)
 
 
 # Existing runs
