@@ -155,7 +155,7 @@ class Trainer:
         self.tools.display.update(self.tools.metrics.add_update(self.step, loss, lr, seconds, **more))
 
     def mfu(self, tokens_per_second: float) -> dict[str, float]:
-        """Return the part of the peak of the devices that the model uses, if their peak is known."""
+        """Return the part of the peak of the devices that the model uses, if it is known."""
         share = mfu(tokens_per_second, self.program.flops_per_token, self.program.mesh.devices.flatten())
         return {} if share is None else {"mfu": share}
 
