@@ -9,6 +9,7 @@ from grass_optax._backward.clipping import Clip
 from grass_optax._backward.scanned import ScannedLoss
 from grass_optax._backward.step import BackwardReport, update_in_backward
 from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.sums import stochastic_rounding
 from grass_optax._inner.transforms import in_float32
 from grass_optax._linalg import grassmann
 from grass_optax._split.records import SplitState
@@ -24,6 +25,7 @@ __all__ = [
     "SplitState",
     "block_coordinate",
     "in_float32",
+    "stochastic_rounding",
     "methods",
     "subspaces",
     "transport",

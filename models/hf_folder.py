@@ -1,10 +1,9 @@
 """A folder of Hugging Face: config.json and weights in safetensors, one file or several.
 
-Nothing is unpickled. Weights are read and written tensor by tensor; a folder appears in one rename.
+Nothing is unpickled. Weights are read and written tensor by tensor.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,6 @@ from models.hf_safetensors import TYPES, Entry, read_entries, write_safetensors
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SHARD_BYTES = 5 * 10**9  # of one file
-UNFINISHED = ".unfinished"
 
 
 class FolderError(ValueError):
@@ -88,38 +86,18 @@ def write_folder(
     weights: Mapping[str, np.ndarray],
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Write a folder that Hugging Face reads; it appears when everything is written.
+    """Write a folder that Hugging Face reads, file by file.
 
     Args:
-      folder: A new or empty folder.
+      folder: A folder without these files; it is made if it is missing.
       settings: The content of config.json.
-      weights: The tensors. None is copied as a whole, so views of other arrays take no memory.
-      files: The content of further files, by name.
-
-    Raises:
-      FolderError: If the folder exists and is not empty.
+      weights: The tensors, in files of at most `SHARD_BYTES` or one tensor. None is copied as a
+        whole, so views of other arrays take no memory.
+      files: The content of further files, by their paths in the folder.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise FolderError(f"{folder} is not empty: give the name of a new folder.")
-    new = folder.with_name(folder.name + UNFINISHED)
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    fill_folder(new, settings, weights, files)
-    if folder.exists():
-        folder.rmdir()
-    new.rename(folder)
-
-
-def fill_folder(
-    folder: Path,
-    settings: Mapping[str, Any],
-    weights: Mapping[str, np.ndarray],
-    files: Mapping[str, bytes] = MappingProxyType({}),
-) -> None:
-    """Write the files of `write_folder` into an empty folder; weights are files of at most
-    `SHARD_BYTES` or one tensor.
-    """
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     (folder / CONFIG).write_text(json.dumps(dict(settings), indent=2) + "\n")
     shards = _shards(weights)

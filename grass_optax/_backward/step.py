@@ -221,5 +221,6 @@ def if_due(due: Array, update: Callable[[PyTree], PyTree], arrays: PyTree) -> Py
 
 def applied(params: Stacks, updates: Stacks) -> Stacks:
     """The parameters with their updates, in their own types."""
-    new: Stacks = optax.apply_updates(params, updates)  # type: ignore[assignment]
+    with jax.numpy_dtype_promotion("standard"):  # rounded weights of 16 bits have updates of 32
+        new: Stacks = optax.apply_updates(params, updates)  # type: ignore[assignment]
     return new

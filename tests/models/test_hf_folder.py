@@ -35,13 +35,6 @@ def test_what_is_written_is_read_in_the_same_types(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["weights"]
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(folder):
-    before = sorted(path.name for path in folder.iterdir())
-    with pytest.raises(FolderError, match="is not empty: give the name of a new folder"):
-        write_folder(folder, {}, {"a": np.zeros(3, np.float32)})
-    assert sorted(path.name for path in folder.iterdir()) == before
-
-
 def test_a_file_that_is_cut_short_is_named(folder):
     path = max(folder.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-8])

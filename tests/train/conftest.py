@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from tests.train.foreign import write_foreign
+from tests.train.foreign_encoders import write_import
 from tests.train.small_run import Launcher
 from train.__main__ import main
 
@@ -26,6 +27,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def launcher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     return Launcher(corpus, tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture(autouse=True)
+def _no_programs_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX reads its setting once, so a command that runs in this process must not change it."""
+    monkeypatch.setattr("train.pretrain.command.keep_programs", lambda _: None)
 
 
 @pytest.fixture
@@ -58,3 +65,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_foreign(folder / "theirs")
     assert main(["import", "--from", str(source), "--out", str(folder / "ours")]) == 0
     return folder / "ours"
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of eight words without a head, as an import has it."""
+    return write_import(tmp_path_factory.mktemp("encoder"))

@@ -12,7 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from models import EncoderConfig, to_hf_config, to_hf_state_dict
 from models.hf_folder import write_folder
 from tests.train.foreign import TEXT
-from train.program.task import abstract_params
+from train.program.task import abstract_params, drawn
+from train.storage.checkpoint import save_params
+from train.storage.folder import RunFolder
+from train.storage.model import StoredModel
 
 LONGEST = 12  # tokens, to which the file of a tokenizer cuts and pads
 
@@ -87,4 +90,21 @@ def write_encoder(
     tensors = to_hf_state_dict(network, params)
     change(tensors)
     write_folder(folder, to_hf_config(network) | settings, tensors, files_of(family))
+    return folder
+
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "good", "bad", "fine", "film", "a"]
+
+
+def write_import(folder: Path) -> Path:
+    """Write an encoder of a few words as an import has it."""
+    network = EncoderConfig(
+        vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2, max_positions=16,
+        init_std=0.3,
+    )  # fmt: skip
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    StoredModel(settings=to_hf_config(network), tokenizer=tokenizer).write(folder)
+    save_params(RunFolder(folder).checkpoints, jax.tree.map(np.asarray, jax.jit(lambda: drawn(network, 0))()))
     return folder

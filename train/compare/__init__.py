@@ -1,1 +1,1 @@
-"""The command `compare`: several runs of `pretrain`, a table and a plot."""
+"""The commands `compare` and `compare-finetune`: several runs, a table and a plot."""

@@ -12,7 +12,10 @@ import shutil
 import time
 from collections.abc import Callable
 
-from train.compare.config import Cell, Compare, cells, common_settings, run_of
+from train.compare.choice import all_cells, count_runs, results, shown
+from train.compare.config import Comparison
+from train.compare.grid import Cell, common_settings, run_of
+from train.compare.prepare import fingerprint_of, with_step
 from train.compare.record import (
     COMPARISON,
     CURVES,
@@ -20,43 +23,44 @@ from train.compare.record import (
     Record,
     mark_diverged,
     result_of,
-    results,
     stored_record,
 )
-from train.compare.report import best_of_each, write_report
+from train.compare.report import write_report
 from train.compare.validate import check_comparison, refuse_other_settings
-from train.config.run import DIVERGED, Pretrain, UserError
+from train.config.run import DIVERGED, UserError
+from train.config.stored import Run
 from train.config.validate import refuse_conflicts
-from train.data.windows import held_out_batches, load_tokens, training_windows
 from train.loop.child import LOG, last_line, run_child
 from train.storage.folder import RunFolder
 from train.system.files import locked
 from train.system.signals import Stopped, StopSignals
 
 
-def run_compare(config: Compare) -> None:
+def run_compare(config: Comparison) -> None:
     """Make the missing runs and print the table; stop at a signal, ready to resume."""
     check_comparison(config)
+    config = with_step(config, stored_record(config.run_dir))
     _refuse_conflicts(config, None)
-    record = Record(common_settings(config), _prepare(config))
+    record = Record(common_settings(config), fingerprint_of(config))
     refusal = f"another process is comparing in --run-dir {config.run_dir}: wait until it has finished."
     with locked(config.run_dir, refusal):
         _refuse_conflicts(config, record)
         table = write_report(config, record)
         try:
             with StopSignals() as signals:
-                for number, cell in enumerate(cells(config), 1):
-                    title = f"[{number}/{len(cells(config))}] {cell.folder}"
+                for number, cell in enumerate(all_cells(config), 1):
+                    title = f"[{number}/{count_runs(config, results(config))}] {cell.folder}"
                     _make(config, cell, title, record.data_fingerprint, signals.poll)
                     table = write_report(config, record)
                     remove_checkpoints(config)
         except Stopped as signal:
             _say(f"{signal}: stopped, and nothing is lost; run the same command again to resume")
         else:
-            _say(f"\n{table}\nwritten to {config.run_dir}: {TABLE}, {COMPARISON}, {CURVES}")
+            written = [name for name in (TABLE, COMPARISON, CURVES) if (config.run_dir / name).exists()]
+            _say(f"\n{table}\nwritten to {config.run_dir}: {', '.join(written)}")
 
 
-def _refuse_conflicts(config: Compare, record: Record | None) -> None:
+def _refuse_conflicts(config: Comparison, record: Record | None) -> None:
     """Refuse a folder that contains something else, or a comparison with other settings or text."""
     stored = stored_record(config.run_dir)
     if stored is None:
@@ -69,18 +73,10 @@ def _refuse_conflicts(config: Compare, record: Record | None) -> None:
         )
 
 
-def _prepare(config: Compare) -> str:
-    """Tokenize the text, once for all runs, and return its fingerprint."""
-    tokens = load_tokens(config.data, config.model.vocab_size)
-    training_windows(tokens.train, config.data)  # raises if there is too little text
-    held_out_batches(tokens.held_out, config.data, 1)
-    return tokens.fingerprint
-
-
-def _make(config: Compare, cell: Cell, title: str, fingerprint: str, poll: Callable[[], None]) -> None:
+def _make(config: Comparison, cell: Cell, title: str, fingerprint: str, poll: Callable[[], None]) -> None:
     """Start a run, or resume it."""
     folder, run = RunFolder(config.run_dir / cell.folder), run_of(config, cell)
-    if not result_of(cell, folder.path):
+    if not result_of(cell, folder.path, config.metrics):
         poll()
         is_begun = folder.config.exists()
         _say(f"{title}: {'resumes' if is_begun else 'starts'}")
@@ -94,11 +90,11 @@ def _make(config: Compare, cell: Cell, title: str, fingerprint: str, poll: Calla
             f"the text changed during the comparison, and {folder.path} was trained on another text: remove this "
             "folder, then run the command again."
         )
-    _say(f"{title}: {result_of(cell, folder.path)}")
+    _say(f"{title}: {result_of(cell, folder.path, config.metrics)}")
 
 
-def _train(cell: Cell, run: Pretrain, folder: RunFolder, poll: Callable[[], None]) -> None:
-    """Run `pretrain` until it ends, and check how it ended."""
+def _train(cell: Cell, run: Run, folder: RunFolder, poll: Callable[[], None]) -> None:
+    """Train until the run ends, and check how it ended."""
     status = run_child(run, folder, poll)
     if status == DIVERGED:
         mark_diverged(folder.path)
@@ -110,13 +106,14 @@ def _train(cell: Cell, run: Pretrain, folder: RunFolder, poll: Callable[[], None
         )
 
 
-def remove_checkpoints(config: Compare) -> None:
-    """Remove all checkpoints except those of the best run of each optimizer: a sweep would fill the
+def remove_checkpoints(config: Comparison) -> None:
+    """Remove the checkpoints of all finished runs except those of the table: a sweep would fill the
     disk.
     """
-    finished = results(config)
-    for result in set(finished) - set(best_of_each(finished)):
-        shutil.rmtree(RunFolder(config.run_dir / result.folder).checkpoints, ignore_errors=True)
+    done = results(config)
+    in_table = {run.cell for entry in shown(config, done) for run in entry.runs}
+    for cell in done.keys() - in_table:
+        shutil.rmtree(RunFolder(config.run_dir / cell.folder).checkpoints, ignore_errors=True)
 
 
 def _say(line: str) -> None:

@@ -1,29 +1,38 @@
-"""The configuration of a comparison: optimizers, sweeps, and the ordinary run of each cell."""
+"""The flags of a comparison, of pretraining or of fine-tuning, and the runs they describe."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import tyro
 
+from train.config.finetune import (
+    LANGUAGE,
+    RANK,
+    EpochFlags,
+    ExampleFlags,
+    Finetune,
+    ScoreFlags,
+    StartFlags,
+    finetune_defaults,
+    finetuning_optimizer,
+)
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import (
-    HAAR,
     BasisName,
     DataFlags,
+    Decay,
     ModelFlags,
     OptimizerFlags,
     Pretrain,
     ReportFlags,
-    ScheduleFlags,
     default_optimizer,
     defaults,
 )
-from train.config.stored import Settings, settings_of
+from train.config.schedule import ScheduleFlags
+from train.config.validate import METRICS
 
-# Settings of the optimizer that differ between cells. All others are common to the comparison.
-OF_A_CELL = ("optimizer", "basis", "learning_rate", "adam_learning_rate", "update_proj_gap", "scale")
-EVALUATIONS = 10  # per run, for the curves
+EVALUATIONS = 10  # per run of pretraining, for the curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +52,34 @@ class CompareFlags:
     ] = None
     sweep_basis: tuple[BasisName, ...] | None = None
     """Random bases to compare for grassjump, each in a row of its own; see pretrain --basis."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds to train with, instead of --seed. A sweep runs with the first, the best with all."""
+    adam_learning_rate: float | None = None
+    """Peak learning rate of parameters that are not split; by default that of the others."""
+    update_proj_gap: int | None = None
+    """Steps between subspaces, the same for all; by default each optimizer's own."""
     rank: int = OptimizerFlags.rank
-    """Dimension of the subspaces; by default a quarter of the hidden size."""
+    """Dimension of the subspaces; by default a quarter of the hidden size, 8 for fine-tuning."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
+    decay: Decay = "matrices"
+    """What decays: the kernels of the layers, or all parameters."""
     clip: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
+
+    def applied_to(self, optimizer: OptimizerFlags) -> OptimizerFlags:
+        """Return the flags of an optimizer with the settings that all share."""
+        has_gap = OPTIMIZERS[optimizer.optimizer].update_proj_gap is not None
+        gap = self.update_proj_gap if has_gap and self.update_proj_gap is not None else optimizer.update_proj_gap
+        return dataclasses.replace(
+            optimizer,
+            rank=self.rank,
+            adam_learning_rate=self.adam_learning_rate,
+            update_proj_gap=gap,
+            weight_decay=self.weight_decay,
+            decay=self.decay,
+            clip=self.clip,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,8 +88,8 @@ class Compare:
 
     Each run is an ordinary `pretrain` run in a separate process, with a folder in --run-dir;
     checkpoints are kept for the best run of each optimizer. Run the command again to resume where
-    it stopped, with more optimizers or values if you like. The defaults below are for tiny, stdlib
-    and 300 steps.
+    it stopped, with more optimizers, values or seeds if you like. The defaults below are for tiny,
+    stdlib and 300 steps.
     """
 
     run_dir: Path
@@ -69,35 +100,79 @@ class Compare:
     schedule: ScheduleFlags = dataclasses.field(default_factory=ScheduleFlags)
     report: ReportFlags = dataclasses.field(default_factory=ReportFlags)
 
-
-class Cell(NamedTuple):
-    """One run of a comparison."""
-
-    optimizer: OptimizerName
-    basis: BasisName
-    learning_rate: float
-    scale: float
+    metrics = ("eval_loss", "bits_per_byte")  # of its table
+    metric = "eval_loss"  # by which the best run is chosen
 
     @property
-    def name(self) -> str:
-        """What is compared: the optimizer, and its basis if it is not the default."""
-        return contestant(self.optimizer, self.basis)
+    def title(self) -> str:
+        """What all runs train."""
+        return f"{self.model.model}, {self.schedule.steps} steps"
+
+    def optimizer(self, name: OptimizerName) -> OptimizerFlags:
+        """Return the flags of an optimizer, with its own rate and scale."""
+        return self.compare.applied_to(default_optimizer(name, self.model.model))
+
+    def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Pretrain:
+        """Return the configuration of a run."""
+        data = dataclasses.replace(self.data, seed=seed)
+        return Pretrain(
+            run_dir=run_dir,
+            model=self.model,
+            data=data,
+            optimizer=optimizer,
+            schedule=self.schedule,
+            report=self.report,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareFinetune:
+    """Fine-tune a model with several optimizers on the same examples: a table and a plot.
+
+    Each run is an ordinary `finetune` run; the rest is as with `compare`. The best run is the one
+    with the best --metric: accuracy of classes, Pearson's correlation of numbers, else eval_loss.
+    """
+
+    run_dir: Path
+    """Folder for the table, the plot and the runs. Must not contain anything else."""
+    compare: CompareFlags = CompareFlags(rank=RANK)
+    start: StartFlags = dataclasses.field(default_factory=StartFlags)
+    data: ExampleFlags = dataclasses.field(default_factory=ExampleFlags)
+    schedule: EpochFlags = dataclasses.field(default_factory=EpochFlags)
+    report: ScoreFlags = dataclasses.field(default_factory=ScoreFlags)
 
     @property
-    def folder(self) -> str:
-        """Name of its folder."""
-        name = self.name.replace(":", "-")
-        return f"{name}-lr{short(self.learning_rate)}-scale{short(self.scale)}"
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of its table."""
+        return METRICS[self.data.task]
+
+    @property
+    def metric(self) -> str:
+        """The metric by which the best run is chosen."""
+        return self.report.metric
+
+    @property
+    def title(self) -> str:
+        """What all runs train."""
+        length = f"{self.schedule.steps} steps" if self.schedule.steps else f"{self.schedule.epochs:g} epochs"
+        return f"{self.start.init_from}, {length}"
+
+    def optimizer(self, name: OptimizerName) -> OptimizerFlags:
+        """Return the flags of an optimizer, with its own rate and scale."""
+        return self.compare.applied_to(finetuning_optimizer(name))
+
+    def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Finetune:
+        """Return the configuration of a run; without --patience the metric is none of its own."""
+        report = self.report
+        if not report.patience:
+            report = dataclasses.replace(report, metric=ScoreFlags.metric)
+        data = dataclasses.replace(self.data, seed=seed)
+        return Finetune(
+            run_dir=run_dir, start=self.start, data=data, optimizer=optimizer, schedule=self.schedule, report=report
+        )
 
 
-def contestant(optimizer: OptimizerName, basis: BasisName) -> str:
-    """Return the name of a row of the table."""
-    return optimizer if basis == HAAR else f"{optimizer}:{basis}"
-
-
-def short(number: float) -> str:
-    """Format a number exactly, without a trailing .0."""
-    return repr(number).removesuffix(".0")
+Comparison = Compare | CompareFinetune
 
 
 def compare_defaults(parsed: Compare) -> Compare:
@@ -114,49 +189,15 @@ def compare_defaults(parsed: Compare) -> Compare:
     )
 
 
-def cells(config: Compare) -> list[Cell]:
-    """Return the runs of a comparison, grouped by optimizer."""
-    sweep = config.compare
-    return [
-        Cell(name, basis, learning_rate, scale)
-        for name in sweep.optimizers
-        for basis in (sweep.sweep_basis if sweep.sweep_basis and "basis" in OPTIMIZERS[name].takes else (HAAR,))
-        for learning_rate in sweep.sweep_lr or (OPTIMIZERS[name].learning_rate,)
-        for scale in scales(name, sweep.sweep_scale)
-    ]
-
-
-def scales(name: OptimizerName, sweep: tuple[float, ...] | None) -> tuple[float, ...]:
-    """Return the scales of an optimizer in a sweep of learning-rate ratios."""
-    row = OPTIMIZERS[name]
-    if sweep is None or not row.has_scale:
-        return (row.scale,)
-    return tuple(row.scale * scale**2 for scale in sweep) if row.scale_enters_as_root else sweep
-
-
-def run_of(config: Compare, cell: Cell) -> Pretrain:
-    """Return the configuration of the run of a cell."""
-    optimizer = dataclasses.replace(
-        default_optimizer(cell.optimizer, config.compare.rank),
-        basis=cell.basis,
-        learning_rate=cell.learning_rate,
-        scale=cell.scale,
-        weight_decay=config.compare.weight_decay,
-        clip=config.compare.clip,
+def compare_finetune_defaults(parsed: CompareFinetune) -> CompareFinetune:
+    """Return the defaults that follow from the model and the task of `parsed`."""
+    run = finetune_defaults(Finetune(run_dir=parsed.run_dir, start=parsed.start))
+    task = run.data.task if parsed.data.task == LANGUAGE else parsed.data.task
+    metric = METRICS[task][:2][-1]  # accuracy or Pearson's correlation, if there is one
+    return CompareFinetune(
+        run_dir=parsed.run_dir,
+        compare=CompareFlags(optimizers=parsed.compare.optimizers, rank=run.optimizer.rank),
+        start=run.start,
+        data=run.data,
+        report=dataclasses.replace(run.report, metric=metric, sample_tokens=0),
     )
-    return Pretrain(
-        run_dir=config.run_dir / cell.folder,
-        model=config.model,
-        data=config.data,
-        optimizer=optimizer,
-        schedule=config.schedule,
-        report=config.report,
-    )
-
-
-def common_settings(config: Compare) -> Settings:
-    """Return the settings that all runs share."""
-    settings = settings_of(run_of(config, cells(config)[0]))
-    for name in OF_A_CELL:
-        del settings["optimizer"][name]
-    return settings

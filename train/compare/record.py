@@ -2,18 +2,20 @@
 
 compare.json   settings and text of the comparison, and the outcome of all runs
 compare.md     the table: the best run of each optimizer, and of each of its bases
-compare.png    held-out losses of these runs
-OPTIMIZER[-BASIS]-lrLR-scaleSCALE/   a run of `pretrain`, with settings.json (its --config),
-               log.txt (its output), and diverged.txt if it diverged
+compare.png    held-out losses of these runs, and those of a sweep over its learning rates
+OPTIMIZER[-BASIS]-lrLR-scaleSCALE-seedSEED/   a run of `pretrain` or `finetune`, with settings.json
+               (its --config), log.txt (its output), and diverged.txt if it diverged
 """
 
 import dataclasses
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from train.compare.config import Cell, Compare, cells, contestant
+from train.compare.grid import Cell
 from train.config.run import UserError
 from train.config.stored import Settings
 from train.loop.child import LOG, last_line
@@ -37,28 +39,29 @@ class Record:
 class Result(NamedTuple):
     """The outcome of a run; a diverged run has no numbers."""
 
-    optimizer: str
-    basis: str
-    learning_rate: float
-    scale: float
-    folder: str
+    cell: Cell
     diverged: bool
-    eval_loss: float | None = None
-    bits_per_byte: float | None = None
-    tokens_per_second: float | None = None  # median
+    scores: Mapping[str, float] = MappingProxyType({})  # the metrics of the comparison
+    tokens_per_second: tuple[float, float, float] | None = None  # the quartiles over the updates
     optimizer_bytes: int | None = None
     peak_memory_bytes: int | None = None  # if the backend reports it
     device: str | None = None
 
-    @property
-    def name(self) -> str:
-        """The name of its row."""
-        return contestant(self.optimizer, self.basis)
-
     def __str__(self) -> str:
-        if self.diverged:
-            return "diverged"
-        return f"eval loss {self.eval_loss:.4f}, {self.bits_per_byte:.4f} bits per byte"
+        return "diverged" if self.diverged else ", ".join(f"{plain(x)} {value:.4f}" for x, value in self.scores.items())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what compare.json has of it."""
+        content = {**self.cell._asdict(), "folder": self.cell.folder, **self._asdict(), **self.scores}
+        if self.tokens_per_second:
+            low, content["tokens_per_second"], high = self.tokens_per_second
+            content["tokens_per_second_quartiles"] = low, high
+        return {name: value for name, value in content.items() if name not in ("cell", "scores")}
+
+
+def plain(name: str) -> str:
+    """Return the name of a metric as people write it."""
+    return name.replace("_", " ")
 
 
 def stored_record(folder: Path) -> Record | None:
@@ -75,37 +78,34 @@ def stored_record(folder: Path) -> Record | None:
         ) from None
 
 
-def results(config: Compare) -> list[Result]:
-    """Return the outcome of all runs that have one."""
-    outcomes = [result_of(cell, config.run_dir / cell.folder) for cell in cells(config)]
-    return [result for result in outcomes if result]
+def result_of(cell: Cell, path: Path, metrics: Sequence[str]) -> Result | None:
+    """Return the outcome of a run, or None if it has not finished.
 
-
-def result_of(cell: Cell, path: Path) -> Result | None:
-    """Return the outcome of a run, or None if it has not finished."""
+    A run with --patience counts with its best evaluation, and any other with its last.
+    """
     if (path / DIVERGED).exists():
-        return Result(*cell, path.name, diverged=True)
+        return Result(cell, diverged=True)
     folder = RunFolder(path)
     if not folder.summary.exists():
         return None
     summary = json.loads(folder.summary.read_text())
     return Result(
-        *cell,
-        path.name,
+        cell,
         diverged=False,
-        eval_loss=summary["eval_loss"],
-        bits_per_byte=summary["bits_per_byte"],
-        tokens_per_second=median_speed(read_rows(folder.metrics)),
+        scores={name: summary.get(f"best_{name}", summary[name]) for name in metrics},
+        tokens_per_second=speed_quartiles(read_rows(folder.metrics)),
         optimizer_bytes=summary["optimizer_bytes"],
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary["device"],
     )
 
 
-def median_speed(rows: list[Row]) -> float:
-    """Return the median of the tokens per second, without the first updates."""
+def speed_quartiles(rows: list[Row]) -> tuple[float, float, float]:
+    """Return the quartiles of the tokens per second, without the first updates."""
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-    return statistics.median(speeds[WARMUP:] or speeds)
+    counted = speeds[WARMUP:] or speeds
+    low, median, high = statistics.quantiles(counted, n=4, method="inclusive") if len(counted) > 1 else counted * 3
+    return low, median, high
 
 
 def mark_diverged(path: Path) -> None:

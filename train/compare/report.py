@@ -4,117 +4,199 @@ run of each optimizer.
 
 import dataclasses
 import json
-import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from train.compare.config import Compare, cells, scales, short
-from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, results
+from train.compare.choice import (
+    Entry,
+    Results,
+    best_first,
+    best_of_each,
+    count_runs,
+    differences,
+    repetitions,
+    results,
+    shown,
+    single,
+)
+from train.compare.config import Comparison
+from train.compare.figures import Curve, Trial, comparison_figure
+from train.compare.grid import cells, is_swept, reported_seeds, scales, seeds, short
+from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, plain
 from train.storage.folder import RunFolder
-from train.storage.metrics import read_rows, save_figure
+from train.storage.metrics import evaluations_of, read_rows, save_figure
+from train.storage.quantities import loss_unit
 from train.system.files import write_whole
 
-HEAD = ("optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes", "peak memory bytes")
+SPEEDS = "tokens/s: the median over the updates of a run, and their lower and upper quartile in brackets."
 
 
-def write_report(config: Compare, record: Record) -> str:
-    """Write compare.json, compare.md and compare.png from the finished runs; return the table."""
-    finished = results(config)
-    best, notes = best_of_each(finished), edges(config, finished)
-    text = markdown(config, finished, best, notes)
+def write_report(config: Comparison, record: Record) -> str:
+    """Write compare.json, compare.md and, if a run has finished, compare.png; return the table."""
+    done = results(config)
+    entries, notes = shown(config, done), edges(config, done)
+    text = markdown(config, done, notes)
     content = {
         **dataclasses.asdict(record),
-        "best": [result._asdict() for result in best],
+        "best": [result.as_json() for result in best_of_each(config, done)],
         "notes": notes,
-        "runs": [result._asdict() for result in finished],
+        "runs": [result.as_json() for result in done.values()],
     }
+    if len(seeds(config)) > 1:
+        content["seeds"] = {entry.name: over_seeds(config, entry, entries) for entry in entries}
     write_whole(config.run_dir / COMPARISON, json.dumps(content, indent=1) + "\n")
     write_whole(config.run_dir / TABLE, text)
-    save_figure(curves(config, [result for result in best if not result.diverged]), config.run_dir / CURVES)
+    if curves := [curve_of(config, entry.finished[0]) for entry in entries if entry.finished]:
+        first = cells(config)[0]
+        unit = loss_unit(config.run(config.run_dir, config.optimizer(first.optimizer), first.seed))
+        save_figure(comparison_figure(curves, trials(config, done), f"held-out loss ({unit})"), config.run_dir / CURVES)
     return text
 
 
-def by_loss(result: Result) -> float:
-    """Sort key: the held-out loss; diverged runs come last."""
-    return math.inf if result.eval_loss is None else result.eval_loss
+def over_seeds(config: Comparison, entry: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return mean and deviation of the metrics of an entry, and its differences to the first
+    contestant.
+    """
+    return {
+        "seeds": [run.cell.seed for run in entry.runs],
+        "mean": {name: entry.mean(name) for name in config.metrics},
+        "deviation": {name: entry.deviation(name) for name in config.metrics},
+        "differences": differences(config, entry, first_of(config, entries)),
+    }
 
 
-def best_of_each(finished: list[Result]) -> list[Result]:
-    """Return the best run of each contestant, the best first."""
-    best: dict[str, Result] = {}
-    for result in sorted(finished, key=by_loss):
-        best.setdefault(result.name, result)
-    return list(best.values())
+def first_of(config: Comparison, entries: Sequence[Entry]) -> Entry:
+    """Return the entry of the first contestant of the command line; an empty one if it has none."""
+    name = cells(config)[0].name
+    return next((entry for entry in entries if entry.name == name), Entry(name, ()))
 
 
-def edges(config: Compare, finished: list[Result]) -> list[str]:
+def edges(config: Comparison, done: Results) -> list[str]:
     """Note each optimizer whose best run is at an edge of a sweep, once its sweep is complete."""
     notes = []
-    for best in best_of_each(finished):
-        name = best.name
-        if best.diverged or sum(result.name == name for result in finished) < runs_of(config, name):
+    for best in best_of_each(config, done):
+        cell = best.cell
+        if best.diverged or any(other.name == cell.name and other not in done for other in cells(config)):
             continue
         for flag, value, swept in (
-            ("--sweep-lr", best.learning_rate, config.compare.sweep_lr or ()),
-            ("--sweep-scale", best.scale, scales(best.optimizer, config.compare.sweep_scale)),
+            ("--sweep-lr", cell.learning_rate, config.compare.sweep_lr or ()),
+            ("--sweep-scale", cell.scale, scales(config, cell.optimizer)),
         ):
             if len(swept) > 1 and value in (min(swept), max(swept)):
                 end = "lower" if value == min(swept) else "upper"
-                notes.append(f"{name}: {short(value)} is the {end} edge of {flag}; the optimum may be beyond it.")
+                notes.append(f"{cell.name}: {short(value)} is the {end} edge of {flag}; the optimum may be beyond it.")
     return notes
 
 
-def runs_of(config: Compare, name: str) -> int:
-    """Return the number of runs of a contestant."""
-    return sum(cell.name == name for cell in cells(config))
-
-
-def markdown(config: Compare, finished: list[Result], best: list[Result], notes: list[str]) -> str:
+def markdown(config: Comparison, done: Results, notes: list[str]) -> str:
     """Return the content of compare.md."""
-    parts = [summary_line(config, finished), table(best), *(f"* {note}" for note in notes)]
-    if len(cells(config)) > len({cell.name for cell in cells(config)}):
-        parts += ["## All runs", table(sorted(finished, key=by_loss))]
+    entries = shown(config, done)
+    parts = [summary_line(config, done), table(config, entries), SPEEDS, *(f"* {note}" for note in notes)]
+    if len(reported_seeds(config)) > 1:
+        parts += [f"## {plain(config.metric).capitalize()} less that of {cells(config)[0].name}, by seed"]
+        parts += [table_of_differences(config, entries)]
+    if is_swept(config) or len(seeds(config)) > 1:
+        parts += ["## All runs", table(config, best_first(single(done.values()), config.metric))]
     return "\n\n".join(["# Comparison", *parts]) + "\n"
 
 
-def summary_line(config: Compare, finished: list[Result]) -> str:
+def summary_line(config: Comparison, done: Results) -> str:
     """Describe what was compared, and how the runs shown were chosen."""
+    count = count_runs(config, done)
+    missing = count - sum(cell in done for cell in [*cells(config), *repetitions(config, done)])
+    devices = ", ".join(sorted({str(result.device) for result in done.values() if result.device})) or "no device yet"
+    return (
+        f"{config.title} of {config.data.batch_size} x {config.data.seq_len} tokens of {config.data.data}, "
+        f"seed {' '.join(map(str, reported_seeds(config)))}, rank {config.compare.rank}, on {devices}; "
+        f"{how_chosen(config)}." + (f" **{missing} of {count} runs are missing.**" if missing else "")
+    )
+
+
+def how_chosen(config: Comparison) -> str:
+    """Say how the settings shown were chosen, and by what."""
+    sweep = config.compare
     swept = [
-        f"{what} {', '.join(map(short, values))}"
-        for what, values in (("learning rates", config.compare.sweep_lr), ("scales", config.compare.sweep_scale))
+        f"{what} {', '.join(map(str, values))}"
+        for what, values in (
+            ("learning rates", sweep.sweep_lr and map(short, sweep.sweep_lr)),
+            ("scales", sweep.sweep_scale and map(short, sweep.sweep_scale)),
+        )
         if values
     ]
-    shown = f"the best of {' and '.join(swept)}, by the loss shown" if swept else "the defaults of each optimizer"
-    count = len(cells(config))
-    missing = count - len(finished)
+    if not swept:
+        return "the defaults of each optimizer"
+    if not is_swept(config):
+        return f"at {' and '.join(swept)}"
+    by, (first, *others) = plain(config.metric), seeds(config)
+    whose = f"{by} of seed {first}, on" if others else f"{by} shown, so on"
+    return f"the best of {' and '.join(swept)}, chosen by the {whose} the same held-out text"
+
+
+def table(config: Comparison, entries: Sequence[Entry]) -> str:
+    """Return the table of some entries."""
+    seed = ("seed",) if len(seeds(config)) > 1 else ()
+    costs = ("tokens/s", "optimizer bytes", "peak memory bytes")
+    head = ("optimizer", "lr", "scale", *seed, *map(plain, config.metrics), *costs)
+    return as_table([head, *(row(config, entry) for entry in entries)])
+
+
+def as_table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; the first line is its head, and all columns but the first have
+    numbers.
+    """
+    rule = ("---", *("---:" for _ in lines[0][1:]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def row(config: Comparison, entry: Entry) -> tuple[str, ...]:
+    """Return the cells of the table for an entry."""
+    cell, (first, *others) = entry.runs[0].cell, config.metrics
+    diverged = len(entry.runs) - len(entry.finished)
+    failure = "diverged" if diverged == len(entry.runs) else f"{diverged} of {len(entry.runs)} diverged"
     return (
-        f"{config.model.model}, {config.schedule.steps} steps of {config.data.batch_size} x {config.data.seq_len} "
-        f"tokens of {config.data.data}, seed {config.data.seed}, rank {config.compare.rank}, on "
-        f"{', '.join(sorted({str(result.device) for result in finished if result.device})) or 'no device yet'}; "
-        f"{shown}." + (f" **{missing} of {count} runs are missing.**" if missing else "")
+        entry.name,
+        short(cell.learning_rate),
+        short(cell.scale),
+        *([" ".join(str(run.cell.seed) for run in entry.runs)] if len(seeds(config)) > 1 else []),
+        failure if diverged else score(entry, first),
+        *(score(entry, name) for name in others),
+        speed(entry),
+        formatted(median(entry, "optimizer_bytes"), ",.0f"),
+        formatted(median(entry, "peak_memory_bytes"), ",.0f"),
     )
 
 
-def table(shown: list[Result]) -> str:
-    """Return the table of some runs."""
-    lines = [HEAD, ("---", *("---:" for _ in HEAD[1:])), *map(row, shown)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def score(entry: Entry, metric: str) -> str:
+    """Return the mean of a metric, with its standard deviation if there are several seeds."""
+    mean, deviation = entry.mean(metric), entry.deviation(metric)
+    return formatted(mean, ".4f") + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
-def row(result: Result) -> tuple[str, ...]:
-    """Return the cells of the table for a run."""
-    loss = "diverged" if result.diverged else formatted(result.eval_loss, ".4f")
-    return (
-        result.name,
-        short(result.learning_rate),
-        short(result.scale),
-        loss,
-        formatted(result.bits_per_byte, ".4f"),
-        formatted(result.tokens_per_second, ",.0f"),
-        formatted(result.optimizer_bytes, ","),
-        formatted(result.peak_memory_bytes, ","),
-    )
+def speed(entry: Entry) -> str:
+    """Return the median speed and the quartiles; of several runs the median of each."""
+    quartiles = [run.tokens_per_second for run in entry.finished if run.tokens_per_second is not None]
+    if not quartiles:
+        return "-"
+    low, middle, high = (statistics.median(values) for values in zip(*quartiles, strict=True))
+    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
+
+
+def median(entry: Entry, name: str) -> float | None:
+    """Return the median of a cost over the finished runs, if it is known."""
+    values = [value for run in entry.finished if (value := getattr(run, name)) is not None]
+    return statistics.median(values) if values else None
+
+
+def table_of_differences(config: Comparison, entries: Sequence[Entry]) -> str:
+    """Return the table of differences to the first contestant, by seed."""
+    columns, lines = reported_seeds(config), []
+    for entry in entries:
+        by_seed = differences(config, entry, first_of(config, entries))
+        mean = statistics.mean(by_seed.values()) if by_seed else None
+        numbers = [*(by_seed.get(seed) for seed in columns), mean]
+        lines.append((entry.name, *(formatted(number, "+.4f") for number in numbers)))
+    return as_table([("optimizer", *(f"seed {seed}" for seed in columns), "mean"), *lines])
 
 
 def formatted(number: float | None, spec: str) -> str:
@@ -122,16 +204,14 @@ def formatted(number: float | None, spec: str) -> str:
     return "-" if number is None else format(number, spec)
 
 
-def curves(config: Compare, shown: list[Result]) -> Figure:
-    """Plot the held-out loss of each run over the steps."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss (nats per token)")
-    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)  # type: ignore[attr-defined]  # it is a list
-    for result in shown:
-        rows = read_rows(RunFolder(config.run_dir / result.folder).metrics)
-        evaluations = [row for row in rows if "eval_loss" in row]
-        label = f"{result.name}, lr {short(result.learning_rate)}, scale {short(result.scale)}"
-        axes.plot([row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations], label=label)
-    if shown:
-        figure.legend(loc="outside right upper", fontsize="small")
-    return figure
+def curve_of(config: Comparison, result: Result) -> Curve:
+    """Return the held-out losses of a finished run."""
+    cell, evaluations = result.cell, evaluations_of(read_rows(RunFolder(config.run_dir / result.cell.folder).metrics))
+    settings = f"lr {short(cell.learning_rate)}, scale {short(cell.scale)}"
+    return Curve(cell.name, settings, [row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations])
+
+
+def trials(config: Comparison, done: Results) -> list[Trial]:
+    """Return the runs of the sweep that have a result."""
+    swept = [done[cell] for cell in cells(config) if cell in done]
+    return [Trial(run.cell.name, run.cell.learning_rate, run.scores.get("eval_loss")) for run in swept]

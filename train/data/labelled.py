@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from train.config.run import UserError
 from train.data.examples import note_shared, part
@@ -75,9 +75,13 @@ def load_labelled(
     classes = () if is_regression else _classes(training, others)
     say(_described(training, others, classes))
     tokenizer = unbounded(tokenizer)
-    size = _longest([*training, *others], tokenizer, seq_len, say)
+    tokenizer.enable_truncation(seq_len, strategy="longest_first")
+    encoded = [tokenizer.encode_batch([_input(text) for text in side]) for side in (training, others)]
+    _say_what_is_cut(encoded, seq_len, say)
     note_shared(training, others, lambda text: text.texts, say)
-    sides = [_rows(side, classes, tokenizer, size) for side in (training, others)]
+    size = max(len(encoding.ids) for side in encoded for encoding in side)
+    size = min(-(-size // ROUND_TO) * ROUND_TO, seq_len)
+    sides = [_rows(texts, some, classes, size) for texts, some in zip((training, others), encoded, strict=True)]
     digest = hashlib.sha256(repr(classes).encode())
     for side in sides:
         for array in side:
@@ -169,25 +173,22 @@ def _described(training: Sequence[Labelled], held_out: Sequence[Labelled], class
     )
 
 
-def _longest(texts: Sequence[Labelled], tokenizer: Tokenizer, seq_len: int, say: Callable[[str], None]) -> int:
-    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(list(map(_input, texts)))]
-    if cut := sum(length > seq_len for length in lengths):
+def _say_what_is_cut(sides: Sequence[Sequence[Encoding]], seq_len: int, say: Callable[[str], None]) -> None:
+    if cut := sum(bool(encoding.overflowing) for side in sides for encoding in side):
         say(
-            f"{cut} of {len(texts)} texts are longer than {seq_len} tokens and are cut: raise --seq-len to keep them "
-            "whole"
+            f"{cut} of {sum(map(len, sides))} texts are longer than {seq_len} tokens and are cut: raise --seq-len to "
+            "keep them whole"
         )
-    return min(-(-max(lengths) // ROUND_TO) * ROUND_TO, seq_len)
 
 
 def _input(text: Labelled) -> str | tuple[str, ...]:
     return text.texts[0] if len(text.texts) == 1 else text.texts
 
 
-def _rows(texts: Sequence[Labelled], classes: Sequence[str], tokenizer: Tokenizer, size: int) -> Texts:
-    tokenizer.enable_truncation(size, strategy="longest_first")
+def _rows(texts: Sequence[Labelled], encoded: Sequence[Encoding], classes: Sequence[str], size: int) -> Texts:
     tokens, types = (np.zeros((len(texts), size), np.int32) for _ in range(2))
     mask = np.zeros((len(texts), size), np.bool_)
-    for i, encoding in enumerate(tokenizer.encode_batch(list(map(_input, texts)))):
+    for i, encoding in enumerate(encoded):
         count = len(encoding.ids)
         tokens[i, :count], types[i, :count], mask[i, :count] = encoding.ids, encoding.type_ids, True
     if classes:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from models import EncoderConfig, to_hf_state_dict
-from models.hf_folder import fill_folder
+from models.hf_folder import write_folder
 from train.config.validate import check_step
 from train.export.config import Export
 from train.export.encoder_verification import verify_encoder
@@ -34,7 +34,7 @@ def run_export(config: Export) -> None:
     params = restore_params_on_host(checkpoints, step, abstract_params(model.architecture))
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     with appearing(config.out, "--out", size) as folder:
-        fill_folder(folder, settings, to_hf_state_dict(model.architecture, params), files)
+        write_folder(folder, settings, to_hf_state_dict(model.architecture, params), files)
         if config.verify:
             verify = verify_encoder if model.is_encoder else verify_decoder
             print(verify(folder, model, params))
@@ -57,8 +57,13 @@ def exported_files(config: Export, model: StoredModel) -> dict[str, bytes]:
     least = {TOKENIZER_CONFIG: _json(_tokenizer_config(model))}
     if not model.is_encoder:
         least[GENERATION_CONFIG] = _json(_special_tokens(model))
-    others = {path.name: path.read_bytes() for path in sorted(model.files.iterdir())} if model.files else {}
-    return {TOKENIZER: tokenizer} | least | others
+    return {TOKENIZER: tokenizer} | least | _kept(model)
+
+
+def _kept(model: StoredModel) -> dict[str, bytes]:
+    """The files of an import, by their paths."""
+    files = sorted(path for path in model.files.rglob("*") if path.is_file()) if model.files else []
+    return {path.relative_to(model.files or "").as_posix(): path.read_bytes() for path in files}
 
 
 def _tokenizer_config(model: StoredModel) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import dataclasses
 
 from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
-from train.config.validate import check_finetuning
+from train.config.validate import check_finetuning, check_schedule
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
-from train.finetune.seeds import run_seeds
 from train.finetune.work import state_of_model
 from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.stopping import EarlyStop
@@ -21,10 +20,6 @@ from train.system.processes import on_first
 
 def run_finetune(config: Finetune) -> None:
     """Fine-tune as configured; return when finished, or after a signal, when the state is saved."""
-    if config.data.seeds:  # before anything starts JAX, whose memory belongs to the runs
-        check_finetuning(config, read_model(config.start.init_from).architecture)
-        run_seeds(config)
-        return
     refuse_different_processes(config)
     folder = RunFolder(config.run_dir)
     if is_finished(config, folder):
@@ -40,8 +35,17 @@ def run_finetune(config: Finetune) -> None:
             f"--data {config.data.data} no longer holds the examples of this run: restore them, or start a new run in "
             "another --run-dir."
         )
-    schedule = config.schedule.schedule(work.rows, config.data.batch_size)
-    program = make_program(mesh, work.task, config.optimizer, schedule, config.data.seed, frozen=config.start.freeze)
+    schedule = config.schedule.in_updates(work.rows, config.data.batch_size)
+    check_schedule(schedule)
+    program = make_program(
+        mesh,
+        work.task,
+        config.optimizer,
+        schedule,
+        config.data.seed,
+        frozen=config.start.freeze,
+        accumulate=config.data.accumulate,
+    )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     with folder.opened(config, work.data.fingerprint, work.model):

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from models import EncoderConfig, to_hf_config
-from train.config.finetune import REGRESSION, Finetune
+from train.config.finetune import REGRESSION, ExampleFlags, Finetune
 from train.data.labelled import LabelledData, load_labelled
 from train.data.windows import training_rows
 from train.finetune.metrics import of_classes, of_numbers
@@ -35,16 +35,7 @@ class TextRows:
 def labelling_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     """Return the work of an encoder; each process reads all texts."""
     flags = config.data
-    found = load_labelled(
-        flags.data,
-        flags.held_out,
-        flags.text_fields,
-        flags.label_field,
-        model.tokenizer,
-        flags.seq_len,
-        is_regression=flags.task == REGRESSION,
-        say=print if is_first() else lambda _: None,
-    )
+    found = read_texts(flags, model, print if is_first() else lambda _: None)
     length = found.training.tokens.shape[1]
     network = adapted(config, model.architecture, mesh, length)
     assert isinstance(network, EncoderConfig)
@@ -53,6 +44,20 @@ def labelling_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
         print(f"a new head of {network.num_labels} outputs" + (" replaces that of the model" if before else ""))
     task = Labelling(network=network, batch_size=flags.batch_size, seq_len=length)
     return Work(task, len(found.training.labels), _data(config, found), _stored(model, network, found))
+
+
+def read_texts(flags: ExampleFlags, model: StoredModel, say: Callable[[str], None]) -> LabelledData:
+    """Read the texts of the flags, as the tokenizer of the model encodes them."""
+    return load_labelled(
+        flags.data,
+        flags.held_out,
+        flags.text_fields,
+        flags.label_field,
+        model.tokenizer,
+        flags.seq_len,
+        is_regression=flags.task == REGRESSION,
+        say=say,
+    )
 
 
 def _data(config: Finetune, found: LabelledData) -> Data:

@@ -9,12 +9,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models import LlamaConfig
-from train.config.finetune import Finetune
+from train.config.finetune import ExampleFlags, Finetune
 from train.data.examples import ExampleData, load_examples, shuffled
 from train.data.windows import training_rows
 from train.finetune.work import Work, adapted
 from train.loop.trainer import Data, Predict
 from train.pretrain.sample import write_sample
+from train.program.chunks import chunk_of
+from train.program.sharding import rows_of_a_device
 from train.program.task import LanguageModel, Params, Rows
 from train.storage.model import StoredModel, with_dtype
 from train.system.processes import is_first
@@ -23,16 +25,27 @@ from train.system.processes import is_first
 def language_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     """Return the work of a language model; each process reads all examples."""
     flags = config.data
-    say = print if is_first() else lambda _: None
+    examples = read_rows(flags, model, print if is_first() else lambda _: None)
+    network = adapted(config, model.network, mesh, flags.seq_len)
+    assert isinstance(network, LlamaConfig)
+    rows = rows_of_a_device(mesh, flags.batch_size, flags.accumulate)
+    task = LanguageModel(
+        network=network,
+        batch_size=flags.batch_size,
+        seq_len=flags.seq_len,
+        is_packed=True,
+        chunk=chunk_of(config.start.logits, network.vocab_size, rows, flags.seq_len),
+    )
+    stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
+    return Work(task, len(examples.training), _data(config, task, model, examples), stored)
+
+
+def read_rows(flags: ExampleFlags, model: StoredModel, say: Callable[[str], None]) -> ExampleData:
+    """Read the examples of the flags, as the tokenizer of the model encodes them."""
     if flags.seq_len > model.window:
         say(f"note: --seq-len {flags.seq_len} is more than the {model.window} tokens that the model was trained for")
     tokenizer = model.prompt_tokenizer()
-    examples = load_examples(flags.data, flags.held_out, tokenizer, model.end_of_text, flags.seq_len, say)
-    network = adapted(config, model.network, mesh, flags.seq_len)
-    assert isinstance(network, LlamaConfig)
-    task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
-    stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
-    return Work(task, len(examples.training), _data(config, task, model, examples), stored)
+    return load_examples(flags.data, flags.held_out, tokenizer, model.end_of_text, flags.seq_len, say)
 
 
 def _data(config: Finetune, task: LanguageModel, model: StoredModel, examples: ExampleData) -> Data:

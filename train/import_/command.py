@@ -18,14 +18,16 @@ def run_import(config: Import) -> None:
     """Check everything, then write the folder, which appears in one rename."""
     refuse_nonempty(config.out, "--out")
     source = read_source(config.source)
-    params = source.params()
+    params, files = source.params(), source.small_files()
     dtype = jax.tree.leaves(params)[0].dtype.name
     with appearing(config.out, "--out", source.weights.nbytes) as folder:
         (folder / MODEL).write_text(json.dumps(with_dtype(source.settings, dtype), indent=2) + "\n")
         shutil.copyfile(source.folder / TOKENIZER, folder / TOKENIZER)
         (folder / FILES).mkdir()
-        for path in source.small_files():
-            shutil.copyfile(path, folder / FILES / path.name)
+        for path in files:
+            kept = folder / FILES / path.relative_to(source.folder)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, kept)
         save_params(RunFolder(folder).checkpoints, params)
     print(
         f"imported a {source.settings['model_type']} with {count_parameters(source.network):,} parameters in {dtype} "

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from train.config.run import UserError
 from train.storage.model import TOKENIZER
 
 SMALL = 50 * 10**6  # bytes; the largest tokenizers have 35 MB
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
+SAFETENSORS = ".safetensors"
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
+MODULES = "modules.json"  # of Sentence Transformers
 NAMED = 5  # tensors in a message
 
 
@@ -50,18 +53,35 @@ class Source:
         return _a_few(left_out(self.network, self.weights))
 
     def small_files(self) -> list[Path]:
-        """The files beside settings, tokenizer and weights, which an export returns."""
+        """The files beside settings, tokenizer and weights, which an export returns.
+
+        They include those of the modules of Sentence Transformers, such as 1_Pooling, which may
+        have small weights of their own.
+        """
         others = {CONFIG, TOKENIZER, WEIGHTS, INDEX, *PICKLED}
+        own = [path for path in self.folder.iterdir() if path.name not in others and path.suffix != SAFETENSORS]
         return [
             path
-            for path in sorted(self.folder.iterdir())
+            for path in sorted([*own, *(path for folder in self._modules() for path in folder.iterdir())])
             if path.is_file()
             and self._is_own(path)
-            and path.name not in others
             and not path.name.startswith(".")
-            and path.suffix not in WEIGHT_FILES
+            and path.suffix not in OTHER_WEIGHTS
             and path.stat().st_size <= SMALL
         ]
+
+    def _modules(self) -> list[Path]:
+        """The folders that modules.json names; none outside this folder."""
+        path = self.folder / MODULES
+        if not path.is_file():
+            return []
+        whole = self.folder.resolve()
+        try:
+            folders = {(whole / str(module["path"])).resolve() for module in json.loads(path.read_text())}
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            raise UserError(f"{path} is no list of modules: {error!r}. Get the file again.") from error
+        inside = [folder for folder in folders if folder.is_dir() and whole in folder.parents]
+        return [self.folder / folder.relative_to(whole) for folder in inside]
 
     def _is_own(self, path: Path) -> bool:
         """Whether a file is in the folder, or in the cache of Hugging Face that the folder is in: a

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from train.storage.metrics import Row
 
 
+def merit(metric: str, value: float) -> float:
+    """Return a number that is higher for a better value: losses are better when lower, all other
+    metrics when higher.
+    """
+    return -value if metric.endswith("loss") else value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EarlyStop:
     """Stop when a metric has not improved for some evaluations.
 
     Attributes:
-      metric: A name in the rows of evaluations. Losses are better when lower, all others when
-        higher.
+      metric: A name in the rows of evaluations.
       patience: Evaluations to wait for a better one.
     """
 
@@ -21,8 +27,7 @@ class EarlyStop:
 
     def score(self, evaluation: Row) -> float:
         """Return a number that is higher for better evaluations."""
-        value = float(evaluation[self.metric])
-        return -value if self.metric.endswith("loss") else value
+        return merit(self.metric, evaluation[self.metric])
 
     def best(self, evaluations: Sequence[Row]) -> Row:
         """Return the first of the best evaluations."""

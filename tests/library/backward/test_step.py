@@ -129,6 +129,22 @@ def test_the_states_of_all_narrow_types_are_those_of_the_plain_step():
         )
 
 
+def test_weights_of_16_bits_are_rounded_as_by_the_plain_step():
+    """Draws are those of the matrix; a gradient in bfloat16 may differ in its last bit."""
+    tx = optax.chain(optax.sgd(0.01), grass_optax.stochastic_rounding(3))
+    params = parameters(jnp.bfloat16)
+    state = tx.init(params)
+    found = jax.jit(fused(tx))(params, state, batch(0, jnp.bfloat16))[0]
+    grads = jax.jit(jax.grad(loss))(params, batch(0, jnp.bfloat16))
+    updates, _ = tx.update(grads, state, params)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = optax.apply_updates(params, updates)
+    same = jax.tree.map(lambda x, y: float(jnp.mean(x == y)), found, expected)["layers"]
+    assert min(same["up"], same["down"]) > 0.98, same
+    rounded = jax.tree.map(lambda x, y: float(jnp.mean(x == y)), found, params)
+    assert rounded["layers"]["up"] < 0.95, "some weights must have moved"
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 

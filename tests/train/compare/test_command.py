@@ -19,7 +19,11 @@ from train.config.optimizers import OPTIMIZERS
 
 SWEEP = ("--optimizers", "adamw", "--sweep-lr", "1e37", "1e-3")
 WORDS = ("--optimizers", "adamw", "grassjump", "--sweep-lr", "1e-3")
-DIVERGED, ADAMW, GRASSJUMP = "adamw-lr1e+37-scale1", "adamw-lr0.001-scale1", "grassjump-lr0.001-scale0.25"
+DIVERGED, ADAMW, GRASSJUMP = (
+    "adamw-lr1e+37-scale1-seed0",
+    "adamw-lr0.001-scale1-seed0",
+    "grassjump-lr0.001-scale0.25-seed0",
+)
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -46,14 +50,14 @@ class Comparison(NamedTuple):
 
 
 def make_comparison(launcher: Launcher, run_dir: Path) -> Comparison:
-    process = launcher.start(launcher.comparison(run_dir, *SWEEP, warmup_steps=0))
+    process = launcher.start(launcher.comparison(run_dir, *SWEEP, warmup=0))
     wait_for(process, lambda: (run_dir / ADAMW / "metrics.jsonl").exists())  # it compiles, and handles signals
     process.send_signal(signal.SIGTERM)
     stopped, _ = process.communicate(timeout=200)
     assert process.returncode == 0, stopped
     assert not (run_dir / ADAMW / "summary.json").exists()
     first_table = (run_dir / "compare.md").read_text()
-    arguments = launcher.comparison(run_dir, *WORDS, warmup_steps=0)
+    arguments = launcher.comparison(run_dir, *WORDS, warmup=0)
     process = launcher.start(arguments)
     wait_for(process, lambda: (run_dir / GRASSJUMP / "config.json").exists())
     process.kill()
@@ -134,7 +138,7 @@ def test_a_comparison_stopped_and_killed_on_its_way_is_finished(
     the_table_is_that_of_the_runs(comparison)
     # A run made with other defaults, as by another version, is not compared.
     monkeypatch.setitem(OPTIMIZERS, "grassjump", dataclasses.replace(OPTIMIZERS["grassjump"], update_proj_gap=77))
-    assert main(launcher.comparison(comparison.run_dir, *WORDS, warmup_steps=0)) == 2
+    assert main(launcher.comparison(comparison.run_dir, *WORDS, warmup=0)) == 2
     assert "--update-proj-gap 77 (the run has 100)" in capsys.readouterr().err
 
 
@@ -145,7 +149,7 @@ def test_a_run_that_fails_is_reported_with_the_last_line_of_its_log(
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "abacus")
     assert main(launcher.comparison(tmp_path / "runs", "--optimizers", "adamw")) == 2
     error = capsys.readouterr().err
-    assert "error: the run adamw-lr0.003-scale1 exited with status 1; the last line of its log" in error
+    assert "error: the run adamw-lr0.003-scale1-seed0 exited with status 1; the last line of its log" in error
     assert "abacus" in error
     assert "remove adamw from --optimizers, then run the command again" in error
-    assert (tmp_path / "runs" / "adamw-lr0.003-scale1" / "log.txt").exists()
+    assert (tmp_path / "runs" / "adamw-lr0.003-scale1-seed0" / "log.txt").exists()

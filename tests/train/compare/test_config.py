@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main, parse
-from train.compare.config import OF_A_CELL, Cell, Compare, cells, common_settings, run_of
+from train.compare.config import Compare, CompareFinetune
+from train.compare.grid import OF_A_CELL, Cell, cells, common_settings, run_of
+from train.config.finetune import Finetune
 from train.config.optimizers import NO_GAP, OPTIMIZERS
 from train.config.run import Pretrain
 from train.config.stored import differences, settings_of
@@ -32,8 +34,8 @@ def test_without_a_sweep_each_optimizer_has_its_own_rate_and_scale() -> None:
     assert [cell.optimizer for cell in cells(config)] == LINE.split()[3:-2]
     for cell in cells(config):
         row = OPTIMIZERS[cell.optimizer]
-        assert cell == (row.name, "haar", row.learning_rate, row.scale)
-    assert (config.schedule.steps, config.schedule.warmup_steps) == (50, 5)
+        assert cell == (row.name, "haar", *row.pretraining("tiny")[:2], 0)
+    assert (config.schedule.steps, config.schedule.warmup) == (50, 5)
     assert (config.report.eval_every, config.report.sample_tokens) == (5, 0)
 
 
@@ -41,7 +43,7 @@ def test_the_sweeps_are_a_grid_for_each_optimizer() -> None:
     rates, factors = (3e-4, 1e-3, 3e-3, 1e-2), (0.125, 0.25, 0.5, 1.0)
     config = comparison(f"{LINE} --sweep-lr 3e-4 1e-3 3e-3 1e-2 --sweep-scale 0.125 0.25 0.5 1")
     expected = [
-        (name, "haar", lr, scale**2 if name == "apollo" else scale)  # its scale enters as a square root
+        (name, "haar", lr, scale**2 if name == "apollo" else scale, 0)  # its scale enters as a square root
         for name in config.compare.optimizers
         for lr in rates
         for scale in factors
@@ -72,8 +74,8 @@ def test_defaults_follow_the_model_the_corpus_and_the_steps() -> None:
 
 def test_a_run_of_a_comparison_is_an_ordinary_run(tmp_path: Path) -> None:
     """Its command line reads the same run; without a sweep it is the default run of `pretrain`."""
-    words = "--optimizers muon ldadam --steps 50 --seed 3 --rank 8"
-    config = comparison(f"{words} --sweep-lr 0.1 --sweep-scale 1e-7 --sample-prompt=--x --remat")
+    words = "--optimizers muon ldadam --steps 50 --seed 3"
+    config = comparison(f"{words} --sweep-lr 0.1 --sweep-scale 1e-7 --sample-prompt=--x --remat block")
     for cell in cells(config):
         run = run_of(config, cell)
         for is_begun in (False, True):
@@ -82,7 +84,7 @@ def test_a_run_of_a_comparison_is_an_ordinary_run(tmp_path: Path) -> None:
             child = parse([*line, str(run.run_dir)])
             assert isinstance(child, Pretrain)
             assert dataclasses.replace(child, config=None) == run
-        assert run.run_dir == Path("runs/x") / f"{cell.optimizer}-lr0.1-scale1e-07"
+        assert run.run_dir == Path("runs/x") / f"{cell.optimizer}-lr0.1-scale1e-07-seed3"
     for cell in cells(comparison(words)):
         plain = parse(["pretrain", "--run-dir", "x", "--optimizer", cell.optimizer, *words.split()[3:]])
         assert isinstance(plain, Pretrain)
@@ -95,11 +97,80 @@ def test_runs_differ_in_what_belongs_to_a_cell_only() -> None:
     common = common_settings(config)
     for cell in cells(config):
         settings = settings_of(run_of(config, cell))
-        own = {name: settings["optimizer"].pop(name) for name in OF_A_CELL}
+        own = {name: settings[group].pop(name) for group, names in OF_A_CELL.items() for name in names}
         assert settings == common
-        assert (own["optimizer"], own["basis"], own["learning_rate"], own["scale"]) == tuple(cell)
-        assert own["adam_learning_rate"] is None
+        assert (own["optimizer"], own["basis"], own["learning_rate"], own["scale"], own["seed"]) == tuple(cell)
         assert own["update_proj_gap"] == (OPTIMIZERS[cell.optimizer].update_proj_gap or NO_GAP)
+
+
+def test_what_all_share_is_given_to_each_that_has_it() -> None:
+    config = comparison("--optimizers adamw ldadam --adam-learning-rate 0.5 --update-proj-gap 7 --rank 16")
+    runs = [run_of(config, cell).optimizer for cell in cells(config)]
+    assert [run.adam_learning_rate for run in runs] == [0.5, 0.5]
+    assert [run.update_proj_gap for run in runs] == [NO_GAP, 7]
+    assert [run.rank for run in runs] == [16, 16]
+
+
+def finetuning(model: Path, words: str) -> CompareFinetune:
+    folders = ["--run-dir", "runs/x", "--init-from", str(model), "--data", "files:x"]
+    config = parse(["compare-finetune", *folders, *words.split()])
+    assert isinstance(config, CompareFinetune)
+    return config
+
+
+def test_a_run_of_fine_tuning_is_an_ordinary_run(imported: Path, encoder: Path, tmp_path: Path) -> None:
+    for model, metric in ((imported, "eval_loss"), (encoder, "accuracy")):
+        config = finetuning(model, "--optimizers lora badam apollo_mini --seeds 3 4")
+        assert config.metric == metric
+        for cell in cells(config):
+            line = ["--init-from", str(model), "--data", "files:x", "--seed", "3", "--sample-tokens", "0"]
+            plain = parse(["finetune", "--run-dir", "x", "--optimizer", cell.optimizer, *line])
+            assert isinstance(plain, Finetune)
+            run = run_of(config, cell)
+            assert settings_of(run) == settings_of(plain)
+            assert cell.learning_rate == OPTIMIZERS[cell.optimizer].finetuning.learning_rate
+            child = parse(child_arguments(run, tmp_path, is_begun=False))
+            assert settings_of(child) == settings_of(run)
+    assert finetuning(encoder, "--optimizers lora --task regression").metric == "pearson"
+    config = finetuning(encoder, "--optimizers lora --metric f1 --patience 2 --eval-every 3")
+    run = run_of(config, cells(config)[0])
+    assert isinstance(run, Finetune)
+    assert run.report.metric == config.metric == "f1"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seeds 1 2 1", "--seeds 1 2 1 contains a value twice: give each once"),
+        ("--seeds", "--seeds is empty: give at least one value, for example --seeds 0 1 2"),
+        ("--seeds 1 2 --seed 3", "--seed 3 has no effect beside --seeds: leave it out"),
+        ("--seeds 1 -2", "--seed -2 must be at least 0"),
+        ("--metric pearson", "--metric pearson must be one of eval_loss, accuracy, f1, matthews for this task"),
+        ("--task language", "--task language needs a decoder, such as LLaMA"),
+        ("--init-step 7", "has no checkpoint of step 7: it has 0"),
+        ("--rank 16", "--rank 16 must be below the hidden size"),
+        ("--data files:nothing*", "files:nothing* matches no file"),
+    ],
+)
+def test_a_mistake_in_fine_tuning_is_reported_before_anything_is_written(
+    words: str, message: str, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--run-dir", str(tmp_path / "runs"), "--init-from", str(encoder), "--data", "files:x"]
+    assert main(["compare-finetune", *folders, "--optimizers", "adamw", "lora", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_comparison_of_another_command_is_refused(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"settings": common_settings(comparison("--optimizers adamw")), "data_fingerprint": "x"}
+    (tmp_path / "compare.json").write_text(json.dumps(record))
+    line = ["--run-dir", str(tmp_path), "--init-from", str(encoder), "--data", "files:x", "--optimizers", "adamw"]
+    assert main(["compare-finetune", *line]) == 2
+    assert f"--run-dir {tmp_path} contains a comparison of `compare`: choose another folder" in capsys.readouterr().err
 
 
 def test_bases_are_rows_of_their_own() -> None:
@@ -108,14 +179,14 @@ def test_bases_are_rows_of_their_own() -> None:
         "adamw", "grassjump", "grassjump:gaussian", "grassjump:blocks:4"
     ]  # fmt: skip
     last = run_of(config, cells(config)[-1])
-    assert last.run_dir == Path("runs/x/grassjump-blocks-4-lr2-scale0.25")
+    assert last.run_dir == Path("runs/x/grassjump-blocks-4-lr2-scale0.25-seed0")
     assert (last.optimizer.basis, last.optimizer.blocks) == ("blocks:4", 4)
 
 
 def test_no_two_cells_share_a_folder() -> None:
-    close = [Cell("adamw", "haar", lr, 1.0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
+    close = [Cell("adamw", "haar", lr, 1.0, 0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
     assert [cell.folder for cell in close] == [
-        f"adamw-lr{lr}-scale1" for lr in ("0.1", "0.1000000001", "1e-05", "1", "10")
+        f"adamw-lr{lr}-scale1-seed0" for lr in ("0.1", "0.1000000001", "1e-05", "1", "10")
     ]
 
 
@@ -139,10 +210,12 @@ MISTAKES = [
     ("--optimizers adamw --sweep-lr", "--sweep-lr is empty: give at least one value, for example --sweep-lr 1e-3 1e-2"),
     ("--optimizers adamw --sweep-scale", "--sweep-scale is empty"),
     ("--optimizers adamw --sweep-lr 1e-3 0.001", "--sweep-lr 0.001 0.001 contains a value twice"),
-    ("--optimizers adamw --sweep-lr 0.1 0", "--sweep-lr 0.0 must be positive and finite"),
-    ("--optimizers adamw --sweep-lr nan", "--sweep-lr nan must be positive and finite"),
-    ("--optimizers adamw --sweep-scale inf", "--sweep-scale inf must be at least 0 and finite"),
-    ("--optimizers adamw --sweep-scale -1", "--sweep-scale -1.0 must be at least 0 and finite"),
+    ("--optimizers adamw --sweep-lr 0.1 0", "--sweep-lr 0.0 must be positive"),
+    ("--optimizers adamw --sweep-lr nan", "--sweep-lr nan must be a finite number"),
+    ("--optimizers adamw --sweep-scale inf", "--sweep-scale inf must be a finite number"),
+    ("--optimizers adamw --sweep-scale -1", "--sweep-scale -1.0 must be at least 0"),
+    ("--optimizers badam --sweep-scale 1 2", "--sweep-scale 1.0 2.0 has no effect on these --optimizers"),
+    ("--optimizers adamw --lr 1", "--lr is not a flag of this command: its name here is --sweep-lr"),
     ("--optimizers adamw --steps 0", "--steps 0 must be at least 1"),
     ("--optimizers adamw grassjump --rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
     ("--optimizers adamw --model huge", "--model huge is unknown"),
@@ -193,7 +266,7 @@ def test_other_common_flags_are_refused_but_other_optimizers_are_not(
     record = {"settings": common_settings(comparison("--optimizers adamw")), "data_fingerprint": "of another text"}
     (tmp_path / "compare.json").write_text(json.dumps(record))
     error = refusal(tmp_path, "--optimizers adamw --steps 40 --rank 8", capsys)
-    assert "--steps 40 (it has 300), --warmup-steps 4 (it has 30)" in error
+    assert "--warmup 4 (it has 30), --steps 40 (it has 300)" in error
     assert "--rank 8 (it has 32)" in error
     assert "choose another --run-dir" in error
     # These flags may change, so the next error is that the text has changed.

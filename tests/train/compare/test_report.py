@@ -1,6 +1,7 @@
 """The table, the record and the plot of a comparison, from runs whose numbers are known."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,12 @@ import jax
 import pytest
 
 from train.__main__ import parse
+from train.compare.choice import best_of_each, results
 from train.compare.command import remove_checkpoints
 from train.compare.config import Compare
-from train.compare.record import Record, Result, mark_diverged, median_speed, results
-from train.compare.report import best_of_each, curves, edges, summary_line, write_report
+from train.compare.grid import cells
+from train.compare.record import Record, mark_diverged, speed_quartiles
+from train.compare.report import curve_of, edges, summary_line, trials, write_report
 from train.system.devices import device_summary
 
 RECORD = Record({"schedule": {"steps": 30}}, "a text")
@@ -54,9 +57,13 @@ def table_of(text: str) -> list[list[str]]:
 @pytest.fixture
 def swept(tmp_path: Path) -> Compare:
     """Two rates of three optimizers: one best at the upper edge, one diverged once, one always."""
-    for name, loss in (("adamw-lr0.001-scale1", 5.0), ("adamw-lr0.01-scale1", 4.5), ("muon-lr0.001-scale1", 4.25)):
+    for name, loss in (
+        ("adamw-lr0.001-scale1-seed0", 5.0),
+        ("adamw-lr0.01-scale1-seed0", 4.5),
+        ("muon-lr0.001-scale1-seed0", 4.25),
+    ):
         leave_run(tmp_path, name, loss, **({"peak_memory_bytes": 7654321} if "muon" in name else {}))
-    for name in ("muon-lr0.01-scale1", "grassjump-lr0.001-scale0.25", "grassjump-lr0.01-scale0.25"):
+    for name in ("muon-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0", "grassjump-lr0.01-scale0.25-seed0"):
         leave_diverged(tmp_path, name)
     return comparison(tmp_path, "--optimizers adamw muon grassjump --sweep-lr 1e-3 1e-2")
 
@@ -68,11 +75,11 @@ def test_the_table_has_the_best_run_of_each_optimizer_the_best_first(swept: Comp
     assert head == ["optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes",
                     "peak memory bytes"]  # fmt: skip
     assert rows == [
-        ["muon", "0.001", "1", "4.2500", "2.1250", "300", "12,345", "7,654,321"],
-        ["adamw", "0.01", "1", "4.5000", "2.2500", "300", "12,345", "-"],
+        ["muon", "0.001", "1", "4.2500", "2.1250", "300 (200 to 2,150)", "12,345", "7,654,321"],
+        ["adamw", "0.01", "1", "4.5000", "2.2500", "300 (200 to 2,150)", "12,345", "-"],
         ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-"],
     ]
-    assert "on abacus; the best of learning rates 0.001, 0.01, by the loss shown." in text
+    assert "on abacus; the best of learning rates 0.001, 0.01, chosen by the eval loss shown, so on the same " in text
     assert "are missing" not in text
 
 
@@ -97,18 +104,25 @@ def test_a_best_run_at_an_edge_is_noted(swept: Compare) -> None:
 
 def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> None:
     config = comparison(tmp_path, "--optimizers adamw badam --sweep-lr 1 2 3 --sweep-scale 0.5 1 2")
+    for cell in cells(config):
+        leave_run(tmp_path, cell.folder, 2.0 + abs(cell.learning_rate - 2))
+    assert [note[:21] for note in edges(config, results(config))] == ["adamw: 0.5 is the low"]
 
-    def finished(best: tuple[float, float]) -> list[Result]:
-        grid = [(lr, scale) for lr in (1.0, 2.0, 3.0) for scale in (0.5, 1.0, 2.0)]
-        runs = [Result("adamw", "haar", *at, "", False, eval_loss=1.0 + (at != best)) for at in grid]
-        return runs + [Result("badam", "haar", lr, 1.0, "", False, eval_loss=abs(lr - 2)) for lr in (1.0, 2.0, 3.0)]
+    def rewritten(learning_rate: float, scale: float) -> list[str]:
+        name = f"adamw-lr{learning_rate:g}-scale{scale:g}-seed0"
+        content = (tmp_path / name / "summary.json").read_text()
+        (tmp_path / name / "summary.json").write_text(json.dumps(json.loads(content) | {"eval_loss": 1.0}))
+        notes = edges(config, results(config))
+        (tmp_path / name / "summary.json").write_text(content)
+        return notes
 
-    assert edges(config, finished((2.0, 1.0))) == []
-    assert [note[:20] for note in edges(config, finished((2.0, 2.0)))] == ["adamw: 2 is the uppe"]
-    assert len(edges(config, finished((3.0, 0.5)))) == 2
-    assert edges(config, finished((3.0, 0.5))[1:]) == []  # one run is missing
-    plain = comparison(tmp_path, "--optimizers adamw")
-    assert edges(plain, [Result("adamw", "haar", 0.003, 1.0, "", False, eval_loss=1.0)]) == []
+    assert rewritten(2, 1) == []
+    assert [note[:20] for note in rewritten(2, 2)] == ["adamw: 2 is the uppe"]
+    assert len(rewritten(3, 0.5)) == 2
+    (tmp_path / "adamw-lr1-scale1-seed0" / "summary.json").unlink()  # a run is missing
+    assert rewritten(3, 0.5) == []
+    config = comparison(tmp_path, "--optimizers adamw --sweep-lr 3")
+    assert edges(config, results(config)) == []
 
 
 def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
@@ -117,28 +131,105 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
     assert content["settings"] == {"schedule": {"steps": 30}}
     assert content["data_fingerprint"] == "a text"
     assert [run["folder"] for run in content["best"]] == [
-        "muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25",
+        "muon-lr0.001-scale1-seed0", "adamw-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0",
     ]  # fmt: skip
     assert len(content["runs"]) == 6
     assert content["runs"][1] == {
-        "optimizer": "adamw", "basis": "haar", "learning_rate": 0.01, "scale": 1.0,
-        "folder": "adamw-lr0.01-scale1", "diverged": False,
-        "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0, "optimizer_bytes": 12345,
+        "optimizer": "adamw", "basis": "haar", "learning_rate": 0.01, "scale": 1.0, "seed": 0,
+        "folder": "adamw-lr0.01-scale1-seed0", "diverged": False,
+        "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0,
+        "tokens_per_second_quartiles": [200.0, 2150.0], "optimizer_bytes": 12345,
         "peak_memory_bytes": None, "device": "abacus",
     }  # fmt: skip
     assert len(content["notes"]) == 2
 
 
-def test_the_plot_has_a_labelled_curve_for_each_optimizer(swept: Compare) -> None:
-    shown = [result for result in best_of_each(results(swept)) if not result.diverged]
-    (axes,) = curves(swept, shown).axes
-    lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
-    assert lines == {
-        "muon, lr 0.001, scale 1": [[0, 9], [8, 4.25]],
-        "adamw, lr 0.01, scale 1": [[0, 9], [8, 4.5]],
-    }
+def test_the_plot_has_the_curve_of_the_best_run_of_each_optimizer(swept: Compare) -> None:
+    done = results(swept)
+    curves = [curve_of(swept, result) for result in best_of_each(swept, done) if not result.diverged]
+    assert [tuple(curve) for curve in curves] == [
+        ("muon", "lr 0.001, scale 1", [0, 8], [9.0, 4.25]),
+        ("adamw", "lr 0.01, scale 1", [0, 8], [9.0, 4.5]),
+    ]
+    assert sorted(map(tuple, trials(swept, done)), key=str) == [
+        ("adamw", 0.001, 5.0), ("adamw", 0.01, 4.5), ("grassjump", 0.001, None), ("grassjump", 0.01, None),
+        ("muon", 0.001, 4.25), ("muon", 0.01, None),
+    ]  # fmt: skip
     write_report(swept, RECORD)
     assert (swept.run_dir / "compare.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_there_is_no_plot_before_a_run_has_finished(tmp_path: Path) -> None:
+    config = comparison(tmp_path, "--optimizers adamw muon")
+    leave_diverged(tmp_path, "muon-lr0.003-scale1-seed0")
+    write_report(config, RECORD)
+    assert not (tmp_path / "compare.png").exists()
+    leave_run(tmp_path, "adamw-lr0.003-scale1-seed0", 5.0)
+    write_report(config, RECORD)
+    assert (tmp_path / "compare.png").exists()
+
+
+@pytest.fixture
+def seeded(tmp_path: Path) -> Compare:
+    """A sweep with seed 0, and the best of each with seeds 1 and 2."""
+    for name, losses in {"adamw-lr0.01": (4.0, 4.5, 4.1), "muon-lr0.001": (4.2, 4.0, 4.4)}.items():
+        for seed, loss in enumerate(losses):
+            leave_run(tmp_path, f"{name}-scale1-seed{seed}", loss)
+    leave_run(tmp_path, "adamw-lr0.001-scale1-seed0", 5.0)
+    leave_diverged(tmp_path, "muon-lr0.01-scale1-seed0")
+    return comparison(tmp_path, "--optimizers adamw muon --sweep-lr 1e-3 1e-2 --seeds 0 1 2")
+
+
+def test_the_table_has_the_seeds_that_did_not_choose(seeded: Compare) -> None:
+    text = write_report(seeded, RECORD)
+    _, _, *rows = table_of(text.partition("## ")[0])
+    assert [row[:6] for row in rows] == [
+        ["muon", "0.001", "1", "1 2", "4.2000 ± 0.2828", "2.1000 ± 0.1414"],
+        ["adamw", "0.01", "1", "1 2", "4.3000 ± 0.2828", "2.1500 ± 0.1414"],
+    ]
+    assert "seed 1 2, rank" in text
+    assert "0.01, chosen by the eval loss of seed 0, on the same held-out text." in text
+    _, _, *rows = table_of(text.partition("## Eval loss less that of adamw, by seed")[2].partition("##")[0])
+    assert rows == [["muon", "-0.5000", "+0.3000", "-0.1000"], ["adamw", "+0.0000", "+0.0000", "+0.0000"]]
+    assert len(table_of(text.partition("## All runs")[2])) == 2 + 8
+    content = json.loads((seeded.run_dir / "compare.json").read_text())
+    assert content["seeds"]["muon"]["seeds"] == [1, 2]
+    assert content["seeds"]["muon"]["mean"] == pytest.approx({"eval_loss": 4.2, "bits_per_byte": 2.1})
+    assert content["seeds"]["muon"]["deviation"]["eval_loss"] == pytest.approx(0.08**0.5)
+    assert content["seeds"]["muon"]["differences"] == pytest.approx({"1": -0.5, "2": 0.3})
+
+
+def test_without_a_sweep_all_seeds_are_shown_and_their_checkpoints_kept(seeded: Compare) -> None:
+    config = comparison(seeded.run_dir, "--optimizers muon adamw --sweep-lr 1e-2 --seeds 0 1 2")
+    text = write_report(config, RECORD)
+    _, _, *rows = table_of(text.partition("## ")[0])
+    assert [row[:5] for row in rows] == [
+        ["adamw", "0.01", "1", "0 1 2", "4.2000 ± 0.2646"],
+        ["muon", "0.01", "1", "0", "diverged"],
+    ]
+    assert "; at learning rates 0.01." in text
+    assert "are missing" not in text  # what has diverged is not repeated
+    for run in seeded.run_dir.iterdir():
+        if run.is_dir():
+            (run / "checkpoints").mkdir()
+    remove_checkpoints(seeded)
+    removed = {run.name for run in seeded.run_dir.iterdir() if run.is_dir() and not (run / "checkpoints").exists()}
+    assert removed == {f"{name}-lr{lr}-scale1-seed0" for name in ("adamw", "muon") for lr in ("0.001", "0.01")}
+
+
+def test_a_seed_that_diverged_is_counted(seeded: Compare) -> None:
+    shutil.rmtree(seeded.run_dir / "muon-lr0.001-scale1-seed1")
+    leave_diverged(seeded.run_dir, "muon-lr0.001-scale1-seed1")
+    shutil.rmtree(seeded.run_dir / "adamw-lr0.01-scale1-seed2")
+    text = write_report(seeded, RECORD)
+    _, _, *rows = table_of(text.partition("## ")[0])
+    assert [row[:6] for row in rows] == [
+        ["adamw", "0.01", "1", "1", "4.5000", "2.2500"],
+        ["muon", "0.001", "1", "1 2", "1 of 2 diverged", "-"],
+    ]
+    assert "**1 of 8 runs are missing.**" in text
+    _, _, *rows = table_of(text.partition("by seed")[2].partition("##")[0])
+    assert rows[1] == ["muon", "-", "-", "-"]
 
 
 def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Path) -> None:
@@ -146,33 +237,34 @@ def test_an_unfinished_comparison_reports_how_many_runs_are_missing(tmp_path: Pa
     text = write_report(config, RECORD)
     assert "**2 of 2 runs are missing.**" in text
     assert len(table_of(text)) == 2
-    leave_run(tmp_path, "adamw-lr0.003-scale1", 5.0)
-    (tmp_path / "muon-lr0.003-scale1").mkdir()  # begun
+    leave_run(tmp_path, "adamw-lr0.003-scale1-seed0", 5.0)
+    (tmp_path / "muon-lr0.003-scale1-seed0").mkdir()  # begun
     text = write_report(config, RECORD)
     assert "**1 of 2 runs are missing.**" in text
     assert [row[0] for row in table_of(text)] == ["optimizer", "---", "adamw"]
     assert "## All runs" not in text
-    assert "the defaults of each optimizer" in summary_line(config, [])
+    assert "the defaults of each optimizer" in summary_line(config, {})
 
 
 def test_only_the_best_runs_keep_their_weights(swept: Compare) -> None:
     for run in swept.run_dir.iterdir():
         (run / "checkpoints" / "8").mkdir(parents=True)
-    (swept.run_dir / "galore-lr1-scale1" / "checkpoints").mkdir(parents=True)  # not of this command
+    (swept.run_dir / "galore-lr1-scale1-seed0" / "checkpoints").mkdir(parents=True)  # not of this command
     remove_checkpoints(swept)
     kept = {path.parent.name for path in swept.run_dir.glob("*/checkpoints")}
-    best = {"muon-lr0.001-scale1", "adamw-lr0.01-scale1", "grassjump-lr0.001-scale0.25"}
-    assert kept == best | {"galore-lr1-scale1"}
+    best = {"muon-lr0.001-scale1-seed0", "adamw-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0"}
+    assert kept == best | {"galore-lr1-scale1-seed0"}
 
 
 def test_the_first_updates_do_not_count_for_the_speed() -> None:
     rows = [{"tokens_per_second": float(v)} for v in (1, 1, 1, 1, 1, 30, 10, 20)]
-    assert median_speed([{"eval_loss": 3.0}, *rows]) == 20
-    assert median_speed(rows[:3]) == 1  # a run too short to wait for
+    assert speed_quartiles([{"eval_loss": 3.0}, *rows]) == (15, 20, 25)
+    assert speed_quartiles(rows[:3]) == (1, 1, 1)  # a run too short to wait for
+    assert speed_quartiles(rows[5:6]) == (30, 30, 30)
 
 
 def test_the_last_message_of_a_diverged_run_is_stored(swept: Compare) -> None:
-    kept = swept.run_dir / "muon-lr0.01-scale1" / "diverged.txt"
+    kept = swept.run_dir / "muon-lr0.01-scale1-seed0" / "diverged.txt"
     assert kept.read_text() == "error: the loss at step 2 is not finite\n"
 
 

@@ -75,6 +75,31 @@ def test_what_a_network_here_does_not_have_is_left_out_and_named(
     assert_same_weights(Weights(tmp_path / "again"), expected)
 
 
+def test_the_modules_of_sentence_transformers_come_back(tmp_path: Path) -> None:
+    theirs = write_encoder(tmp_path / "theirs")
+    paths = ["", "1_Pooling", "2_Dense", "3_Normalize", "4_Link", "../secret", "../theirs/1_Pooling", str(tmp_path)]
+    kept = {
+        "modules.json": json.dumps([{"idx": i, "path": path} for i, path in enumerate(paths)]),
+        "1_Pooling/config.json": '{"pooling_mode_mean_tokens": true}',
+        "2_Dense/config.json": "{}",
+        "2_Dense/model.safetensors": "a few weights",
+    }
+    others = ("onnx/config.json", "1_Pooling/.hidden", "2_Dense/pytorch_model.bin", "../secret/key.json")
+    for name, content in (kept | dict.fromkeys(others, "other")).items():
+        (theirs / name).parent.mkdir(exist_ok=True)
+        (theirs / name).write_text(content)
+    (theirs / "4_Link").symlink_to(tmp_path / "secret")
+    (theirs / "1_Pooling" / "key.json").symlink_to(tmp_path / "secret" / "key.json")
+    assert exported(imported(theirs, tmp_path / "ours"), tmp_path / "again") == 0
+    again = {
+        path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*") if path.is_file()
+    }
+    assert again == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", *kept}
+    assert all((tmp_path / "again" / name).read_text() == content for name, content in kept.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "ours", "secret", "theirs"]
+    assert {path.name for path in (tmp_path / "secret").iterdir()} == {"key.json"}
+
+
 @FAMILIES
 def test_files_that_an_import_lacks_are_written(family: str, tmp_path: Path) -> None:
     theirs = write_encoder(tmp_path / "theirs", family)

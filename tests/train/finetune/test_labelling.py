@@ -4,35 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from models import EncoderConfig, to_hf_config
+from tests.train.small_run import known_to, words_of
 from train.__main__ import main
-from train.program.task import drawn
-from train.storage.checkpoint import save_params
-from train.storage.folder import RunFolder
-from train.storage.model import StoredModel, read_model
+from train.storage.model import read_model
 
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "good", "bad", "fine", "film", "a"]
-NETWORK = EncoderConfig(
-    vocab_size=8, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2, max_positions=16, init_std=0.3
-)
-SMALL = "--batch-size 4 --rank 4 --epochs 8 --learning-rate 1e-2 --adam-learning-rate 1e-2 --update-proj-gap 5"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder without a head, as an import has it."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    StoredModel(settings=to_hf_config(NETWORK), tokenizer=tokenizer).write(folder)
-    save_params(RunFolder(folder).checkpoints, jax.tree.map(np.asarray, jax.jit(lambda: drawn(NETWORK, 0))()))
-    return folder
+SMALL = {
+    "batch_size": 4,
+    "rank": 4,
+    "epochs": 8,
+    "learning_rate": 1e-2,
+    "adam_learning_rate": 1e-2,
+    "update_proj_gap": 5,
+}
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> str:
@@ -51,16 +37,17 @@ def texts(label: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def run(base: Path, tmp_path: Path, rows: list[dict[str, Any]], *words: str) -> dict[str, Any]:
-    arguments = ["--init-from", str(base), "--data", write(tmp_path, rows), "--run-dir", str(tmp_path / "run")]
-    assert main(["finetune", *arguments, *SMALL.split(), *words]) == 0
+def run(encoder: Path, tmp_path: Path, rows: list[dict[str, Any]], *words: str) -> dict[str, Any]:
+    arguments = ["--init-from", str(encoder), "--data", write(tmp_path, rows), "--run-dir", str(tmp_path / "run")]
+    optimizer = words[words.index("--optimizer") + 1] if "--optimizer" in words else "grassjump"
+    assert main(["finetune", *arguments, *words_of(known_to(optimizer, SMALL)), *words]) == 0
     summary: dict[str, Any] = json.loads((tmp_path / "run" / "summary.json").read_text())
     return summary
 
 
-def test_classes_are_learnt_and_named(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_are_learnt_and_named(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = texts({"good": "up", "bad": "down", "fine": "flat"})
-    summary = run(base, tmp_path, rows, "--held-out", write(tmp_path, rows))
+    summary = run(encoder, tmp_path, rows, "--held-out", write(tmp_path, rows))
     assert summary["accuracy"] == summary["f1"] == summary["matthews"] == 1
     model = read_model(tmp_path / "run")
     assert model.settings["id2label"] == {"0": "down", "1": "flat", "2": "up"}
@@ -71,18 +58,18 @@ def test_classes_are_learnt_and_named(base: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.long
-def test_numbers_are_learnt(base: Path, tmp_path: Path) -> None:
+def test_numbers_are_learnt(encoder: Path, tmp_path: Path) -> None:
     rows = texts({"good": 1.0, "bad": -1.0, "fine": 0.2})
-    summary = run(base, tmp_path, rows, "--task", "regression", "--held-out", write(tmp_path, rows))
+    summary = run(encoder, tmp_path, rows, "--task", "regression", "--held-out", write(tmp_path, rows))
     assert summary["eval_loss"] < 0.1
     assert summary["pearson"] > 0.9
     assert read_model(tmp_path / "run").architecture.num_labels == 1
 
 
-def test_a_frozen_encoder_trains_its_head_alone(base: Path, tmp_path: Path) -> None:
+def test_a_frozen_encoder_trains_its_head_alone(encoder: Path, tmp_path: Path) -> None:
     rows = texts({"good": 0, "bad": 1, "fine": 1})
     summary = run(
-        base,
+        encoder,
         tmp_path,
         rows,
         "--optimizer",
@@ -100,7 +87,7 @@ def test_a_frozen_encoder_trains_its_head_alone(base: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_lora_trains_factors_and_the_head(base: Path, tmp_path: Path) -> None:
+def test_lora_trains_factors_and_the_head(encoder: Path, tmp_path: Path) -> None:
     rows = texts({"good": 0, "bad": 1, "fine": 1})
-    summary = run(base, tmp_path, rows, "--optimizer", "lora", "--scale", "2", "--held-out", write(tmp_path, rows))
+    summary = run(encoder, tmp_path, rows, "--optimizer", "lora", "--scale", "2", "--held-out", write(tmp_path, rows))
     assert summary["accuracy"] == 1

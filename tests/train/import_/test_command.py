@@ -127,6 +127,7 @@ BAD = {
         "tokenizer.json is no tokenizer",
     ),
     "another tokenizer": (with_another_tokenizer, "has 400 tokens, but the embedding has 310 rows"),
+    "no list of modules": (lambda folder: (folder / "modules.json").write_text("[3]"), "modules.json is no list of"),
     "nothing": (shutil.rmtree, "has no config.json"),
 }
 
