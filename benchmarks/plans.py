@@ -32,7 +32,8 @@ HEADER = (
 def planned(model: str, mesh: str, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """One plan, made in a separate process."""
     words = ["--model", model, "--mesh", mesh, "--optimizer", method, "--seq-len", str(args.sequence)]
-    words += ["--dtype", args.dtype, *(["--remat"] if args.remat else [])]
+    words += ["--precision", "float32" if args.dtype == "float32" else "mixed"]
+    words += ["--remat", "block" if args.remat else "none"]
     words += ["--topology", args.topology] if args.topology else []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plan.json")

@@ -7,17 +7,20 @@ import jax
 
 from train.config.run import Pretrain, UserError
 from train.config.stored import Run, settings_of
+from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
-from train.loop.trainer import Data, Tools, Trainer
+from train.loop.trainer import Data, Diverged, Tools, Trainer
 from train.program.program import Program
 from train.program.step import TrainState
 from train.storage.checkpoint import Checkpoints, bytes_of
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
+from train.storage.quantities import loss_unit
 from train.system.files import disk_error
 from train.system.processes import SharedStopSignals, is_first, on_first, refuse_different
 from train.system.signals import Stopped, StopSignals
+from train.watch.trackers import Trackers
 
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for what does not fit
 
@@ -70,7 +73,15 @@ def train(
         Display(steps, config.report.log_every, quiet=not is_first()) as display,
         _reporting_exhaustion(config, folder),
         Checkpoints(folder.checkpoints, config.report.keep) as checkpoints,
-        Metrics(folder.metrics if is_first() else None, checkpoints.latest or 0) as metrics,
+        Trackers(config.report.log if is_first() else (), folder.path, settings_of(config), display.say) as trackers,
+        Metrics(
+            folder.metrics if is_first() else None,
+            checkpoints.latest or 0,
+            tokens=program.task.tokens,
+            loss_unit=loss_unit(config),
+            watch=trackers.add,
+        ) as metrics,
+        Profile(config.report.profile, folder.profile, display.say) as profile,
     ):
         on_first(lambda: checkpoints.refuse_full_disk(bytes_of(program.state)))
         parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
@@ -78,11 +89,22 @@ def train(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
             f"attention by {program.task.network.attention}"
         )
-        tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=signals.poll)
+        tools = Tools(
+            folder=folder,
+            display=display,
+            metrics=metrics,
+            checkpoints=checkpoints,
+            profile=profile,
+            poll=signals.poll,
+        )
         trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
         try:
             with signals:
                 trainer.train()
+            trackers.flush()
+        except Diverged:
+            trackers.flush()
+            raise
         except Stopped as signal:
             trainer.save()
             checkpoints.finish()
@@ -102,8 +124,8 @@ def _reporting_exhaustion(config: Run, folder: RunFolder) -> Iterator[None]:
             raise
         raise UserError(
             f"the run does not fit into the memory of its device ({str(error).splitlines()[0].rstrip('.')}): try a "
-            "smaller --batch-size or --seq-len, --remat, --mu-dtype float8 --nu-dtype float8, or --mesh over more "
-            f"devices{_how_to_plan(config)}."
+            "higher --accumulate, a smaller --batch-size or --seq-len, --remat block, --mu-dtype float8 --nu-dtype "
+            f"float8, or --mesh over more devices{_how_to_plan(config)}."
         ) from error
     except OSError as error:
         if (reason := disk_error(error)) is None:
@@ -119,9 +141,9 @@ def _how_to_plan(config: Run) -> str:
     if not isinstance(config, Pretrain):
         return ""
     model, data, optimizer = config.model, config.data, config.optimizer
-    words = ["--model", model.model, "--vocab-size", model.vocab_size, "--dtype", model.dtype]
-    words += ["--param-dtype", model.param_dtype, *(["--remat"] if model.remat else [])]
-    words += ["--batch-size", data.batch_size, "--seq-len", data.seq_len]
+    words = ["--model", model.model, "--vocab-size", model.vocab_size, "--precision", model.precision]
+    words += ["--remat", model.remat, "--batch-size", data.batch_size, "--accumulate", data.accumulate]
+    words += ["--seq-len", data.seq_len]
     words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]
     words += ["--mu-dtype", optimizer.mu_dtype, "--nu-dtype", optimizer.nu_dtype]
     words += ["--mesh", config.devices.mesh or "data=1"]

@@ -11,7 +11,9 @@ class BatchFlags:
     """The batch."""
 
     batch_size: int | None = None
-    """Windows of text per batch; by default one per device of data x fsdp."""
+    """Windows of text per update; by default one for each part and device of data x fsdp."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = DataFlags.seq_len
     """Tokens predicted per window; 256 by default for models other than tiny."""
 
@@ -49,11 +51,12 @@ def plan_defaults(parsed: Plan) -> Plan:
 
 def run_of_plan(config: Plan, shards: int) -> Pretrain:
     """Return the run to plan, on a mesh that shards a batch over `shards` devices."""
-    batch_size = shards if config.batch.batch_size is None else config.batch.batch_size
+    batch = config.batch
+    batch_size = shards * batch.accumulate if batch.batch_size is None else batch.batch_size
     return Pretrain(
         run_dir=Path(),
         model=config.model,
-        data=DataFlags(batch_size=batch_size, seq_len=config.batch.seq_len),
+        data=DataFlags(batch_size=batch_size, accumulate=batch.accumulate, seq_len=batch.seq_len),
         optimizer=config.optimizer,
         devices=config.devices,
     )

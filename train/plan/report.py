@@ -29,10 +29,10 @@ def _heading(plan: dict[str, Any]) -> str:
     where = f"{plan['topology']} ({plan['device']})" if plan["topology"] else "CPU"
     return (
         f"{flags['model']}, {plan['parameters']:,} parameters, {flags['optimizer']} at rank {flags['rank']}, "
-        f"products in {flags['dtype']}, weights in {flags['param_dtype']}{', remat' if flags['remat'] else ''}\n"
+        f"precision {flags['precision']}, logits {flags['logits']}, remat {flags['remat']}\n"
         f"{axes}: {plan['devices']} devices, {where}; compiled in {plan['compile_seconds']:.0f} s\n"
-        f"{flags['batch_size']} windows of {flags['seq_len']} tokens per batch, "
-        f"{flags['batch_size'] / (mesh['data'] * mesh['fsdp']):g} per device of data x fsdp"
+        f"{flags['batch_size']} windows of {flags['seq_len']} tokens per update, in {flags['accumulate']} parts of "
+        f"{flags['batch_size'] / (flags['accumulate'] * mesh['data'] * mesh['fsdp']):g} per device of data x fsdp"
     )
 
 

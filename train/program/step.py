@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from train.program.frozen import Pattern, joined, parted
+from train.program.micro_batches import Loss, ValueAndGrad
 from train.program.task import Batch, Params
 
 
@@ -36,23 +37,26 @@ def first_state(params: Params, tx: optax.GradientTransformation, frozen: Patter
 
 
 def make_train_step(
-    loss: Callable[[Params, Batch], Array],
+    loss: Loss,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     frozen: Pattern = (),
+    value_and_grad: Callable[[Loss], ValueAndGrad] = jax.value_and_grad,
 ) -> Callable[..., tuple[TrainState, Report]]:
     """Return the training step: of a state, a batch, and the highest loss that is no spike.
 
     `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
-    parameters have no gradient and no optimizer state. If the loss or a gradient is not finite, or
-    the loss is a spike, the state stays as it is, bit for bit.
+    parameters have no gradient and no optimizer state. `value_and_grad` may be that of
+    `train.program.micro_batches`. If the loss or a gradient is not finite, or the loss is a spike,
+    the state stays as it is, bit for bit.
     """
 
     def train_step(state: TrainState, batch: Batch, highest: float | Array = math.inf) -> tuple[TrainState, Report]:
         trained, fixed = parted(state.params, frozen)
-        value, grads = jax.value_and_grad(lambda trained: loss(joined(trained, fixed), batch))(trained)
+        value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
-        params = joined(optax.apply_updates(trained, updates), fixed)
+        with jax.numpy_dtype_promotion("standard"):  # rounded weights of 16 bits have updates of 32
+            params = joined(optax.apply_updates(trained, updates), fixed)
         is_good = all_finite((value, grads)) & (value <= highest)
         report = Report(value, jnp.asarray(schedule(state.step)), ~is_good)
         after = TrainState(state.step + 1, params, opt_state)

@@ -4,7 +4,10 @@ config.json    every setting, the versions of the packages, the fingerprint of t
 model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
 checkpoints/   the last two states, and the best with early stopping
-loss.png, sample.txt, summary.json    the results; summary.json is written last and marks the end
+profile/       a trace of some updates, if one was asked for
+loss.png, sample.txt, report.html, summary.json    the results; summary.json is written last and
+               marks the end
+tensorboard/, wandb/    what trackers wrote (`train.watch.services`)
 """
 
 import contextlib
@@ -20,8 +23,9 @@ from typing import Any
 from train.config.run import UserError
 from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
 from train.storage.checkpoint import steps_in
-from train.storage.metrics import SKIPPED, Metrics, plot, read_rows
+from train.storage.metrics import Metrics, is_update, plot, read_rows
 from train.storage.model import StoredModel
+from train.system.devices import machine
 from train.system.files import as_json, locked, write_whole
 from train.system.processes import everywhere, on_first
 
@@ -43,7 +47,9 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.loss_curve = path / "loss.png"
+        self.report = path / "report.html"
         self.sample = path / "sample.txt"
+        self.profile = path / "profile"
         self.summary = path / "summary.json"
         self._token = path / ".token"  # by which processes recognise that they share the folder
 
@@ -86,7 +92,7 @@ class RunFolder:
 
     def store(self, config: Run, fingerprint: str) -> None:
         """Write config.json."""
-        content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions()}
+        content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions(), "machine": machine()}
         write_whole(self.config, as_json(content))
 
     def leave_token(self) -> str:
@@ -127,7 +133,7 @@ class RunFolder:
         """Refuse a folder with an update or a checkpoint; a run that has none loses nothing if it
         starts again.
         """
-        is_trained = any("loss" in row or SKIPPED in row for row in read_rows(self.metrics))
+        is_trained = any(map(is_update, read_rows(self.metrics)))
         if is_trained or (self.checkpoints.is_dir() and steps_in(self.checkpoints)):
             raise UserError(
                 f"--run-dir {self.path} already contains a run: add --resume to continue it, or choose another folder."

@@ -136,10 +136,10 @@ def test_a_program_that_does_not_fit_is_a_line_of_the_plan() -> None:
     plan = command.compiled_step(SimpleNamespace(train_step=Step(), state=None, batch=None))  # type: ignore[arg-type]
     assert plan == {"does_not_fit": reason, "compiled": None, "sent": None}
     held = dict.fromkeys(("parameters", "optimizer_state", "batch", "gradients", "adamw_state"), 10**6)
-    flags = dict.fromkeys(("dtype", "param_dtype", "remat", "seq_len", "rank", "model", "optimizer"), "x")
+    flags = dict.fromkeys(("precision", "logits", "remat", "seq_len", "rank", "model", "optimizer"), "x")
     mesh = {"data": 1, "fsdp": 2, "tensor": 1}
     shown = plan_report.text({
-        "bytes": held, "flags": flags | {"batch_size": 2}, "mesh": mesh, "parameters": 9, "devices": 2,
+        "bytes": held, "flags": flags | {"batch_size": 2, "accumulate": 1}, "mesh": mesh, "parameters": 9, "devices": 2,
         "topology": "v5e:1x2", "device": "TPU", "compile_seconds": 1.0, **plan,
     })  # fmt: skip
     assert shown.endswith(f"Does not fit. {reason}")
@@ -155,11 +155,14 @@ def test_other_errors_of_the_compiler_are_not_hidden() -> None:
 
 
 def test_defaults_follow_model_optimizer_and_mesh() -> None:
-    config = parse(["plan", "--model", "7b", "--optimizer", "adamw", "--mesh", "data=2,fsdp=4", "--remat"])
+    config = parse(["plan", "--model", "7b", "--optimizer", "adamw", "--mesh", "data=2,fsdp=4", "--remat", "block"])
     assert isinstance(config, Plan)
     assert (config.batch.batch_size, config.batch.seq_len, config.optimizer.rank) == (None, 256, 1024)
     planned = run_of_plan(config, 8)
-    assert (planned.data.batch_size, planned.model.vocab_size, planned.model.remat) == (8, 32000, True)
+    assert (planned.data.batch_size, planned.model.vocab_size, planned.model.remat) == (8, 32000, "block")
     config = parse(["plan", "--mesh", "fsdp=4", "--batch-size", "12"])
     assert isinstance(config, Plan)
     assert run_of_plan(config, 4).data.batch_size == 12
+    config = parse(["plan", "--mesh", "fsdp=4", "--accumulate", "3"])
+    assert isinstance(config, Plan)
+    assert (run_of_plan(config, 4).data.batch_size, run_of_plan(config, 4).data.accumulate) == (12, 3)
