@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 
 from train.program.frozen import Pattern, joined, parted
 from train.program.micro_batches import Loss, ValueAndGrad
@@ -54,13 +54,17 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, highest: float | Array = math.inf) -> tuple[TrainState, Report]:
         trained, fixed = parted(state.params, frozen)
         value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-        with jax.numpy_dtype_promotion("standard"):  # rounded weights of 16 bits have updates of 32
-            params = joined(optax.apply_updates(trained, updates), fixed)
         is_good = all_finite((value, grads)) & (value <= highest)
+
+        def updated(state: TrainState) -> TrainState:
+            trained, fixed = parted(state.params, frozen)
+            updates, opt_state = tx.update(grads, state.opt_state, trained)
+            with jax.numpy_dtype_promotion("standard"):  # rounded weights of 16 bits have updates of 32
+                params = joined(optax.apply_updates(trained, updates), fixed)
+            return TrainState(state.step + 1, params, opt_state)
+
         report = Report(value, jnp.asarray(schedule(state.step)), ~is_good)
-        after = TrainState(state.step + 1, params, opt_state)
-        return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), after, state), report
+        return lax.cond(is_good, updated, lambda state: state, state), report
 
     return train_step
 

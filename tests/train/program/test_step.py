@@ -20,7 +20,7 @@ from train.program.optimizer import make_optimizer, make_schedule, stacked_kerne
 from train.program.program import make_program
 from train.program.sharding import make_mesh
 from train.program.step import all_finite, first_state, make_train_step
-from train.program.task import LanguageModel, Rows
+from train.program.task import LanguageModel, Params, Rows
 
 MODEL = LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=2)
 TASK = LanguageModel(network=MODEL, batch_size=2, seq_len=8)
@@ -75,6 +75,30 @@ def test_a_bad_step_leaves_every_bit_of_the_state(optimizer: OptimizerName) -> N
     after, report = guarded(state, Rows(WINDOWS), 0.0)
     assert report.is_skipped
     assert bits(after) == bits(state)
+
+
+@pytest.mark.parametrize("optimizer", ["grassjump", "adamw"])
+def test_a_run_with_a_skipped_step_is_the_run_without_it(optimizer: OptimizerName) -> None:
+    tx = make_optimizer(small(optimizer), SCHEDULE, seed=0)
+
+    def loss(params: Params, batch: Rows) -> jax.Array:
+        """The loss, whose gradient is nan if the first token is the last word."""
+        return TASK.loss(params, batch) * jnp.where(batch.tokens[0, 0] == 10, jnp.nan, 1.0)
+
+    step = jax.jit(make_train_step(loss, tx, make_schedule(0.01, SCHEDULE)))
+    good = [Rows((WINDOWS + i) % 9) for i in range(5)]
+    bad = Rows(np.full_like(WINDOWS, 10))
+
+    def after(batches: list[Rows]) -> tuple[list[bytes], list[bool]]:
+        state, skipped = jax.jit(lambda: first_state(TASK.draw(0), tx))(), []
+        for batch in batches:
+            state, report = step(state, batch)
+            skipped.append(bool(report.is_skipped))
+        return bits(state), skipped
+
+    state, skipped = after([*good[:2], bad, *good[2:4], bad, bad, good[4]])  # over a refresh
+    assert skipped == [False, False, True, False, False, True, True, False]
+    assert (state, [False] * 5) == after(good)
 
 
 def bits(tree: Any) -> list[bytes]:
