@@ -20,7 +20,7 @@ from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.micro_batches import accumulated, mapped
-from train.program.optimizer import make_optimizer, make_schedule, state_bytes
+from train.program.optimizer import backward_step, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
     check_micro_batches,
@@ -31,7 +31,7 @@ from train.program.sharding import (
     rows_of_a_device,
 )
 from train.program.speed import flops_per_token
-from train.program.step import TrainState, first_state, make_train_step
+from train.program.step import TrainState, first_state, make_backward_step, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
 
@@ -90,7 +90,8 @@ def make_program(
     """
     params = jax.eval_shape(lambda: task.draw(seed))
     is_narrow = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
-    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned), is_narrow=is_narrow)
+    options = {"map_stacks": maps_stacks(mesh, planned), "is_narrow": is_narrow}
+    tx = make_optimizer(optimizer, schedule, seed, **options)
     check_patterns(params, frozen)
     start = functools.partial(first_state, tx=tx, frozen=frozen)
     state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
@@ -100,7 +101,11 @@ def make_program(
     loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
     value_and_grad = accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
     rate = make_schedule(optimizer.learning_rate, schedule)
-    train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
+    if optimizer.update_in_backward:
+        assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
+        train_step = make_backward_step(backward_step(task.parts(place), optimizer, schedule, seed, **options), rate)
+    else:
+        train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     return Program(
         mesh=mesh,
         task=task,

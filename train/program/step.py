@@ -60,6 +60,18 @@ def make_train_step(
     return train_step
 
 
+def make_backward_step(
+    step: Callable[[Params, optax.OptState, Batch], tuple[Params, optax.OptState, Any]], schedule: optax.Schedule
+) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
+    """Return the training step around `train.program.optimizer.backward_step`."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
+        params, opt_state, report = step(state.params, state.opt_state, batch)
+        return TrainState(state.step + 1, params, opt_state), Report(report.loss, jnp.asarray(schedule(state.step)))
+
+    return train_step
+
+
 def all_finite(tree: Any) -> Array:
     """Return whether every float in the tree is finite."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
