@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType
 from models import CONFIGS
 from tests.train.small_run import SAME_LOSS, STEADY, Launcher, losses
 from train.config.run import OptimizerFlags, ScheduleFlags, UserError
-from train.plan.command import device_bytes
+from train.plan.cost import device_bytes
 from train.program import sharding
 from train.program.optimizer import make_optimizer, state_bytes
 from train.program.sharding import AXES, make_mesh, param_shardings, placed

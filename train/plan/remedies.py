@@ -1,0 +1,178 @@
+"""What makes a step need less memory: a row for each remedy, and which of them to take."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from train.config.optimizers import OPTIMIZERS
+from train.config.run import BLOCKS, HAAR, Pretrain
+from train.config.validate import NARROWEST_BLOCK
+
+Flags = dict[str, Any]  # settings by name
+GROUPS = ("model", "data", "optimizer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """A change of flags that may save memory.
+
+    Attributes:
+      flags: The flags that it changes in a run on a number of shards of a batch.
+      applies: Whether it changes anything there.
+      price: What it costs besides operations.
+    """
+
+    flags: Callable[[Pretrain, int], Flags]
+    applies: Callable[[Pretrain, int], bool]
+    price: str
+
+
+class Cost(NamedTuple):
+    """What a step costs."""
+
+    needed: int  # bytes on each device
+    operations: int  # of the products, on all devices
+    tokens: int  # of a batch
+    seconds: float  # to compile
+
+
+class Planned(NamedTuple):
+    """A changed step and its cost."""
+
+    flags: Flags
+    cost: Cost
+    price: str = ""
+
+
+# Compiles a changed run; given its changed flags too.
+Measure = Callable[[Pretrain, Flags], Cost]
+
+
+def _float32(group: str, name: str) -> Callable[[Pretrain, int], bool]:
+    return lambda run, _: getattr(getattr(run, group), name) == "float32"
+
+
+def _has_moments(run: Pretrain) -> bool:
+    return not OPTIMIZERS[run.optimizer.optimizer].is_baseline
+
+
+def _moments(precision: str) -> Remedy:
+    order = ("float32", "bfloat16", "float8")
+
+    def applies(run: Pretrain, _: int) -> bool:
+        present = (run.optimizer.mu_dtype, run.optimizer.nu_dtype)
+        return _has_moments(run) and any(order.index(one) < order.index(precision) for one in present)
+
+    return Remedy(
+        flags=lambda *_: {"mu_dtype": precision, "nu_dtype": precision},
+        applies=applies,
+        price="moments are rounded stochastically",
+    )
+
+
+# In the order in which they are preferred: what leaves the results as they are comes first.
+REMEDIES: tuple[Remedy, ...] = (
+    Remedy(
+        flags=lambda *_: {"remat": True},
+        applies=lambda run, _: not run.model.remat,
+        price="none: the results are the same",
+    ),
+    Remedy(
+        flags=lambda _, shards: {"batch_size": shards},
+        applies=lambda run, shards: run.data.batch_size > shards,
+        price="more steps for the same tokens, and noisier gradients",
+    ),
+    Remedy(
+        flags=lambda *_: {"dtype": "bfloat16"},
+        applies=_float32("model", "dtype"),
+        price="products and activations are rounded",
+    ),
+    Remedy(
+        flags=lambda *_: {"basis": BLOCKS},
+        applies=lambda run, _: (
+            "basis" in OPTIMIZERS[run.optimizer.optimizer].takes
+            and run.optimizer.basis == HAAR
+            and run.optimizer.rank >= 2 * NARROWEST_BLOCK
+        ),
+        price="other random bases",
+    ),
+    _moments("bfloat16"),
+    _moments("float8"),
+    Remedy(
+        flags=lambda *_: {"optimizer": "grassjump"},
+        applies=lambda run, _: not _has_moments(run),
+        price="another optimizer, with its own learning rate",
+    ),
+    Remedy(
+        flags=lambda run, _: {"rank": run.optimizer.rank // 2},
+        applies=lambda run, _: "rank" in OPTIMIZERS[run.optimizer.optimizer].takes and run.optimizer.rank > 1,
+        price="subspaces of half the dimension",
+    ),
+    Remedy(
+        flags=lambda *_: {"param_dtype": "bfloat16"},
+        applies=_float32("model", "param_dtype"),
+        price="small updates are lost in rounding",
+    ),
+)
+
+
+def changed(run: Pretrain, flags: Flags) -> Pretrain:
+    """Return a run with some settings changed, by the names of their flags."""
+    groups = {group: {name: flags[name] for name in flags if hasattr(getattr(run, group), name)} for group in GROUPS}
+    return dataclasses.replace(
+        run, **{group: dataclasses.replace(getattr(run, group), **values) for group, values in groups.items()}
+    )
+
+
+def words(flags: Flags) -> str:
+    """Return flags as they are written on the command line."""
+    return " ".join(
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in flags.items()
+    )
+
+
+def alone(run: Pretrain, shards: int, measure: Measure) -> dict[Remedy, Planned]:
+    """Return the cost of a step with each remedy that applies, in the order of the table."""
+    changes = {remedy: remedy.flags(run, shards) for remedy in REMEDIES if remedy.applies(run, shards)}
+    return {
+        remedy: Planned(flags, measure(changed(run, flags), flags), remedy.price) for remedy, flags in changes.items()
+    }
+
+
+def together(
+    run: Pretrain, shards: int, needed: int, limit: int, tried: Mapping[Remedy, Planned], measure: Measure
+) -> list[Planned]:
+    """Return the remedies to take: each entry has the flags of the one before it and more.
+
+    If one alone is enough, it is the first such of `tried`. Otherwise they are added by what they
+    save alone, most first, and after them those that apply only now, until the step fits. One that
+    saves nothing then is left out.
+
+    Args:
+      run: The run that does not fit.
+      shards: Shards of its batch.
+      needed: Bytes that it needs.
+      limit: Bytes that there are.
+      tried: Each remedy alone.
+      measure: Returns the cost of a changed run.
+    """
+    enough = [one for one in tried.values() if one.cost.needed <= limit]
+    if enough:
+        return enough[:1]
+    useful = [remedy for remedy, one in tried.items() if one.cost.needed < needed]
+    useful.sort(key=lambda remedy: tried[remedy].cost.needed)
+    flags: Flags = {}
+    taken: list[Planned] = []
+    for remedy in (*useful, *(remedy for remedy in REMEDIES if remedy not in tried)):
+        present = changed(run, flags)
+        if not remedy.applies(present, shards):
+            continue
+        more = flags | remedy.flags(present, shards)
+        cost = measure(changed(run, more), more) if taken else tried[remedy].cost
+        if cost.needed >= (taken[-1].cost.needed if taken else needed):
+            continue
+        flags = more
+        taken.append(Planned(flags, cost))
+        if cost.needed <= limit:
+            break
+    return taken
