@@ -35,9 +35,7 @@ def gpu_devices(count: int) -> Sequence[jax.Device]:
             "compile for a GPU that is not present. Leave --device out to plan with simulated CPU devices."
         ) from None
     if len(devices) < count:
-        raise UserError(
-            f"--device cuda has {len(devices)} GPUs, but --mesh has {count} devices: choose a smaller mesh."
-        )
+        raise UserError(f"--device cuda has {len(devices)} GPUs, but the plan is for {count}: choose a smaller mesh.")
     return devices[:count]
 
 
@@ -60,7 +58,7 @@ def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:
         ) from None
     if len(devices) != count:
         raise UserError(
-            f"--topology {topology} has {len(devices)} devices, but --mesh has {count}: make the two numbers equal."
+            f"--topology {topology} has {len(devices)} devices, but the plan is for {count}: make the two numbers equal, by --mesh."
         )
     return devices
 
