@@ -58,7 +58,8 @@ def tpu_devices(topology: str, count: int) -> Sequence[jax.Device]:
         ) from None
     if len(devices) != count:
         raise UserError(
-            f"--topology {topology} has {len(devices)} devices, but the plan is for {count}: make the two numbers equal, by --mesh."
+            f"--topology {topology} has {len(devices)} devices, but the plan is for {count}: make the two numbers "
+            "equal, by --mesh."
         )
     return devices
 
