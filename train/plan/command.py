@@ -22,7 +22,7 @@ from train.plan.cost import AVAILABLE, compiled_step, in_refusal, planned_progra
 from train.plan.devices import planned_devices
 from train.plan.parts import parts_of
 from train.plan.remedies import Cost, Flags, Planned, alone, together, words
-from train.plan.report import text, verdict
+from train.plan.report import advice, text, verdict
 from train.plan.sizes import gb, parsed_size
 from train.program.program import refuse_untraceable
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
@@ -55,9 +55,10 @@ def run_plan(config: Plan) -> None:
     refuse_untraceable(program, run.optimizer.optimizer, run.devices.mesh)
     plan = planned_step(run, program) | {"topology": config.plan.topology, "versions": versions()}
     plan |= {"parts": parts_of(program), "memory": _memory(plan, limit), "remedies": [], "together": []}
+    print(text(plan), flush=True)
     if not plan["memory"]["fits"] and config.plan.remedies:
         plan |= _remedies(run, shards, plan, devices)
-    print(text(plan))
+        print(f"\n{advice(plan)}")
     if path is not None:
         write_whole(path, json.dumps(plan, indent=1) + "\n")
     if not plan["memory"]["fits"]:

@@ -18,18 +18,30 @@ UNKNOWN_TRIP_COUNT = (
 
 
 def text(plan: dict[str, Any]) -> str:
-    """Return the printed form of a plan."""
+    """Return the printed form of a plan, but for its remedies."""
     parts = [_heading(plan), _parts(plan)]
     if plan["compiled"] is not None:
         parts.append(_compiled(plan))
-    if plan["remedies"]:
-        parts += [_remedies(plan), _advice(plan)]
     if plan["sent"] and plan["devices"] > 1:
         parts += [_traffic(plan["sent"], at_refresh=False)]
         parts += [_traffic(plan["sent"], at_refresh=True)] if any(row["conditional"] for row in plan["sent"]) else []
     if plan["device"] == "cpu":
         parts.append(ON_CPU)
     return "\n\n".join(parts)
+
+
+def advice(plan: dict[str, Any]) -> str:
+    """Return the printed form of the remedies, and which to take."""
+    if not plan["together"]:
+        conclusion = "Nothing above saves memory."
+    else:
+        last = plan["together"][-1]
+        conclusion = (
+            f"It fits with {last['words']}."
+            if last["needed"] <= plan["memory"]["limit"]
+            else f"Nothing makes it fit. The smallest that was reached is {gb(last['needed'])}, with {last['words']}."
+        )
+    return f"{_remedies(plan)}\n\n{conclusion}"
 
 
 def verdict(plan: dict[str, Any]) -> str:
@@ -118,15 +130,6 @@ def _remedies(plan: dict[str, Any]) -> str:
             lines.append(row(one, f"{'  and ' if before else '  '}{words(added)}"))
             before = one["flags"]
     return "\n".join([*lines, OPERATIONS])
-
-
-def _advice(plan: dict[str, Any]) -> str:
-    if not plan["together"]:
-        return "Nothing above saves memory."
-    last = plan["together"][-1]
-    if last["needed"] <= plan["memory"]["limit"]:
-        return f"It fits with {last['words']}."
-    return f"Nothing makes it fit. The smallest that was reached is {gb(last['needed'])}, with {last['words']}."
 
 
 def _traffic(collectives: list[dict[str, Any]], *, at_refresh: bool) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from train.config.run import UserError
 from train.plan.cost import AVAILABLE, NEEDED, in_refusal, refusal
-from train.plan.report import text
+from train.plan.report import advice, text
 
 GB = 10**9
 # As libtpu writes it, in one of two ways.
@@ -84,20 +84,20 @@ def test_the_first_line_is_the_answer(changes: dict[str, Any], line: str) -> Non
 
 
 def test_remedies_have_their_savings_and_operations_per_token() -> None:
-    shown = text(plan(remedies=[remedy("--remat", 9.5, remat=True)], together=[remedy("--remat", 9.5, remat=True)]))
+    shown = advice(plan(remedies=[remedy("--remat", 9.5, remat=True)], together=[remedy("--remat", 9.5, remat=True)]))
     (row,) = [line.split() for line in shown.splitlines() if line.startswith("--remat")]
     # 665 operations for 64 tokens, and 1000 for 128 without it.
     assert row[1:7] == ["9.50", "GB", "2.50", "GB", "1.33", "yes"]
-    assert "\nIt fits with --remat." in shown
+    assert shown.endswith("\n\nIt fits with --remat.")
 
 
 def test_what_was_taken_together_is_shown_one_by_one() -> None:
     tried = [remedy("--remat", 11.5, remat=True), remedy("--rank 4", 11.8, rank=4)]
     both = [tried[0], remedy("--remat --rank 4", 11.2, remat=True, rank=4)]
-    shown = text(plan(remedies=tried, together=both))
+    shown = advice(plan(remedies=tried, together=both))
     assert "\n  and --rank 4 " in shown
     assert "Nothing makes it fit. The smallest that was reached is 11.20 GB, with --remat --rank 4." in shown
-    assert "Nothing above saves memory." in text(plan(remedies=[remedy("--remat", 12, remat=True)]))
+    assert "Nothing above saves memory." in advice(plan(remedies=[remedy("--remat", 12, remat=True)]))
 
 
 @pytest.mark.parametrize(("reason", "needed"), [(REFUSED, 23.88), (OF_TEMPORARIES, 112.32)])
