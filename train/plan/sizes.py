@@ -34,5 +34,5 @@ def mb(size: int) -> str:
 
 
 def gb(size: int) -> str:
-    """Return billions of bytes with their unit."""
-    return f"{size / 1e9:,.2f} GB"
+    """Return billions of bytes with their unit, or millions if there are fewer."""
+    return f"{size / 1e9:,.2f} GB" if abs(size) >= 1e9 else f"{size / 1e6:,.2f} MB"
