@@ -3,22 +3,33 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Where to train: cpu, cuda (NVIDIA GPUs) or tpu. The JAX for it is installed, and JAX must find one.
+DEVICE ?= cpu
+EXTRA_cpu := train
+EXTRA_cuda := train,cuda
+EXTRA_tpu := train,tpu
+ifndef EXTRA_$(DEVICE)
+$(error DEVICE=$(DEVICE) must be one of cpu, cuda, tpu)
+endif
+TRAIN := JAX_PLATFORMS=$(DEVICE) $(BIN)/python -m train
+
 OPTIMIZER ?= grassjump
 STEPS ?= 300
 RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
-OPTIMIZERS ?= adamw muon galore grasswalk grassjump
 COMPARE_DIR ?= runs/compare
+COMPARE_ARGS ?= --optimizers adamw grassjump --steps 100 --eval-every 50 --sweep-lr 5e-3 1e-2 2e-2 --sweep-scale 0.1 0.25
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: train compare test test-long check format clean
 
 # Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
-train: $(VENV)/.train-test
-	$(BIN)/python -m train pretrain --model tiny --optimizer $(OPTIMIZER) --steps $(STEPS) --run-dir $(RUN_DIR) --seed 0
+train: $(VENV)/.train-$(DEVICE)
+	$(TRAIN) pretrain --model tiny --optimizer $(OPTIMIZER) --steps $(STEPS) --run-dir $(RUN_DIR) --seed 0
 
-# The same with each of several optimizers: a table and a plot. Run it again to resume where it stopped.
-compare: $(VENV)/.train-test
-	$(BIN)/python -m train compare --model tiny --optimizers $(OPTIMIZERS) --steps $(STEPS) --run-dir $(COMPARE_DIR)
+# AdamW and GrassJump, each with the best of the same learning rates and scales: a table and a plot. Run it again to
+# resume where it stopped.
+compare: $(VENV)/.train-$(DEVICE)
+	$(TRAIN) compare --model tiny $(COMPARE_ARGS) --run-dir $(COMPARE_DIR)
 
 # All tests but the long ones. Those of tests/mesh need eight devices, so they run in processes of their own.
 test: $(VENV)/.train-test
@@ -46,6 +57,10 @@ clean:
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to one.")'
 	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.train-$(DEVICE): $(VENV)/.python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[$(EXTRA_$(DEVICE))]'
 	touch $@
 
 $(VENV)/.train-test: $(VENV)/.python pyproject.toml

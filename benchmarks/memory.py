@@ -18,7 +18,8 @@ import grass_optax
 from benchmarks.shapes import RANKS
 from models import CONFIGS, Llama
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import ScheduleFlags, default_optimizer
+from train.config.run import default_optimizer
+from train.config.schedule import ScheduleFlags
 from train.program.optimizer import make_optimizer
 
 PRETRAINING = [name for name, row in OPTIMIZERS.items() if not row.only_finetunes]
@@ -30,16 +31,16 @@ def abstract_params(size: str) -> Any:
     return nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))), nnx.Param))
 
 
-def optimizer(name: OptimizerName, rank: int) -> optax.GradientTransformation:
+def optimizer(name: OptimizerName, size: str) -> optax.GradientTransformation:
     """The trainer's optimizer with the method's defaults, without gradient clipping."""
-    flags = dataclasses.replace(default_optimizer(name, rank), clip=0.0)
+    flags = dataclasses.replace(default_optimizer(name, size), rank=RANKS[size], clip=0.0)
     return make_optimizer(flags, ScheduleFlags(), seed=0)
 
 
 def state_bytes(size: str) -> dict[str, int]:
     """Bytes of the optimizer state of every method at one size."""
     params = abstract_params(size)
-    return {name: grass_optax.memory_report(optimizer(name, RANKS[size]), params).total_bytes for name in PRETRAINING}
+    return {name: grass_optax.memory_report(optimizer(name, size), params).total_bytes for name in PRETRAINING}
 
 
 def table(sizes: list[str]) -> str:

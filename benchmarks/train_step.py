@@ -25,6 +25,8 @@ from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, optimizers, own_g
 from benchmarks.measure import Contestant
 from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
 from models import CONFIGS, LlamaConfig
+from models.config import Remat
+from train.program.chunks import chunk_of
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import LanguageModel, Rows
 
@@ -33,12 +35,15 @@ METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "g
 
 def network(args: argparse.Namespace) -> LlamaConfig:
     """The configuration of the LLaMA."""
-    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=args.remat)
+    remat: Remat = "block" if args.remat else "none"
+    return dataclasses.replace(CONFIGS[args.model], dtype=args.dtype, param_dtype=args.param_dtype, remat=remat)
 
 
 def language_model(args: argparse.Namespace) -> LanguageModel:
     """What is trained."""
-    return LanguageModel(network=network(args), batch_size=args.batch, seq_len=args.sequence)
+    model = network(args)
+    chunk = chunk_of("auto", model.vocab_size, args.batch, args.sequence)
+    return LanguageModel(network=model, batch_size=args.batch, seq_len=args.sequence, chunk=chunk)
 
 
 def rows(task: LanguageModel) -> Rows:

@@ -77,6 +77,11 @@ def _row(contestant: str) -> Optimizer:
     return OPTIMIZERS["grasswalk" if contestant.startswith("walk") else "grassjump"]
 
 
+def _rate(contestant: str) -> float:
+    """The default learning rate of that method."""
+    return _row(contestant).pretraining(Run.model).learning_rate
+
+
 def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """GrassJump or GrassWalk with the bases of a contestant."""
     rule, initial = RULES[run.contestant]
@@ -135,7 +140,7 @@ def runs_of_rates() -> list[Run]:
     return [
         Run(contestant=name, rank=QUARTER, update_proj_gap=100, learning_rate=rate, seed=SEED_OF_RATES)
         for name in RULES
-        for rate in (factor * _row(name).learning_rate for factor in FACTORS)
+        for rate in (factor * _rate(name) for factor in FACTORS)
     ]
 
 
@@ -156,7 +161,7 @@ def runs_of(table: Table, rates: Mapping[str, float]) -> list[Run]:
 
 def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
     """The learning rate of each contestant: that of the least loss if all were tried."""
-    rates = {name: _row(name).learning_rate for name in RULES}
+    rates = {name: _rate(name) for name in RULES}
     for name in RULES:
         tried = [run for run in runs_of_rates() if run.contestant == name]
         if all(run in outcomes for run in tried):

@@ -62,7 +62,7 @@ def train(run: Run) -> Outcome:
     model = read_model(config.start.init_from)
     mesh = make_mesh("", run.batch_size)
     work = labelling_work(config, model, mesh)
-    schedule = config.schedule.schedule(work.rows, run.batch_size)
+    schedule = config.schedule.in_updates(work.rows, run.batch_size)
     program = make_program(mesh, work.task, config.optimizer, schedule, run.seed)
     step = program.train_step.lower(program.state, program.batch).compile()
     state = state_of_model(config, program)

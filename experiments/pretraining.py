@@ -14,9 +14,12 @@ import optax
 
 from experiments.study import Study
 from grass_optax import captured_energy
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, ScheduleFlags, defaults
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, defaults
+from train.config.schedule import ScheduleFlags
+from train.data.cache import Tokens
 from train.data.tokenizer import token_bytes
-from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
+from train.data.tokens import load_tokens
+from train.data.windows import held_out_batches, training_rows, training_windows
 from train.pretrain.evaluation import evaluate
 from train.program.optimizer import make_schedule
 from train.program.program import pretraining
@@ -100,7 +103,7 @@ def held_out_loss(task: LanguageModel, params: Params, tokens: Tokens, config: P
         return np.asarray(losses(params, Rows(whole)))[: len(batch)]
 
     batches = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
-    return evaluate(of_batch, batches, token_bytes(tokens.tokenizer)).eval_loss
+    return evaluate(of_batch, batches, token_bytes(tokens.tokenizer, tokens.end_of_text)).eval_loss
 
 
 def settings(run: Run) -> Pretrain:

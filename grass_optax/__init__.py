@@ -5,7 +5,11 @@ The public names are the methods, which `methods.__all__` lists in reading order
 """
 
 from grass_optax import bases, methods, residual, state, subspaces, transport
+from grass_optax._backward.clipping import Clip
+from grass_optax._backward.scanned import ScannedLoss
+from grass_optax._backward.step import BackwardReport, update_in_backward
 from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.sums import stochastic_rounding
 from grass_optax._inner.transforms import in_float32
 from grass_optax._linalg import grassmann
 from grass_optax._split.records import SplitState
@@ -21,6 +25,7 @@ __all__ = [
     "SplitState",
     "block_coordinate",
     "in_float32",
+    "stochastic_rounding",
     "methods",
     "subspaces",
     "transport",
@@ -33,5 +38,9 @@ __all__ = [
     "memory_report",
     "MemoryReport",
     "captured_energy",
+    "ScannedLoss",
+    "update_in_backward",
+    "Clip",
+    "BackwardReport",
 ]
 __all__ += methods.__all__

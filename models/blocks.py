@@ -7,7 +7,7 @@ Shape suffixes of local names, here and in the models:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from models.config import RopeScaling
+from models.config import Remat, RopeScaling
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 Kernel = Literal["xla", "cudnn"]  # of attention
@@ -48,6 +48,9 @@ class Placement:
     embedded: Callable[[Array], Array] = _anywhere  # the embeddings (B, T, D) after the look-up
     stream: Callable[[Array], Array] = _anywhere  # the residual stream (B, T, D) between blocks, and the logits
     heads: Callable[[Array], Array] = _anywhere  # the output of the heads (B, T, N H), and its gradient
+    head: Callable[[Array], Array] = _anywhere  # the output head (D, V), for a loss in chunks
+    by_group: Callable[[Array], Array] = _anywhere  # arrays whose first axis counts `groups`
+    groups: int = 1  # of rows, on devices of their own
 
 
 ANYWHERE = Placement()
@@ -81,6 +84,19 @@ def stacked(make: Callable[[nnx.Rngs], Layer], count: int, rngs: nnx.Rngs) -> La
     """Layers of one kind as one module, whose parameters have a leading axis of size `count`."""
     layers: Layer = jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), count))
     return layers
+
+
+def rematerialized(step: Callable[..., Any], policy: Remat) -> Callable[..., Any]:
+    """Return the body of a scan over layers that stores what `policy` says for the backward pass.
+
+    "block" stores its input alone and computes the block again. "dots" also stores the products
+    with weights, and computes again what is cheap, attention included. "none" stores everything.
+    """
+    if policy == "none":
+        return step
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    # A scan separates the two passes, so the barrier against merging them is not needed.
+    return jax.checkpoint(step, prevent_cse=False, policy=saved)
 
 
 def within_documents(documents_BT: Array) -> tuple[Array, Array]:

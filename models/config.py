@@ -6,10 +6,11 @@ the sizes used in the low-rank training papers. Configurations are validated on 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("xla", "cudnn")
+Remat = Literal["none", "block", "dots"]
 
 
 def check_sizes(**sizes: Any) -> None:
@@ -45,7 +46,7 @@ class TransformerConfig:
     dtype: str = "float32"  # of matrix products and the residual stream
     param_dtype: str = "float32"
     attention: Literal["xla", "cudnn"] = "xla"  # cudnn: flash attention of NVIDIA GPUs, for 16-bit types
-    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
+    remat: Remat = "none"  # what the backward pass computes again: see `models.blocks.rematerialized`
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_layers")
@@ -59,6 +60,7 @@ class TransformerConfig:
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("param_dtype", self.param_dtype, DTYPES)
         check_choice("attention", self.attention, ATTENTION)
+        check_choice("remat", self.remat, get_args(Remat))
 
     @property
     def head_dim(self) -> int:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from models.blocks import ANYWHERE, Placement, attend, embedding, linear, stacked
+from models.blocks import ANYWHERE, Placement, attend, embedding, linear, rematerialized, stacked
 from models.encoder_config import EncoderConfig
 
 
@@ -117,9 +117,7 @@ class Encoder(nnx.Module):
         def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
             return place.stream(block(x_BTD, mask_BTS, place)), None
 
-        if self.config.remat:
-            # A scan separates the two passes, so the barrier against merging them is not needed.
-            step = jax.checkpoint(step, prevent_cse=False)
+        step = rematerialized(step, self.config.remat)
         x_BTD, _ = jax.lax.scan(step, self._embedded(tokens_BT, is_text_BT, types_BT, place), self.layers)
         return x_BTD.astype(jnp.float32)
 

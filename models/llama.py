@@ -22,12 +22,14 @@ from models.blocks import (
     attend,
     embedding,
     linear,
+    rematerialized,
     rope_tables,
     rotate,
     stacked,
     within_documents,
 )
 from models.config import LlamaConfig
+from models.cross_entropy import Head
 
 # (queries, keys, values) -> the mixed values, and what is kept of keys and values.
 Mix = Callable[[Array, Array, Array], tuple[Array, Any]]
@@ -115,7 +117,13 @@ class Llama(nnx.Module):
             self.lm_head = linear(config, config.hidden_size, config.vocab_size, rngs)
 
     def __call__(self, tokens_BT: Array, place: Placement = ANYWHERE, *, documents_BT: Array | None = None) -> Array:
-        """Return the float32 logits (B, T, V) of the token after each position.
+        """Return the float32 logits (B, T, V) of the token after each position; arguments are those
+        of `hidden`.
+        """
+        return self._logits(self.hidden(tokens_BT, place, documents_BT=documents_BT), place)
+
+    def hidden(self, tokens_BT: Array, place: Placement = ANYWHERE, *, documents_BT: Array | None = None) -> Array:
+        """Return the normalised hidden states (B, T, D) after the last block, float32.
 
         Args:
           tokens_BT: Tokens.
@@ -138,11 +146,16 @@ class Llama(nnx.Module):
             x_BTD, _ = block(x_BTD, rotation, mix, place)
             return place.stream(x_BTD), None
 
-        if self.config.remat:
-            # A scan separates the two passes, so the barrier against merging them is not needed.
-            step = jax.checkpoint(step, prevent_cse=False)
+        step = rematerialized(step, self.config.remat)
         x_BTD, _ = jax.lax.scan(step, self._embedded(tokens_BT, place), self.layers)
-        return self._logits(x_BTD, place)
+        return self.norm(x_BTD)
+
+    @property
+    def head(self) -> Head:
+        """The output head, for `models.cross_entropy`."""
+        if self.config.tied_head:
+            return Head(self.embed.embedding[...], "VD")
+        return Head(self.lm_head.kernel[...])
 
     def empty_cache(self, batch: int, positions: int) -> Cache:
         """Return the cache of `batch` texts of up to `positions` tokens each."""
@@ -173,7 +186,7 @@ class Llama(nnx.Module):
             return block(x_BTD, rotation, functools.partial(mix, cache_of_layer))
 
         x_BTD, cache = jax.lax.scan(step, self._embedded(tokens_BT, ANYWHERE), (self.layers, cache))
-        return self._logits(x_BTD, ANYWHERE), cache
+        return self._logits(self.norm(x_BTD), ANYWHERE), cache
 
     def _rotation(self, positions_BT: Array) -> Rotation:
         config = self.config
@@ -184,8 +197,7 @@ class Llama(nnx.Module):
         return place.stream(place.embedded(self.embed(tokens_BT).astype(self.config.dtype)))
 
     def _logits(self, x_BTD: Array, place: Placement) -> Array:
-        """The float32 logits of the last block's stream; products have the compute dtype."""
-        x_BTD = self.norm(x_BTD)
+        """The float32 logits of normalised hidden states; products have the compute dtype."""
         if self.config.tied_head:
             embedding_VD = self.embed.embedding[...].astype(self.config.dtype)
             logits_BTV = x_BTD.astype(self.config.dtype) @ embedding_VD.T

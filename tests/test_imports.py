@@ -92,7 +92,7 @@ FLOORS = [
     {"_trees"},
     {"_inner", "bases"},
     {"subspaces", "transport", "residual"},
-    {"_split", "_blocks"},
+    {"_split", "_blocks", "_backward"},
     {"state", "methods"},
 ]
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in sorted(folders)}

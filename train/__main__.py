@@ -11,20 +11,32 @@ import tyro
 
 from train.compare.config import Compare, CompareFinetune, compare_defaults, compare_finetune_defaults
 from train.config.finetune import Finetune, finetune_defaults
+from train.config.mistakes import check_effect, check_finite, check_words
 from train.config.run import Pretrain, UserError, defaults
-from train.config.stored import Run, read_config, read_stored
+from train.config.stored import CONFIG, Run, read_config, read_stored
 from train.config.validate import refuse_conflicts
 from train.evaluate.config import Evaluate
 from train.export.config import Export
 from train.import_.config import Import
 from train.plan.config import Plan, plan_defaults
+from train.presets.config import Presets
+from train.report.config import Report
 from train.sample.config import Sample
 
-Command = Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate
+Command = (
+    Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate | Report | Presets
+)
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
     "and add --resume if --run-dir contains a config.json."
 )
+
+
+def _name_of(command: type) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", command.__name__).lower()  # such as compare-finetune
+
+
+COMMAND_OF: dict[str, type] = {_name_of(kind): kind for kind in get_args(Command)}
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -33,27 +45,46 @@ def parse(arguments: Sequence[str]) -> Command:
     The arguments are parsed twice: once for the flags that the defaults of other flags depend on,
     and once more with these defaults, or with the settings of a stored run.
     """
+    if arguments and (kind := COMMAND_OF.get(arguments[0])):
+        check_words(arguments[1:], kind)
     parsed = _read(arguments, None)
-    if isinstance(parsed, Compare):
-        return _read(arguments, compare_defaults(parsed))
-    if isinstance(parsed, CompareFinetune):
-        return _read(arguments, compare_finetune_defaults(parsed))
-    if isinstance(parsed, Plan):
-        return _read(arguments, plan_defaults(parsed))
-    if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
-        return parsed
-    stored = _same_command(parsed, read_stored(parsed.run_dir).config) if parsed.resume else None
-    if parsed.config is not None:
-        default = _same_command(parsed, read_config(parsed.config, parsed.run_dir))
-    elif stored is not None:
-        default = stored
-    else:
-        default = defaults(parsed) if isinstance(parsed, Pretrain) else finetune_defaults(parsed)
-    config = _read(arguments, default)
+    default, stored = _default(parsed)
+    config = parsed if default is None else _read(arguments, default)
+    check_finite(config)
     if stored is not None:
         assert isinstance(config, Pretrain | Finetune)
         refuse_conflicts(config, stored)
+    elif default is not None:
+        check_effect(config, default)
     return config
+
+
+def _default(parsed: Command) -> tuple[Command | None, Run | None]:
+    """Return the defaults of the flags that were not given, and the run that is being resumed."""
+    if isinstance(parsed, Compare):
+        return compare_defaults(parsed), None
+    if isinstance(parsed, CompareFinetune):
+        return compare_finetune_defaults(parsed), None
+    if isinstance(parsed, Plan):
+        return plan_defaults(parsed), None
+    if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
+        return None, None
+    stored = _resumed(parsed) if parsed.resume else None
+    if parsed.config is not None:
+        return _same_command(parsed, read_config(parsed.config, parsed.run_dir)), stored
+    if stored is not None:
+        return stored, stored
+    return (defaults(parsed) if isinstance(parsed, Pretrain) else finetune_defaults(parsed)), None
+
+
+def _resumed(parsed: Run) -> Run:
+    stored = read_stored(parsed.run_dir)
+    if stored.is_older:
+        raise UserError(
+            f"the run in {parsed.run_dir} was started by an older version, whose learning rates differ: finish it with "
+            f"that version, or repeat it with --config {parsed.run_dir / CONFIG} in another --run-dir."
+        )
+    return _same_command(parsed, stored.config)
 
 
 def _same_command(parsed: Run, stored: Run) -> Run:
@@ -66,8 +97,7 @@ def _same_command(parsed: Run, stored: Run) -> Run:
 def _read(arguments: Sequence[str], default: Command | None) -> Command:
     def command(kind: type) -> Any:
         known = default if isinstance(default, kind) else tyro.MISSING_NONPROP
-        name = re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()  # such as compare-finetune
-        return Annotated[kind, tyro.conf.subcommand(name, default=known)]
+        return Annotated[kind, tyro.conf.subcommand(_name_of(kind), default=known)]
 
     commands: Any = functools.reduce(operator.or_, map(command, get_args(Command)))
     config: Command = tyro.cli(
@@ -123,6 +153,14 @@ def dispatch(config: Command) -> None:
             from train.evaluate.command import run_evaluate
 
             run_evaluate(config)
+        case Report():
+            from train.report.command import run_report
+
+            run_report(config)
+        case Presets():
+            from train.presets.command import run_presets
+
+            run_presets(config)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from grass_optax._linalg.rounding import mixed, power_of_two, stochastically_rounded, uniform
 from grass_optax._trees.boxes import boxed_like, unboxed
-from grass_optax._trees.keys import numbers_of
+from grass_optax._trees.keys import first_index, numbers_of
 
 _NARROW = _BFLOAT16, _FLOAT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
 # The moments in Optax's states, and the fields of `CompressedState` that have their scales.
@@ -32,7 +32,6 @@ _SECOND = "nu"
 _TYPES = "Give bfloat16, float8_e4m3fn (with a scale for each column), or None for float32."
 # The smallest number beside this scale, 2^-9 of it, is the smallest normal float32.
 _SMALLEST_SCALE = 2.0**-117
-_LOWEST_EXPONENT = -119  # below it the spacing of bfloat16 is no normal float32, and may be flushed to 0
 _LARGEST_SECOND = 2.0**126  # instead of one that overflowed: finite when rounded up
 
 
@@ -130,33 +129,14 @@ def encoded(own: Any, like: CompressedState, moved: bool = False) -> CompressedS
         def code(path: Any, x: Array, before: Array, scale: Any, field: str = field, numbers: Any = numbers) -> Array:
             purpose = f"{field}{' moved' if moved else ''}"
             seed = like.seed ^ np.uint32(zlib.crc32(purpose.encode()))
-            seed = _mixed(seed + own.count.astype(jnp.uint32))
+            seed = mixed(seed + own.count.astype(jnp.uint32))
             for number in numbers[path]:  # last, as an index in the leaf follows them
-                seed = _mixed(seed ^ np.uint32(number))
+                seed = mixed(seed ^ np.uint32(number))
             return _code(x, scale, before.dtype, seed, field == _SECOND)
 
         narrow[field] = jax.tree.map_with_path(code, values, codes, scale_of)
         scales[_SCALES[field]] = unboxed(scale_of)
     return like._replace(narrow=own._replace(**narrow), **scales)
-
-
-def stochastically_rounded(x: Float[Array, "*s"], dtype: DTypeLike, uniform: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """One of the two neighbours of x in a floating type, still in float32; the mean is x.
-
-    With k the exponent of x, p mantissa bits and `uniform` from [0, 1)::
-
-      spacing = 2^(k - p)
-      x / spacing is rounded up where its fraction is above `uniform`
-
-    A number above the largest becomes the largest; inf and NaN are NaN.
-    """
-    info = jnp.finfo(dtype)
-    size = jnp.abs(x)
-    spacing = jnp.maximum(_power_of_two(size), 2.0 ** max(info.minexp, _LOWEST_EXPONENT)) * 2.0**-info.nmant
-    steps = size / spacing
-    below = jnp.floor(steps)
-    up = (steps - below > uniform).astype(size.dtype)
-    return jnp.copysign(jnp.minimum((below + up) * spacing, float(info.max)), x)
 
 
 def _moments(state: Any) -> list[str]:
@@ -185,7 +165,7 @@ def _scale(x: Array, code: Array) -> Any:
         return optax.MaskedNode()
     size = jnp.abs(x.astype(jnp.float32))
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), axis=_block_axis(x), keepdims=True)
-    return jnp.maximum(_power_of_two(largest) * 2.0 ** (2 - jnp.finfo(_FLOAT8).maxexp), _SMALLEST_SCALE)
+    return jnp.maximum(power_of_two(largest) * 2.0 ** (2 - jnp.finfo(_FLOAT8).maxexp), _SMALLEST_SCALE)
 
 
 def _code(x: Array, scale: Any, dtype: np.dtype, seed: Array, second: bool) -> Array:
@@ -196,34 +176,8 @@ def _code(x: Array, scale: Any, dtype: np.dtype, seed: Array, second: bool) -> A
     if dtype not in _NARROW:
         return x.astype(dtype)
     x = x.astype(jnp.float32)
-    code = stochastically_rounded(x / scale if dtype == _FLOAT8 else x, dtype, _uniform(x.shape, seed))
+    code = stochastically_rounded(x / scale if dtype == _FLOAT8 else x, dtype, uniform(x.shape, seed, first_index()))
     if second:
         smallest = float(jnp.finfo(dtype).smallest_subnormal) if dtype == _FLOAT8 else 2.0**-126
         code = jnp.where(x > 0, jnp.maximum(code, smallest), code)
     return code.astype(dtype)
-
-
-def _power_of_two(size: Array) -> Array:
-    """The largest power of two up to a number >= 0, its bits without the mantissa: 0 below 2^-126,
-    inf for NaN.
-    """
-    bits = lax.bitcast_convert_type(size, jnp.uint32) & np.uint32(0x7F800000)
-    return lax.bitcast_convert_type(bits, jnp.float32)
-
-
-def _uniform(shape: tuple[int, ...], seed: Array) -> Array:
-    """Multiples of 2^-24 in [0, 1): of the seed and an entry's index, whatever its sharding."""
-    for axis, size in enumerate(shape):
-        index = jnp.arange(size, dtype=jnp.uint32).reshape((1,) * axis + (size,))
-        seed = _mixed(seed[..., None] ^ index)
-    return (seed >> np.uint32(8)).astype(jnp.float32) * 2.0**-24
-
-
-def _mixed(x: Array) -> Array:
-    """A bijection of 32 bits in which each bit of x changes half of the others: the finaliser of
-    MurmurHash3 (A. Appleby), with its shifts and factors. Threefry takes several times as many
-    operations an entry.
-    """
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
-    return x ^ (x >> np.uint32(16))

@@ -165,7 +165,7 @@ def _drawn(
 
     numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(grads))
     reads = [
-        _Read(jnp.asarray(matrix_numbers(numbers[path], grad.shape[:-2])), grad, old, moments[i], rule_state)
+        _Read(matrix_numbers(numbers[path], grad.shape[:-2]), grad, old, moments[i], rule_state)
         for i, ((path, grad), old, rule_state) in enumerate(
             zip(
                 jax.tree.leaves_with_path(grads),

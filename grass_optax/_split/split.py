@@ -36,7 +36,7 @@ from grass_optax._split.records import Split, SplitConfig, SplitState, stored_la
 from grass_optax._split.refresh import moved, rotated, rule_states, without_bases, zero_bases
 from grass_optax._trees import layouts
 from grass_optax._trees.boxes import without_boxes
-from grass_optax._trees.keys import checked_key
+from grass_optax._trees.keys import checked_key, first_index, part_of_stacks
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
 from grass_optax._trees.mesh import with_auto_axes
@@ -142,11 +142,12 @@ def split_by_subspace(
     def init(params: optax.Params) -> SplitState:
         return _init(config, layouts.matrix_layouts(params, weight_dimension_numbers), as_shapes(params))
 
-    def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any], **others: Any) -> Any:
-        def on_auto_axes(updates: optax.Updates, state: SplitState, arrays: dict[str, Any]) -> Any:
-            return _step(config, updates, state, arrays | others)
+    def step(updates: optax.Updates, state: SplitState, arrays: dict[str, Any], first: Any, **others: Any) -> Any:
+        def on_auto_axes(updates: optax.Updates, state: SplitState, arrays: dict[str, Any], first: Any) -> Any:
+            with part_of_stacks(first):
+                return _step(config, updates, state, arrays | others)
 
-        return with_auto_axes(on_auto_axes, (updates, state))(updates, state, arrays)
+        return with_auto_axes(on_auto_axes, (updates, state))(updates, state, arrays, first)
 
     # An update that is not jitted runs a compiled step, too. Otherwise its loop would be compiled
     # at every update.
@@ -157,8 +158,8 @@ def split_by_subspace(
         require_same_split(config, layouts.matrix_layouts(updates, weight_dimension_numbers), state)
         arrays, others = _arrays_and_others(extra_args)
         if others:
-            return step(updates, as_arrays(state), arrays, **others)
-        return compiled_step(updates, state, arrays)
+            return step(updates, as_arrays(state), arrays, first_index(), **others)
+        return compiled_step(updates, state, arrays, first_index())
 
     return without_boxes(optax.GradientTransformationExtraArgs(init, update))
 

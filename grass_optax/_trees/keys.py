@@ -10,19 +10,23 @@ indices. Then their order decides.
 """
 
 import collections
+import contextlib
+import contextvars
 import functools
 import operator
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt32
+from jaxtyping import Array, Int, Key, UInt32
 
 from grass_optax._trees.paths import Path, leaf_path
 
 _IMPLEMENTATION = "threefry2x32"  # its bits depend neither on the backend nor on the sharding
+_FIRST: contextvars.ContextVar[Any] = contextvars.ContextVar("_FIRST", default=None)
 
 
 def checked_key(key: jax.Array | np.ndarray | int) -> jax.Array | int:
@@ -86,11 +90,34 @@ def numbers_of(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
     return numbers
 
 
-def matrix_numbers(leaf: tuple[int, ...], batch: tuple[int, ...]) -> UInt32[np.ndarray, "*b k"]:
+def matrix_numbers(leaf: tuple[int, ...], batch: tuple[int, ...]) -> UInt32[Array, "*b k"]:
     """The numbers of every matrix of a leaf: the leaf's, then its index in the batch axes."""
     own = np.asarray(leaf, np.uint32)
     index = np.moveaxis(np.indices(batch, np.uint32), 0, -1)
-    return np.concatenate([np.broadcast_to(own, (*batch, own.size)), index], axis=-1)
+    numbers = jnp.asarray(np.concatenate([np.broadcast_to(own, (*batch, own.size)), index], axis=-1))
+    first = first_index()
+    return numbers if first is None or not batch else numbers.at[..., own.size].add(first.astype(jnp.uint32))
+
+
+@contextlib.contextmanager
+def part_of_stacks(first: Int[Array, ""] | None) -> Iterator[None]:
+    """While entered, a stack is a part of a longer one, whose matrices from `first` on it holds:
+    they draw what they draw there.
+
+    A function that is compiled on its own must be given `first_index()` as an argument, and enter
+    this again.
+    """
+    token = _FIRST.set(first)
+    try:
+        yield
+    finally:
+        _FIRST.reset(token)
+
+
+def first_index() -> Int[Array, ""] | None:
+    """The index of the first matrix of every stack; None for 0."""
+    first: Array | None = _FIRST.get()
+    return first
 
 
 def folded(key: Key[Array, ""], numbers: UInt32[Array, " k"]) -> Key[Array, ""]:

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from experiments import bases, pretraining
 from experiments.pretraining import Outcome, Run, study_of
 from train.config.run import UserError
-from train.data.windows import Tokens
+from train.data.cache import Tokens
 
 RUN = Run(contestant="haar", rank=bases.QUARTER, update_proj_gap=100, learning_rate=5e-3, seed=0)
 OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device="cpu")
@@ -17,7 +16,7 @@ OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device=
 @pytest.fixture
 def text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus that is found at once, and no cache of the user."""
-    monkeypatch.setattr(pretraining, "load_tokens", lambda *_: Tokens("another", None, np.empty(0), np.empty(0)))  # type: ignore[arg-type]
+    monkeypatch.setattr(pretraining, "load_tokens", lambda *_: Tokens("another", None, 0, None, None))  # type: ignore[arg-type]
 
 
 def write(path: Path, outcomes: dict[Run, Outcome]) -> None:

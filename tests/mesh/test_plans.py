@@ -42,7 +42,7 @@ def held(tree: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("mesh", "words"),
     [
-        ("data=2,fsdp=2,tensor=2", ("--optimizer", "grassjump", "--remat")),
+        ("data=2,fsdp=2,tensor=2", ("--optimizer", "grassjump", "--remat", "block")),
         pytest.param("fsdp=8", ("--optimizer", "adamw"), marks=pytest.mark.long),
         pytest.param("fsdp=8", ("--optimizer", "grasswalk", "--mu-dtype", "float8"), marks=pytest.mark.long),
     ],
@@ -90,7 +90,7 @@ def test_no_activation_is_gathered_beside_tensor_parallelism(mesh: str) -> None:
     """With one window for each device of data x fsdp, where a compiler left alone gathers
     embeddings and heads of all windows. Over `tensor` a device may gather those of its own.
     """
-    run, devices = planned("--optimizer", "adamw", "--remat", mesh=mesh, batch=4)
+    run, devices = planned("--optimizer", "adamw", "--remat", "block", mesh=mesh, batch=4)
     sent = [Sent(**one) for one in planned_step(run, planned_program(run, devices))["sent"]]
     gathers = [one.shape for one in sent if one.kind == "all-gather" and one.dtype == "f32" and SEQUENCE in one.shape]
     assert {shape[0] for shape in gathers} <= {1}

@@ -121,13 +121,29 @@ def test_a_text_extended_part_by_part_has_the_logits_of_the_whole(model, tokens,
     np.testing.assert_allclose(jnp.concatenate(logits, 1), forward(model, tokens), rtol=1e-5, atol=1e-5)
 
 
-def test_remat_recomputes_and_changes_no_gradient(model, tokens):
-    config, params = dataclasses.replace(SMALL, remat=True), nnx.state(model)
+@pytest.mark.parametrize("policy", ["block", "dots"])
+def test_remat_recomputes_and_changes_no_gradient(policy, model, tokens):
+    config, params = dataclasses.replace(SMALL, remat=policy), nnx.state(model)
     plain, remat = gradients(SMALL, params, tokens), gradients(config, params, tokens)
     assert all(np.any(np.asarray(leaf) != 0) for leaf in flat_state(plain).values())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, remat)
     assert "prevent_cse=False" in str(jax.make_jaxpr(forward)(make(config, 0), tokens))
     assert "prevent_cse=False" not in str(jax.make_jaxpr(forward)(model, tokens))
+
+
+def test_what_is_recomputed_takes_no_memory():
+    """Temporaries of a gradient: all activations, those that are products with weights, or none."""
+    wide = dataclasses.replace(SMALL, hidden_size=64, intermediate_size=176, num_layers=6, num_kv_heads=None)
+    params, tokens = jax.eval_shape(lambda: nnx.state(make(wide, 0))), jnp.zeros((4, 49), jnp.int32)
+
+    def temporaries(policy):
+        program = gradients.lower(dataclasses.replace(wide, remat=policy), params, tokens).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    none, dots, block = map(temporaries, ("none", "dots", "block"))
+    products = 4 * wide.num_layers * 4 * 48 * (3 * 64 + 2 * 176)  # bytes of q, k, v, gate and up
+    assert none > 1.2 * dots
+    assert dots - block > 0.7 * products
 
 
 def test_rotation_depends_on_relative_position_only():

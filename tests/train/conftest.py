@@ -29,6 +29,12 @@ def launcher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Launcher
     return Launcher(corpus, tmp_path_factory.mktemp("caches"))
 
 
+@pytest.fixture(autouse=True)
+def _no_programs_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX reads its setting once, so a command that runs in this process must not change it."""
+    monkeypatch.setattr("train.pretrain.command.keep_programs", lambda _: None)
+
+
 @pytest.fixture
 def compiled(launcher: Launcher) -> Iterator[None]:
     """Let this process share compiled programs too."""

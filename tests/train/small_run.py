@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from train.config.optimizers import OPTIMIZERS
 from train.storage.folder import RunFolder
 from train.storage.metrics import read_rows
 
@@ -48,6 +49,18 @@ def write_texts(folder: Path, **texts: str) -> str:
     return f"files:{folder}/*.txt"
 
 
+def known_to(optimizer: str, flags: Mapping[str, object]) -> dict[str, object]:
+    """The flags without those that an optimizer does not have, and would be refused."""
+    row = OPTIMIZERS[optimizer]
+    absent = {"rank": "rank" not in row.takes, "update_proj_gap": row.update_proj_gap is None}
+    return {name: value for name, value in flags.items() if not absent.get(name)}
+
+
+def words_of(flags: Mapping[str, object]) -> list[str]:
+    """The words of a command line."""
+    return [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
 class Launcher:
     """Starts `python -m train` on the small corpus, in this process or in another."""
 
@@ -60,11 +73,10 @@ class Launcher:
             "run_dir": run_dir,
             "data": f"files:{self.corpus}/**/*.py",
             "cache_dir": self.caches / "tokens",
-            **SMALL,
+            **known_to(str(flags.get("optimizer", "grassjump")), SMALL),
             **flags,
         }
-        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items()]
-        return ["pretrain", *(word for pair in pairs for word in pair)]
+        return ["pretrain", *words_of(values)]
 
     def comparison(self, run_dir: Path, *words: str, **flags: object) -> list[str]:
         """The command line of a small comparison: `words` name the optimizers and the sweeps."""

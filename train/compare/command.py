@@ -56,7 +56,8 @@ def run_compare(config: Comparison) -> None:
         except Stopped as signal:
             _say(f"{signal}: stopped, and nothing is lost; run the same command again to resume")
         else:
-            _say(f"\n{table}\nwritten to {config.run_dir}: {TABLE}, {COMPARISON}, {CURVES}")
+            written = [name for name in (TABLE, COMPARISON, CURVES) if (config.run_dir / name).exists()]
+            _say(f"\n{table}\nwritten to {config.run_dir}: {', '.join(written)}")
 
 
 def _refuse_conflicts(config: Comparison, record: Record | None) -> None:

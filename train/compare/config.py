@@ -21,14 +21,15 @@ from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.run import (
     BasisName,
     DataFlags,
+    Decay,
     ModelFlags,
     OptimizerFlags,
     Pretrain,
     ReportFlags,
-    ScheduleFlags,
     default_optimizer,
     defaults,
 )
+from train.config.schedule import ScheduleFlags
 from train.config.validate import METRICS
 
 EVALUATIONS = 10  # per run of pretraining, for the curves
@@ -60,7 +61,9 @@ class CompareFlags:
     rank: int = OptimizerFlags.rank
     """Dimension of the subspaces; by default a quarter of the hidden size, 8 for fine-tuning."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
+    decay: Decay = "matrices"
+    """What decays: the kernels of the layers, or all parameters."""
     clip: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
 
@@ -74,6 +77,7 @@ class CompareFlags:
             adam_learning_rate=self.adam_learning_rate,
             update_proj_gap=gap,
             weight_decay=self.weight_decay,
+            decay=self.decay,
             clip=self.clip,
         )
 
@@ -106,7 +110,7 @@ class Compare:
 
     def optimizer(self, name: OptimizerName) -> OptimizerFlags:
         """Return the flags of an optimizer, with its own rate and scale."""
-        return self.compare.applied_to(default_optimizer(name, self.compare.rank))
+        return self.compare.applied_to(default_optimizer(name, self.model.model))
 
     def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Pretrain:
         """Return the configuration of a run."""

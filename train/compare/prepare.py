@@ -5,7 +5,8 @@ import dataclasses
 from train.compare.config import Compare, Comparison
 from train.compare.record import Record
 from train.config.finetune import LANGUAGE
-from train.data.windows import held_out_batches, load_tokens, training_windows
+from train.data.tokens import load_tokens
+from train.data.windows import held_out_batches, training_windows
 from train.finetune.labelling import read_texts
 from train.finetune.language import read_rows
 from train.storage.checkpoint import kept_step

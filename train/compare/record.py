@@ -2,7 +2,7 @@
 
 compare.json   settings and text of the comparison, and the outcome of all runs
 compare.md     the table: the best run of each optimizer, and of each of its bases
-compare.png    held-out losses of these runs
+compare.png    held-out losses of these runs, and those of a sweep over its learning rates
 OPTIMIZER[-BASIS]-lrLR-scaleSCALE-seedSEED/   a run of `pretrain` or `finetune`, with settings.json
                (its --config), log.txt (its output), and diverged.txt if it diverged
 """
@@ -42,7 +42,7 @@ class Result(NamedTuple):
     cell: Cell
     diverged: bool
     scores: Mapping[str, float] = MappingProxyType({})  # the metrics of the comparison
-    tokens_per_second: float | None = None  # median
+    tokens_per_second: tuple[float, float, float] | None = None  # the quartiles over the updates
     optimizer_bytes: int | None = None
     peak_memory_bytes: int | None = None  # if the backend reports it
     device: str | None = None
@@ -53,6 +53,9 @@ class Result(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return what compare.json has of it."""
         content = {**self.cell._asdict(), "folder": self.cell.folder, **self._asdict(), **self.scores}
+        if self.tokens_per_second:
+            low, content["tokens_per_second"], high = self.tokens_per_second
+            content["tokens_per_second_quartiles"] = low, high
         return {name: value for name, value in content.items() if name not in ("cell", "scores")}
 
 
@@ -90,17 +93,19 @@ def result_of(cell: Cell, path: Path, metrics: Sequence[str]) -> Result | None:
         cell,
         diverged=False,
         scores={name: summary.get(f"best_{name}", summary[name]) for name in metrics},
-        tokens_per_second=median_speed(read_rows(folder.metrics)),
+        tokens_per_second=speed_quartiles(read_rows(folder.metrics)),
         optimizer_bytes=summary["optimizer_bytes"],
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary["device"],
     )
 
 
-def median_speed(rows: list[Row]) -> float:
-    """Return the median of the tokens per second, without the first updates."""
+def speed_quartiles(rows: list[Row]) -> tuple[float, float, float]:
+    """Return the quartiles of the tokens per second, without the first updates."""
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-    return statistics.median(speeds[WARMUP:] or speeds)
+    counted = speeds[WARMUP:] or speeds
+    low, median, high = statistics.quantiles(counted, n=4, method="inclusive") if len(counted) > 1 else counted * 3
+    return low, median, high
 
 
 def mark_diverged(path: Path) -> None:

@@ -8,9 +8,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from train.compare.choice import (
     Entry,
     Results,
@@ -24,15 +21,19 @@ from train.compare.choice import (
     single,
 )
 from train.compare.config import Comparison
+from train.compare.figures import Curve, Trial, comparison_figure
 from train.compare.grid import cells, is_swept, reported_seeds, scales, seeds, short
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, plain
 from train.storage.folder import RunFolder
-from train.storage.metrics import read_rows, save_figure
+from train.storage.metrics import evaluations_of, read_rows, save_figure
+from train.storage.quantities import loss_unit
 from train.system.files import write_whole
+
+SPEEDS = "tokens/s: the median over the updates of a run, and their lower and upper quartile in brackets."
 
 
 def write_report(config: Comparison, record: Record) -> str:
-    """Write compare.json, compare.md and compare.png from the finished runs; return the table."""
+    """Write compare.json, compare.md and, if a run has finished, compare.png; return the table."""
     done = results(config)
     entries, notes = shown(config, done), edges(config, done)
     text = markdown(config, done, notes)
@@ -46,8 +47,10 @@ def write_report(config: Comparison, record: Record) -> str:
         content["seeds"] = {entry.name: over_seeds(config, entry, entries) for entry in entries}
     write_whole(config.run_dir / COMPARISON, json.dumps(content, indent=1) + "\n")
     write_whole(config.run_dir / TABLE, text)
-    drawn = [entry.finished[0] for entry in entries if entry.finished]
-    save_figure(curves(config, drawn), config.run_dir / CURVES)
+    if curves := [curve_of(config, entry.finished[0]) for entry in entries if entry.finished]:
+        first = cells(config)[0]
+        unit = loss_unit(config.run(config.run_dir, config.optimizer(first.optimizer), first.seed))
+        save_figure(comparison_figure(curves, trials(config, done), f"held-out loss ({unit})"), config.run_dir / CURVES)
     return text
 
 
@@ -89,7 +92,7 @@ def edges(config: Comparison, done: Results) -> list[str]:
 def markdown(config: Comparison, done: Results, notes: list[str]) -> str:
     """Return the content of compare.md."""
     entries = shown(config, done)
-    parts = [summary_line(config, done), table(config, entries), *(f"* {note}" for note in notes)]
+    parts = [summary_line(config, done), table(config, entries), SPEEDS, *(f"* {note}" for note in notes)]
     if len(reported_seeds(config)) > 1:
         parts += [f"## {plain(config.metric).capitalize()} less that of {cells(config)[0].name}, by seed"]
         parts += [table_of_differences(config, entries)]
@@ -158,7 +161,7 @@ def row(config: Comparison, entry: Entry) -> tuple[str, ...]:
         *([" ".join(str(run.cell.seed) for run in entry.runs)] if len(seeds(config)) > 1 else []),
         failure if diverged else score(entry, first),
         *(score(entry, name) for name in others),
-        formatted(median(entry, "tokens_per_second"), ",.0f"),
+        speed(entry),
         formatted(median(entry, "optimizer_bytes"), ",.0f"),
         formatted(median(entry, "peak_memory_bytes"), ",.0f"),
     )
@@ -168,6 +171,15 @@ def score(entry: Entry, metric: str) -> str:
     """Return the mean of a metric, with its standard deviation if there are several seeds."""
     mean, deviation = entry.mean(metric), entry.deviation(metric)
     return formatted(mean, ".4f") + ("" if deviation is None else f" ± {deviation:.4f}")
+
+
+def speed(entry: Entry) -> str:
+    """Return the median speed and the quartiles; of several runs the median of each."""
+    quartiles = [run.tokens_per_second for run in entry.finished if run.tokens_per_second is not None]
+    if not quartiles:
+        return "-"
+    low, middle, high = (statistics.median(values) for values in zip(*quartiles, strict=True))
+    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
 
 
 def median(entry: Entry, name: str) -> float | None:
@@ -192,17 +204,14 @@ def formatted(number: float | None, spec: str) -> str:
     return "-" if number is None else format(number, spec)
 
 
-def curves(config: Comparison, shown: list[Result]) -> Figure:
-    """Plot the held-out loss of each run over the steps."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss (nats per token)")
-    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)  # type: ignore[attr-defined]  # it is a list
-    for result in shown:
-        rows = read_rows(RunFolder(config.run_dir / result.cell.folder).metrics)
-        evaluations = [row for row in rows if "eval_loss" in row]
-        cell = result.cell
-        label = f"{cell.name}, lr {short(cell.learning_rate)}, scale {short(cell.scale)}"
-        axes.plot([row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations], label=label)
-    if shown:
-        figure.legend(loc="outside right upper", fontsize="small")
-    return figure
+def curve_of(config: Comparison, result: Result) -> Curve:
+    """Return the held-out losses of a finished run."""
+    cell, evaluations = result.cell, evaluations_of(read_rows(RunFolder(config.run_dir / result.cell.folder).metrics))
+    settings = f"lr {short(cell.learning_rate)}, scale {short(cell.scale)}"
+    return Curve(cell.name, settings, [row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations])
+
+
+def trials(config: Comparison, done: Results) -> list[Trial]:
+    """Return the runs of the sweep that have a result."""
+    swept = [done[cell] for cell in cells(config) if cell in done]
+    return [Trial(run.cell.name, run.cell.learning_rate, run.scores.get("eval_loss")) for run in swept]

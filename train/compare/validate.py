@@ -1,6 +1,5 @@
 """Refuses comparisons that cannot run, and flags that contradict the comparison in the folder."""
 
-import math
 from pathlib import Path
 
 from train.compare.config import CompareFinetune, Comparison
@@ -31,13 +30,15 @@ def check_comparison(config: Comparison) -> None:
         if values and len(set(values)) < len(values):
             refuse(name, " ".join(map(str, values)), "contains a value twice: give each once")
     for rate in sweep.sweep_lr or ():
-        if not 0 < rate < math.inf:
-            refuse("sweep_lr", rate, "must be positive and finite")
+        if not rate > 0:
+            refuse("sweep_lr", rate, "must be positive")
     for scale in sweep.sweep_scale or ():
-        if not 0 <= scale < math.inf:
-            refuse("sweep_scale", scale, "must be at least 0 and finite")
+        if not scale >= 0:
+            refuse("sweep_scale", scale, "must be at least 0")
     if sweep.sweep_basis and not any("basis" in OPTIMIZERS[name].takes for name in sweep.optimizers):
         refuse("sweep_basis", " ".join(sweep.sweep_basis), "has no effect without grassjump in --optimizers")
+    if sweep.sweep_scale and not any(OPTIMIZERS[name].has_scale for name in sweep.optimizers):
+        refuse("sweep_scale", " ".join(map(str, sweep.sweep_scale)), "has no effect on these --optimizers")
     if sweep.seeds and config.data.seed:
         refuse("seed", config.data.seed, "has no effect beside --seeds: leave it out")
     _check_runs(config)

@@ -6,19 +6,21 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from models.config import Remat
 from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
 from train.config.run import (
     AttentionName,
     DeviceFlags,
+    LogitsName,
     OptimizerFlags,
-    Precision,
+    PrecisionName,
     ProcessFlags,
     ReportFlags,
-    ScheduleFlags,
     UserError,
 )
+from train.config.schedule import CurveFlags, Part, ScheduleFlags
 from train.storage.model import read_settings
 
 TaskName = Literal["language", "classification", "regression"]
@@ -37,14 +39,14 @@ class StartFlags:
     """Checkpoint to start from; by default the newest."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by patterns such as 'embed/*' or 'layers/mlp/*'."""
-    dtype: Precision = "float32"
-    """Precision of the matrix products."""
-    param_dtype: Precision | None = None
-    """Precision of the parameters; by default that of the model."""
+    precision: PrecisionName = "float32"
+    """mixed: products in bfloat16. bfloat16: weights too, rounded at random without bias."""
     attention: AttentionName = "auto"
     """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing activations, to save memory."""
+    logits: LogitsName = "auto"
+    """chunked: logits are never whole, to save memory. auto: for vocabularies of 16000 and more."""
+    remat: Remat = "none"
+    """Recompute in the backward pass, to save memory: block, or all of it but products (dots)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,9 @@ class ExampleFlags:
     held_out: str = ""
     """'files:GLOB' of the examples to evaluate on; by default 5 % of those of --data."""
     batch_size: int = 16
-    """Rows per batch."""
+    """Rows per update."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = 512
     """Tokens per row: short examples share one, long texts are cut. At most the model's."""
     seed: int = 0
@@ -70,26 +74,22 @@ class ExampleFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EpochFlags:
-    """The schedule: linear warmup, then cosine decay."""
+class EpochFlags(CurveFlags):
+    """The schedule: a linear warm-up, then what --schedule says."""
 
     epochs: float = 3.0
     """Passes over the examples."""
     steps: int | None = None
     """Number of updates, instead of --epochs."""
-    warmup_fraction: float = 0.06
-    """Part of the updates before the peak learning rate."""
+    warmup: Part = "6%"
+    """Updates up to the peak learning rate, or the percentage of updates, such as 10%."""
     final_lr_fraction: float = 0.0
-    """Learning rate at the end, as a fraction of the peak."""
+    """Learning rate of the last update, as a fraction of the peak."""
 
-    def schedule(self, rows: int, batch_size: int) -> ScheduleFlags:
+    def in_updates(self, rows: int, batch_size: int) -> ScheduleFlags:
         """Return the schedule in updates, for `rows` rows per epoch."""
-        steps = self.steps or max(round(self.epochs * rows / batch_size), 1)
-        return ScheduleFlags(
-            steps=steps,
-            warmup_steps=int(self.warmup_fraction * steps),
-            final_lr_fraction=self.final_lr_fraction,
-        )
+        curve = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurveFlags)}
+        return ScheduleFlags(steps=self.steps or max(round(self.epochs * rows / batch_size), 1), **curve)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,11 +156,11 @@ def finetune_defaults(parsed: Finetune) -> Finetune:
 
 def finetuning_optimizer(name: OptimizerName) -> OptimizerFlags:
     """Return the flags of an optimizer with its own defaults for fine-tuning."""
-    row = OPTIMIZERS[name]
+    recipe = OPTIMIZERS[name].finetuning
     return OptimizerFlags(
         optimizer=name,
-        learning_rate=row.finetuning.learning_rate,
+        learning_rate=recipe.learning_rate,
         rank=RANK,
-        scale=row.scale if row.finetuning.scale is None else row.finetuning.scale,
-        update_proj_gap=row.finetuning.update_proj_gap or row.update_proj_gap or NO_GAP,
+        scale=recipe.scale,
+        update_proj_gap=recipe.update_proj_gap or NO_GAP,
     )

@@ -7,16 +7,18 @@ on, and the command line overrides it. Its fields are grouped as `--help` shows 
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from models.config import CONFIGS, LlamaConfig
+from models.config import CONFIGS, LlamaConfig, Remat
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
+from train.config.schedule import ScheduleFlags, default_warmup
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
 STDLIB = "stdlib"
 FILES = "files:"
+HUB = "hf:"
 
 
 class UserError(Exception):
@@ -37,14 +39,32 @@ OTHER_BATCH = (32, 256)
 STDLIB_MEGABYTES = 16.0  # enough for a few epochs of tiny, prepared within seconds
 
 Precision = Literal["float32", "bfloat16"]
+PrecisionName = Literal["float32", "mixed", "bfloat16"]
 AttentionName = Literal["auto", "xla", "cudnn"]
+LogitsName = Literal["auto", "whole", "chunked"]
+
+
+class Types(NamedTuple):
+    """What a precision means."""
+
+    products: Precision  # and activations
+    weights: Precision
+
+
+PRECISIONS: dict[PrecisionName, Types] = {
+    "float32": Types("float32", "float32"),
+    "mixed": Types("bfloat16", "float32"),
+    "bfloat16": Types("bfloat16", "bfloat16"),
+}
 BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
 HAAR = "haar"
 BLOCKS = "blocks"
 BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
 MomentPrecision = Literal["float32", "bfloat16", "float8"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
-_GRASSJUMP = OPTIMIZERS["grassjump"]
+Decay = Literal["matrices", "all"]
+_GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
 
 
 def _cache_dir() -> Path:
@@ -59,22 +79,23 @@ class ModelFlags:
     """Size of the LLaMA model."""
     vocab_size: int = CONFIGS["tiny"].vocab_size
     """Size of the vocabulary; that of the model by default, mostly 32000."""
-    dtype: Precision = "float32"
-    """Precision of the matrix products."""
-    param_dtype: Precision = "float32"
-    """Precision of the parameters."""
+    precision: PrecisionName = "float32"
+    """mixed: products in bfloat16. bfloat16: weights too, rounded at random without bias."""
     attention: AttentionName = "auto"
     """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing activations, to save memory."""
+    logits: LogitsName = "auto"
+    """chunked: logits are never whole, to save memory. auto: for vocabularies of 16000 and more."""
+    remat: Remat = "none"
+    """Recompute in the backward pass, to save memory: block, or all of it but products (dots)."""
 
     def build(self) -> LlamaConfig:
         """Return the configuration of the network."""
+        types = PRECISIONS[self.precision]
         return dataclasses.replace(
             CONFIGS[self.model],
             vocab_size=self.vocab_size,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            dtype=types.products,
+            param_dtype=types.weights,
             remat=self.remat,
         )
 
@@ -84,13 +105,21 @@ class DataFlags:
     """The text. A batch depends only on the seed and the step."""
 
     data: str = STDLIB
-    """stdlib: Python files installed here; 'files:GLOB': text, .jsonl, .jsonl.gz, .parquet."""
+    """stdlib: Python files installed here; 'files:GLOB': text, JSON, tables; hf:NAME[,CONFIG]."""
     data_megabytes: float = STDLIB_MEGABYTES
-    """Read at most this much text; 0 reads all of it, the default for files."""
+    """Read at most this much text; 0 reads all of it, the default for files and hf."""
+    tokenizer: Path | None = None
+    """A tokenizer.json; by default one is trained on a sample of the text."""
+    end_of_text: str = ""
+    """Token of --tokenizer that ends a document; by default one with a usual name, as </s>."""
+    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Skip files that are no text, and count them, instead of refusing."""
     cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
-    """Cache for tokenizers and tokens."""
+    """Cache for tokenizers, tokens and compiled programs."""
     batch_size: int = BATCHES["tiny"][0]
-    """Windows of text per batch; 32 by default for models other than tiny."""
+    """Windows of text per update; 32 by default for models other than tiny."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = BATCHES["tiny"][1]
     """Tokens predicted per window; 256 by default for models other than tiny."""
     seed: int = 0
@@ -101,10 +130,10 @@ class DataFlags:
 class OptimizerFlags:
     """The optimizer. Rank and interval apply to the subspace methods."""
 
-    optimizer: OptimizerName = _GRASSJUMP.name
+    optimizer: OptimizerName = "grassjump"
     """Optimizer to train with."""
     learning_rate: float = _GRASSJUMP.learning_rate
-    """Peak learning rate; the default depends on the optimizer."""
+    """Peak learning rate; the default depends on the optimizer and the model."""
     adam_learning_rate: Annotated[
         float | None,
         tyro.conf.arg(
@@ -117,11 +146,13 @@ class OptimizerFlags:
     basis: BasisName = HAAR
     """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
     update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
-    """Steps between subspaces (badam: blocks); the default depends on the optimizer."""
+    """Steps between subspaces (badam: blocks); the default depends on optimizer and model."""
     scale: float = _GRASSJUMP.scale
     """Factor of the low-rank update (adamw, muon: of the kernels' rate); the default varies."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
+    decay: Decay = "matrices"
+    """What decays: the kernels of the layers (lora: their factors), or all parameters."""
     clip: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
     mu_dtype: MomentPrecision = "float32"
@@ -137,29 +168,21 @@ class OptimizerFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleFlags:
-    """The schedule: linear warmup, then cosine decay."""
-
-    steps: int = 300
-    """Number of updates."""
-    warmup_steps: int = 30
-    """Updates before the peak learning rate; by default a tenth of --steps."""
-    final_lr_fraction: float = 0.1
-    """Learning rate at the end, as a fraction of the peak."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportFlags:
     """Logging, evaluation, checkpoints and the sample."""
 
     log_every: int = 10
     """Steps between log lines, if the output is not a terminal."""
+    log: tuple[TrackerName, ...] = ()
+    """Also log to these services, whose packages must be installed."""
     eval_every: int = 0
     """Steps between evaluations on held-out text; 0 to evaluate only at the start and the end."""
     eval_batches: int = 16
     """Batches per evaluation; 0 for all held-out text."""
     save_every: int = 100
     """Steps between checkpoints; the last two are kept."""
+    profile: str = ""
+    """FIRST:LAST, such as 10:12: trace these updates into RUN_DIR/profile with JAX's profiler."""
     sample_tokens: int = 64
     """Tokens to generate at the end; 0 for no sample."""
     sample_prompt: str = "def "
@@ -217,14 +240,14 @@ class Pretrain:
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
     optimizer: OptimizerFlags = OptimizerFlags()
-    schedule: ScheduleFlags = ScheduleFlags()
+    schedule: ScheduleFlags = dataclasses.field(default_factory=ScheduleFlags)
     report: ReportFlags = ReportFlags()
     devices: DeviceFlags = DeviceFlags()
 
 
 def defaults(parsed: Pretrain) -> Pretrain:
     """Return the defaults that follow from the model, optimizer, corpus and steps of `parsed`."""
-    model, row, steps = parsed.model.model, OPTIMIZERS[parsed.optimizer.optimizer], parsed.schedule.steps
+    model, steps = parsed.model.model, parsed.schedule.steps
     if model not in CONFIGS:
         raise UserError(f"--model {model} is unknown: choose one of {', '.join(CONFIGS)}.")
     batch_size, seq_len = BATCHES.get(model, OTHER_BATCH)
@@ -237,18 +260,18 @@ def defaults(parsed: Pretrain) -> Pretrain:
             batch_size=batch_size,
             seq_len=seq_len,
         ),
-        optimizer=default_optimizer(row.name, rank=CONFIGS[model].hidden_size // 4),
-        schedule=ScheduleFlags(steps=steps, warmup_steps=max(steps, 0) // 10),
+        optimizer=default_optimizer(parsed.optimizer.optimizer, model),
+        schedule=ScheduleFlags(steps=steps, warmup=default_warmup(steps)),
     )
 
 
-def default_optimizer(name: OptimizerName, rank: int) -> OptimizerFlags:
-    """Return the flags of an optimizer with its own learning rate, scale and interval."""
-    row = OPTIMIZERS[name]
+def default_optimizer(name: OptimizerName, model: ModelName) -> OptimizerFlags:
+    """Return the flags of an optimizer with its own defaults for a model."""
+    recipe = OPTIMIZERS[name].pretraining(model)
     return OptimizerFlags(
         optimizer=name,
-        learning_rate=row.learning_rate,
-        scale=row.scale,
-        rank=rank,
-        update_proj_gap=row.update_proj_gap or NO_GAP,
+        learning_rate=recipe.learning_rate,
+        scale=recipe.scale,
+        rank=CONFIGS[model].hidden_size // 4,
+        update_proj_gap=recipe.update_proj_gap or NO_GAP,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from train.config.finetune import Finetune
-from train.config.run import Pretrain, UserError
+from train.config.run import PRECISIONS, Pretrain, UserError
 
 CONFIG = "config.json"  # in the folder of a run
 Settings = dict[str, dict[str, Any]]  # group -> name -> value, as JSON has it
@@ -37,6 +37,8 @@ class Stored:
     config: Run
     fingerprint: str
     versions: dict[str, str]
+    is_older: bool  # it was trained by another schedule, which ended one update later
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)  # on which the run began
 
 
 def settings_of(config: Run) -> Settings:
@@ -80,6 +82,8 @@ def read_stored(run_dir: Path) -> Stored:
         config=_config(content, path, run_dir),
         fingerprint=str(content.get("data_fingerprint")),
         versions=content.get("versions", {}),
+        is_older=_is_older(content["config"]),
+        machine=content.get("machine", {}),
     )
 
 
@@ -116,20 +120,60 @@ def _config(content: dict[str, Any], path: Path, run_dir: Path) -> Run:
     for name, values in groups.items():
         if name not in known or not isinstance(values, dict):
             raise UserError(f"{path} has an unknown group of settings, {name!r}: remove it.")
+    if _is_older(groups):
+        groups = groups | _translated(groups)
     settings = {name: _group(known[name], name, values, path) for name, values in groups.items()}
     return command(run_dir=run_dir, **settings)
 
 
+def _is_older(groups: Settings) -> bool:
+    schedule = groups.get("schedule")
+    return isinstance(schedule, dict) and bool({"warmup_steps", "warmup_fraction"} & schedule.keys())
+
+
+def _translated(groups: Settings) -> Settings:
+    """Return the settings of older versions that have other names now, or another default."""
+    schedule = dict(groups["schedule"])
+    if isinstance(fraction := schedule.pop("warmup_fraction", None), float | int):
+        schedule["warmup"] = f"{100 * fraction:g}%"
+    if (updates := schedule.pop("warmup_steps", None)) is not None:
+        schedule["warmup"] = updates
+    return {"schedule": schedule, "optimizer": {"decay": "all"} | groups.get("optimizer", {})}
+
+
 def _group(kind: type, group: str, values: dict[str, Any], path: Path) -> Any:
     kinds = get_type_hints(kind)
+    if "precision" in kinds:
+        values = _renamed(values, path)
     if unknown := [f"{group}.{name}" for name in values if name not in kinds]:
         raise UserError(f"{path} has unknown settings: {', '.join(unknown)}. Remove them.")
     return kind(**{name: _value(kinds[name], value, f"{group}.{name}", path) for name, value in values.items()})
 
 
+def _renamed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return settings of older versions under their new names.
+
+    Weights of 16 bits were rounded to the nearest then, so a run with such weights is no run of
+    now.
+    """
+    values = dict(values)
+    if isinstance(values.get("remat"), bool):
+        values["remat"] = "block" if values["remat"] else "none"
+    if "dtype" not in values and "param_dtype" not in values:
+        return values
+    products, weights = values.pop("dtype", "float32"), values.pop("param_dtype", "float32")
+    same = [name for name, types in PRECISIONS.items() if types == (products, weights) and weights == "float32"]
+    if not same:
+        raise UserError(
+            f"{path} was written by an older version, with dtype {products} and param_dtype {weights}, which no "
+            f"--precision repeats exactly: replace both by precision, one of {', '.join(PRECISIONS)}."
+        )
+    return {"precision": same[0], **values}
+
+
 def _value(kind: Any, value: Any, name: str, path: Path) -> Any:
     """Return the value of a setting of type `kind`, from its JSON."""
-    if kind is Path and isinstance(value, str):
+    if Path in (kind, *get_args(kind)) and isinstance(value, str):
         return Path(value)
     if get_origin(kind) is tuple and isinstance(value, list) and all(_fits(get_args(kind)[0], x) for x in value):
         return tuple(value)

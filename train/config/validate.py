@@ -1,6 +1,7 @@
 """Refuses settings that cannot run, and flags that contradict a stored run."""
 
-import math
+import importlib.util
+import re
 from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
@@ -20,20 +21,27 @@ from train.config.run import (
     BASES,
     BLOCKS,
     FILES,
-    HAAR,
+    HUB,
     SMALLEST_VOCABULARY,
     STDLIB,
     OptimizerFlags,
     Pretrain,
+    TrackerName,
     UserError,
 )
+from train.config.schedule import WSD, ScheduleFlags
 from train.config.stored import Run, Settings, differences, settings_of
+from train.data.tokenizer import read_tokenizer, size_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
-FREE_TO_CHANGE = ("--cache-dir", "--log-every", "--save-every", "--mesh")
+FREE_TO_CHANGE = ("--cache-dir", "--log", "--log-every", "--save-every", "--profile", "--mesh")
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
+
+PERCENTAGE = re.compile(r"\d+(\.\d+)?%", re.ASCII)
+
+TRACKERS: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}  # packages
 
 METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
@@ -43,9 +51,9 @@ METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
 
 AT_LEAST: dict[str, dict[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
-    "data": {"batch_size": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
+    "data": {"batch_size": 1, "accumulate": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
     "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
-    "schedule": {"steps": 1, "epochs": 0, "warmup_steps": 0, "warmup_fraction": 0, "final_lr_fraction": 0},
+    "schedule": {"steps": 1, "epochs": 0, "final_lr_fraction": 0},
     "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0},
 }
 
@@ -74,12 +82,8 @@ def check(config: Pretrain) -> None:
     if config.model.model not in CONFIGS:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
     check_text(config.data.data)
-    if config.schedule.warmup_steps >= config.schedule.steps:
-        refuse(
-            "warmup_steps",
-            config.schedule.warmup_steps,
-            f"must be below --steps {config.schedule.steps}, or the peak is never reached",
-        )
+    check_schedule(config.schedule)
+    _check_tokenizer(config)
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
@@ -104,10 +108,8 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     _refuse_idle(config)
     if config.report.patience and not config.report.eval_every:
         refuse("patience", config.report.patience, "needs evaluations during training: add --eval-every")
-    if not math.isfinite(config.schedule.epochs) or config.schedule.epochs <= 0:
-        refuse("epochs", config.schedule.epochs, "must be a positive number")
-    if config.schedule.warmup_fraction >= 1:
-        refuse("warmup_fraction", config.schedule.warmup_fraction, "must be below 1, or the peak is never reached")
+    if config.schedule.epochs <= 0:
+        refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
 
 
@@ -120,14 +122,34 @@ def _refuse_idle(config: Finetune) -> None:
             refuse(name, shown, "has no effect on a language model: leave it out")
     if config.data.task != LANGUAGE and config.report.sample_prompt:
         refuse("sample_prompt", config.report.sample_prompt, "has no effect on an encoder: leave it out")
+    if config.data.task != LANGUAGE and config.start.logits != "auto":
+        refuse("logits", config.start.logits, "has no effect on an encoder, whose logits are few: leave it out")
     if config.report.metric != ScoreFlags.metric and not config.report.patience:
         refuse("metric", config.report.metric, "has no effect without --patience: add it, or leave it out")
 
 
+def check_schedule(flags: ScheduleFlags) -> None:
+    """Refuse a warm-up, or a line of wsd, that does not fit the run."""
+    if flags.warmup_updates >= flags.steps:
+        refuse("warmup", flags.warmup, f"must be below --steps {flags.steps}, or the peak is never reached")
+    after_peak = flags.steps - max(flags.warmup_updates, 1)
+    if flags.schedule == WSD and not 1 <= flags.cooldown_updates <= after_peak:
+        refuse("cooldown", flags.cooldown, f"must be at least 1 and at most {after_peak} updates, those after the peak")
+
+
 def check_text(data: str) -> None:
-    """Refuse a text that is neither the standard library nor files."""
-    if not (data == STDLIB or data.removeprefix(FILES) not in ("", data)):
-        refuse("data", data, "must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'")
+    """Refuse a text that is neither the standard library, nor files, nor a data set."""
+    if data != STDLIB and all(data.removeprefix(kind) in ("", data) for kind in (FILES, HUB)):
+        refuse("data", data, "must be stdlib, hf:NAME or files:GLOB, for example 'files:texts/**/*.txt'")
+
+
+def _check_tokenizer(config: Pretrain) -> None:
+    flags = config.data
+    if flags.tokenizer is None:
+        if flags.end_of_text:
+            refuse("end_of_text", flags.end_of_text, "has no effect without --tokenizer: leave it out")
+    elif not config.resume and (least := size_of(read_tokenizer(flags.tokenizer))) > config.model.vocab_size:
+        refuse("vocab_size", config.model.vocab_size, f"must be at least {least}, the tokens of {flags.tokenizer}")
 
 
 def check_step(step: int | None) -> None:
@@ -142,8 +164,38 @@ def _check_bounds(config: Run) -> None:
             value = getattr(getattr(config, group, None), name, None)
             if value is not None and not value >= least:  # written this way round so that nan is refused too
                 refuse(name, value, f"must be at least {least}")
+    if config.data.batch_size % config.data.accumulate:
+        refuse("accumulate", config.data.accumulate, f"must divide --batch-size {config.data.batch_size}")
+    _check_profile(config.report.profile)
     if config.data.seed >= 2**32:
         refuse("seed", config.data.seed, "must be below 2^32")
+    for name in ("warmup", "cooldown"):
+        _check_part(name, getattr(config.schedule, name))
+    _check_trackers(config.report.log)
+
+
+def _check_part(name: str, part: int | str) -> None:
+    if isinstance(part, int):
+        if part < 0:
+            refuse(name, part, "must be at least 0")
+    elif not PERCENTAGE.fullmatch(part):
+        refuse(name, part or "''", "must be a number of updates, or a percentage of them, such as 10%")
+    elif float(part.removesuffix("%")) >= 100:
+        refuse(name, part, "must be below 100%")
+
+
+def _check_profile(span: str) -> None:
+    first, _, last = span.partition(":")
+    if span and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        refuse("profile", span, "must be FIRST:LAST, two updates from 1 on, for example 10:12")
+
+
+def _check_trackers(names: tuple[TrackerName, ...]) -> None:
+    if len(set(names)) < len(names):
+        refuse("log", " ".join(names), "contains a name twice: give each once")
+    for name in names:
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            refuse("log", name, f"needs a package that is missing: pip install {TRACKERS[name]}, or leave {name} out")
 
 
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:
@@ -152,23 +204,16 @@ def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConf
         value = getattr(flags, name)
         if value is not None and not value > 0:
             refuse(name, value, "must be positive")
-    if not row.has_scale and flags.scale != row.scale:
-        refuse("scale", flags.scale, f"has no effect on {row.name}: leave it out")
-    for name in ("mu_dtype", "nu_dtype"):
-        if row.is_baseline and getattr(flags, name) != "float32":
-            value = getattr(flags, name)
-            refuse(name, value, f"applies to the methods of grass_optax, and {row.name} is none: leave it out")
     if "rank" in row.takes and flags.rank >= hidden:
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
-    _check_basis(flags, "basis" in row.takes, hidden)
+    if "basis" in row.takes:
+        _check_basis(flags, hidden)
 
 
-def _check_basis(flags: OptimizerFlags, is_taken: bool, hidden: int) -> None:
+def _check_basis(flags: OptimizerFlags, hidden: int) -> None:
     name, colon, number = flags.basis.partition(":")
     if name not in BASES or (colon and name != BLOCKS) or (colon and not number.isdecimal()):
         refuse("basis", flags.basis, f"must be one of {', '.join(BASES)}, or {BLOCKS}:NUMBER")
-    if not is_taken and flags.basis != HAAR:
-        refuse("basis", flags.basis, f"has no effect on {flags.optimizer}: leave it out")
     if flags.basis == BLOCKS and flags.rank < 2 * NARROWEST_BLOCK:
         refuse("basis", BLOCKS, f"makes a single block at --rank {flags.rank}, a dense basis: give {BLOCKS}:NUMBER")
     if colon and (int(number) == 0 or hidden % int(number) or flags.rank % int(number)):

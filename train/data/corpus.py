@@ -1,120 +1,146 @@
-"""The text to train on: deduplicated documents, split into training and held-out sets.
+"""Reading a text that is larger than memory.
 
-A document is a text file, or a record of another one (`train.data.records`). `documents` reads
-them and `split` divides them. The result depends only on the texts, and on their names if a limit
-truncates the corpus.
+`pieces` reads a source as a stream. `survey` reads it once and returns what must be known before
+the second reading: repeated documents, the held-out ones, and a sample for the tokenizer. It keeps
+some 50 bytes for each document and none of the text but the sample.
 """
 
 import hashlib
-import importlib.metadata
-import os
-import sysconfig
-from collections.abc import Iterator
-from pathlib import Path
+import heapq
+import itertools
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from train.config.run import STDLIB, UserError
-from train.data.records import read_records, text_of
+import numpy as np
 
-HELD_OUT = 0.05  # of the bytes
-# Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
-DEPENDENCIES = (
-    "flax",
-    "grain",
-    "jax",
-    "matplotlib",
-    "numpy",
-    "optax",
-    "orbax-checkpoint",
-    "rich",
-    "tyro",
-)
+from train.data.formats import Unreadable
+from train.data.plan import DIGEST, HELD_OUT, Piece, Plan, plan_of
+from train.data.sources import Source
+
+SAMPLE = 32_000_000  # bytes to train a tokenizer on: twice the default corpus
+# Raises the error, or returns to skip the rest of the file; the number is of a document half read.
+Refuse = Callable[[Unreadable, int | None], None]
 
 
-class Document(NamedTuple):
-    """A text, its size in UTF-8, and the SHA-256 that identifies and orders it."""
+class Survey(NamedTuple):
+    """The result of the first reading: the plan, and training text for a tokenizer."""
 
-    name: str
-    text: str
-    bytes: int
-    sha256: str
+    plan: Plan
+    sample: list[str]
 
 
-class Split(NamedTuple):
-    """Training and held-out documents, each ordered by SHA-256."""
+def pieces(source: Source, megabytes: float, refuse: Refuse) -> Iterator[Piece]:
+    """Read a source, at most `megabytes` (0: all) of it: the last document is cut.
 
-    train: list[Document]
-    held_out: list[Document]
-
-
-def documents(source: str, megabytes: float = 0.0) -> list[Document]:
-    """Read `stdlib` or `files:GLOB`, at most `megabytes` (0: all), ordered by SHA-256."""
-    is_stdlib = source == STDLIB
-    texts = _python_texts() if is_stdlib else ((name, text_of(name, record)) for name, record in read_records(source))
-    budget = megabytes * 1e6 or float("inf")
-    by_digest: dict[str, Document] = {}
-    for name, text in texts:
-        document = _document(name, text)
-        if document.bytes > budget:
-            break
-        if document.bytes and document.sha256 not in by_digest:
-            by_digest[document.sha256] = document
-            budget -= document.bytes
-    if not by_digest:
-        raise UserError(
-            f"--data {source} has no text within --data-megabytes {megabytes:g}: raise the limit or choose other text."
-        )
-    return [by_digest[digest] for digest in sorted(by_digest)]
-
-
-def split(documents: list[Document]) -> Split:
-    """Hold out 5 % of the bytes, in whole documents; a single document is cut near its end."""
-    if len(documents) == 1:
-        return _cut(documents[0])
-    room = HELD_OUT * sum(document.bytes for document in documents)
-    held_out = []
-    for document in documents:
-        if document.bytes <= room:
-            held_out.append(document)
-            room -= document.bytes
-    held_out = held_out or [min(documents, key=lambda document: document.bytes)]
-    digests = {document.sha256 for document in held_out}
-    return Split([document for document in documents if document.sha256 not in digests], held_out)
-
-
-def _document(name: str, text: str) -> Document:
-    encoded = text.encode()
-    return Document(name, text, len(encoded), hashlib.sha256(encoded).hexdigest())
-
-
-def _cut(document: Document) -> Split:
-    at = round(len(document.text) * (1 - HELD_OUT))
-    return Split(
-        [_document(f"{document.name} (start)", document.text[:at])],
-        [_document(f"{document.name} (end)", document.text[at:])],
-    )
-
-
-def _python_texts() -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of the Python files of the standard library and of `DEPENDENCIES`."""
-    paths = dict(_standard_library())
-    for distribution in DEPENDENCIES:
-        for file in importlib.metadata.files(distribution) or []:
-            if file.suffix == ".py":
-                paths[f"{distribution}:{file.as_posix()}"] = Path(str(file.locate()))
-    # Ordered by a hash, so that a truncated corpus is a mixture, and the same on every machine.
-    for name in sorted(paths, key=lambda name: hashlib.sha256(name.encode()).digest()):
+    After an error that `refuse` does not raise again, reading continues with the next file.
+    """
+    budget = int(megabytes * 1e6) if megabytes and not source.counts_whole else 1 << 62
+    left = {True: int(HELD_OUT * budget), False: budget, None: budget}
+    number = -1
+    for part in source.parts():
+        half_read = None
         try:
-            yield name, paths[name].read_bytes().decode()
-        except (UnicodeDecodeError, FileNotFoundError):
-            continue  # the standard library tests unusual encodings; packagers may omit files
+            for document in part:
+                half_read = number = number + 1
+                start, side = 0, document.is_held_out
+                for text in document.pieces:
+                    whole = text.encode()
+                    utf8 = whole[: left[side]].decode(errors="ignore").encode() if len(whole) > left[side] else whole
+                    yield Piece(number, document.name, start, utf8, side)
+                    start, left[side] = start + len(utf8), left[side] - len(whole)
+                    if left[side] <= 0:
+                        break
+                half_read = None
+                if left[side] <= 0 and not side:
+                    return
+                if left[side] <= 0:
+                    break
+        except Unreadable as error:
+            refuse(error, half_read)
 
 
-def _standard_library() -> Iterator[tuple[str, Path]]:
-    root = sysconfig.get_path("stdlib")
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in ("site-packages", "dist-packages")]
-        for file in files:
-            if file.endswith(".py"):
-                path = Path(folder, file)
-                yield f"stdlib:{path.relative_to(root).as_posix()}", path
+def documents(source: Source, megabytes: float) -> Iterator[str]:
+    """Yield the different documents of a source, but not its own validation split, one by one."""
+
+    def refuse(error: Unreadable, _: object) -> None:
+        raise error
+
+    seen: set[bytes] = set()
+    read = (piece for piece in pieces(source, megabytes, refuse) if not piece.is_held_out)
+    for _, parts in itertools.groupby(read, key=lambda piece: piece.document):
+        text = b"".join(piece.utf8 for piece in parts)
+        if text and (digest := hashlib.sha256(text).digest()[:DIGEST]) not in seen:
+            seen.add(digest)
+            yield text.decode()
+
+
+def survey(source: Source, megabytes: float, refuse: Refuse, add: Callable[[int], None]) -> Survey:
+    """Read a source once; `add` is called with the bytes that were read."""
+    documents, sample, void = _Documents(), _Sample(), []
+
+    def refuse_or_void(error: Unreadable, number: int | None) -> None:
+        refuse(error, number)
+        void.extend([] if number is None else [number])
+
+    for piece in pieces(source, megabytes, refuse_or_void):
+        documents.add(piece)
+        sample.add(piece)
+        add(len(piece.utf8))
+    plan = documents.plan(void)
+    chosen = [text for piece in sample.pieces() for is_held_out, text in plan.sides(piece) if not is_held_out]
+    return Survey(plan, chosen)
+
+
+class _Documents:
+    """Digests, sizes and sides of the documents of a stream."""
+
+    def __init__(self) -> None:
+        self._digests, self._sizes, self._sides = bytearray(), array("q"), array("b")
+        self._hash = hashlib.sha256()
+
+    def add(self, piece: Piece) -> None:
+        while len(self._sizes) <= piece.document:  # documents without any text have no pieces
+            self._close()
+            self._sizes.append(0)
+            self._sides.append(0 if piece.is_held_out is None else 1 if piece.is_held_out else -1)
+        self._hash.update(piece.utf8)
+        self._sizes[-1] += len(piece.utf8)
+
+    def plan(self, void: Sequence[int]) -> Plan:
+        self._close()
+        digests = np.frombuffer(bytes(self._digests), np.uint8).reshape(-1, DIGEST)
+        void = [number for number in void if number < len(self._sizes)]
+        return plan_of(digests, np.array(self._sizes), np.array(self._sides), void)
+
+    def _close(self) -> None:
+        if self._sizes:
+            self._digests += self._hash.digest()[:DIGEST]
+            self._hash = hashlib.sha256()
+
+
+class _Sample:
+    """The pieces with the largest hashes, up to `SAMPLE` bytes: a random choice that is the same in
+    any order of reading.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, Piece]] = []
+        self._hashes: set[int] = set()
+        self._size, self._floor = 0, -1
+
+    def add(self, piece: Piece) -> None:
+        key = int.from_bytes(hashlib.sha256(piece.utf8).digest()[:8], "big")
+        if key <= self._floor or key in self._hashes:
+            return
+        heapq.heappush(self._heap, (key, piece))
+        self._hashes.add(key)
+        self._size += len(piece.utf8)
+        while self._size > SAMPLE:
+            self._floor, least = heapq.heappop(self._heap)
+            self._hashes.remove(self._floor)
+            self._size -= len(least.utf8)
+
+    def pieces(self) -> list[Piece]:
+        """Return them in order of reading."""
+        return sorted(piece for _, piece in self._heap)

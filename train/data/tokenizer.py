@@ -1,17 +1,31 @@
-"""The tokenizer: byte-level BPE, trained on the training documents of a corpus.
+"""The tokenizer: byte-level BPE that is trained on a sample of the text, or that of a file.
 
 At byte level every string can be encoded and is decoded exactly, and every token has a known number
 of bytes, which bits per byte needs.
 """
 
 import itertools
+import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from train.config.run import UserError
+
 END_OF_TEXT = "<|endoftext|>"
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")  # what known tokenizers call it
+# Longer runs of letters, digits, marks or spaces are cut for training, whose time is quadratic in
+# their length; no word of a language is this long, and the default corpus has no such run.
+RUN = 256
+_LONG = re.compile(
+    rf"(?<![^\W\d_])[^\W\d_]{{{RUN},}}|(?<!\d)\d{{{RUN},}}"
+    rf"|(?<![^\s\w])(?<!_)(?:[^\s\w]|_){{{RUN},}}|(?<!\s)\s{{{RUN},}}"
+)
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_SPACES = re.compile(rf"(?<!\s)\s{{{RUN}}}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -25,13 +39,69 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=[END_OF_TEXT],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((part for text in texts for part in without_long_runs(text)), trainer)
     return _plain(tokenizer)
+
+
+def without_long_runs(text: str) -> Iterator[str]:
+    """Yield a text in parts without runs of more than `RUN` characters of a kind."""
+    at = 0
+    if any(len(word) > RUN for word in text.split()) or _SPACES.search(text):
+        for run in _LONG.finditer(text):
+            for end in range(run.start() + RUN, run.end(), RUN):
+                yield text[at:end]
+                at = end
+    yield text[at:]
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer saved with `Tokenizer.save`."""
     return _plain(Tokenizer.from_file(str(path)))
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json to train with; it adds nothing to a text and cuts none.
+
+    Raises:
+      UserError: If the file is no tokenizer, or one whose tokens do not say which bytes they are.
+    """
+    try:
+        content = json.loads(path.read_text())
+        tokenizer = Tokenizer.from_str(
+            json.dumps(content | {"post_processor": None, "truncation": None, "padding": None})
+        )
+    except OSError as error:
+        raise UserError(f"--tokenizer {path} cannot be read ({error.strerror}): give a tokenizer.json.") from error
+    except Exception as error:  # the package raises nothing more specific
+        raise UserError(f"--tokenizer {path} is no tokenizer.json ({error}).") from error
+    if _alphabet(tokenizer) is None:
+        raise UserError(
+            f"--tokenizer {path} is neither a byte-level tokenizer nor one with ▁ for spaces, so that the bytes of its "
+            "tokens are unknown: choose another."
+        )
+    return _plain(tokenizer)
+
+
+def end_of_text(tokenizer: Tokenizer, name: str) -> int:
+    """Return the token that ends a document: `name`, or the one of the usual names that there is.
+
+    Raises:
+      UserError: If there is none.
+    """
+    for spelling in (name,) if name else ENDS:
+        if (token := tokenizer.token_to_id(spelling)) is not None:
+            return int(token)
+    special = [str(token.content) for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    missing = f"--end-of-text {name} is no token of" if name else f"none of {', '.join(ENDS)} is a token of"
+    raise UserError(
+        f"{missing} the tokenizer: name the one that ends a document with --end-of-text. "
+        f"Its special tokens are: {', '.join(special[:10]) or 'none'}."
+    )
+
+
+def size_of(tokenizer: Tokenizer) -> int:
+    """Return the least size of a vocabulary that has all tokens."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def leading_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -71,19 +141,29 @@ def for_prompts(tokenizer: Tokenizer, beginning: int | None) -> Tokenizer:
     return copy
 
 
-def encode_documents(tokenizer: Tokenizer, texts: list[str], at_once: int = 256) -> Iterator[np.ndarray]:
-    """Yield the tokens of each text in order, followed by the end of text."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    for start in range(0, len(texts), at_once):  # in groups, as encodings are many times larger than their text
-        for encoding in tokenizer.encode_batch_fast(texts[start : start + at_once]):
-            yield np.asarray([*encoding.ids, end], dtype=np.int64)
+def encode_texts(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype) -> list[np.ndarray]:
+    """Return the tokens of each text, encoded in parallel."""
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.asarray(encoding.ids, dtype) for encoding in encodings]
 
 
-def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return the bytes of text of each token; the end of text has none."""
-    # At byte level the string of a token has one character per byte.
-    lengths = np.zeros(tokenizer.get_vocab_size(), np.int64)
+def token_bytes(tokenizer: Tokenizer, end: int) -> np.ndarray:
+    """Return the bytes of text of each token; the end of text and special tokens have none."""
+    alphabet = _alphabet(tokenizer)
+    added = tokenizer.get_added_tokens_decoder()
+    lengths = np.zeros(size_of(tokenizer), np.int64)
     for spelling, token in tokenizer.get_vocab().items():
-        lengths[token] = len(spelling)
-    lengths[tokenizer.token_to_id(END_OF_TEXT)] = 0
+        if token in added:
+            lengths[token] = 0 if added[token].special else len(spelling.encode())
+        elif alphabet == "bytes":
+            lengths[token] = len(spelling)  # one character per byte
+        else:
+            lengths[token] = 1 if _BYTE.fullmatch(spelling) else len(spelling.replace("▁", " ").encode())
+    lengths[end] = 0
     return lengths
+
+
+def _alphabet(tokenizer: Tokenizer) -> str | None:
+    """What tokens are spelled in: a character for each byte, or text with ▁ for spaces."""
+    decoder = json.dumps(json.loads(tokenizer.to_str())["decoder"], ensure_ascii=False)
+    return "bytes" if '"ByteLevel"' in decoder else "spaces" if "▁" in decoder else None

@@ -1,27 +1,32 @@
 """`evaluate`: loss and bits per byte of a text, with the model of any run or import."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from train.config.run import Pretrain, UserError
+from train.config.run import LogitsName, Pretrain, UserError
 from train.data.corpus import documents
+from train.data.sources import open_source
 from train.data.tokenizer import token_bytes
-from train.data.windows import Windows, held_out_batches, load_tokens
+from train.data.tokens import load_tokens
+from train.data.windows import Windows, held_out_batches
 from train.evaluate.config import LONGEST, Evaluate, check_evaluate
 from train.evaluate.windows import document_batches
 from train.pretrain.evaluation import Total
-from train.program.task import LanguageModel, Rows
+from train.program.chunks import chunk_of
+from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
 from train.system.files import write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
-Evaluated = Callable[[Losses, Total], None]  # adds the losses of a text to a total
+Evaluated = Callable[[Losses, Total], str]  # adds the losses of a text to a total, and names the text
 BATCH = 8  # windows, of models that were not trained here
 
 
@@ -30,10 +35,10 @@ def run_evaluate(config: Evaluate) -> None:
     check_evaluate(config)
     stored = read_model(config.run_dir)
     _ = stored.network  # which must be a decoder
-    text, evaluated = own_text(config) if config.data is None else documents_of(config, stored)
+    evaluated = own_text(config) if config.data is None else documents_of(config, stored)
     model = load_model(config.run_dir, config.step, config.dtype)
     total = Total()
-    evaluated(_losses(model), total)
+    text = evaluated(_losses(model, _logits(config.run_dir)), total)
     result = {
         "run_dir": str(config.run_dir),
         "step": model.step,
@@ -53,7 +58,7 @@ def _shown(value: str | float) -> str:
     return value if isinstance(value, str) else format(value, "," if isinstance(value, int) else ",.4f")
 
 
-def own_text(config: Evaluate) -> tuple[str, Evaluated]:
+def own_text(config: Evaluate) -> Evaluated:
     """Return the held-out text of a run: the windows of its own evaluations, or others of it.
 
     As in training, documents follow each other, and bytes are those of the tokens, because a window
@@ -76,36 +81,66 @@ def own_text(config: Evaluate) -> tuple[str, Evaluated]:
     whole = len(Windows(tokens.held_out, data.seq_len))
     count = run.report.eval_batches if config.eval_batches is None else config.eval_batches or whole
     windows = np.concatenate([np.asarray(batch) for batch in held_out_batches(tokens.held_out, data, count)])
-    size, batch_size = token_bytes(tokens.tokenizer), config.batch_size or data.batch_size
+    size, batch_size = token_bytes(tokens.tokenizer, tokens.end_of_text), config.batch_size or data.batch_size
 
-    def evaluated(losses: Losses, total: Total) -> None:
+    def evaluated(losses: Losses, total: Total) -> str:
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
             padded = np.resize(batch, (batch_size, batch.shape[1]))  # by repeating windows
             total.add(losses(padded)[: len(batch)], int(size[batch[:, 1:]].sum()))
+        return f"held-out text of the run, {len(windows):,} of its {whole:,} windows of {data.seq_len} tokens"
 
-    shown = f"held-out text of the run, {len(windows):,} of its {whole:,} windows of {data.seq_len} tokens"
-    return shown, evaluated
+    return evaluated
 
 
-def documents_of(config: Evaluate, stored: StoredModel) -> tuple[str, Evaluated]:
-    """Return the documents of --data, all of them and each by itself."""
-    assert config.data is not None
-    texts = documents(config.data, config.data_megabytes)
+def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
+    """Return the documents of --data, all of them, each once and by itself."""
+    data = config.data
+    assert data is not None
+    source = open_source(data, config.data_megabytes)
     folder = RunFolder(config.run_dir)
     trained = folder.stored().config.data.batch_size if folder.config.exists() else BATCH
     batch_size = config.batch_size or trained
     seq_len = config.seq_len or min(stored.window, LONGEST)
 
-    def evaluated(losses: Losses, total: Total) -> None:
-        for windows, is_predicted in document_batches(stored, (text.text for text in texts), batch_size, seq_len):
+    def evaluated(losses: Losses, total: Total) -> str:
+        count = 0
+
+        def texts() -> Iterator[str]:
+            nonlocal count
+            for text in documents(source, config.data_megabytes):
+                count += 1
+                total.bytes += len(text.encode())  # of the documents, so for any tokenizer
+                yield text
+
+        for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len):
             total.add(losses(windows)[is_predicted], 0)
-        total.bytes += sum(text.bytes for text in texts)  # of the documents, so for any tokenizer
+        if not count:
+            raise UserError(f"--data {data} has no text: choose another.")
+        return f"{count} documents of {data}, windows of {seq_len} tokens"
 
-    return f"{len(texts)} documents of {config.data}, windows of {seq_len} tokens", evaluated
+    return evaluated
 
 
-def _losses(model: LoadedModel) -> Losses:
-    task = LanguageModel(network=model.llama.config, batch_size=1, seq_len=1)  # only the network matters
-    compiled = jax.jit(task.predict)
-    return lambda windows: np.asarray(compiled(model.params, Rows(windows)))
+def _logits(run_dir: Path) -> LogitsName:
+    """Return whether the run's own evaluations had whole logits."""
+    folder = RunFolder(run_dir)
+    if not folder.config.exists():
+        return "auto"
+    run = folder.stored().config
+    return (run.model if isinstance(run, Pretrain) else run.start).logits
+
+
+def _losses(model: LoadedModel, logits: LogitsName) -> Losses:
+    network = model.llama.config
+
+    @functools.cache
+    def predict(rows: int, length: int) -> Callable[[Params, Rows], jax.Array]:
+        chunk = chunk_of(logits, network.vocab_size, rows, length)
+        return jax.jit(LanguageModel(network=network, batch_size=rows, seq_len=length, chunk=chunk).predict)
+
+    def losses(windows: np.ndarray) -> np.ndarray:
+        rows, tokens = windows.shape
+        return np.asarray(predict(rows, tokens - 1)(model.params, Rows(windows)))
+
+    return losses

@@ -4,7 +4,7 @@ import dataclasses
 
 from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
-from train.config.validate import check_finetuning
+from train.config.validate import check_finetuning, check_schedule
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
 from train.finetune.work import state_of_model
@@ -35,8 +35,17 @@ def run_finetune(config: Finetune) -> None:
             f"--data {config.data.data} no longer holds the examples of this run: restore them, or start a new run in "
             "another --run-dir."
         )
-    schedule = config.schedule.schedule(work.rows, config.data.batch_size)
-    program = make_program(mesh, work.task, config.optimizer, schedule, config.data.seed, frozen=config.start.freeze)
+    schedule = config.schedule.in_updates(work.rows, config.data.batch_size)
+    check_schedule(schedule)
+    program = make_program(
+        mesh,
+        work.task,
+        config.optimizer,
+        schedule,
+        config.data.seed,
+        frozen=config.start.freeze,
+        accumulate=config.data.accumulate,
+    )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     with folder.opened(config, work.data.fingerprint, work.model):

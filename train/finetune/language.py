@@ -15,6 +15,8 @@ from train.data.windows import training_rows
 from train.finetune.work import Work, adapted
 from train.loop.trainer import Data, Predict
 from train.pretrain.sample import write_sample
+from train.program.chunks import chunk_of
+from train.program.sharding import rows_of_a_device
 from train.program.task import LanguageModel, Params, Rows
 from train.storage.model import StoredModel, with_dtype
 from train.system.processes import is_first
@@ -26,7 +28,14 @@ def language_work(config: Finetune, model: StoredModel, mesh: Mesh) -> Work:
     examples = read_rows(flags, model, print if is_first() else lambda _: None)
     network = adapted(config, model.network, mesh, flags.seq_len)
     assert isinstance(network, LlamaConfig)
-    task = LanguageModel(network=network, batch_size=flags.batch_size, seq_len=flags.seq_len, is_packed=True)
+    rows = rows_of_a_device(mesh, flags.batch_size, flags.accumulate)
+    task = LanguageModel(
+        network=network,
+        batch_size=flags.batch_size,
+        seq_len=flags.seq_len,
+        is_packed=True,
+        chunk=chunk_of(config.start.logits, network.vocab_size, rows, flags.seq_len),
+    )
     stored = dataclasses.replace(model, settings=with_dtype(model.settings, network.param_dtype))
     return Work(task, len(examples.training), _data(config, task, model, examples), stored)
 

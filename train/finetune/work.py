@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from train.config.finetune import Finetune
-from train.config.run import UserError
+from train.config.run import PRECISIONS
 from train.loop.trainer import Data
 from train.program.attention import with_attention
 from train.program.program import Program
@@ -38,13 +38,8 @@ class Work(NamedTuple):
 def adapted(config: Finetune, network: Network, mesh: Mesh, seq_len: int) -> Network:
     """Return the network with the precisions and the attention of the flags."""
     start = config.start
-    param_dtype = start.param_dtype or network.param_dtype
-    if param_dtype == "float16":
-        raise UserError(
-            f"the weights of {start.init_from} are float16, whose small updates are lost: add --param-dtype float32 or "
-            "--param-dtype bfloat16."
-        )
-    network = dataclasses.replace(network, dtype=start.dtype, param_dtype=param_dtype, remat=start.remat)
+    types = PRECISIONS[start.precision]
+    network = dataclasses.replace(network, dtype=types.products, param_dtype=types.weights, remat=start.remat)
     return with_attention(network, start.attention, mesh.devices.flat[0], seq_len)
 
 

@@ -6,6 +6,9 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
+
+from train.storage.metrics import Row
 
 
 class Display:
@@ -17,8 +20,10 @@ class Display:
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
         self.live: Progress | None = None
         if not quiet and self.console.is_terminal and not self.console.is_dumb_terminal:
-            line = TextColumn("{task.description}", markup=False)
-            self.live = Progress(BarColumn(bar_width=20), line, console=self.console)
+            # The bar has what the numbers leave of the line; a narrow terminal wraps them.
+            bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+            line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False))
+            self.live = Progress(bar, line, console=self.console, expand=True)
             self.task = self.live.add_task("compiling", total=steps)
         self.first: tuple[int, float] | None = None  # the first update shown, and its time
 
@@ -35,11 +40,20 @@ class Display:
         """Print a message, above the live line if there is one."""
         self.console.print(message)
 
-    def update(self, step: int, loss: float, lr: float, tokens_per_second: float) -> None:
-        """Show the update that led to `step`."""
-        line = (
-            f"step {step}/{self.steps}  loss {loss:.4f}  lr {lr:.2e}  "
-            f"{tokens_per_second:,.0f} tokens/s  ETA {self._remaining(step)}"
+    def update(self, row: Row) -> None:
+        """Show the row of an update: MFU and memory too, if it has them."""
+        step = row["step"]
+        more = [f"MFU {row['mfu']:.1%}"] if "mfu" in row else []
+        more += [f"memory {row['peak_memory_bytes'] / 1e9:.1f} GB"] if "peak_memory_bytes" in row else []
+        line = "  ".join(
+            (
+                f"step {step}/{self.steps} ({100 * step // self.steps}%)",
+                f"loss {row['loss']:.4f}",
+                f"lr {row['lr']:.2e}",
+                f"{row['tokens_per_second']:,.0f} tokens/s",
+                *more,
+                f"ETA {self._remaining(step)}",
+            )
         )
         if self.live:
             self.live.update(self.task, completed=step, description=line)

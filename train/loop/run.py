@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterator
 import jax
 
 from train.config.stored import Run, settings_of
+from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
-from train.loop.trainer import Data, Tools, Trainer
+from train.loop.trainer import Data, Diverged, Tools, Trainer
 from train.program.program import Program
 from train.program.step import TrainState
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
+from train.storage.quantities import loss_unit
 from train.system.processes import SharedStopSignals, is_first, refuse_different
 from train.system.signals import Stopped, StopSignals
+from train.watch.trackers import Trackers
 
 
 def refuse_different_processes(config: Run) -> None:
@@ -65,17 +68,31 @@ def train(
         _polling() as poll,
         Display(steps, config.report.log_every, quiet=not is_first()) as display,
         Checkpoints(folder.checkpoints) as checkpoints,
-        Metrics(folder.metrics if is_first() else None, checkpoints.latest or 0) as metrics,
+        Trackers(config.report.log if is_first() else (), folder.path, settings_of(config), display.say) as trackers,
+        Metrics(
+            folder.metrics if is_first() else None,
+            checkpoints.latest or 0,
+            tokens=program.task.tokens,
+            loss_unit=loss_unit(config),
+            watch=trackers.add,
+        ) as metrics,
+        Profile(config.report.profile, folder.profile, display.say) as profile,
     ):
         parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
         display.say(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
             f"attention by {program.task.network.attention}"
         )
-        tools = Tools(folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, poll=poll)
+        tools = Tools(
+            folder=folder, display=display, metrics=metrics, checkpoints=checkpoints, profile=profile, poll=poll
+        )
         trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
         try:
             trainer.train()
+            trackers.flush()
+        except Diverged:
+            trackers.flush()
+            raise
         except Stopped as signal:
             trainer.save()
             display.say(

@@ -13,17 +13,21 @@ import jax
 import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
+from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
 from train.program.program import Program
 from train.program.sharding import place_batch
+from train.program.speed import mfu
 from train.program.step import Report, TrainState, all_finite
 from train.program.task import Batch, Params
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics, Row
-from train.system.devices import device_summary
+from train.storage.quantities import aligned
+from train.system.devices import device_summary, peak_memory
 from train.system.processes import on_first
+from train.watch.page import Results, write_report
 
 
 class Diverged(UserError):
@@ -60,6 +64,7 @@ class Tools:
     display: Display
     metrics: Metrics
     checkpoints: Checkpoints
+    profile: Profile
     poll: Callable[[int], None]  # raises Stopped after a signal, at the same step in all processes
 
 
@@ -90,6 +95,7 @@ class Trainer:
         else:
             self.state = tools.checkpoints.restore(latest, program.state)
         self.in_flight: Report | None = None
+        jax.block_until_ready(self.state)  # so that no update is charged for drawing or reading it
         self.clock = time.perf_counter()
 
     def train(self) -> None:
@@ -123,10 +129,17 @@ class Trainer:
 
     def update(self) -> None:
         """Start the next update, and record the previous one while it runs."""
+        profile = self.tools.profile
+        if profile.is_due(self.step + 1):
+            self.record()  # the update before is no part of it
+            profile.start()
         batch = place_batch(self.program.batch, self.data.rows(self.step))
         self.state, report = self.train_step(self.state, batch)
         self.record()
         self.step, self.in_flight = self.step + 1, report
+        if profile.is_over(self.step):
+            self.record()
+            profile.stop()
 
     def record(self) -> None:
         """Wait for the update in flight, and add its row to the metrics."""
@@ -138,9 +151,13 @@ class Trainer:
         seconds, self.clock = now - self.clock, now
         if not math.isfinite(loss):
             raise self.diverged("loss")
-        speed = self.program.task.tokens / seconds
-        self.tools.metrics.add_update(self.step, loss, lr, speed)
-        self.tools.display.update(self.step, loss, lr, speed)
+        more = self.mfu(self.program.task.tokens / seconds) | peak_memory()
+        self.tools.display.update(self.tools.metrics.add_update(self.step, loss, lr, seconds, **more))
+
+    def mfu(self, tokens_per_second: float) -> dict[str, float]:
+        """Return the part of the peak of the devices that the model uses, if it is known."""
+        share = mfu(tokens_per_second, self.program.flops_per_token, self.program.mesh.devices.flatten())
+        return {} if share is None else {"mfu": share}
 
     def evaluate_if_due(self) -> None:
         """Evaluate if it is due and not done."""
@@ -191,24 +208,28 @@ class Trainer:
         return Diverged(
             f"the {what} at step {self.step} is not finite, so the run stops; checkpoints: "
             f"{'none' if latest is None else f'up to step {latest}'}. Start a new run with a lower "
-            "--learning-rate, more --warmup-steps or a lower --clip."
+            "--learning-rate, more --warmup or a lower --clip."
         )
 
     def finish(self) -> None:
-        """Write the loss curve, a sample, and finally the summary, which marks the end."""
+        """Write the results, last the summary, which marks the end."""
         self.tools.poll(self.step)
         sample = self.data.sample(self.state.params) if self.data.sample else None
-        best = {f"best_{name}": value for name, value in self.best_row().items()}
-        summary = on_first(self.tools.metrics.summary) | best | {
+        best = {f"best_{name}": value for name, value in self.best_row().items() if name not in ("seconds", "tokens")}
+        measured = on_first(self.tools.metrics.summary)
+        summary = measured | best | self.mfu(measured["tokens_per_second"]) | {
             "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
             "optimizer_bytes": self.program.optimizer_bytes,
             "attention": self.program.task.network.attention,
+            "logits": "whole" if getattr(self.program.task, "chunk", None) is None else "chunked",
         } | device_summary()  # fmt: skip
+        results = Results(self.tools.metrics.rows, sample, summary)
+        on_first(lambda: write_report(self.tools.folder, results))
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
         if sample is not None:
             self.tools.display.say(f"--- sample\n{sample}\n---")
-        for name, value in summary.items():
-            self.tools.display.say(f"{name:>17}  {value if isinstance(value, str) else format(value, ',.6g')}")
+        for line in aligned(summary, self.tools.metrics.loss_unit):
+            self.tools.display.say(line)
 
 
 def described(evaluation: Mapping[str, float]) -> str:

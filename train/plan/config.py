@@ -21,7 +21,9 @@ class BatchFlags:
     """The batch."""
 
     batch_size: int | None = None
-    """Windows of text per batch; that of pretrain by default, one per device on a mesh."""
+    """Windows of text per update; by default that of pretrain, or one per part and device."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = DataFlags.seq_len
     """Tokens predicted per window; 256 by default for models other than tiny."""
 
@@ -66,13 +68,16 @@ def plan_defaults(parsed: Plan) -> Plan:
 
 def run_of_plan(config: Plan, shards: int) -> Pretrain:
     """Return the run to plan, on a mesh that shards a batch over `shards` devices."""
-    batch_size = config.batch.batch_size
-    if batch_size is None:
-        batch_size = shards if config.devices.mesh else BATCHES.get(config.model.model, OTHER_BATCH)[0]
+    batch = config.batch
+    batch_size = batch.batch_size
+    if batch_size is None and config.devices.mesh:
+        batch_size = shards * batch.accumulate
+    elif batch_size is None:
+        batch_size = BATCHES.get(config.model.model, OTHER_BATCH)[0]
     return Pretrain(
         run_dir=Path(),
         model=config.model,
-        data=DataFlags(batch_size=batch_size, seq_len=config.batch.seq_len),
+        data=DataFlags(batch_size=batch_size, accumulate=batch.accumulate, seq_len=batch.seq_len),
         optimizer=config.optimizer,
         devices=config.devices,
     )

@@ -18,8 +18,8 @@ from train.program.program import Program, make_program, pretraining
 
 # The settings of a run that decide the cost of a step, by group.
 PLANNED = {
-    "model": ("model", "vocab_size", "dtype", "param_dtype", "remat"),
-    "data": ("batch_size", "seq_len"),
+    "model": ("model", "vocab_size", "precision", "logits", "remat"),
+    "data": ("batch_size", "accumulate", "seq_len"),
     "optimizer": ("optimizer", "rank", "basis", "mu_dtype", "nu_dtype"),
     "devices": ("mesh",),
 }
@@ -32,7 +32,13 @@ GIB = 2**30
 def planned_program(run: Pretrain, mesh: Mesh) -> Program:
     """Return the programs of a run on the devices that those of `mesh` represent."""
     return make_program(
-        mesh, pretraining(run.model, run.data, mesh), run.optimizer, run.schedule, run.data.seed, planned=True
+        mesh,
+        pretraining(run.model, run.data, mesh),
+        run.optimizer,
+        run.schedule,
+        run.data.seed,
+        accumulate=run.data.accumulate,
+        planned=True,
     )
 
 
@@ -128,6 +134,6 @@ def device_bytes(tree: Any) -> int:
 
 def adamw_state_bytes(run: Pretrain, mesh: Mesh) -> int:
     """Return the bytes of AdamW's state on one device."""
-    adamw = dataclasses.replace(run, optimizer=default_optimizer("adamw", run.optimizer.rank))
+    adamw = dataclasses.replace(run, optimizer=default_optimizer("adamw", run.model.model))
     state = planned_program(adamw, mesh).state
     return device_bytes((state.opt_state, state.step))

@@ -23,18 +23,21 @@ def parts_of(program: Program) -> dict[str, int | None]:
 
     Returns:
       saved: What the forward pass leaves for the backward pass, except parameters and logits.
-      logits: Arrays (B, T, V) that it leaves.
+      logits: Arrays (B, T, V) that it leaves; 0 if logits are chunked.
+      chunk: Positions of each row whose logits exist at once; None for all.
       passes: What the loss with its gradients needs, parameters and batch included; None if that
-        alone does not fit.
+        alone does not fit. Of a batch in parts it has all parts, and the sums of their gradients.
     """
     saved, logits = _saved(program)
-    return {"saved": saved, "logits": logits, "passes": _passes(program)}
+    return {"saved": saved, "logits": logits, "chunk": _chunk(program), "passes": _passes(program)}
 
 
 def _saved(program: Program) -> tuple[int, int]:
-    """Return the bytes that the forward pass leaves for the backward pass, and those of logits."""
+    """Return the bytes that the forward pass leaves for the backward pass, and those of logits. Of
+    a batch in parts one part counts, because the next one begins after the backward pass.
+    """
     loss = functools.partial(program.task.loss, place=placement(program.mesh))
-    arguments = program.state.params, program.batch
+    arguments = program.state.params, program.micro_batch
 
     def left(params: Any, batch: Any) -> list[Array]:
         _, pullback = jax.vjp(lambda params: loss(params, batch), params)
@@ -45,17 +48,31 @@ def _saved(program: Program) -> tuple[int, int]:
     # A parameter that the backward pass reads again is no copy, nor is one array left twice.
     given = {id(variable) for variable in traced.invars}
     first = {id(variable): i for i, variable in reversed(list(enumerate(traced.outvars))) if id(variable) not in given}
-    kept = sorted(first.values())
+    kept = [i for i in sorted(first.values()) if not _is_gradient(traced.outvars[i].aval, program)]
     shapes = [traced.outvars[i].aval for i in kept]
+    vocabulary = program.task.network.vocab_size
+    are_logits = [x.ndim == 3 and x.shape[-1] == vocabulary for x in shapes]  # before a mesh shards the vocabulary
     if program.mesh.size > 1:  # how they are sharded is known to the compiler alone
         compiled = jax.jit(lambda *arguments: [left(*arguments)[i] for i in kept]).lower(*arguments).compile()
         shapes = [
             jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype)
             for x, sharding in zip(shapes, compiled.output_shardings, strict=True)
         ]
-    vocabulary = program.task.network.vocab_size
-    logits = [x for x in shapes if x.ndim == 3 and x.shape[-1] == vocabulary]
+    logits = [x for x, is_one in zip(shapes, are_logits, strict=True) if is_one]
     return _bytes(shapes) - _bytes(logits), _bytes(logits)
+
+
+def _chunk(program: Program) -> int | None:
+    return getattr(program.task, "chunk", None)
+
+
+def _is_gradient(array: Any, program: Program) -> bool:
+    """Whether the forward pass leaves the gradient of the head, which counts as a gradient: a loss
+    in chunks has it already, and leaves nothing else of this shape (`models.cross_entropy`).
+    """
+    network = program.task.network
+    head = (network.hidden_size, network.vocab_size)
+    return _chunk(program) is not None and array.shape in (head, head[::-1])
 
 
 def _bytes(arrays: Sequence[Any]) -> int:
@@ -63,9 +80,8 @@ def _bytes(arrays: Sequence[Any]) -> int:
 
 
 def _passes(program: Program) -> int | None:
-    loss = functools.partial(program.task.loss, place=placement(program.mesh))
     shardings = jax.tree.map(lambda x: x.sharding, program.state.params)
-    gradients = jax.jit(jax.value_and_grad(loss), out_shardings=(replicated(program.mesh), shardings))
+    gradients = jax.jit(program.value_and_grad, out_shardings=(replicated(program.mesh), shardings))
     try:
         compiled = gradients.lower(program.state.params, program.batch).compile()
     except jax.errors.JaxRuntimeError as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import BLOCKS, HAAR, Pretrain
 from train.config.validate import NARROWEST_BLOCK
+from train.program.chunks import chunk_of
 
 Flags = dict[str, Any]  # settings by name
 GROUPS = ("model", "data", "optimizer")
@@ -20,11 +21,13 @@ class Remedy:
       flags: The flags that it changes in a run on a number of shards of a batch.
       applies: Whether it changes anything there.
       price: What it costs besides operations.
+      keeps_results: Whether an update stays the same up to rounding.
     """
 
     flags: Callable[[Pretrain, int], Flags]
     applies: Callable[[Pretrain, int], bool]
     price: str
+    keeps_results: bool = False
 
 
 class Cost(NamedTuple):
@@ -48,8 +51,17 @@ class Planned(NamedTuple):
 Measure = Callable[[Pretrain, Flags], Cost]
 
 
-def _float32(group: str, name: str) -> Callable[[Pretrain, int], bool]:
-    return lambda run, _: getattr(getattr(run, group), name) == "float32"
+def _logits_are_whole(run: Pretrain, _: int) -> bool:
+    return chunk_of(run.model.logits, run.model.vocab_size, 1, run.data.seq_len) is None
+
+
+def _can_halve_rank(run: Pretrain, _: int) -> bool:
+    flags = run.optimizer
+    if "rank" not in OPTIMIZERS[flags.optimizer].takes or flags.rank == 1:
+        return False
+    if "basis" not in OPTIMIZERS[flags.optimizer].takes or not flags.basis.startswith(BLOCKS):
+        return True
+    return flags.rank % (2 * flags.blocks) == 0 if flags.blocks else flags.rank >= 4 * NARROWEST_BLOCK
 
 
 def _has_moments(run: Pretrain) -> bool:
@@ -73,18 +85,38 @@ def _moments(precision: str) -> Remedy:
 # In the order in which they are preferred: what leaves the results as they are comes first.
 REMEDIES: tuple[Remedy, ...] = (
     Remedy(
-        flags=lambda *_: {"remat": True},
-        applies=lambda run, _: not run.model.remat,
+        flags=lambda *_: {"logits": "chunked"},
+        applies=_logits_are_whole,
         price="none: the results are the same",
+        keeps_results=True,
     ),
     Remedy(
-        flags=lambda _, shards: {"batch_size": shards},
+        flags=lambda *_: {"remat": "dots"},
+        applies=lambda run, _: run.model.remat == "none",
+        price="none: the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        flags=lambda *_: {"remat": "block"},
+        applies=lambda run, _: run.model.remat != "block",
+        price="none: the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        flags=lambda run, shards: {"accumulate": run.data.batch_size // shards},
+        applies=lambda run, shards: run.data.batch_size > shards * run.data.accumulate,
+        price="smaller products, which may be slower; the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        # Unlike parts of a batch it needs no sums of gradients beside the gradients.
+        flags=lambda _, shards: {"batch_size": shards, "accumulate": 1},
         applies=lambda run, shards: run.data.batch_size > shards,
         price="more steps for the same tokens, and noisier gradients",
     ),
     Remedy(
-        flags=lambda *_: {"dtype": "bfloat16"},
-        applies=_float32("model", "dtype"),
+        flags=lambda *_: {"precision": "mixed"},
+        applies=lambda run, _: run.model.precision == "float32",
         price="products and activations are rounded",
     ),
     Remedy(
@@ -105,13 +137,13 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     Remedy(
         flags=lambda run, _: {"rank": run.optimizer.rank // 2},
-        applies=lambda run, _: "rank" in OPTIMIZERS[run.optimizer.optimizer].takes and run.optimizer.rank > 1,
+        applies=_can_halve_rank,
         price="subspaces of half the dimension",
     ),
     Remedy(
-        flags=lambda *_: {"param_dtype": "bfloat16"},
-        applies=_float32("model", "param_dtype"),
-        price="small updates are lost in rounding",
+        flags=lambda *_: {"precision": "bfloat16"},
+        applies=lambda run, _: run.model.precision != "bfloat16",
+        price="products, activations and weights are rounded, weights at random",
     ),
 )
 
@@ -126,27 +158,30 @@ def changed(run: Pretrain, flags: Flags) -> Pretrain:
 
 def words(flags: Flags) -> str:
     """Return flags as they are written on the command line."""
-    return " ".join(
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in flags.items()
-    )
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in flags.items())
 
 
 def alone(run: Pretrain, shards: int, measure: Measure) -> dict[Remedy, Planned]:
     """Return the cost of a step with each remedy that applies, in the order of the table."""
-    changes = {remedy: remedy.flags(run, shards) for remedy in REMEDIES if remedy.applies(run, shards)}
+    changes = {remedy: _new(run, remedy.flags(run, shards)) for remedy in REMEDIES if remedy.applies(run, shards)}
     return {
         remedy: Planned(flags, measure(changed(run, flags), flags), remedy.price) for remedy, flags in changes.items()
     }
 
 
+def _new(run: Pretrain, flags: Flags) -> Flags:
+    """Return those of `flags` that a run does not have."""
+    return {name: value for name, value in flags.items() if changed(run, {name: value}) != run}
+
+
 def together(
     run: Pretrain, shards: int, needed: int, limit: int, tried: Mapping[Remedy, Planned], measure: Measure
 ) -> list[Planned]:
-    """Return the remedies to take: each entry has the flags of the one before it and more.
+    """Return the remedies to take: each entry is the one before it and one more remedy.
 
-    If one alone is enough, it is the first such of `tried`. Otherwise they are added by what they
-    save alone, most first, and after them those that apply only now, until the step fits. One that
-    saves nothing then is left out.
+    If one alone is enough, it is the first such of `tried`. Otherwise they are added until the step
+    fits: those that keep the results, then the others, each by what they save alone, most first,
+    and after them those that apply only now. One that saves nothing then is left out.
 
     Args:
       run: The run that does not fit.
@@ -160,14 +195,14 @@ def together(
     if enough:
         return enough[:1]
     useful = [remedy for remedy, one in tried.items() if one.cost.needed < needed]
-    useful.sort(key=lambda remedy: tried[remedy].cost.needed)
+    useful.sort(key=lambda remedy: (not remedy.keeps_results, tried[remedy].cost.needed))
     flags: Flags = {}
     taken: list[Planned] = []
     for remedy in (*useful, *(remedy for remedy in REMEDIES if remedy not in tried)):
         present = changed(run, flags)
         if not remedy.applies(present, shards):
             continue
-        more = flags | remedy.flags(present, shards)
+        more = _new(run, flags | remedy.flags(present, shards))
         cost = measure(changed(run, more), more) if taken else tried[remedy].cost
         if cost.needed >= (taken[-1].cost.needed if taken else needed):
             continue

@@ -10,6 +10,7 @@ ON_CPU = """\
 Compiled for simulated CPU devices. On an accelerator temporaries differ, as fusion and scheduling do. The CPU compiler
 computes and sends bfloat16 as float32, and writes an all-reduce and a slice where others may use a reduce-scatter,
 which sends half."""
+IN_CHUNKS = "none: logits are chunked, so those of one chunk are among what follows"
 DIFFERENCES = "A negative difference: not all of what is listed above it exists at one time."
 OPERATIONS = "Operations are those of the matrix products per token, over those of the step as asked."
 UNKNOWN_TRIP_COUNT = (
@@ -61,11 +62,12 @@ def _heading(plan: dict[str, Any]) -> str:
     where = f"{plan['topology']} ({plan['device']})" if plan["topology"] else plan["device"].replace("cpu", "CPU")
     described = (
         f"{flags['model']}, {plan['parameters']:,} parameters, {flags['optimizer']} at rank {flags['rank']}, "
-        f"products in {flags['dtype']}, weights in {flags['param_dtype']}{', remat' if flags['remat'] else ''}\n"
+        f"precision {flags['precision']}, logits {flags['logits']}, remat {flags['remat']}\n"
         f"{axes}: {plan['devices']} device{'s' * (plan['devices'] > 1)}, {where}; compiled in "
         f"{plan['compile_seconds']:.0f} s\n"
-        f"{flags['batch_size']} windows of {flags['seq_len']} tokens per batch, "
-        f"{flags['batch_size'] / (mesh['data'] * mesh['fsdp']):g} per device of data x fsdp"
+        f"{flags['batch_size']} windows of {flags['seq_len']} tokens per update, in {flags['accumulate']} "
+        f"part{'s' * (flags['accumulate'] > 1)} of "
+        f"{flags['batch_size'] / (flags['accumulate'] * mesh['data'] * mesh['fsdp']):g} per device of data x fsdp"
     )
     return "\n".join(filter(None, [verdict(plan), described]))
 
@@ -78,7 +80,11 @@ def _parts(plan: dict[str, Any]) -> str:
     rows[1] = (*rows[1][:2], f"exact; AdamW's would be {mb(held['adamw_state'])}")
     rows += [
         ("saved activations", parts["saved"], "shapes of what the forward pass leaves for the backward pass"),
-        ("saved logits", parts["logits"], "the same, arrays with an axis of the vocabulary"),
+        (
+            "saved logits",
+            parts["logits"],
+            "the same, arrays with an axis of the vocabulary" if parts["chunk"] is None else IN_CHUNKS,
+        ),
     ]
     differences = [("other temporaries", need - sum(size for _, size, _ in rows), "difference: what remains")]
     if parts["passes"] is not None:

@@ -9,8 +9,10 @@ from flax import nnx
 
 from train.config.run import Pretrain
 from train.config.validate import check
+from train.data.cache import Tokens
 from train.data.tokenizer import token_bytes
-from train.data.windows import Tokens, held_out_batches, load_tokens, training_rows, training_windows
+from train.data.tokens import load_tokens
+from train.data.windows import held_out_batches, training_rows, training_windows
 from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.trainer import Data
 from train.pretrain.evaluation import evaluate
@@ -20,23 +22,27 @@ from train.program.sharding import make_mesh
 from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, of_a_run
+from train.system.compilation import keep_programs
 from train.system.processes import everywhere, is_first, on_first
 
 
 def run_pretrain(config: Pretrain) -> None:
     """Train as configured; return when finished, or after a signal, when the state is saved."""
+    keep_programs(config.data.cache_dir)
     refuse_different_processes(config)
     check(config)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     task = pretraining(config.model, config.data, mesh)
-    program = make_program(mesh, task, config.optimizer, config.schedule, config.data.seed)
+    program = make_program(
+        mesh, task, config.optimizer, config.schedule, config.data.seed, accumulate=config.data.accumulate
+    )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)
     folder = RunFolder(config.run_dir)
     if is_finished(config, folder):
         return
     tokens = _load(config, folder.fingerprint() if config.resume else None)
-    model = of_a_run(task.network, task.seq_len, tokens.tokenizer)
+    model = of_a_run(task.network, task.seq_len, tokens.tokenizer, tokens.end_of_text)
     with folder.opened(config, tokens.fingerprint, model):
         title = f"{config.model.model} with {config.optimizer.optimizer}"
         data = _data(config, task, tokens, model)
@@ -62,7 +68,7 @@ def _load(config: Pretrain, fingerprint: str | None) -> Tokens:
 def _data(config: Pretrain, task: LanguageModel, tokens: Tokens, stored: StoredModel) -> Data:
     training = training_windows(tokens.train, config.data)
     held_out = held_out_batches(tokens.held_out, config.data, config.report.eval_batches)
-    size = token_bytes(tokens.tokenizer)
+    size = token_bytes(tokens.tokenizer, tokens.end_of_text)
 
     def rows(step: int) -> Callable[[int, int], Rows]:
         read = training_rows(training, step, config.data.batch_size)

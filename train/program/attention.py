@@ -42,7 +42,7 @@ def why_not_cudnn(network: Network, device: jax.Device, seq_len: int) -> str | N
     if capability < AMPERE:
         return f"it needs compute capability 8.0, and {device.device_kind} has {device.compute_capability}"
     if network.dtype not in HALVES:
-        return f"it computes in {' or '.join(HALVES)}, and --dtype is {network.dtype}"
+        return f"it computes in {' or '.join(HALVES)}, and --precision has products in {network.dtype}"
     largest = 256 if capability >= HOPPER else 128
     if network.head_dim % 8 or network.head_dim > largest:
         return f"it needs heads of a multiple of 8 and at most {largest} features, and the model has {network.head_dim}"

@@ -12,7 +12,8 @@ from optax.contrib import MuonDimensionNumbers
 import grass_optax
 from grass_optax import layouts
 from train.config.optimizers import OPTIMIZERS, Optimizer
-from train.config.run import OptimizerFlags, ScheduleFlags
+from train.config.run import Decay, OptimizerFlags
+from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
 
 HEAD = "head"  # of a model for classification
@@ -23,25 +24,47 @@ MUON_RMS = 0.2
 
 
 def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
-    """Return the learning rate per step: linear warmup to `peak`, then cosine decay.
+    """Return the learning rate of each update, counted from 0.
 
-    The warmup starts one step above 0, as an update of size 0 would waste a batch.
+    The first rate is one step above 0, as an update of size 0 would waste a batch. The last update
+    of the warm-up is at the peak, and the last update of the run at the final fraction of it. A run
+    of one update is at the peak.
     """
-    warmup = config.warmup_steps
-    schedule = optax.cosine_decay_schedule(peak, config.steps - warmup, config.final_lr_fraction)
-    if warmup:
-        rise = optax.linear_schedule(peak / warmup, peak * (1 + 1 / warmup), warmup)
-        schedule = optax.join_schedules([rise, schedule], [warmup])
+    rise = max(config.warmup_updates - 1, 0)
+    fall = max(config.steps - 1 - rise, 1)  # from the update at the peak to the last one
+    last = peak if config.schedule == CONSTANT else config.final_lr_fraction * peak
+    after_peak = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, fall, config.final_lr_fraction),
+        "linear": lambda: optax.linear_schedule(peak, last, fall),
+        WSD: lambda: optax.linear_schedule(peak, last, config.cooldown_updates, fall - config.cooldown_updates),
+        CONSTANT: lambda: optax.constant_schedule(peak),
+    }[config.schedule]()
+    schedules, starts = [after_peak], []
+    if rise:
+        schedules.insert(0, optax.linear_schedule(peak / (rise + 1), peak, rise))
+        starts.append(rise)
+    if config.steps > 1:  # what a line rounds to is not its end
+        schedules.append(optax.constant_schedule(last))
+        starts.append(config.steps - 1)
+    schedule = optax.join_schedules(schedules, starts)
     return lambda count: schedule(jnp.asarray(count, jnp.float32))
 
 
 def make_optimizer(
-    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False, is_narrow: bool = False
 ) -> optax.GradientTransformation:
     """Return the gradient clip followed by the optimizer.
 
-    With `map_stacks`, the optimizer multiplies the layers of a stack one after the other.
+    With `map_stacks`, the optimizer multiplies the layers of a stack one after the other. If
+    weights are narrow, of 16 bits, their sums with updates are rounded stochastically.
     """
+    tx = _clipped(config, schedule, seed, map_stacks)
+    return optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
+
+
+def _clipped(
+    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool
+) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     row = OPTIMIZERS[config.optimizer]
     if row.name == "lora":
@@ -73,6 +96,7 @@ def _method(
     return method(
         make_schedule(config.learning_rate, schedule),
         weight_decay=config.weight_decay,
+        mask=_decaying(config.decay),
         weight_dimension_numbers=functools.partial(stacked_kernels, rank=config.rank if "rank" in row.takes else 0),
         adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
         mu_dtype=MOMENTS[config.mu_dtype],
@@ -89,25 +113,26 @@ def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *
     Moments are float32 whatever the weights, as everywhere in the library. Parameters that are not
     kernels get the same AdamW from both: `optax.contrib.muon` alone would give them Nesterov's.
     """
-
-    def adamw(peak: float) -> optax.GradientTransformation:
-        return optax.adamw(make_schedule(peak, schedule), weight_decay=config.weight_decay)
-
-    def muon(peak: float) -> optax.GradientTransformation:
-        return optax.contrib.muon(
-            make_schedule(peak, schedule),
-            weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=stacked_kernels,
-            consistent_rms=MUON_RMS,
-        )
-
-    of_kernels = {"adamw": adamw, "muon": muon}[row.name]
-    others = config.learning_rate if config.adam_learning_rate is None else config.adam_learning_rate
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        layouts.SPLIT: grass_optax.in_float32(of_kernels(config.scale * config.learning_rate)),
-        layouts.ADAM: grass_optax.in_float32(adamw(others)),
+    of_kernels = {"adamw": optax.scale_by_adam, "muon": _scale_by_muon}[row.name]
+    directions: dict[Hashable, optax.GradientTransformation] = {
+        layouts.SPLIT: grass_optax.in_float32(optax.chain(of_kernels(), optax.scale(config.scale))),
+        layouts.ADAM: grass_optax.in_float32(optax.scale_by_adam()),
     }
-    return optax.partition(transforms, layouts.split_labels(0, stacked_kernels))
+    adam = config.adam_learning_rate
+    return grass_optax.with_rates(
+        optax.partition(directions, _labels),
+        make_schedule(config.learning_rate, schedule),
+        weight_decay=config.weight_decay,
+        mask=_decaying(config.decay),
+        adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
+        labels=_labels,
+    )
+
+
+def _scale_by_muon() -> optax.GradientTransformation:
+    """Return the direction of Muon, which Optax scales to the shapes only with a learning rate."""
+    muon = optax.contrib.muon(1.0, muon_weight_dimension_numbers=stacked_kernels, consistent_rms=MUON_RMS)
+    return optax.chain(muon, optax.scale(-1.0))
 
 
 def _lora(
@@ -115,22 +140,35 @@ def _lora(
 ) -> optax.GradientTransformation:
     """Return LoRA of the stacked kernels. A new head is trained whole; all others stay.
 
-    The gradients that are clipped are those of the factors, and those of the head.
+    The gradients that are clipped are those of the factors, and those of the head. The factors
+    decay, not the kernels.
     """
-    adamw = optax.chain(
-        clip, optax.adamw(make_schedule(config.learning_rate, schedule), weight_decay=config.weight_decay)
-    )
+
+    def adamw(peak: float, decay: float) -> optax.GradientTransformation:
+        return optax.chain(clip, optax.adamw(make_schedule(peak, schedule), weight_decay=decay))
+
+    rate, decay = config.learning_rate, config.weight_decay
+    of_head = adamw(config.adam_learning_rate or rate, decay if config.decay == "all" else 0.0)
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        layouts.SPLIT: lora(adamw, rank=config.rank, scale=config.scale, seed=seed),
+        layouts.SPLIT: lora(adamw(rate, decay), rank=config.rank, scale=config.scale, seed=seed),
         layouts.ADAM: optax.set_to_zero(),
-        HEAD: grass_optax.in_float32(adamw),
+        HEAD: grass_optax.in_float32(of_head),
     }
 
     def labels(params: Any) -> Any:
-        split = layouts.split_labels(0, stacked_kernels)(params)
-        return {name: HEAD if name == HEAD else label for name, label in split.items()}
+        return {name: HEAD if name == HEAD else label for name, label in _labels(params).items()}
 
     return optax.partition(transforms, labels)
+
+
+def _labels(params: Any) -> Any:
+    """Tell the kernels of the layers from all other parameters."""
+    return layouts.split_labels(0, stacked_kernels)(params)
+
+
+def _decaying(decay: Decay) -> Callable[[Any], Any]:
+    """Return the function that marks the parameters that decay."""
+    return lambda params: jax.tree.map(lambda label: decay == "all" or label == layouts.SPLIT, _labels(params))
 
 
 def stacked_kernels(params: Any, rank: int = 0) -> Any:

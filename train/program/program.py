@@ -9,15 +9,28 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, UserError
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, UserError
+from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
+from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
+from train.program.micro_batches import ValueAndGrad, accumulated, mapped
 from train.program.optimizer import make_optimizer, make_schedule, state_bytes
-from train.program.sharding import batch_sharding, maps_stacks, placed, placement, replicated
+from train.program.sharding import (
+    batch_sharding,
+    check_micro_batches,
+    maps_stacks,
+    placed,
+    placement,
+    replicated,
+    rows_of_a_device,
+)
+from train.program.speed import flops_per_token
 from train.program.step import TrainState, first_state, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
@@ -32,10 +45,17 @@ class Program:
     state: TrainState  # shapes, dtypes and shardings
     batch: Batch  # shapes, dtypes and shardings
     frozen: Pattern
+    micro_batch: Batch  # shapes, dtypes and shardings; that of `batch` if it is computed at once
+    value_and_grad: ValueAndGrad  # of the loss of a batch, with all parameters
     draw_state: Callable[[], TrainState]
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     train_step: jax.stages.Wrapped
     predict: Callable[[Params, Batch], Array]  # of a batch, replicated
+
+    @property
+    def flops_per_token(self) -> float:
+        """Operations that training on a token needs; see `train.program.speed`."""
+        return flops_per_token(self.task.network, self.state.params, self.task.seq_len)
 
     @property
     def optimizer_bytes(self) -> int:
@@ -51,6 +71,7 @@ def make_program(
     seed: int,
     *,
     frozen: Pattern = (),
+    accumulate: int = 1,
     planned: bool = False,
 ) -> Program:
     """Return the programs of a run, not yet compiled.
@@ -62,40 +83,64 @@ def make_program(
       schedule: Flags of the schedule.
       seed: Of the first weights and the subspaces.
       frozen: Patterns of the parameters that are not trained.
+      accumulate: Micro-batches of a batch.
       planned: The CPU devices of `mesh` represent accelerators, and the programs will not run.
 
     Raises:
-      UserError: If a parameter cannot be sharded over the mesh, or a pattern names none.
+      UserError: If a parameter or a micro-batch cannot be sharded over the mesh, or a pattern names
+        no parameter.
     """
-    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned))
     params = jax.eval_shape(lambda: task.draw(seed))
+    is_narrow = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
+    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned), is_narrow=is_narrow)
     check_patterns(params, frozen)
     start = functools.partial(first_state, tx=tx, frozen=frozen)
     state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     place = placement(mesh)
-    train_step = make_train_step(
-        functools.partial(task.loss, place=place), tx, make_schedule(optimizer.learning_rate, schedule), frozen
-    )
+    check_micro_batches(mesh, task.batch_size, accumulate)
+    loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
+    value_and_grad = accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
+    rate = make_schedule(optimizer.learning_rate, schedule)
+    train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     return Program(
         mesh=mesh,
         task=task,
         tx=tx,
         state=state,
-        batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), task.batch),
+        batch=_batch(mesh, task),
         frozen=frozen,
+        micro_batch=_batch(mesh, task, accumulate),
+        value_and_grad=value_and_grad(loss),
         # Under jit each device draws only its own shard of the state.
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
-        predict=jax.jit(functools.partial(task.predict, place=place), out_shardings=replicated(mesh)),
+        predict=jax.jit(
+            mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
+        ),
     )
+
+
+def _batch(mesh: Mesh, task: Task, parts: int = 1) -> Batch:
+    """Return the shapes, dtypes and shardings of a batch, or of one of its parts."""
+
+    def of_array(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
+
+    return jax.tree.map(of_array, task.batch)
 
 
 def pretraining(model: ModelFlags, data: DataFlags, mesh: Mesh) -> LanguageModel:
     """Return the task of `pretrain`; of the flags of the text only the shape of a batch matters."""
     network = with_attention(model.build(), model.attention, mesh.devices.flat[0], data.seq_len)
-    return LanguageModel(network=network, batch_size=data.batch_size, seq_len=data.seq_len)
+    rows = rows_of_a_device(mesh, data.batch_size, data.accumulate)
+    return LanguageModel(
+        network=network,
+        batch_size=data.batch_size,
+        seq_len=data.seq_len,
+        chunk=chunk_of(model.logits, network.vocab_size, rows, data.seq_len),
+    )
 
 
 def refuse_untraceable(program: Program, optimizer: str, mesh: str) -> None:

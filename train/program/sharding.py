@@ -68,6 +68,21 @@ def make_mesh(spec: str, batch_size: int, devices: Sequence[jax.Device] | None =
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 
+def check_micro_batches(mesh: Mesh, batch_size: int, count: int) -> None:
+    """Refuse micro-batches that cannot be sharded over the mesh."""
+    shards = mesh.shape[DATA] * mesh.shape[FSDP]
+    if batch_size % (count * shards):
+        raise UserError(
+            f"--accumulate {count} makes micro-batches of {batch_size / count:g} windows, which are sharded over "
+            f"{shards} devices (data x fsdp): choose a --batch-size that is a multiple of {count * shards}."
+        )
+
+
+def rows_of_a_device(mesh: Mesh, batch_size: int, count: int) -> int:
+    """Return the rows of a micro-batch that a device holds, 1 at least."""
+    return max(batch_size // (count * mesh.shape[DATA] * mesh.shape[FSDP]), 1)
+
+
 def mesh_sizes(spec: str) -> dict[str, int]:
     """Return the size of every axis of a mesh whose devices are not present, so that -1 has no
     meaning; one device if it is empty.
@@ -182,7 +197,8 @@ def placement(mesh: Mesh) -> Placement:
     every device works on the whole batch, and nearly every product is followed by an all-reduce
     that grows with the batch. Embeddings are looked up where their columns are, then exchanged over
     `fsdp`; the compiler alone would gather those of the whole batch if it is also sharded over
-    `data`. Heads are sharded over `tensor` only, unlike the rows of `o`.
+    `data`. Heads are sharded over `tensor` only, unlike the rows of `o`. A loss in chunks gathers
+    the head once over `fsdp`, and each device sums its own part of the gradient of the head.
     """
 
     def at(*axes: Any) -> Callable[[jax.Array], jax.Array]:
@@ -190,7 +206,18 @@ def placement(mesh: Mesh) -> Placement:
 
     free = PartitionSpec.UNCONSTRAINED
     batch = (DATA, FSDP)
-    return Placement(embedded=at(DATA, None, FSDP), stream=at(batch, free, free), heads=at(batch, free, TENSOR))
+
+    def by_group(x: jax.Array) -> jax.Array:
+        return at(batch, *(free,) * (x.ndim - 1))(x)
+
+    return Placement(
+        embedded=at(DATA, None, FSDP),
+        stream=at(batch, free, free),
+        heads=at(batch, free, TENSOR),
+        head=at(None, TENSOR),
+        by_group=by_group,
+        groups=mesh.shape[DATA] * mesh.shape[FSDP],
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from train.program.frozen import Pattern, joined, parted
+from train.program.micro_batches import Loss, ValueAndGrad
 from train.program.task import Batch, Params
 
 
@@ -34,22 +35,25 @@ def first_state(params: Params, tx: optax.GradientTransformation, frozen: Patter
 
 
 def make_train_step(
-    loss: Callable[[Params, Batch], Array],
+    loss: Loss,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     frozen: Pattern = (),
+    value_and_grad: Callable[[Loss], ValueAndGrad] = jax.value_and_grad,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Return the training step.
 
     `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
-    parameters have no gradient and no optimizer state.
+    parameters have no gradient and no optimizer state. `value_and_grad` may be that of
+    `train.program.micro_batches`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         trained, fixed = parted(state.params, frozen)
-        value, grads = jax.value_and_grad(lambda trained: loss(joined(trained, fixed), batch))(trained)
+        value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
-        params = joined(optax.apply_updates(trained, updates), fixed)
+        with jax.numpy_dtype_promotion("standard"):  # rounded weights of 16 bits have updates of 32
+            params = joined(optax.apply_updates(trained, updates), fixed)
         report = Report(value, jnp.asarray(schedule(state.step)))
         return TrainState(state.step + 1, params, opt_state), report
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from models import Encoder, EncoderConfig, Llama, LlamaConfig
 from models.blocks import ANYWHERE, Placement
+from models.cross_entropy import Head, token_losses, weighted_loss
 
 Params = Any  # nested dicts of arrays
 Batch = Any  # a tree of arrays with a leading axis B
@@ -52,6 +53,14 @@ class Task(Protocol):
         """Shapes and dtypes of a batch."""
 
     @property
+    def batch_size(self) -> int:
+        """B."""
+
+    @property
+    def seq_len(self) -> int:
+        """T."""
+
+    @property
     def tokens(self) -> int:
         """Tokens of a batch, for speeds."""
 
@@ -64,6 +73,9 @@ class Task(Protocol):
 
     def loss(self, params: Params, batch: Batch, place: Placement = ANYWHERE) -> Array:
         """Return the mean loss, float32."""
+
+    def weight(self, batch: Batch) -> Array:
+        """Return over how many predictions `loss` is the mean, float32."""
 
     def predict(self, params: Params, batch: Batch, place: Placement = ANYWHERE) -> Array:
         """Return what an evaluation reads of a batch, with the leading axis B."""
@@ -108,12 +120,15 @@ class LanguageModel:
       network: The network.
       batch_size, seq_len: B and T.
       is_packed: Rows hold several documents, and not every token is a target.
+      chunk: Positions of each row whose logits exist at once; None for all. See
+        `models.cross_entropy`.
     """
 
     network: LlamaConfig
     batch_size: int
     seq_len: int
     is_packed: bool = False
+    chunk: int | None = None
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef[Llama]:
@@ -138,18 +153,40 @@ class LanguageModel:
 
     def loss(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
         """Return the cross-entropy of the targets in nats per token."""
+        if self.chunk is not None:
+            weights_BT = jnp.ones(batch.tokens[:, 1:].shape) if batch.is_target is None else batch.is_target[:, 1:]
+            weights_BT = weights_BT.astype(jnp.float32) / self.weight(batch)
+            hidden_BTD, head = self._hidden_and_head(params, batch, place)
+            return weighted_loss(hidden_BTD, head, batch.tokens[:, 1:], weights_BT, chunk=self.chunk, place=place)
         losses_BT = self.predict(params, batch, place)
         if batch.is_target is None:
             return losses_BT.mean()
         targets_BT = batch.is_target[:, 1:].astype(losses_BT.dtype)
-        mean: Array = (losses_BT * targets_BT).sum() / targets_BT.sum().clip(1)
+        mean: Array = (losses_BT * targets_BT).sum() / self.weight(batch)
         return mean
+
+    def weight(self, batch: Rows) -> Array:
+        """Return the number of targets, at least 1."""
+        if batch.is_target is None:
+            return jnp.asarray(batch.tokens[:, 1:].size, jnp.float32)
+        return batch.is_target[:, 1:].astype(jnp.float32).sum().clip(1)
 
     def predict(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
         """Return the cross-entropy (B, T) of each token given those before it, in float32 nats."""
-        documents_BT = None if batch.documents is None else batch.documents[:, :-1]
-        logits = nnx.merge(self.graphdef, params)(batch.tokens[:, :-1], place, documents_BT=documents_BT)
+        if self.chunk is not None:
+            hidden_BTD, head = self._hidden_and_head(params, batch, place)
+            return token_losses(hidden_BTD, head, batch.tokens[:, 1:], chunk=self.chunk, place=place)
+        logits = nnx.merge(self.graphdef, params)(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.tokens[:, 1:])
+
+    def _hidden_and_head(self, params: Params, batch: Rows, place: Placement) -> tuple[Array, Head]:
+        model = nnx.merge(self.graphdef, params)
+        hidden_BTD = model.hidden(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
+        return hidden_BTD.astype(self.network.dtype), model.head
+
+
+def _documents(batch: Rows) -> Array | None:
+    return None if batch.documents is None else batch.documents[:, :-1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +235,10 @@ class Labelling:
         if self.is_regression:
             return jnp.mean((logits[:, 0] - batch.labels) ** 2)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+
+    def weight(self, batch: Texts) -> Array:
+        """Return the number of texts."""
+        return jnp.asarray(len(batch.labels), jnp.float32)
 
     def predict(self, params: Params, batch: Texts, place: Placement = ANYWHERE) -> Array:
         """Return the logits (B, C), float32; the predictions (B, 1) of a regression."""

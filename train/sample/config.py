@@ -1,7 +1,6 @@
 """The configuration of samples."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 from train.config.run import Precision
@@ -42,8 +41,8 @@ def check_sample(config: Sample) -> None:
         refuse("prompt", "", "is empty: give at least one text, or leave it out to begin a new document")
     if config.tokens < 1:
         refuse("tokens", config.tokens, "must be at least 1")
-    if not 0 <= config.temperature < math.inf:
-        refuse("temperature", config.temperature, "must be at least 0 and finite")
+    if config.temperature < 0:
+        refuse("temperature", config.temperature, "must be at least 0")
     if config.top_k < 0:
         refuse("top_k", config.top_k, "must be at least 0")
     if not 0 < config.top_p <= 1:

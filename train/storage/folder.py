@@ -4,7 +4,10 @@ config.json    every setting, the versions of the packages, the fingerprint of t
 model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
 checkpoints/   the last two states, and the best with early stopping
-loss.png, sample.txt, summary.json    the results; summary.json is written last and marks the end
+profile/       a trace of some updates, if one was asked for
+loss.png, sample.txt, report.html, summary.json    the results; summary.json is written last and
+               marks the end
+tensorboard/, wandb/    what trackers wrote (`train.watch.services`)
 """
 
 import contextlib
@@ -21,6 +24,7 @@ from train.config.run import UserError
 from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
 from train.storage.metrics import Metrics, plot
 from train.storage.model import StoredModel
+from train.system.devices import machine
 from train.system.files import locked, write_whole
 from train.system.processes import everywhere, on_first
 
@@ -42,7 +46,9 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.loss_curve = path / "loss.png"
+        self.report = path / "report.html"
         self.sample = path / "sample.txt"
+        self.profile = path / "profile"
         self.summary = path / "summary.json"
         self._token = path / ".token"  # by which processes recognise that they share the folder
 
@@ -85,7 +91,7 @@ class RunFolder:
 
     def store(self, config: Run, fingerprint: str) -> None:
         """Write config.json."""
-        content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions()}
+        content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions(), "machine": machine()}
         write_whole(self.config, json.dumps(content, indent=1) + "\n")
 
     def leave_token(self) -> str:

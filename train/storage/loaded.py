@@ -8,7 +8,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from models import Llama
-from train.config.run import Precision, Pretrain
+from train.config.run import PRECISIONS, Precision, Pretrain
 from train.program.task import Params, abstract_params, structure
 from train.storage.checkpoint import kept_step, restore_params
 from train.storage.folder import RunFolder
@@ -54,7 +54,8 @@ def load_model(run_dir: Path, step: int | None, dtype: Precision | None) -> Load
     step = kept_step(folder.checkpoints, step)
     if dtype is None and folder.config.exists():
         run = folder.stored().config
-        dtype = run.model.dtype if isinstance(run, Pretrain) else run.start.dtype
+        flags = run.model if isinstance(run, Pretrain) else run.start
+        dtype = PRECISIONS[flags.precision].products
     network = dataclasses.replace(stored.network, dtype=dtype or "float32")
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(

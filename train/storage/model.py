@@ -19,7 +19,7 @@ from models.config import LlamaConfig
 from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config, to_hf_config
 from train.config.run import UserError
-from train.data.tokenizer import END_OF_TEXT, for_prompts, load_tokenizer
+from train.data.tokenizer import for_prompts, load_tokenizer
 from train.system.files import write_whole
 
 MODEL, TOKENIZER, FILES = "model.json", "tokenizer.json", "files"
@@ -116,9 +116,8 @@ class StoredModel:
             shutil.copytree(self.files, folder / FILES, dirs_exist_ok=True)
 
 
-def of_a_run(network: LlamaConfig, window: int, tokenizer: Tokenizer) -> StoredModel:
-    """Return the model of a run that starts from nothing."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
+def of_a_run(network: LlamaConfig, window: int, tokenizer: Tokenizer, end: int) -> StoredModel:
+    """Return the model of a run that starts from nothing; `end` is the token that ends a text."""
     return StoredModel(settings=to_hf_config(network, window) | {"eos_token_id": end}, tokenizer=tokenizer)
 
 

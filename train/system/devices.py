@@ -1,6 +1,11 @@
 """Device helpers: describe the device of a run; create simulated CPU devices."""
 
+import collections
+import os
+import platform
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +15,30 @@ def device_summary() -> dict[str, Any]:
     """Return the name of the device and, if its backend reports it, the peak memory of this
     process.
     """
-    device = jax.local_devices()[0]
-    statistics = device.memory_stats() or {}  # None on CPU
+    return {"device": jax.local_devices()[0].device_kind} | peak_memory()
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most memory that this process has used of its first device, if its backend reports
+    it.
+    """
+    statistics = jax.local_devices()[0].memory_stats() or {}  # None on CPU
     peak = statistics.get("peak_bytes_in_use")
-    return {"device": device.device_kind} | ({} if peak is None else {"peak_memory_bytes": peak})
+    return {} if peak is None else {"peak_memory_bytes": peak}
+
+
+def machine() -> dict[str, Any]:
+    """Return what a run was made on: its devices, the processor and the system."""
+    names = collections.Counter(device.device_kind for device in jax.devices())
+    info = Path("/proc/cpuinfo")  # Linux alone; elsewhere `platform` knows
+    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return {
+        "devices": ", ".join(f"{count} x {name}" for name, count in names.items()),
+        "processes": jax.process_count(),
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
 
 
 def host_devices(count: int) -> Sequence[jax.Device]:

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grass_optax
-from grass_optax._inner.narrow import decoded, encoded, stochastically_rounded
+from grass_optax._inner.narrow import decoded, encoded
 from grass_optax._inner.transforms import adam, narrow_moments
+from grass_optax._linalg.rounding import stochastically_rounded
 from tests.util import is_finite
 
 BF16, FP8 = "bfloat16", "float8_e4m3fn"

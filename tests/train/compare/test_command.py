@@ -50,14 +50,14 @@ class Comparison(NamedTuple):
 
 
 def make_comparison(launcher: Launcher, run_dir: Path) -> Comparison:
-    process = launcher.start(launcher.comparison(run_dir, *SWEEP, warmup_steps=0))
+    process = launcher.start(launcher.comparison(run_dir, *SWEEP, warmup=0))
     wait_for(process, lambda: (run_dir / ADAMW / "metrics.jsonl").exists())  # it compiles, and handles signals
     process.send_signal(signal.SIGTERM)
     stopped, _ = process.communicate(timeout=200)
     assert process.returncode == 0, stopped
     assert not (run_dir / ADAMW / "summary.json").exists()
     first_table = (run_dir / "compare.md").read_text()
-    arguments = launcher.comparison(run_dir, *WORDS, warmup_steps=0)
+    arguments = launcher.comparison(run_dir, *WORDS, warmup=0)
     process = launcher.start(arguments)
     wait_for(process, lambda: (run_dir / GRASSJUMP / "config.json").exists())
     process.kill()
@@ -138,7 +138,7 @@ def test_a_comparison_stopped_and_killed_on_its_way_is_finished(
     the_table_is_that_of_the_runs(comparison)
     # A run made with other defaults, as by another version, is not compared.
     monkeypatch.setitem(OPTIMIZERS, "grassjump", dataclasses.replace(OPTIMIZERS["grassjump"], update_proj_gap=77))
-    assert main(launcher.comparison(comparison.run_dir, *WORDS, warmup_steps=0)) == 2
+    assert main(launcher.comparison(comparison.run_dir, *WORDS, warmup=0)) == 2
     assert "--update-proj-gap 77 (the run has 100)" in capsys.readouterr().err
 
 

@@ -14,8 +14,8 @@ from train.compare.choice import best_of_each, results
 from train.compare.command import remove_checkpoints
 from train.compare.config import Compare
 from train.compare.grid import cells
-from train.compare.record import Record, mark_diverged, median_speed
-from train.compare.report import curves, edges, summary_line, write_report
+from train.compare.record import Record, mark_diverged, speed_quartiles
+from train.compare.report import curve_of, edges, summary_line, trials, write_report
 from train.system.devices import device_summary
 
 RECORD = Record({"schedule": {"steps": 30}}, "a text")
@@ -75,8 +75,8 @@ def test_the_table_has_the_best_run_of_each_optimizer_the_best_first(swept: Comp
     assert head == ["optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes",
                     "peak memory bytes"]  # fmt: skip
     assert rows == [
-        ["muon", "0.001", "1", "4.2500", "2.1250", "300", "12,345", "7,654,321"],
-        ["adamw", "0.01", "1", "4.5000", "2.2500", "300", "12,345", "-"],
+        ["muon", "0.001", "1", "4.2500", "2.1250", "300 (200 to 2,150)", "12,345", "7,654,321"],
+        ["adamw", "0.01", "1", "4.5000", "2.2500", "300 (200 to 2,150)", "12,345", "-"],
         ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-"],
     ]
     assert "on abacus; the best of learning rates 0.001, 0.01, chosen by the eval loss shown, so on the same " in text
@@ -137,21 +137,36 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
     assert content["runs"][1] == {
         "optimizer": "adamw", "basis": "haar", "learning_rate": 0.01, "scale": 1.0, "seed": 0,
         "folder": "adamw-lr0.01-scale1-seed0", "diverged": False,
-        "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0, "optimizer_bytes": 12345,
+        "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0,
+        "tokens_per_second_quartiles": [200.0, 2150.0], "optimizer_bytes": 12345,
         "peak_memory_bytes": None, "device": "abacus",
     }  # fmt: skip
     assert len(content["notes"]) == 2
 
 
-def test_the_plot_has_a_labelled_curve_for_each_optimizer(swept: Compare) -> None:
-    (axes,) = curves(swept, [result for result in best_of_each(swept, results(swept)) if not result.diverged]).axes
-    lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
-    assert lines == {
-        "muon, lr 0.001, scale 1": [[0, 9], [8, 4.25]],
-        "adamw, lr 0.01, scale 1": [[0, 9], [8, 4.5]],
-    }
+def test_the_plot_has_the_curve_of_the_best_run_of_each_optimizer(swept: Compare) -> None:
+    done = results(swept)
+    curves = [curve_of(swept, result) for result in best_of_each(swept, done) if not result.diverged]
+    assert [tuple(curve) for curve in curves] == [
+        ("muon", "lr 0.001, scale 1", [0, 8], [9.0, 4.25]),
+        ("adamw", "lr 0.01, scale 1", [0, 8], [9.0, 4.5]),
+    ]
+    assert sorted(map(tuple, trials(swept, done)), key=str) == [
+        ("adamw", 0.001, 5.0), ("adamw", 0.01, 4.5), ("grassjump", 0.001, None), ("grassjump", 0.01, None),
+        ("muon", 0.001, 4.25), ("muon", 0.01, None),
+    ]  # fmt: skip
     write_report(swept, RECORD)
     assert (swept.run_dir / "compare.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_there_is_no_plot_before_a_run_has_finished(tmp_path: Path) -> None:
+    config = comparison(tmp_path, "--optimizers adamw muon")
+    leave_diverged(tmp_path, "muon-lr0.003-scale1-seed0")
+    write_report(config, RECORD)
+    assert not (tmp_path / "compare.png").exists()
+    leave_run(tmp_path, "adamw-lr0.003-scale1-seed0", 5.0)
+    write_report(config, RECORD)
+    assert (tmp_path / "compare.png").exists()
 
 
 @pytest.fixture
@@ -243,8 +258,9 @@ def test_only_the_best_runs_keep_their_weights(swept: Compare) -> None:
 
 def test_the_first_updates_do_not_count_for_the_speed() -> None:
     rows = [{"tokens_per_second": float(v)} for v in (1, 1, 1, 1, 1, 30, 10, 20)]
-    assert median_speed([{"eval_loss": 3.0}, *rows]) == 20
-    assert median_speed(rows[:3]) == 1  # a run too short to wait for
+    assert speed_quartiles([{"eval_loss": 3.0}, *rows]) == (15, 20, 25)
+    assert speed_quartiles(rows[:3]) == (1, 1, 1)  # a run too short to wait for
+    assert speed_quartiles(rows[5:6]) == (30, 30, 30)
 
 
 def test_the_last_message_of_a_diverged_run_is_stored(swept: Compare) -> None:

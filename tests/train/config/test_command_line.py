@@ -23,14 +23,18 @@ from train.sample.config import Sample
 OTHER: dict[str, object] = {
     "model": "20m",
     "vocab_size": 999,
-    "dtype": "bfloat16",
-    "param_dtype": "bfloat16",
+    "precision": "bfloat16",
     "attention": "xla",
-    "remat": True,
+    "logits": "whole",
+    "remat": "dots",
     "data": "files:texts/*.txt",
     "data_megabytes": 3.5,
+    "tokenizer": "/somewhere/tokenizer.json",
+    "end_of_text": "<end>",
+    "skip_unreadable": True,
     "cache_dir": "/somewhere/else",
     "batch_size": 7,
+    "accumulate": 7,
     "seq_len": 33,
     "seed": 11,
     "optimizer": "grasswalk",
@@ -41,16 +45,21 @@ OTHER: dict[str, object] = {
     "update_proj_gap": 17,
     "scale": 0.75,
     "weight_decay": 0.125,
+    "decay": "all",
     "clip": 2.5,
     "mu_dtype": "bfloat16",
     "nu_dtype": "float8",
-    "steps": 77,
-    "warmup_steps": 3,
+    "schedule": "wsd",
+    "warmup": "5%",
+    "cooldown": 13,
     "final_lr_fraction": 0.375,
+    "steps": 77,
     "log_every": 4,
+    "log": ["tensorboard"],
     "eval_every": 9,
     "eval_batches": 6,
     "save_every": 8,
+    "profile": "3:4",
     "sample_tokens": 21,
     "sample_prompt": "import ",
     "mesh": "fsdp=1",
@@ -72,8 +81,8 @@ def flat(config: Command) -> dict[str, Any]:
 
 
 def words(name: str, value: object) -> list[object]:
-    """A flag and its value; a boolean flag has none."""
-    return [flag(name)] if value is True else [flag(name), value]
+    """A flag and its value; a boolean flag has none, and a list several."""
+    return [flag(name), *([] if value is True else value if isinstance(value, list) else [value])]
 
 
 def test_other_covers_every_flag() -> None:
@@ -82,14 +91,15 @@ def test_other_covers_every_flag() -> None:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_every_flag_arrives_alone(name: str) -> None:
-    value = OTHER[name]
+    value, beside = OTHER[name], ("--schedule", "wsd") if name == "cooldown" else ()
     assert flat(parse(command()))[name] != value
-    assert flat(parse(command(*words(name, value))))[name] == value
+    assert flat(parse(command(*words(name, value), *beside)))[name] == value
 
 
 def test_all_flags_arrive_together() -> None:
-    config = parse(command(*(word for name, value in OTHER.items() for word in words(name, value))))
-    assert flat(config) == OTHER
+    other = OTHER | {"optimizer": "grassjump"}  # which has them all
+    config = parse(command(*(word for name, value in other.items() for word in words(name, value))))
+    assert flat(config) == other
     assert config.run_dir == Path("runs/x")
     assert not config.resume
 
@@ -102,7 +112,7 @@ def test_help_does_not_import_jax() -> None:
 def test_a_command_line_with_few_flags_has_the_defaults_of_tiny() -> None:
     line = "pretrain --model tiny --optimizer grassjump --steps 300 --run-dir runs/demo --seed 0"
     config = parse(line.split())
-    assert (config.model.vocab_size, config.schedule.warmup_steps) == (2048, 30)
+    assert (config.model.vocab_size, config.schedule.warmup) == (2048, 30)
     assert config.data.data_megabytes == 16
     assert config.optimizer.rank == 32
 
@@ -112,9 +122,9 @@ def test_defaults_follow_model_optimizer_corpus_and_steps() -> None:
     settings = flat(parse(command(*words)))
     assert settings["vocab_size"] == 32000
     assert settings["rank"] == 128
-    assert settings["learning_rate"] == 3e-3
+    assert settings["learning_rate"] == 1e-3
     assert settings["data_megabytes"] == 0
-    assert settings["warmup_steps"] == 5
+    assert settings["warmup"] == 5
 
 
 def test_the_cache_goes_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +153,7 @@ def test_conflicts_are_named_and_what_changes_no_result_may_change() -> None:
         refuse_conflicts(parse(command("--rank", 8, "--steps", 20)), stored)
     for part in ("--rank 8 (the run has 32)", "--steps 20 (the run has 300)", "another --run-dir"):
         assert part in str(error.value)
-    free = ("--steps", 300, "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
+    free = ("--steps", 300, "--log", "tensorboard", "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
     refuse_conflicts(parse(command(*free)), stored)
 
 
@@ -166,6 +176,7 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "flags"),
     [
         ("import", ("--from", "--out")),
+        ("report", ("--run-dir",)),
         ("export", ("--run-dir", "--step", "--out", "--verify")),
         (
             "sample",
@@ -208,7 +219,7 @@ MISTAKES = [
     ("--steps -5", "--steps -5 must be at least 1"),
     ("--steps 0", "--steps 0 must be at least 1"),
     ("--rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
-    ("--optimizer muon --rank 0", "--rank 0 must be at least 1"),
+    ("--optimizer muon --rank 0", "--rank 0 has no effect on muon: leave it out"),
     ("--optimizer badam --scale 0.5", "--scale 0.5 has no effect on badam: leave it out"),
     ("--rank 0", "--rank 0 must be at least 1"),
     ("--basis qr", "--basis qr must be one of haar, gaussian, blocks, columns, cosine, or blocks:NUMBER"),
@@ -218,24 +229,46 @@ MISTAKES = [
     ("--basis blocks:two", "--basis blocks:two must be one of"),
     ("--basis blocks:3", "--basis blocks:3 must have a number that divides the hidden size 128 and --rank 32"),
     ("--optimizer adamw --basis blocks", "--basis blocks has no effect on adamw: leave it out"),
-    ("--warmup-steps 300", "--warmup-steps 300 must be below --steps 300"),
-    ("--steps 5 --warmup-steps 6", "--warmup-steps 6 must be below --steps 5"),
+    ("--warmup 300", "--warmup 300 must be below --steps 300, or the peak is never reached"),
+    ("--steps 5 --warmup 6", "--warmup 6 must be below --steps 5"),
+    ("--steps 2 --warmup 99%", "--warmup 99% must be below --steps 2"),
+    ("--warmup 100%", "--warmup 100% must be below 100%"),
+    ("--warmup -1", "--warmup -1 must be at least 0"),
+    ("--warmup 0.1", "--warmup 0.1 must be a number of updates, or a percentage of them, such as 10%"),
+    ("--warmup %", "--warmup % must be a number of updates, or a percentage"),
+    ("--schedule wsd --cooldown 0", "--cooldown 0 must be at least 1 and at most 270 updates, those after the peak"),
+    ("--schedule wsd --cooldown 91%", "--cooldown 91% must be at least 1 and at most 270 updates"),
+    ("--schedule wsd --cooldown ten", "--cooldown ten must be a number of updates, or a percentage"),
+    ("--cooldown 10%", "--cooldown 10% has no effect on --schedule cosine: leave it out"),
+    ("--schedule constant --final-lr-fraction 0", "--final-lr-fraction 0.0 has no effect on --schedule constant"),
+    ("--optimizer adamw --rank 8", "--rank 8 has no effect on adamw: leave it out"),
+    ("--optimizer apollo_mini --rank 8", "--rank 8 has no effect on apollo_mini"),
+    ("--optimizer muon --update-proj-gap 5", "--update-proj-gap 5 has no effect on muon"),
+    ("--optimizer column_sgd --update-proj-gap 5", "--update-proj-gap 5 has no effect on column_sgd"),
+    ("--optimizer muon --nu-dtype bfloat16", "--nu-dtype bfloat16 has no effect on muon"),
+    ("--accumulate 0", "--accumulate 0 must be at least 1"),
+    ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
+    ("--profile 3", "--profile 3 must be FIRST:LAST, two updates from 1 on, for example 10:12"),
+    ("--profile 4:3", "--profile 4:3 must be FIRST:LAST"),
     ("--vocab-size 256", "--vocab-size 256 must be at least 257"),
     ("--learning-rate 0", "--learning-rate 0.0 must be positive"),
-    ("--learning-rate nan", "--learning-rate nan must be positive"),
+    ("--learning-rate nan", "--learning-rate nan must be a finite number"),
     ("--adam-learning-rate -1", "--adam-learning-rate -1.0 must be positive"),
     ("--clip -1", "--clip -1.0 must be at least 0"),
-    ("--clip nan", "--clip nan must be at least 0"),
+    ("--clip nan", "--clip nan must be a finite number"),
     (
         "--optimizer muon --mu-dtype float8",
-        "--mu-dtype float8 applies to the methods of grass_optax, and muon is none",
+        "--mu-dtype float8 has no effect on muon: leave it out",
     ),
     ("--seed 4294967296", "--seed 4294967296 must be below 2^32"),
-    ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB, for example 'files:texts/**/*.txt'"),
-    ("--data files:", "--data files: must be stdlib or files:GLOB"),
+    ("--data wikipedia", "--data wikipedia must be stdlib, hf:NAME or files:GLOB, for example 'files:texts/**/*.txt'"),
+    ("--data files:", "--data files: must be stdlib, hf:NAME or files:GLOB"),
     ("--data files:/nonexistent/*.txt", "files:/nonexistent/*.txt matches no file"),
-    ("--data-megabytes 0.000001", "has no text within --data-megabytes 1e-06"),
+    ("--data-megabytes 0.0000001", "has no text within --data-megabytes 1e-07"),
+    ("--tokenizer nowhere.json", "--tokenizer nowhere.json cannot be read (No such file or directory)"),
+    ("--end-of-text </s>", "--end-of-text </s> has no effect without --tokenizer: leave it out"),
     ("--data-megabytes 0.05 --seq-len 99999", "use more text or a smaller --seq-len"),
+    ("--log wandb wandb", "--log wandb wandb contains a name twice: give each once"),
     ("--num-processes 2", "--num-processes only applies to a multi-process run: add --distributed, or leave it out"),
     ("--resume", "contains no run to resume: check the folder, or leave --resume out"),
 ]
@@ -254,7 +287,7 @@ def test_a_mistake_is_reported_before_anything_is_written(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("words", ["--optimizer sgd", "--steps many", "--dtype int8", "--rnak 3"])
+@pytest.mark.parametrize("words", ["--optimizer sgd", "--steps many", "--precision int8", "--rnak 3"])
 def test_an_invalid_value_or_flag_is_reported(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(command(*words.split()))
@@ -296,9 +329,19 @@ def test_the_processes_are_not_stored() -> None:
     assert not set(vars(config.processes)) & set(flat(config))
 
 
-def test_a_boolean_flag_of_a_stored_run_may_be_repeated_but_not_negated() -> None:
-    stored = parse(command("--remat"))
-    assert stored.model.build().remat
-    assert not parse(command()).model.build().remat
-    with pytest.raises(UserError, match=r"--remat False \(the run has True\)"):
-        refuse_conflicts(parse(command("--no-remat")), stored)
+def test_a_flag_of_a_stored_run_may_be_repeated_but_not_changed() -> None:
+    stored = parse(command("--remat", "block"))
+    assert stored.model.build().remat == "block"
+    assert parse(command()).model.build().remat == "none"
+    refuse_conflicts(parse(command("--remat", "block")), stored)
+    with pytest.raises(UserError, match=r"--remat dots \(the run has block\)"):
+        refuse_conflicts(parse(command("--remat", "dots")), stored)
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "weights"),
+    [("float32", "float32", "float32"), ("mixed", "bfloat16", "float32"), ("bfloat16", "bfloat16", "bfloat16")],
+)
+def test_a_precision_is_a_type_of_products_and_one_of_weights(precision: str, products: str, weights: str) -> None:
+    network = parse(command("--precision", precision)).model.build()
+    assert (network.dtype, network.param_dtype) == (products, weights)

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from train.__main__ import main, parse
+from train.config.finetune import EpochFlags
 from train.config.run import Pretrain, UserError
+from train.config.schedule import ScheduleFlags
 from train.config.stored import differences, read_config, settings_of
 
-FLAGS = "--model 20m --optimizer ldadam --learning-rate 0.1 --adam-learning-rate 3 --seed 7 --remat --steps 9"
+FLAGS = "--model 20m --optimizer ldadam --learning-rate 0.1 --adam-learning-rate 3 --seed 7 --remat block --steps 9"
 
 
 def pretrain(*words: str) -> Pretrain:
@@ -46,11 +48,11 @@ def test_a_config_file_repeats_a_command_line(tmp_path: Path) -> None:
 
 def test_flags_override_a_config_file_and_nothing_else_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "config.json", settings_of(pretrain(*FLAGS.split())))
-    repeated = pretrain("--config", str(path), "--steps", "40", "--optimizer", "adamw", "--no-remat")
+    repeated = pretrain("--config", str(path), "--steps", "40", "--optimizer", "adamw", "--remat", "none")
     stored = json.loads(path.read_text())["config"]
     assert sorted(differences(settings_of(repeated), stored)) == [
         ("--optimizer", "adamw", "ldadam"),
-        ("--remat", False, True),
+        ("--remat", "none", "block"),
         ("--steps", 40, 9),
     ]
 
@@ -66,7 +68,51 @@ def test_settings_that_did_not_exist_yet_have_their_defaults(tmp_path: Path) -> 
     settings = settings_of(pretrain("--seed", "3"))
     del settings["devices"], settings["model"]["remat"]
     config = read_config(write(tmp_path / "c.json", settings), Path("runs/x"))
-    assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", False, 3)
+    assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", "none", 3)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"dtype": "float32", "param_dtype": "float32", "remat": False}, ("float32", "none")),
+        ({"dtype": "bfloat16", "param_dtype": "float32", "remat": True}, ("mixed", "block")),
+    ],
+)
+def test_settings_of_older_versions_have_their_new_names(
+    before: dict[str, Any], now: tuple[str, str], tmp_path: Path
+) -> None:
+    settings = settings_of(pretrain())
+    del settings["model"]["precision"], settings["model"]["remat"]
+    config = read_config(write(tmp_path / "c.json", settings | {"model": settings["model"] | before}), Path("runs/x"))
+    assert isinstance(config, Pretrain)
+    assert (config.model.precision, config.model.remat) == now
+
+
+def older(**schedule: Any) -> dict[str, Any]:
+    """The settings of a run before schedules had names."""
+    settings = settings_of(pretrain("--optimizer", "adamw", "--weight-decay", "0.1"))
+    del settings["optimizer"]["decay"]
+    return settings | {"schedule": {"steps": 40, "final_lr_fraction": 0.1} | schedule}
+
+
+def test_the_settings_of_an_older_run_are_repeated_under_their_new_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", older(warmup_steps=4))
+    repeated = read_config(path, tmp_path)
+    assert repeated.schedule == ScheduleFlags(steps=40, warmup=4)
+    assert repeated.optimizer.decay == "all"  # as it was, of every parameter
+    fraction = {"command": "finetune", "config": {"schedule": {"warmup_fraction": 0.06, "epochs": 2.0}}}
+    path.write_text(json.dumps(fraction))
+    assert read_config(path, tmp_path).schedule == EpochFlags(epochs=2.0, warmup="6%")
+
+
+def test_an_older_run_is_not_resumed_with_other_learning_rates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "config.json", older(warmup_steps=4))
+    assert main(["pretrain", "--run-dir", str(tmp_path), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "was started by an older version, whose learning rates differ: finish it with that version" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 BROKEN = [
@@ -80,7 +126,8 @@ BROKEN = [
     ({"schedule": {"steps": "many"}}, "has schedule.steps = 'many': it must be an integer"),
     ({"schedule": {"steps": True}}, "has schedule.steps = True: it must be an integer"),
     ({"schedule": {"steps": 2.5}}, "has schedule.steps = 2.5: it must be an integer"),
-    ({"model": {"remat": 1}}, "has model.remat = 1: it must be true or false"),
+    ({"model": {"remat": 1}}, "has model.remat = 1: it must be one of none, block, dots"),
+    ({"model": {"dtype": "bfloat16", "param_dtype": "bfloat16"}}, "dtype bfloat16 and param_dtype bfloat16, which no"),
     ({"optimizer": {"optimizer": "sgd"}}, "has optimizer.optimizer = 'sgd': it must be one of grassjump, grasswalk"),
     ({"optimizer": {"adam_learning_rate": "x"}}, "it must be a number or null"),
     ({"data": {"cache_dir": None}}, "has data.cache_dir = None: it must be a string"),

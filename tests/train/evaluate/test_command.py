@@ -13,7 +13,7 @@ import pytest
 from tests.train.foreign import BEGIN
 from tests.train.small_run import write_texts
 from train.__main__ import main
-from train.data.windows import load_tokens
+from train.data.tokens import load_tokens
 from train.storage.folder import RunFolder
 from train.storage.loaded import load_model
 from train.storage.metrics import read_rows
@@ -97,8 +97,8 @@ MISTAKES = [
     ("--batch-size 0", "--batch-size 0 must be at least 1"),
     ("--data files:x --seq-len 0", "--seq-len 0 must be at least 1"),
     ("--data files:x --data-megabytes -1", "--data-megabytes -1.0 must be at least 0"),
-    ("--data files:x --data-megabytes nan", "--data-megabytes nan must be at least 0"),
-    ("--data wikipedia", "--data wikipedia must be stdlib or files:GLOB"),
+    ("--data files:x --data-megabytes nan", "--data-megabytes nan must be a finite number"),
+    ("--data wikipedia", "--data wikipedia must be stdlib, hf:NAME or files:GLOB"),
     ("--data-megabytes 3", "--data-megabytes 3.0 has no effect without --data: leave it out"),
     ("--seq-len 8", "--seq-len 8 has no effect without --data, as the run's windows are used: leave it out"),
     ("--data files:x --cache-dir y", "--cache-dir y has no effect with --data: leave it out"),

@@ -11,6 +11,7 @@ from models.hf_folder import Weights
 from tests.train.export.test_command import assert_same_weights, weights_of
 from tests.train.export.test_verification import verified
 from tests.train.foreign import END, NETWORK, write_foreign
+from tests.train.small_run import known_to, words_of
 from train.__main__ import main
 
 REASON = "parity with Hugging Face needs PyTorch: pip install '.[parity]'"
@@ -19,7 +20,15 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 
 QWEN2 = dataclasses.replace(NETWORK, qkv_bias=True, tied_head=True)
 ROWS = [{"prompt": "the old", "completion": " man"}, {"prompt": "the small", "completion": " house"}] * 2
-SMALL = "--batch-size 2 --seq-len 24 --steps 8 --rank 4 --update-proj-gap 3 --learning-rate 2e-2 --sample-tokens 4"
+SMALL = {
+    "batch_size": 2,
+    "seq_len": 24,
+    "steps": 8,
+    "rank": 4,
+    "update_proj_gap": 3,
+    "learning_rate": 2e-2,
+    "sample_tokens": 4,
+}
 
 
 @pytest.mark.parametrize(
@@ -39,9 +48,9 @@ def test_a_fine_tuned_decoder_has_the_loss_of_its_run(
     settings = {"dtype": "bfloat16", "torch_dtype": None}
     theirs = write_foreign(tmp_path / "theirs", network, np.dtype("bfloat16"), settings=settings)  # type: ignore[arg-type]
     assert main(["import", "--from", str(theirs), "--out", str(tmp_path / "ours")]) == 0
-    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run", "--param-dtype", "float32"]
+    words = ["--init-from", tmp_path / "ours", "--run-dir", tmp_path / "run"]
     words += ["--data", f"files:{tmp_path}/a.jsonl", "--held-out", f"files:{tmp_path}/b.jsonl"]
-    words += ["--optimizer", optimizer, "--freeze", frozen, *SMALL.split()]
+    words += ["--optimizer", optimizer, "--freeze", frozen, *words_of(known_to(optimizer, SMALL))]
     assert main(["finetune", *map(str, words)]) == 0
     assert verified(tmp_path / "run", tmp_path / "x") == 0
 

@@ -1,7 +1,6 @@
 """Fine-tuning runs: they start from the weights of a run, learn completions, and resume."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import SAME_LOSS, Launcher, losses
+from tests.train.small_run import SAME_LOSS, Launcher, known_to, losses, words_of
 from train.__main__ import main, parse
 from train.config.finetune import Finetune
 from train.config.optimizers import OPTIMIZERS
@@ -22,7 +21,15 @@ from train.storage.folder import RunFolder
 from train.storage.model import read_model
 
 ROWS = [{"prompt": f"{a} + {b} =", "completion": f" {a + b}"} for a in range(5) for b in range(5)]
-SMALL = "--batch-size 2 --seq-len 24 --steps 6 --rank 4 --update-proj-gap 3 --save-every 4 --learning-rate 1e-3"
+SMALL = {
+    "batch_size": 2,
+    "seq_len": 24,
+    "steps": 6,
+    "rank": 4,
+    "update_proj_gap": 3,
+    "save_every": 4,
+    "learning_rate": 1e-3,
+}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +48,9 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def finetune(base: Path, examples: str, compiled: None) -> Callable[..., int]:
     def run(run_dir: Path, *words: object, data: str = examples) -> int:
-        arguments = ["--init-from", base, "--data", data, "--run-dir", run_dir, *SMALL.split(), *words]
+        optimizer = str(words[words.index("--optimizer") + 1]) if "--optimizer" in words else "grassjump"
+        small = words_of(known_to(optimizer, SMALL))
+        arguments = ["--init-from", base, "--data", data, "--run-dir", run_dir, *small, *words]
         return main(["finetune", *map(str, arguments)])
 
     return run
@@ -120,7 +129,7 @@ def test_texts_are_learnt_whole(finetune: Callable[..., int], tmp_path: Path) ->
 
 @pytest.mark.long
 def test_weights_in_bfloat16_are_read_from_float32(finetune: Callable[..., int], tmp_path: Path) -> None:
-    assert finetune(tmp_path / "run", "--param-dtype", "bfloat16", "--steps", 2) == 0
+    assert finetune(tmp_path / "run", "--precision", "bfloat16", "--steps", 2) == 0
     assert read_model(tmp_path / "run").network.param_dtype == "bfloat16"
 
 
@@ -132,7 +141,7 @@ def test_the_defaults_are_those_of_published_fine_tuning_runs(base: Path) -> Non
         assert isinstance(config, Finetune)
         row = OPTIMIZERS[name]
         assert config.optimizer.learning_rate == row.finetuning.learning_rate
-        assert config.optimizer.scale == (row.finetuning.scale or row.scale)
+        assert config.optimizer.scale == (row.finetuning.scale)
         assert config.optimizer.rank == 8
         assert config.data.seq_len == 16  # what the model was trained for
 
@@ -141,10 +150,10 @@ def test_the_defaults_are_those_of_published_fine_tuning_runs(base: Path) -> Non
 def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
     from train.config.finetune import EpochFlags
 
-    schedule = EpochFlags(epochs=3.0, warmup_fraction=0.1).schedule(rows_per_epoch, batch_size=8)
+    schedule = EpochFlags(epochs=3.0, warmup="10%").in_updates(rows_per_epoch, batch_size=8)
     assert schedule.steps == steps
-    assert schedule.warmup_steps == math.floor(0.1 * steps)
-    assert EpochFlags(steps=7).schedule(rows_per_epoch, 8).steps == 7
+    assert schedule.warmup_updates == round(0.1 * steps)
+    assert EpochFlags(steps=7).in_updates(rows_per_epoch, 8).steps == 7
 
 
 @pytest.mark.parametrize(
@@ -156,9 +165,9 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--init-step", 99), r"has no checkpoint of step 99: it has 10, 12"),
         (("--rank", 999), r"--rank 999 must be below the hidden size"),
         (("--freeze", "head"), r"--freeze head names no parameter"),
-        (("--warmup-fraction", 1), r"--warmup-fraction 1.0 must be below 1"),
-        (("--epochs", "nan"), r"--epochs nan must be at least 0"),
-        (("--epochs", "inf"), r"--epochs inf must be a positive number"),
+        (("--warmup", "100%"), r"--warmup 100% must be below 100%"),
+        (("--epochs", "nan"), r"--epochs nan must be a finite number"),
+        (("--epochs", "inf"), r"--epochs inf must be a finite number"),
         (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
         (("--label-field", "x"), r"--label-field x has no effect on a language model: leave it out"),
@@ -215,7 +224,7 @@ def test_two_devices_train_as_one(launcher: Launcher, base: Path, examples: str,
     found = []
     for devices, mesh in ((1, ""), (2, "fsdp=2"), (2, "tensor=2")):
         run_dir = tmp_path / f"{devices}{mesh}"
-        words = ["--init-from", str(base), "--data", examples, "--run-dir", str(run_dir), *SMALL.split()]
+        words = ["--init-from", str(base), "--data", examples, "--run-dir", str(run_dir), *words_of(SMALL)]
         launcher.finish(["finetune", *words, *(["--mesh", mesh] if mesh else [])], devices)
         found.append(losses(run_dir))
     for other in found[1:]:

@@ -7,10 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.train.small_run import known_to, words_of
 from train.__main__ import main
 from train.storage.model import read_model
 
-SMALL = "--batch-size 4 --rank 4 --epochs 8 --learning-rate 1e-2 --adam-learning-rate 1e-2 --update-proj-gap 5"
+SMALL = {
+    "batch_size": 4,
+    "rank": 4,
+    "epochs": 8,
+    "learning_rate": 1e-2,
+    "adam_learning_rate": 1e-2,
+    "update_proj_gap": 5,
+}
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> str:
@@ -31,7 +39,8 @@ def texts(label: Any) -> list[dict[str, Any]]:
 
 def run(encoder: Path, tmp_path: Path, rows: list[dict[str, Any]], *words: str) -> dict[str, Any]:
     arguments = ["--init-from", str(encoder), "--data", write(tmp_path, rows), "--run-dir", str(tmp_path / "run")]
-    assert main(["finetune", *arguments, *SMALL.split(), *words]) == 0
+    optimizer = words[words.index("--optimizer") + 1] if "--optimizer" in words else "grassjump"
+    assert main(["finetune", *arguments, *words_of(known_to(optimizer, SMALL)), *words]) == 0
     summary: dict[str, Any] = json.loads((tmp_path / "run" / "summary.json").read_text())
     return summary
 

@@ -37,7 +37,11 @@ def test_the_command_plans_for_devices_that_are_not_present(tmp_path: Path) -> N
     assert plan["compiled"]["total"] > plan["bytes"]["parameters"] + plan["bytes"]["optimizer_state"]
     assert {row["group_size"] for row in plan["sent"]} >= {2, 4}
     assert plan_report.text(plan) == done.stdout.rstrip("\n")
-    for part in ("8 windows of 8 tokens per batch, 1 per device", "exact; AdamW's would be", "simulated CPU devices"):
+    for part in (
+        "8 windows of 8 tokens per update, in 1 part of 1 per device",
+        "exact; AdamW's would be",
+        "simulated CPU devices",
+    ):
         assert part in done.stdout
     assert done.stdout.startswith("Fits: no. The step needs ")
     assert done.stderr.endswith(done.stdout.splitlines()[0] + "\n")
@@ -50,23 +54,26 @@ def test_each_remedy_is_compiled_and_those_to_take_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def step(run: Pretrain) -> dict[str, int]:
-        return {"needed": 10**9 * (9 - 4 * run.model.remat - 3 * (run.model.dtype == "bfloat16")), "operations": 1}
+        saved = 4 * (run.model.remat == "block") + 3 * (run.model.precision == "mixed")
+        return {"needed": 10**9 * (9 - saved), "operations": 1}
 
     monkeypatch.setattr(command, "make_mesh", lambda *_: None)
     monkeypatch.setattr(command, "planned_program", lambda run, _: run)
     monkeypatch.setattr(command, "compiled_step", step)
     plan = {"needed": 9 * 10**9, "memory": {"limit": 3 * 10**9}}
     found = command._remedies(defaults(Pretrain(run_dir=ROOT)), 1, plan, [])
-    assert [one["words"] for one in found["together"]] == ["--remat", "--remat --dtype bfloat16"]
+    assert [one["words"] for one in found["together"]] == ["--remat block", "--remat block --precision mixed"]
     assert json.loads(json.dumps(found)) == found
     progress = capsys.readouterr().err.splitlines()
-    assert [line.split(", compiled")[0] for line in progress if "remat" in line] == [
-        "--remat: needs 5.00 GB", "--remat --dtype bfloat16: needs 2.00 GB"
+    assert [line.split(", compiled")[0] for line in progress if "remat block" in line] == [
+        "--remat block: needs 5.00 GB", "--remat block --precision mixed: needs 2.00 GB"
     ]  # fmt: skip
     assert len(progress) == len(found["remedies"]) + 1
 
 
 MISTAKES = [
+    ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
+    ("--optimizer adamw --rank 4", "--rank 4 has no effect on adamw: leave it out"),
     ("--memory much", "--memory much is not a size: give a number and a unit"),
     ("--memory 24", "--memory 24 is 24 bytes, less than any device has"),
     ("--device cuda --topology v6e:1x1", "are two targets: leave one out"),
@@ -138,18 +145,22 @@ def test_the_compiler_of_a_tpu_plans_for_a_tpu_that_is_not_present(tmp_path: Pat
 
 
 def test_defaults_follow_model_optimizer_and_mesh() -> None:
-    config = parse(["plan", "--model", "7b", "--optimizer", "adamw", "--mesh", "data=2,fsdp=4", "--remat"])
+    config = parse(["plan", "--model", "7b", "--optimizer", "adamw", "--mesh", "data=2,fsdp=4", "--remat", "block"])
     assert isinstance(config, Plan)
     assert (config.batch.batch_size, config.batch.seq_len, config.optimizer.rank) == (None, 256, 1024)
     planned = run_of_plan(config, 8)
-    assert (planned.data.batch_size, planned.model.vocab_size, planned.model.remat) == (8, 32000, True)
+    assert (planned.data.batch_size, planned.model.vocab_size, planned.model.remat) == (8, 32000, "block")
     config = parse(["plan", "--mesh", "fsdp=4", "--batch-size", "12"])
     assert isinstance(config, Plan)
     assert run_of_plan(config, 4).data.batch_size == 12
+    config = parse(["plan", "--mesh", "fsdp=4", "--accumulate", "3"])
+    assert isinstance(config, Plan)
+    assert (run_of_plan(config, 4).data.batch_size, run_of_plan(config, 4).data.accumulate) == (12, 3)
 
 
 @pytest.mark.parametrize(("model", "batch"), [("tiny", 16), ("7b", 32)])
 def test_without_a_mesh_the_batch_is_that_of_pretrain(model: str, batch: int) -> None:
-    config = parse(["plan", "--model", model])
+    config = parse(["plan", "--model", model, "--accumulate", "4"])
     assert isinstance(config, Plan)
-    assert run_of_plan(config, 1).data.batch_size == batch
+    planned = run_of_plan(config, 1).data
+    assert (planned.batch_size, planned.accumulate) == (batch, 4)

@@ -18,17 +18,17 @@ OF_TEMPORARIES = (
 
 
 def plan(**changes: Any) -> dict[str, Any]:
-    flags = {"model": "7b", "optimizer": "grassjump", "rank": 8, "dtype": "float32", "param_dtype": "float32"}
+    flags = {"model": "7b", "optimizer": "grassjump", "rank": 8, "precision": "float32", "logits": "auto"}
     compiled = {"argument": 5, "output": 5, "alias": 5, "temp": 7, "generated_code": 0, "total": 12, "peak": 5}
     held = {"parameters": 2, "optimizer_state": 3, "batch": 0, "gradients": 2, "adamw_state": 4}
     return {
-        "flags": flags | {"remat": False, "batch_size": 8, "seq_len": 16},
+        "flags": flags | {"remat": "none", "batch_size": 8, "accumulate": 2, "seq_len": 16},
         "parameters": 9,
         "device": "cpu",
         "devices": 1,
         "mesh": {"data": 1, "fsdp": 1, "tensor": 1},
         "bytes": {name: size * GB for name, size in held.items()},
-        "parts": {"saved": 1 * GB, "logits": 1 * GB, "passes": 8 * GB},
+        "parts": {"saved": 1 * GB, "logits": 1 * GB, "chunk": None, "passes": 8 * GB},
         "compiled": {name: size * GB for name, size in compiled.items()},
         "needed": 12 * GB,
         "operations": 1000,
@@ -57,7 +57,7 @@ def numbers(shown: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("passes", [8, 4, None])
 def test_the_parts_add_up_to_what_is_needed(passes: int | None) -> None:
-    shown = text(plan(parts={"saved": GB, "logits": GB, "passes": passes and passes * GB}))
+    shown = text(plan(parts={"saved": GB, "logits": GB, "chunk": None, "passes": passes and passes * GB}))
     rows = numbers(shown)
     assert rows.pop("needed at one time") == pytest.approx(12_000)
     assert sum(rows.values()) == pytest.approx(12_000)
@@ -83,21 +83,30 @@ def test_the_first_line_is_the_answer(changes: dict[str, Any], line: str) -> Non
     assert text(plan(**changes)).startswith(line)
 
 
+def test_the_heading_says_how_a_batch_is_computed() -> None:
+    shown = text(plan())
+    assert "8 windows of 16 tokens per update, in 2 parts of 4 per device" in shown
+    assert "precision float32, logits auto, remat none" in shown
+    assert "logits are chunked" not in shown
+    assert "logits are chunked" in text(plan(parts={"saved": GB, "logits": 0, "chunk": 4, "passes": 8 * GB}))
+
+
 def test_remedies_have_their_savings_and_operations_per_token() -> None:
-    shown = advice(plan(remedies=[remedy("--remat", 9.5, remat=True)], together=[remedy("--remat", 9.5, remat=True)]))
-    (row,) = [line.split() for line in shown.splitlines() if line.startswith("--remat")]
+    block = remedy("--remat block", 9.5, remat="block")
+    shown = advice(plan(remedies=[block], together=[block]))
+    (row,) = [line.removeprefix("--remat ").split() for line in shown.splitlines() if line.startswith("--remat")]
     # 665 operations for 64 tokens, and 1000 for 128 without it.
     assert row[1:7] == ["9.50", "GB", "2.50", "GB", "1.33", "yes"]
-    assert shown.endswith("\n\nIt fits with --remat.")
+    assert shown.endswith("\n\nIt fits with --remat block.")
 
 
 def test_what_was_taken_together_is_shown_one_by_one() -> None:
-    tried = [remedy("--remat", 11.5, remat=True), remedy("--rank 4", 11.8, rank=4)]
-    both = [tried[0], remedy("--remat --rank 4", 11.2, remat=True, rank=4)]
+    tried = [remedy("--remat dots", 11.5, remat="dots"), remedy("--rank 4", 11.8, rank=4)]
+    both = [tried[0], remedy("--remat dots --rank 4", 11.2, remat="dots", rank=4)]
     shown = advice(plan(remedies=tried, together=both))
     assert "\n  and --rank 4 " in shown
-    assert "Nothing makes it fit. The smallest that was reached is 11.20 GB, with --remat --rank 4." in shown
-    assert "Nothing above saves memory." in advice(plan(remedies=[remedy("--remat", 12, remat=True)]))
+    assert "Nothing makes it fit. The smallest that was reached is 11.20 GB, with --remat dots --rank 4." in shown
+    assert "Nothing above saves memory." in advice(plan(remedies=[remedy("--remat dots", 12, remat="dots")]))
 
 
 @pytest.mark.parametrize(("reason", "needed"), [(REFUSED, 23.88), (OF_TEMPORARIES, 112.32)])

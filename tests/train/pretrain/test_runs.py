@@ -24,7 +24,8 @@ from train.__main__ import main
 from train.config.optimizers import OptimizerName
 from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
-from train.data.windows import held_out_batches, load_tokens
+from train.data.tokens import load_tokens
+from train.data.windows import held_out_batches
 from train.pretrain import command
 from train.program.optimizer import make_optimizer
 from train.program.program import pretraining
@@ -35,7 +36,6 @@ from train.storage.folder import RunFolder
 from train.system.files import locked
 
 Row = dict[str, Any]
-RESULTS = ("loss.png", "sample.txt", "summary.json")
 
 
 def rows(run_dir: Path) -> list[Row]:
@@ -43,9 +43,9 @@ def rows(run_dir: Path) -> list[Row]:
 
 
 def numbers(run_dir: Path) -> list[Row]:
-    """All measurements of a run except its speed."""
-    speed = "tokens_per_second"
-    return [{key: row[key] for key in row if key != speed} for row in rows(run_dir)]
+    """All measurements of a run except its times."""
+    times = ("tokens_per_second", "seconds")
+    return [{key: row[key] for key in row if key not in times} for row in rows(run_dir)]
 
 
 def final_state(run_dir: Path) -> TrainState:
@@ -125,7 +125,9 @@ def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[Op
     assert [row["step"] for row in updates] == list(range(1, STEPS + 1))
     assert [row["step"] for row in evaluations] == [0, 6, STEPS]
     assert updates[0]["loss"] == pytest.approx(math.log(300), rel=0.02)
-    assert all(row.keys() == {"step", "loss", "lr", "tokens_per_second"} for row in updates)
+    assert all(row.keys() == {"step", "loss", "lr", "tokens_per_second", "seconds", "tokens"} for row in updates)
+    assert [row["seconds"] for row in updates] == sorted(row["seconds"] for row in updates)
+    assert updates[-1]["tokens"] == STEPS * 2 * 16
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert kept == ["10", "12"]
@@ -172,7 +174,7 @@ def test_evaluation_bytes_are_those_of_the_predicted_tokens(adamw: Finished) -> 
 def test_without_a_terminal_lines_are_plain(adamw: Finished) -> None:
     assert "\x1b" not in adamw.output
     assert "\r" not in adamw.output
-    shown = re.findall(r"^step (\d+)/12  loss \S+  lr \S+  \S+ tokens/s  ETA", adamw.output, re.M)
+    shown = re.findall(r"^step (\d+)/12 \(\d+%\)  loss \S+  lr \S+  \S+ tokens/s  ETA", adamw.output, re.M)
     assert shown == ["3", "6", "9", "12"]
     sample = (adamw.run_dir / "sample.txt").read_text()
     assert sample.startswith("def ")
@@ -194,7 +196,7 @@ def test_on_a_terminal_a_live_line_is_redrawn(launcher: Launcher, tmp_path: Path
     os.close(ours)
     assert process.wait() == 0, shown
     assert re.search(rb"\r\x1b\[2K|\x1b\[1A", shown)  # the line is redrawn
-    assert re.search(rb"step 12/12  loss \S+  lr \S+  \S+ tokens/s  ETA 0:00:00", shown)
+    assert re.search(rb"step 12/12 \(100%\)  loss \S+  lr \S+  \S+ tokens/s  ETA 0:00:00", shown)
 
 
 # Existing runs
@@ -372,7 +374,7 @@ def test_a_run_that_diverges_keeps_its_good_checkpoints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_dir = tmp_path / "run"
-    steady = {"optimizer": "adamw", "warmup_steps": 0, "save_every": 1}
+    steady = {"optimizer": "adamw", "warmup": 0, "save_every": 1}
     assert main(launcher.arguments(run_dir, **steady, **flags)) == 3
     ((where, step),) = re.findall(r"the (loss|state) at step (\d+) is not finite", capsys.readouterr().err)
     assert where == what

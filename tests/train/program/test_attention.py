@@ -31,7 +31,7 @@ WIDE = dataclasses.replace(NETWORK, num_heads=8)  # heads of 256 features
         (NETWORK, MI300, 256, "it needs an NVIDIA GPU, and the device is AMD Instinct MI300X"),
         (NETWORK, TPU, 256, "it needs an NVIDIA GPU, and the device is TPU v5p"),
         (NETWORK, jax.devices()[0], 256, "it needs an NVIDIA GPU, and the device is cpu"),
-        (CONFIGS["1b"], H100, 256, "it computes in bfloat16 or float16, and --dtype is float32"),
+        (CONFIGS["1b"], H100, 256, "it computes in bfloat16 or float16, and --precision has products in float32"),
         (WIDE, A100, 256, "heads of a multiple of 8 and at most 128 features, and the model has 256"),
         (dataclasses.replace(NETWORK, num_heads=1024), H100, 256, "and the model has 2"),
         (NETWORK, H100, 255, "it needs rows of an even number of tokens, and --seq-len is 255"),

@@ -8,7 +8,8 @@ import pytest
 
 from models import LlamaConfig
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import OptimizerFlags, ScheduleFlags, UserError
+from train.config.run import OptimizerFlags, UserError
+from train.config.schedule import ScheduleFlags
 from train.program.frozen import joined, parted
 from train.program.program import Program, make_program
 from train.program.sharding import make_mesh
@@ -22,7 +23,7 @@ FLAGS = OptimizerFlags(rank=4, update_proj_gap=2)
 
 def program(*frozen: str, optimizer: str = "grassjump") -> Program:
     flags = dataclasses.replace(FLAGS, optimizer=optimizer, scale=OPTIMIZERS[optimizer].scale)
-    return make_program(make_mesh("", 2), TASK, flags, ScheduleFlags(steps=9, warmup_steps=1), 0, frozen=frozen)
+    return make_program(make_mesh("", 2), TASK, flags, ScheduleFlags(steps=9, warmup=1), 0, frozen=frozen)
 
 
 def test_parts_are_joined_to_the_whole() -> None:

@@ -13,11 +13,12 @@ import grass_optax
 from grass_optax.bases import blocks
 from tests.util import OF_CHEAP_KINDS, long_but
 from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
-from train.config.run import OptimizerFlags, ScheduleFlags
+from train.config.run import OptimizerFlags
+from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
 from train.program.optimizer import make_optimizer, state_bytes
 
-SCHEDULE = ScheduleFlags(steps=20, warmup_steps=0)
+SCHEDULE = ScheduleFlags(steps=20, warmup=0)
 METHODS = {name: row for name, row in OPTIMIZERS.items() if not row.is_baseline}
 BASELINES = [name for name, row in OPTIMIZERS.items() if row.package == "optax"]
 # As in the model: a head that no method splits, a stack of two kernels, norms.
@@ -129,7 +130,7 @@ def test_an_update_is_finite_and_its_flags_arrive(name: OptimizerName) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_scale_of_a_baseline_is_the_rate_of_its_kernels(name: OptimizerName) -> None:
     def update(**flags: float) -> Any:
-        tx = optimizer(name, weight_decay=0.1, **flags)
+        tx = optimizer(name, **flags)
         return jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)[0]
 
     one, quarter, other = update(), update(scale=0.25), update(learning_rate=0.0025, adam_learning_rate=0.01)
@@ -200,7 +201,7 @@ def test_golore_turns_random_for_the_last_fifth(monkeypatch: pytest.MonkeyPatch)
 def test_badam_switches_blocks_at_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     passed = arguments_of("badam", monkeypatch)
     assert passed["switch_gap"] == 3
-    rest = {"weight_decay", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
+    rest = {"weight_decay", "mask", "weight_dimension_numbers", "adam_learning_rate", "mu_dtype", "nu_dtype", "key"}
     assert passed.keys() == {"switch_gap"} | rest
 
 

@@ -10,11 +10,12 @@ from jax.sharding import AbstractMesh, AxisType
 
 from models import CONFIGS
 from tests.train.small_run import SAME_LOSS, STEADY, Launcher, losses
-from train.config.run import OptimizerFlags, ScheduleFlags, UserError
+from train.config.run import OptimizerFlags, UserError
+from train.config.schedule import ScheduleFlags
 from train.plan.cost import device_bytes
 from train.program import sharding
 from train.program.optimizer import make_optimizer, state_bytes
-from train.program.sharding import AXES, make_mesh, param_shardings, placed
+from train.program.sharding import AXES, check_micro_batches, make_mesh, param_shardings, placed, rows_of_a_device
 from train.program.step import first_state
 from train.program.task import LanguageModel
 from train.storage.folder import RunFolder
@@ -44,6 +45,14 @@ def test_a_wrong_mesh_is_reported(monkeypatch: pytest.MonkeyPatch, spec: str, ba
     monkeypatch.setattr(sharding.jax, "devices", lambda: [None] * 8)
     with pytest.raises(UserError, match=message):
         make_mesh(spec, batch_size)
+
+
+def test_micro_batches_are_multiples_of_the_devices_that_share_a_batch() -> None:
+    mesh = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
+    check_micro_batches(mesh, 24, 3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"--accumulate 2 makes micro-batches of 6 windows, .* multiple of 8\."):
+        check_micro_batches(mesh, 12, 2)  # type: ignore[arg-type]
+    assert [rows_of_a_device(mesh, 24, count) for count in (1, 3, 24)] == [6, 2, 1]  # type: ignore[arg-type]
 
 
 def test_one_device_is_a_mesh_of_one() -> None:

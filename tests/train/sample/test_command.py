@@ -115,9 +115,9 @@ def test_the_most_likely_tokens_are_those_of_the_whole_forward_pass(model: Loade
 MISTAKES = [
     ("--top-p 0", "--top-p 0.0 must be above 0 and at most 1"),
     ("--top-p 1.5", "--top-p 1.5 must be above 0 and at most 1"),
-    ("--top-p nan", "--top-p nan must be above 0 and at most 1"),
-    ("--temperature -0.1", "--temperature -0.1 must be at least 0 and finite"),
-    ("--temperature inf", "--temperature inf must be at least 0 and finite"),
+    ("--top-p nan", "--top-p nan must be a finite number"),
+    ("--temperature -0.1", "--temperature -0.1 must be at least 0"),
+    ("--temperature inf", "--temperature inf must be a finite number"),
     ("--top-k -1", "--top-k -1 must be at least 0"),
     ("--tokens 0", "--tokens 0 must be at least 1"),
     ("--seed -1", "--seed -1 must be at least 0 and below 2^32"),

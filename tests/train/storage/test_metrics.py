@@ -3,17 +3,24 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from train.storage.metrics import Metrics, plot
+from train.storage.metrics import Metrics, completed, plot
+
+TOKENS = 40
+
+
+def opened(path: Path, step: int = 0, **more: Any) -> Metrics:
+    return Metrics(path, step, tokens=TOKENS, loss_unit="nats per token", **more)
 
 
 def record(path: Path, step: int = 0) -> Metrics:
-    metrics = Metrics(path, step)
+    metrics = opened(path, step)
     metrics.add_evaluation(0, {"eval_loss": 8.0, "bits_per_byte": 4.0})
-    for step, speed in ((1, 10.0), (2, 40.0), (3, 40.0)):
-        metrics.add_update(step, 9.0 - step, 0.5, speed)
+    for step, seconds in ((1, 4.0), (2, 1.0), (3, 1.0)):
+        metrics.add_update(step, 9.0 - step, 0.5, seconds)
     metrics.add_evaluation(3, {"eval_loss": 6.0, "bits_per_byte": 3.0})
     return metrics
 
@@ -25,19 +32,56 @@ def lines(path: Path) -> list[str]:
 def test_rows_are_written_immediately(tmp_path: Path) -> None:
     with record(tmp_path / "m"):
         rows = [json.loads(line) for line in lines(tmp_path / "m")]
-    assert rows[0] == {"step": 0, "eval_loss": 8.0, "bits_per_byte": 4.0}
-    assert rows[1] == {"step": 1, "loss": 8.0, "lr": 0.5, "tokens_per_second": 10.0}
+    assert rows[0] == {"step": 0, "eval_loss": 8.0, "bits_per_byte": 4.0, "seconds": 0.0, "tokens": 0}
+    assert rows[1] == {"step": 1, "loss": 8.0, "lr": 0.5, "tokens_per_second": 10.0, "seconds": 4.0, "tokens": 40}
     assert len(rows) == 5
+
+
+def test_seconds_and_tokens_are_sums_and_stand_still_at_an_evaluation(tmp_path: Path) -> None:
+    with record(tmp_path / "m") as metrics:
+        assert [(row["seconds"], row["tokens"]) for row in metrics.rows] == [
+            (0, 0), (4, 40), (5, 80), (6, 120), (6, 120),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_reopening_drops_later_rows(tmp_path: Path, step: int) -> None:
     with record(tmp_path / "m"):
         before = lines(tmp_path / "m")
-    with Metrics(tmp_path / "m", step) as metrics:
+    with opened(tmp_path / "m", step) as metrics:
         assert lines(tmp_path / "m") == [row for row in before if json.loads(row)["step"] <= step]
         assert len(metrics.rows) == len(lines(tmp_path / "m"))
         assert metrics.is_evaluated(3) == (step == 3)
+
+
+def test_the_time_continues_where_the_run_resumes(tmp_path: Path) -> None:
+    with record(tmp_path / "m"):
+        pass
+    with opened(tmp_path / "m", 2) as metrics:
+        row = metrics.add_update(3, 1.0, 0.5, 0.5)
+    assert (row["seconds"], row["tokens"], row["tokens_per_second"]) == (5.5, 120, 80)
+
+
+def test_rows_of_an_older_version_get_their_seconds_and_tokens(tmp_path: Path) -> None:
+    with record(tmp_path / "m") as metrics:
+        rows = metrics.rows
+    old = [{name: row[name] for name in row if name not in ("seconds", "tokens")} for row in rows]
+    assert list(completed(old, TOKENS)) == rows
+    (tmp_path / "old").write_text("".join(json.dumps(row) + "\n" for row in old))
+    with opened(tmp_path / "old", 2) as metrics:
+        assert metrics.add_update(3, 6.0, 0.5, 1.0) == rows[3]
+        assert metrics.rows == rows[:4]
+
+
+def test_a_watcher_sees_every_row_those_of_the_file_first(tmp_path: Path) -> None:
+    with record(tmp_path / "m"):
+        pass
+    seen: list[Any] = []
+    with opened(tmp_path / "m", 2, watch=seen.append) as metrics:
+        metrics.add_update(3, 6.0, 0.5, 1.0, mfu=0.25)
+        assert seen == metrics.rows
+    assert [row["step"] for row in seen] == [0, 1, 2, 3]
+    assert seen[-1]["mfu"] == 0.25
 
 
 def test_a_partial_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
@@ -46,7 +90,7 @@ def test_a_partial_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
     first_rows = b"".join(whole.splitlines(keepends=True)[:-1])
     for cut in range(len(first_rows) + 1, len(whole) - 1):
         (tmp_path / "m").write_bytes(whole[:cut])
-        with Metrics(tmp_path / "m", 3) as metrics:
+        with opened(tmp_path / "m", 3) as metrics:
             assert (tmp_path / "m").read_bytes() == first_rows
             metrics.add_evaluation(3, {"eval_loss": 6.0, "bits_per_byte": 3.0})
         assert (tmp_path / "m").read_bytes() == whole
@@ -60,8 +104,8 @@ def test_a_row_that_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
 def test_the_summary_counts_all_tokens_over_all_seconds(tmp_path: Path) -> None:
     with record(tmp_path / "m") as metrics:
         summary = metrics.summary()
-    # 3 updates of 40 tokens took 4, 1 and 1 seconds.
-    assert summary["tokens_per_second"] == pytest.approx(3 * 40 / 6)
+    assert summary["tokens_per_second"] == pytest.approx(3 * TOKENS / 6)
+    assert (summary["seconds"], summary["tokens"]) == (6.0, 120)
     assert (summary["first_train_loss"], summary["last_train_loss"]) == (8.0, 6.0)
     assert (summary["steps"], summary["eval_loss"], summary["bits_per_byte"]) == (3, 6.0, 3.0)
 

@@ -1,0 +1,130 @@
+"""How a transformation is run on one layer alone, and which transformations allow it."""
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from grass_optax._backward.dependence import dependences
+from grass_optax._backward.layers import Stacked, Stacks, resized
+from grass_optax._trees.keys import part_of_stacks
+from grass_optax._trees.paths import leaf_path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Apart:
+    """A transformation that updates the matrices of one layer, or everything else, at a time.
+
+    Either way it is given the whole tree. What is not asked for has gradients of 0, and its update
+    is not computed, as nothing reads it.
+
+    Attributes:
+      tx: the transformation.
+      params: which parameters are stacks.
+      state: which arrays of its state are stacks.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
+    params: Stacked
+    state: Stacked
+
+    @classmethod
+    def checked(cls, tx: optax.GradientTransformation, params: PyTree, layers: str) -> Self:
+        """The transformation for parameters, or their shapes.
+
+        The stacks are the leaves below `layers` with three axes or more. Vectors of layers belong
+        to everything else: they are small, and a state in 8 bits has blocks across them.
+
+        Raises:
+          ValueError: a matrix of a layer cannot be updated without the gradients of others.
+        """
+        is_stack = tuple(_is_matrix_of_layer(path, x, layers) for path, x in jax.tree.leaves_with_path(params))
+        if True not in is_stack:
+            raise ValueError(
+                f"no parameter of {layers!r} is a stack of matrices (layers, m, n), so there is nothing to update "
+                "layer by layer. Stack the kernels of the layers along a first axis."
+            )
+        count = jax.tree.leaves(params)[is_stack.index(True)].shape[0]
+        one, same, more = (resized(params, is_stack, n) for n in (1, count, count + 1))
+        tx = optax.with_extra_args_support(tx)
+        of_same, of_one, of_more = (jax.eval_shape(tx.init, tree) for tree in (same, one, more))
+        self = cls(
+            tx=tx,
+            params=Stacked.of(same, one, more, count, "parameter"),
+            state=Stacked.of(of_same, of_one, of_more, count, "the state"),
+        )
+        self._require_apart(one, of_one)
+        return self
+
+    def of_layer(
+        self, grads: Stacks, state: PyTree, params: PyTree, stacks: tuple[Stacks, Stacks], i: Int[Array, ""]
+    ) -> tuple[Stacks, Stacks]:
+        """The updates of the matrices of layer i, and their new state.
+
+        Args:
+          grads: their gradients, as stacks of one.
+          state: of all layers.
+          params: of all layers.
+          stacks: the matrices and their state, as stacks of one.
+          i: the index of the layer.
+        """
+        of_params, of_state = stacks
+        one = self.params.with_stacks(params, of_params, single=True)
+        zeros = jax.tree.map(jnp.zeros_like, one)
+        with part_of_stacks(i):
+            updates, new = self.tx.update(
+                self.params.with_stacks(zeros, grads, single=True),
+                self.state.with_stacks(state, of_state, single=True),
+                one,
+            )
+        return self.params.stacks(updates), self.state.stacks(new)
+
+    def of_others(self, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        """The updates of everything else, and the new state, with the stacks of the old one.
+
+        The stacks of `grads` are not read; their updates are nothing.
+        """
+        of_state = self.state.stacks(state)
+        nothing = _zeros(self.params.stacks(params))
+        updates, new = self.tx.update(
+            self.params.with_stacks(grads, nothing, single=True),
+            self.state.with_stacks(state, _zeros(of_state), single=True),
+            self.params.with_stacks(params, nothing, single=True),
+        )
+        return updates, self.state.with_stacks(new, of_state)
+
+    def _require_apart(self, params: PyTree, state: PyTree) -> None:
+        """Raise a ValueError unless each matrix of a layer is updated from its own gradient alone,
+        and everything else without the gradients of matrices of layers.
+        """
+        numbers = dependences(self.tx.update, params, state, params)
+        paths = [leaf_path(path) for path, _ in jax.tree.leaves_with_path(params)]
+        names = [*paths, *(leaf_path(path) for path, _ in jax.tree.leaves_with_path(state))]
+        of_layers = {i for i, is_stack in enumerate(self.params.is_stack) if is_stack}
+        for place, read in enumerate(numbers):
+            is_update = place < len(paths)
+            gradients = read & frozenset(range(len(paths)))
+            stacks = gradients & of_layers
+            if (*self.params.is_stack, *self.state.is_stack)[place]:
+                surplus = gradients - ({place} if is_update else stacks if len(stacks) == 1 else set())
+            else:
+                surplus = stacks
+            if surplus:
+                what = f"the update of {names[place]!r}" if is_update else f"the state {names[place]!r}"
+                raise ValueError(
+                    f"{what} depends on the gradient of {paths[min(surplus)]!r}, so the layers cannot be updated one "
+                    "after the other. Leave out what looks at the whole tree, such as optax.clip_by_global_norm (give "
+                    "`clip` instead) or optax.apply_if_finite, or update after the backward pass."
+                )
+
+
+def _is_matrix_of_layer(path: tuple[Any, ...], x: Any, layers: str) -> bool:
+    return leaf_path(path[:1]) == layers and len(x.shape) > 2
+
+
+def _zeros(stacks: Stacks) -> Stacks:
+    """Zeros as stacks of one."""
+    return [jnp.zeros((1, *x.shape[1:]), x.dtype) for x in stacks]

@@ -1,0 +1,101 @@
+"""The loss in chunks: the plain loss and its gradients, from logits that are never whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.cross_entropy import Head, token_losses, weighted_loss
+
+B, T, D, V = 3, 10, 7, 23
+ORACLE64 = 1e-12  # hundreds of roundings of 1e-16
+ROUNDED32 = 2e-6  # roundings of 6e-8 in sums over D and V, relative to the largest entry
+
+
+def case(axes, dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (D, V) if axes == "DV" else (V, D)
+    hidden = jax.random.normal(keys[0], (B, T, D), dtype)
+    head = jax.random.normal(keys[1], shape, dtype)
+    targets = jax.random.randint(keys[2], (B, T), 0, V)
+    weights = jnp.where(jnp.arange(T)[None] > 1, jax.random.uniform(keys[3], (B, T), dtype), 0)  # masked, and more
+    return hidden, head, targets, weights
+
+
+def oracle(hidden, head, targets, weights, axes):
+    """Loss and gradients in float64, by the formula, in NumPy."""
+    x, w, a = (np.asarray(each, np.float64) for each in (hidden, head if axes == "DV" else head.T, weights))
+    logits = x @ w
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    one_hot = np.eye(V)[np.asarray(targets)]
+    losses = -np.log((p * one_hot).sum(-1))
+    d = a[..., None] * (p - one_hot)
+    d_head = np.einsum("btd,btv->dv", x, d)
+    return losses, (a * losses).sum(), (d @ w.T, d_head if axes == "DV" else d_head.T, losses)
+
+
+def assert_near(actual, expected, tolerance):
+    assert np.abs(np.asarray(actual) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("axes", "chunk", "dtype", "tolerance"),
+    [
+        ("DV", 4, "float64", ORACLE64),  # the last chunk is not full
+        ("VD", 5, "float64", ORACLE64),
+        ("DV", 99, "float32", ROUNDED32),  # one chunk, longer than the rows
+        ("VD", 1, "float32", ROUNDED32),
+    ],
+)
+def test_loss_and_gradients_are_those_of_the_formula(axes, chunk, dtype, tolerance):
+    with jax.enable_x64(dtype == "float64"):
+        hidden, head, targets, weights = case(axes, dtype)
+        losses, total, gradients = oracle(hidden, head, targets, weights, axes)
+
+        def loss(hidden, head, weights):
+            return 3 * weighted_loss(hidden, Head(head, axes), targets, weights, chunk=chunk)
+
+        value, found = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(hidden, head, weights)
+        assert_near(value, 3 * total, tolerance)
+        for actual, expected in zip(found, gradients, strict=True):
+            assert actual.dtype == dtype
+            assert_near(actual, 3 * expected, tolerance)
+        assert_near(loss(hidden, head, weights), 3 * total, tolerance)
+        assert_near(token_losses(hidden, Head(head, axes), targets, chunk=chunk), losses, tolerance)
+
+
+def test_products_of_bfloat16_accumulate_in_float32():
+    """Losses and sums have the roundings of the factors alone; gradients have their types."""
+    hidden, head, targets, weights = case("DV", "bfloat16")
+    weights = weights.astype(jnp.float32)
+    losses, total, (d_hidden, d_head, _) = oracle(hidden, head, targets, weights, "DV")
+    assert_near(token_losses(hidden, Head(head), targets, chunk=4), losses, ROUNDED32)
+    wide = head.astype(jnp.float32)
+    value, found = jax.value_and_grad(lambda x, w: weighted_loss(x, Head(w), targets, weights, chunk=4), (0, 1))(
+        hidden, wide
+    )
+    assert_near(value, total, ROUNDED32)
+    assert [x.dtype for x in found] == ["bfloat16", "float32"]
+    # The derivatives of the logits are rounded to 8 bits, and d_hidden once more.
+    assert_near(found[0].astype(jnp.float32), d_hidden, 2**-7)
+    assert_near(found[1], d_head, 2**-8)
+
+
+def test_logits_are_never_whole():
+    """Neither in the loss nor in its gradient; in the plain loss they are."""
+    rows, length, size = 4, 64, 512
+    x, w = jnp.ones((rows, length, D)), jnp.ones((D, size))
+    targets, weights = jnp.zeros((rows, length), jnp.int32), jnp.ones((rows, length))
+
+    def plain(x, w):
+        log_p = jax.nn.log_softmax(x @ w)
+        return -jnp.sum(weights * jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0])
+
+    def temporaries(loss):
+        return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, w).compile().memory_analysis().temp_size_in_bytes
+
+    logits = 4 * rows * length * size
+    chunked = temporaries(lambda x, w: weighted_loss(x, Head(w), targets, weights, chunk=4))
+    assert temporaries(plain) >= logits
+    assert chunked <= logits / 3  # a sixteenth for each array of a chunk, and the rest

@@ -1,0 +1,145 @@
+"""Mistakes that any command line may have: one sentence each, and nothing is written."""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train.__main__ import COMMAND_OF, Command, main, parse
+from train.config.mistakes import ELSEWHERE, check_finite, check_words, flags_of, values_of
+from train.config.run import Pretrain, UserError
+from train.config.stored import settings_of
+
+REQUIRED = {  # flags without which a command line is not read
+    "pretrain": "--run-dir x",
+    "compare": "--run-dir x --optimizers adamw grassjump",
+    "plan": "",
+    "export": "--run-dir x --out y",
+    "sample": "--run-dir x",
+    "evaluate": "--run-dir x",
+}
+
+
+def takes_float(kind: Any) -> bool:
+    if get_origin(kind) in (Union, UnionType, tuple):
+        return any(map(takes_float, get_args(kind)))
+    return kind is float
+
+
+FLOATS = [(name, flag) for name in REQUIRED for flag, kind in flags_of(COMMAND_OF[name]) if takes_float(kind)]
+
+
+def spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def test_there_are_numbers_to_check() -> None:
+    assert {flag for _, flag in FLOATS} >= {
+        "learning_rate", "adam_learning_rate", "scale", "weight_decay", "clip", "final_lr_fraction", "data_megabytes",
+        "sweep_lr", "sweep_scale", "temperature", "top_p",
+    }  # fmt: skip
+    assert {"epochs", "final_lr_fraction", "clip"} <= {
+        flag for flag, kind in flags_of(COMMAND_OF["finetune"]) if takes_float(kind)
+    }
+
+
+@functools.cache
+def parsed(command: str) -> Command:
+    return parse([command, *REQUIRED[command].split()])
+
+
+def replaced(config: Any, name: str, value: Any) -> Any:
+    """The configuration with another value of a flag, in whichever group it is."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if field.name == name:
+            changes[name] = (0.5, value) if name.startswith("sweep") else value
+        elif dataclasses.is_dataclass(part):
+            changes[field.name] = replaced(part, name, value)
+    return dataclasses.replace(config, **changes)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(FLOATS), st.floats())
+def test_a_number_that_is_not_finite_is_refused_by_name(where: tuple[str, str], value: float) -> None:
+    command, flag = where
+    config = replaced(parsed(command), flag, value)
+    if math.isfinite(value):
+        check_finite(config)
+    else:
+        with pytest.raises(UserError, match=rf"^{spelled(flag)} {value} must be a finite number\.$"):
+            check_finite(config)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["pretrain --run-dir x --weight-decay inf", "compare --run-dir x --optimizers adamw --sweep-scale 1 nan",
+     "plan --scale nan", "sample --run-dir x --top-p nan"],
+)  # fmt: skip
+def test_every_command_checks_its_numbers(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert "must be a finite number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pretrain --run-dir x --lr 0.1", "--lr is not a flag of this command: its name here is --learning-rate."),
+        ("pretrain --run-dir x --lr=0.1", "its name here is --learning-rate."),
+        ("pretrain --run-dir x --batch 3", "its name here is --batch-size."),
+        ("pretrain --run-dir x --wd 3", "its name here is --weight-decay."),
+        ("pretrain --run-dir x --epochs 3", "its name here is --steps."),
+        ("pretrain --run-dir x --warmup_steps 3", "its name here is --warmup."),
+        ("finetune --run-dir x --warmup-fraction 0.1", "its name here is --warmup."),
+        ("compare --run-dir x --optimizer adamw", "its name here is --optimizers."),
+        ("compare --run-dir x --learning-rate 1", "its name here is --sweep-lr."),
+    ],
+)
+def test_a_word_of_other_trainers_is_answered_with_ours(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_answer_is_a_flag_of_some_command_and_no_flag_has_the_name_of_its_answer() -> None:
+    flags = {name: {flag for flag, _ in flags_of(kind)} for name, kind in COMMAND_OF.items()}
+    for word, ours in ELSEWHERE.items():
+        assert all(any(name in known for known in flags.values()) for name in ours)
+        assert word.replace("-", "_").removeprefix("__") not in ours
+
+
+def test_a_flag_that_exists_is_not_corrected() -> None:
+    check_words(["--epochs", "3", "--data", "files:--lr"], COMMAND_OF["finetune"])
+    check_words(["--sample-prompt=--lr"], COMMAND_OF["pretrain"])
+    check_words(["--mesh", "", "--sample-prompt", ""], COMMAND_OF["pretrain"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pretrain", "--run-dir", ""], ["pretrain", "--run-dir="], ["pretrain", "--run-dir", "x", "--config", ""],
+     ["compare", "--run-dir", "", "--optimizers", "adamw"], ["export", "--run-dir", "x", "--out", ""],
+     ["plan", "--json", ""], ["evaluate", "--run-dir", ""]],
+)  # fmt: skip
+def test_an_empty_path_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert " is empty: give a path." in capsys.readouterr().err
+
+
+def test_a_stored_configuration_may_hold_values_without_effect(tmp_path: Path) -> None:
+    """Those of a run with another optimizer, from which only the optimizer changes."""
+    stored = parse(["pretrain", "--run-dir", "x", "--rank", "8", "--update-proj-gap", "7", "--basis", "blocks:2"])
+    assert isinstance(stored, Pretrain)
+    (tmp_path / "c.json").write_text(json.dumps({"config": settings_of(stored)}))
+    words = ["pretrain", "--run-dir", "y", "--config", str(tmp_path / "c.json"), "--optimizer", "adamw"]
+    assert dict(values_of(parse(words)))["rank"] == 8
+    with pytest.raises(UserError, match="--rank 9 has no effect on adamw: leave it out"):
+        parse([*words, "--rank", "9"])

@@ -1,0 +1,65 @@
+"""The training step lowered for an NVIDIA GPU on a machine without one."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo  # private: what asks for a GPU is replaced
+
+from tests.util import long_but
+from train.config.optimizers import OPTIMIZERS, OptimizerName
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, default_optimizer
+from train.program.program import make_program, pretraining
+from train.program.sharding import make_mesh
+from train.program.task import LanguageModel
+
+PRETRAINING = [name for name, row in OPTIMIZERS.items() if not row.only_finetunes]
+DATA = DataFlags(batch_size=4, seq_len=16)
+
+
+def lowered(
+    optimizer: OptimizerFlags, change: Callable[[LanguageModel], LanguageModel] = lambda x: x, **flags: str
+) -> str:
+    mesh = make_mesh("", DATA.batch_size)
+    task = change(pretraining(ModelFlags(**flags), DATA, mesh))  # type: ignore[arg-type]
+    program = make_program(mesh, task, optimizer, ScheduleFlags(), 0)
+    with jax.numpy_dtype_promotion("standard"):  # JAX's attention widens bfloat16 scores implicitly
+        step = program.train_step.trace(program.state, program.batch).lower(lowering_platforms=("cuda",))
+    return str(step.as_text())
+
+
+@pytest.mark.parametrize("optimizer", long_but(["grassjump"], PRETRAINING))
+def test_the_step_of_every_optimizer_lowers_for_cuda(optimizer: OptimizerName) -> None:
+    """In mixed precision, with logits in chunks: products of bfloat16, no call back to the host."""
+    text = lowered(default_optimizer(optimizer, rank=8), precision="mixed", logits="chunked")
+    assert "xbf16>" in text
+    assert "callback" not in text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["adamw", "grasswalk"])
+def test_a_step_with_weights_of_16_bits_lowers_for_cuda(optimizer: OptimizerName) -> None:
+    flags = dataclasses.replace(default_optimizer(optimizer, rank=8), mu_dtype="float32")
+    assert "callback" not in lowered(flags, precision="bfloat16", remat="dots")
+
+
+def test_the_mark_of_a_program_for_cuda_is_no_accident() -> None:
+    """The exact SVD is a callback on CPUs before jaxlib 0.11, and a call of cuSOLVER on a GPU."""
+    assert "cusolver" in lowered(default_optimizer("galore", rank=8))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_step_with_flash_attention_lowers_for_cuda(is_packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, as on an H100 with cuDNN 9.10, which JAX would look for here."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+
+    def with_cudnn(task: LanguageModel) -> LanguageModel:
+        network = dataclasses.replace(task.network, attention="cudnn")
+        return dataclasses.replace(task, network=network, is_packed=is_packed)
+
+    text = lowered(default_optimizer("adamw", rank=8), with_cudnn, precision="mixed")
+    assert "__cudnn$fmha" in text
+    assert "Backward" in text

@@ -1,0 +1,139 @@
+"""What is wrong with a command line, whatever its command: words of other trainers, empty paths,
+numbers that are not finite, flags that would change nothing.
+
+These need to know what was given, and so are checked where a command line is read. A stored
+configuration may hold values without effect: it gives every setting.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from train.config.optimizers import OPTIMIZERS
+from train.config.run import OptimizerFlags, UserError
+from train.config.schedule import CONSTANT, WSD, CurveFlags
+from train.config.validate import refuse
+
+# What other trainers call a flag, and what it is here: the first that the command has.
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "--lr": ("learning_rate", "sweep_lr"),
+    "--learning-rate": ("sweep_lr",),
+    "--min-lr": ("final_lr_fraction",),
+    "--lr-scheduler": ("schedule",),
+    "--lr-scheduler-type": ("schedule",),
+    "--warmup-steps": ("warmup",),
+    "--warmup-ratio": ("warmup",),
+    "--warmup-fraction": ("warmup",),
+    "--wd": ("weight_decay",),
+    "--max-grad-norm": ("clip",),
+    "--grad-clip": ("clip",),
+    "--optim": ("optimizer", "optimizers"),
+    "--optimizer": ("optimizers",),
+    "--batch": ("batch_size",),
+    "--bs": ("batch_size",),
+    "--block-size": ("seq_len",),
+    "--context-length": ("seq_len",),
+    "--max-length": ("seq_len",),
+    "--epochs": ("steps",),
+    "--max-steps": ("steps",),
+    "--num-steps": ("steps",),
+    "--iterations": ("steps",),
+    "--dataset": ("data",),
+    "--out-dir": ("run_dir", "out"),
+    "--output-dir": ("run_dir", "out"),
+    "--eval-interval": ("eval_every",),
+    "--eval-steps": ("eval_every",),
+    "--save-steps": ("save_every",),
+    "--save-interval": ("save_every",),
+    "--log-interval": ("log_every",),
+    "--logging-steps": ("log_every",),
+    "--gradient-checkpointing": ("remat",),
+}
+
+
+def check_words(words: Sequence[str], command: type) -> None:
+    """Refuse the flags of other trainers, and paths that are empty.
+
+    Args:
+      words: The command line after the name of the command.
+      command: Its configuration.
+    """
+    kinds = dict(flags_of(command))
+    for word, after in itertools.pairwise([*words, "--"]):
+        flag, equals, value = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--"):
+            continue
+        if name not in kinds:
+            if meant := [ours for ours in ELSEWHERE.get(_spelled(flag), ()) if ours in kinds]:
+                raise UserError(f"{flag} is not a flag of this command: its name here is --{_spelled(meant[0])}.")
+        elif Path in (kinds[name], *get_args(kinds[name])) and not (value if equals else after):
+            raise UserError(f"--{_spelled(name)} is empty: give a path.")
+
+
+def check_finite(config: Any) -> None:
+    """Refuse infinity and NaN for every number."""
+    for name, value in values_of(config):
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                refuse(name, number, "must be a finite number")
+
+
+def check_effect(config: Any, default: Any) -> None:
+    """Refuse flags of the optimizer and of the schedule that would change nothing.
+
+    Args:
+      config: What the command line says.
+      default: What it would be without these flags.
+    """
+    for group in ("optimizer", "schedule"):
+        flags, without = getattr(config, group, None), getattr(default, group, None)
+        if not isinstance(flags, OptimizerFlags | CurveFlags):
+            continue
+        of_whom, idle = _idle(flags)
+        for name in idle:
+            if getattr(flags, name) != getattr(without, name):
+                refuse(name, getattr(flags, name), f"has no effect on {of_whom}: leave it out")
+
+
+def _idle(flags: OptimizerFlags | CurveFlags) -> tuple[str, list[str]]:
+    """Return the optimizer or the schedule of some flags, and the flags that do nothing for it."""
+    if isinstance(flags, CurveFlags):
+        acts = {"cooldown": flags.schedule == WSD, "final_lr_fraction": flags.schedule != CONSTANT}
+        return f"--schedule {flags.schedule}", [name for name, is_used in acts.items() if not is_used]
+    row = OPTIMIZERS[flags.optimizer]
+    acts = {
+        "rank": "rank" in row.takes,
+        "update_proj_gap": row.update_proj_gap is not None,
+        "scale": row.has_scale,
+        "basis": "basis" in row.takes,
+        "mu_dtype": not row.is_baseline,
+        "nu_dtype": not row.is_baseline,
+    }
+    return row.name, [name for name, is_used in acts.items() if not is_used]
+
+
+def flags_of(command: type) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the type of every flag of a command, without its groups."""
+    for name, kind in get_type_hints(command).items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from flags_of(kind)
+        else:
+            yield name, kind
+
+
+def values_of(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the value of every flag of a configuration, without its groups."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from values_of(value)
+        else:
+            yield field.name, value
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,193 @@
+"""What a file holds, and its content as a stream.
+
+The first bytes of a file say whether it is compressed, Parquet or no text at all; its name says
+which text. A file whose name says nothing, but whose first line is a JSON object with a text, has
+JSON lines. The mark of UTF-8 at the beginning of a file (BOM) is no text and is left out.
+"""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Literal, TextIO, cast
+
+from train.config.run import UserError
+
+Format = Literal["parquet", "lines", "array", "table", "text"]
+Records = Iterator[tuple[str, Mapping[str, Any]]]
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+GZIP, PARQUET, MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
+OTHERS = {
+    b"PK\x03\x04": "a zip archive",
+    b"BZh91AY&SY": "compressed by bzip2",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"%PDF-": "a PDF",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+HEAD = 1 << 16  # bytes that are looked at
+BLOCK = 1 << 20  # characters of a JSON array, and of a text, that are read at once
+ROWS = 64  # of a Parquet file that are read at once: texts may be long
+
+csv.field_size_limit(sys.maxsize >> 32)  # what fits a C long anywhere, as a text may be longer than 128 kB
+
+
+class Unreadable(UserError):
+    """A file that is no text, or is damaged; the message names it."""
+
+
+def format_of(path: Path) -> Format:
+    """Return what a file holds.
+
+    Raises:
+      Unreadable: If it is no text.
+      UserError: If it is JSON, but neither lines nor an array of objects.
+    """
+    with _reading(path), _opened(path) as file:
+        head = file.read(HEAD)
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix == ".parquet" or (head.startswith(PARQUET) and _ends_with(path, PARQUET)):
+        return "parquet"
+    what = next((name for magic, name in OTHERS.items() if head.startswith(magic)), "binary" if b"\0" in head else None)
+    if what:
+        raise Unreadable(f"{path} is {what}, and no UTF-8 text: convert it, or restrict the pattern to text files.")
+    if suffix in SEPARATORS:
+        return "table"
+    start = head.removeprefix(MARK).lstrip()
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        if start.startswith(b"["):
+            return "array"
+        if suffix == ".json" and start and _first_object(path) is None:
+            raise UserError(f"{path} has neither a JSON object a line nor an array of objects: convert it to either.")
+        return "lines"
+    return "lines" if start.startswith(b"{") and "text" in (_first_object(path) or {}) else "text"
+
+
+def records_of(path: Path, kind: Format) -> Records:
+    """Yield (file:line or file:number, record) of a file of records."""
+    if kind == "parquet":
+        return _rows(path)
+    return {"lines": _lines, "array": _array, "table": _table}[kind](path)
+
+
+@contextlib.contextmanager
+def text_of_file(path: Path, newline: str = "") -> Iterator[TextIO]:
+    """Open a text, compressed or not, to be read as a stream."""
+    with _reading(path), _opened(path) as file:
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in an error of reading."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise Unreadable(
+            f"{path} is not UTF-8 text ({error}): convert it, or restrict the pattern to text files."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Unreadable(f"{path} cannot be read ({reason}): restore it, or restrict the pattern.") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with open(path, "rb") as raw:
+        is_compressed = raw.peek(2).startswith(GZIP)
+        yield cast(IO[bytes], gzip.GzipFile(fileobj=raw) if is_compressed else raw)
+
+
+def _ends_with(path: Path, magic: bytes) -> bool:
+    with _reading(path), open(path, "rb") as file:
+        file.seek(-len(magic), io.SEEK_END)
+        return file.read() == magic
+
+
+def _first_object(path: Path) -> Mapping[str, Any] | None:
+    """The JSON object that the first line is, if it is one."""
+    with text_of_file(path, "\n") as file:
+        line = next((line for line in file if line.strip()), "")
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _lines(path: Path) -> Records:
+    # Only \n ends a record: the other line separators of Unicode may occur inside one.
+    with text_of_file(path, "\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number} is not JSON: {error}.") from error
+            yield _named(f"{path}:{number}", record)
+
+
+def _array(path: Path) -> Records:
+    """Read an array object by object, in blocks that grow while an object is longer."""
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
+    with text_of_file(path) as file:
+        buffer, at, size, number = file.read(BLOCK).lstrip()[1:], 0, BLOCK, 1
+        while True:
+            at = between.match(buffer, at).end()  # type: ignore[union-attr]
+            if buffer.startswith("]", at):
+                return
+            try:
+                record, at = decoder.raw_decode(buffer, at)
+            except ValueError as error:
+                if not (more := file.read(size)):
+                    raise UserError(f"{path} is not JSON after {number - 1} objects: {error}.") from error
+                buffer, at, size = buffer[at:] + more, 0, 2 * size
+                continue
+            yield _named(f"{path}:{number}", record)
+            number, size = number + 1, BLOCK
+
+
+def _named(name: str, record: object) -> tuple[str, Mapping[str, Any]]:
+    if not isinstance(record, dict):
+        raise UserError(f"{name} is not a JSON object.")
+    return name, record
+
+
+def _table(path: Path) -> Records:
+    separator = SEPARATORS[Path(path.name.removesuffix(".gz")).suffix.lower()]
+    with text_of_file(path) as file:
+        reader = csv.DictReader(file, delimiter=separator, strict=True)
+        try:
+            for record in reader:
+                name = f"{path}:{reader.line_num}"
+                if None in record or None in record.values():
+                    raise UserError(f"{name} has not the {len(reader.fieldnames or ())} fields of the first line.")
+                yield name, record
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num + 1} cannot be read: {error}.") from error
+
+
+def _rows(path: Path) -> Records:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise UserError(f"reading {path} requires pyarrow: pip install pyarrow.") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise Unreadable(f"{path} is not a Parquet file: {error}.") from error

@@ -1,0 +1,169 @@
+"""Where documents come from: the standard library, files, or a data set of Hugging Face.
+
+A source is read as a stream, as often as needed, and always in the same order.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import os
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from train.config.run import FILES, HUB, STDLIB
+from train.data.formats import BLOCK, format_of, records_of, text_of_file
+from train.data.hub import hub_parts
+from train.data.records import paths_of, text_of
+
+# Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
+DEPENDENCIES = (
+    "flax",
+    "grain",
+    "jax",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "rich",
+    "tyro",
+)
+State = dict[str, list[int]]  # of each file: its size, and when it was last changed, in ns
+
+
+class Document(NamedTuple):
+    """A text in pieces.
+
+    Attributes:
+      name: Where it is.
+      pieces: Its text, in pieces of at most `BLOCK` characters.
+      is_held_out: The side that the source puts it on, or None.
+    """
+
+    name: str
+    pieces: Iterator[str]
+    is_held_out: bool | None = None
+
+
+class Source(NamedTuple):
+    """Where documents come from.
+
+    Attributes:
+      state: What identifies files without reading them; empty if there are none.
+      parts: The documents, file by file. A file that cannot be read raises `Unreadable`, and the
+        next can still be read.
+      counts_whole: A limit of size has been applied by whole documents.
+    """
+
+    state: Callable[[], State]
+    parts: Callable[[], Iterable[Iterator[Document]]]
+    counts_whole: bool = False
+
+
+def open_source(data: str, megabytes: float) -> Source:
+    """Return the source of a --data; of stdlib, at most `megabytes` (0: all).
+
+    Raises:
+      UserError: If no file matches.
+    """
+    if data == STDLIB:
+        return Source(
+            lambda: state_of(_python_files().values()), lambda: [_python_documents(megabytes)], counts_whole=True
+        )
+    if data.startswith(HUB):
+        return Source(dict, lambda: (_of_texts(part.texts, part.is_held_out) for part in hub_parts(data)))
+    assert data.startswith(FILES)
+    paths = paths_of(data)
+    return Source(lambda: state_of(paths), lambda: map(_documents_of, paths))
+
+
+def state_of(paths: Iterable[Path]) -> State:
+    """Return size and time of change of files that exist."""
+    state = {}
+    for path in paths:
+        if path.exists():
+            stat = path.stat()
+            state[str(path.absolute())] = [stat.st_size, stat.st_mtime_ns]
+    return state
+
+
+def in_pieces(stream: TextIO) -> Iterator[str]:
+    """Yield a text in pieces of at most `BLOCK` characters that end at lines, or before spaces."""
+    rest = ""
+    while True:
+        block = stream.read(BLOCK)
+        rest += block
+        while len(rest) > BLOCK or (rest and not block):
+            end = len(rest) if len(rest) <= BLOCK else _boundary(rest)
+            yield rest[:end]
+            rest = rest[end:]
+        if not block:
+            return
+
+
+def _boundary(text: str) -> int:
+    line = text.rfind("\n", BLOCK // 2, BLOCK)
+    space = text.rfind(" ", BLOCK // 2, BLOCK)
+    return line + 1 if line >= 0 else space if space >= 0 else BLOCK
+
+
+def _documents_of(path: Path) -> Iterator[Document]:
+    if (kind := format_of(path)) == "text":
+        yield Document(str(path), _pieces_of(path))
+    else:
+        yield from _of_texts((name, text_of(name, record)) for name, record in records_of(path, kind))
+
+
+def _of_texts(texts: Iterable[tuple[str, str]], is_held_out: bool | None = None) -> Iterator[Document]:
+    for name, text in texts:
+        yield Document(name, in_pieces(io.StringIO(text, newline="")), is_held_out)
+
+
+def _pieces_of(path: Path) -> Iterator[str]:
+    with text_of_file(path) as file:
+        yield from in_pieces(file)
+
+
+def _python_documents(megabytes: float) -> Iterator[Document]:
+    """Yield Python files within a limit, without repetitions, ordered by SHA-256."""
+    budget = megabytes * 1e6 or float("inf")
+    texts: dict[bytes, tuple[str, str]] = {}
+    for name, text in _python_texts():
+        encoded = text.encode()
+        if len(encoded) > budget:
+            break
+        if encoded and (digest := hashlib.sha256(encoded).digest()) not in texts:
+            texts[digest] = name, text
+            budget -= len(encoded)
+    return _of_texts(texts[digest] for digest in sorted(texts))
+
+
+def _python_texts() -> Iterator[tuple[str, str]]:
+    paths = _python_files()
+    # Ordered by a hash, so that a truncated corpus is a mixture, and the same on every machine.
+    for name in sorted(paths, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        try:
+            yield name, paths[name].read_bytes().decode()
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue  # the standard library tests unusual encodings; packagers may omit files
+
+
+def _python_files() -> dict[str, Path]:
+    """The Python files of the standard library and of `DEPENDENCIES`, by name."""
+    paths = dict(_standard_library())
+    for distribution in DEPENDENCIES:
+        for file in importlib.metadata.files(distribution) or []:
+            if file.suffix == ".py":
+                paths[f"{distribution}:{file.as_posix()}"] = Path(str(file.locate()))
+    return paths
+
+
+def _standard_library() -> Iterator[tuple[str, Path]]:
+    root = sysconfig.get_path("stdlib")
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in ("site-packages", "dist-packages")]
+        for file in files:
+            if file.endswith(".py"):
+                path = Path(folder, file)
+                yield f"stdlib:{path.relative_to(root).as_posix()}", path

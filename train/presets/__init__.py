@@ -1,0 +1,1 @@
+"""The command `presets`: the sizes of models, and the defaults of each optimizer."""

@@ -1,0 +1,13 @@
+"""The configuration of what `presets` shows."""
+
+import dataclasses
+
+from train.config.run import ModelName
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Presets:
+    """Show the sizes of models, and with which defaults each optimizer trains them."""
+
+    model: ModelName | None = None
+    """Show one size only, and where its numbers come from."""

@@ -1,0 +1,92 @@
+"""The numbers of a run: their names, what they mean, their units, and how they are written.
+
+One table for the rows of metrics.jsonl, the summary, the lines of progress and the report.
+"""
+
+from typing import NamedTuple
+
+from train.config.finetune import CLASSIFICATION, REGRESSION, Finetune
+from train.config.stored import Run
+
+LOSS = "loss"  # a unit that depends on what the run learns
+
+
+class Quantity(NamedTuple):
+    """What a number is."""
+
+    meaning: str
+    unit: str = ""
+
+
+# The columns of metrics.jsonl: of updates, of evaluations, and of both.
+UPDATES = {
+    "loss": Quantity("training loss of the batch, before the update", LOSS),
+    "lr": Quantity("learning rate"),
+    "tokens_per_second": Quantity("speed of this update", "tokens/s"),
+    "mfu": Quantity("part of the device's peak FLOP/s that the model uses, if it is known"),
+    "peak_memory_bytes": Quantity("most memory of the first device so far, if the backend reports it", "bytes"),
+}
+EVALUATIONS = {
+    "eval_loss": Quantity("loss on held-out data", LOSS),
+    "bits_per_byte": Quantity("bits per byte of held-out text"),
+    "accuracy": Quantity("part of the held-out texts whose class is found"),
+    "f1": Quantity("F1 on held-out texts"),
+    "matthews": Quantity("Matthews' correlation on held-out texts"),
+    "pearson": Quantity("Pearson's correlation on held-out texts"),
+    "spearman": Quantity("Spearman's correlation on held-out texts"),
+}
+BOTH = {
+    "step": Quantity("updates so far", "updates"),
+    "seconds": Quantity("training time so far", "s"),
+    "tokens": Quantity("tokens seen so far, padding included", "tokens"),
+}
+COLUMNS = BOTH | UPDATES | EVALUATIONS
+# What only summary.json has.
+RESULTS = {
+    "steps": Quantity("updates", "updates"),
+    "first_train_loss": Quantity("training loss of the first update", LOSS),
+    "last_train_loss": Quantity("training loss of the last update", LOSS),
+    "parameters": Quantity("numbers in the model"),
+    "optimizer_bytes": Quantity("optimizer state", "bytes"),
+    "attention": Quantity("how attention is computed"),
+    "device": Quantity("the first device"),
+}
+
+
+def loss_unit(run: Run) -> str:
+    """Return the unit of the losses of a run."""
+    task = run.data.task if isinstance(run, Finetune) else ""
+    return {CLASSIFICATION: "nats per text", REGRESSION: "squared error"}.get(task, "nats per token")
+
+
+def unit_of(name: str, loss: str) -> str:
+    """Return the unit of a number by its name; `loss` is that of losses."""
+    quantity = (COLUMNS | RESULTS).get(name.removeprefix("best_"))
+    unit = quantity.unit if quantity else ""
+    return loss if unit == LOSS else unit
+
+
+def number(value: float | str) -> str:
+    """Return a number as text: whole ones in full, others with about four digits."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    size = abs(value)
+    return (
+        f"{value:,.0f}"
+        if size >= 1000
+        else f"{value:.1f}"
+        if size >= 100
+        else f"{value:.4f}"
+        if size >= 0.01
+        else f"{value:.3g}"
+    )
+
+
+def aligned(numbers: dict[str, float | str], loss: str) -> list[str]:
+    """Return a line for each number: name, value and unit in columns, numbers to the right."""
+    texts = {name: number(value) for name, value in numbers.items()}
+    wide = max(map(len, texts))
+    digits = max((len(text) for name, text in texts.items() if not isinstance(numbers[name], str)), default=0)
+    return [f"{name:>{wide}}  {text:>{digits}}  {unit_of(name, loss)}".rstrip() for name, text in texts.items()]

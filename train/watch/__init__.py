@@ -1,0 +1,1 @@
+"""Watching a run: trackers, and the report."""
