@@ -61,7 +61,7 @@ def write_text(folder: Path, megabytes: int) -> None:
                 size += file.write(block)
 
 
-def measure(folder: Path, megabytes: int) -> Measured:
+def measured(folder: Path, megabytes: int) -> Measured:
     """Write a text into a folder, and prepare it in another process."""
     (texts := folder / "texts").mkdir()
     write_text(texts, megabytes)
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     megabytes = parser.parse_args().megabytes
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), megabytes)
+        result = measured(Path(folder), megabytes)
     print(f"{megabytes} MB of text: {result.seconds:.0f} s, {megabytes / result.seconds:.1f} MB/s")
     print(
         f"{result.train + result.held_out:,} tokens, {result.held_out / (result.train + result.held_out):.1%} held out"
