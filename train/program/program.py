@@ -19,7 +19,7 @@ from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
-from train.program.micro_batches import accumulated, mapped
+from train.program.micro_batches import ValueAndGrad, accumulated, mapped
 from train.program.optimizer import backward_step, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
@@ -45,6 +45,8 @@ class Program:
     state: TrainState  # shapes, dtypes and shardings
     batch: Batch  # shapes, dtypes and shardings
     frozen: Pattern
+    micro_batch: Batch  # shapes, dtypes and shardings; that of `batch` if it is computed at once
+    value_and_grad: ValueAndGrad  # of the loss of a batch, with all parameters
     draw_state: Callable[[], TrainState]
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     train_step: jax.stages.Wrapped
@@ -111,8 +113,10 @@ def make_program(
         task=task,
         tx=tx,
         state=state,
-        batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), task.batch),
+        batch=_batch(mesh, task),
         frozen=frozen,
+        micro_batch=_batch(mesh, task, accumulate),
+        value_and_grad=value_and_grad(loss),
         # Under jit each device draws only its own shard of the state.
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
@@ -121,6 +125,15 @@ def make_program(
             mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
         ),
     )
+
+
+def _batch(mesh: Mesh, task: Task, parts: int = 1) -> Batch:
+    """Return the shapes, dtypes and shardings of a batch, or of one of its parts."""
+
+    def of_array(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
+
+    return jax.tree.map(of_array, task.batch)
 
 
 def pretraining(model: ModelFlags, data: DataFlags, mesh: Mesh) -> LanguageModel:

@@ -83,7 +83,7 @@ def test_weights_of_16_bits_keep_small_updates() -> None:
     """
     task = dataclasses.replace(TASK, network=dataclasses.replace(MODEL, dtype="bfloat16", param_dtype="bfloat16"))
     flags = small("adamw", learning_rate=1e-6)
-    program = make_program(make_mesh("", 2), task, flags, dataclasses.replace(SCHEDULE, warmup_steps=0), 0)
+    program = make_program(make_mesh("", 2), task, flags, dataclasses.replace(SCHEDULE, warmup=0), 0)
     with jax.numpy_dtype_promotion("standard"):  # JAX's attention widens bfloat16 scores implicitly
         step = program.train_step.lower(program.state, program.batch).compile()
     first, again = program.draw_state(), program.draw_state()
