@@ -40,7 +40,8 @@ def advice(plan: dict[str, Any]) -> str:
         conclusion = (
             f"It fits with {last['words']}."
             if last["needed"] <= plan["memory"]["limit"]
-            else f"Nothing makes it fit. The smallest that was reached is {gb(last['needed'])}, with {last['words']}."
+            else "None of these makes it fit. "
+            f"The smallest that was reached is {gb(last['needed'])}, with {last['words']}."
         )
     return f"{_remedies(plan)}\n\n{conclusion}"
 

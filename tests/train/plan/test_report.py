@@ -105,7 +105,7 @@ def test_what_was_taken_together_is_shown_one_by_one() -> None:
     both = [tried[0], remedy("--remat dots --rank 4", 11.2, remat="dots", rank=4)]
     shown = advice(plan(remedies=tried, together=both))
     assert "\n  and --rank 4 " in shown
-    assert "Nothing makes it fit. The smallest that was reached is 11.20 GB, with --remat dots --rank 4." in shown
+    assert "None of these makes it fit. The smallest that was reached is 11.20 GB, with --remat dots --rank 4." in shown
     assert "Nothing above saves memory." in advice(plan(remedies=[remedy("--remat dots", 12, remat="dots")]))
 
 
