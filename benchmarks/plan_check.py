@@ -20,8 +20,8 @@ from benchmarks import children, flags, measure
 from models import CONFIGS
 from train.__main__ import parse
 from train.config.optimizers import OPTIMIZERS
-from train.plan.command import compiled_step, device_bytes
 from train.plan.config import Plan, run_of_plan
+from train.plan.cost import compiled_step, device_bytes
 from train.program.program import Program, make_program, pretraining
 from train.program.sharding import make_mesh
 from train.system.devices import host_devices

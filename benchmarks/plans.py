@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks import flags, measure
 from benchmarks.children import ROOT
 from models import CONFIGS
 from train.config.optimizers import OPTIMIZERS
+from train.config.run import LogitsName
+from train.plan.command import DoesNotFit
 
 MODELS = ("7b", "70b")
 MESHES = ("fsdp=8", "fsdp=64", "data=8,fsdp=64")
@@ -33,13 +35,13 @@ def planned(model: str, mesh: str, method: str, args: argparse.Namespace) -> dic
     """One plan, made in a separate process."""
     words = ["--model", model, "--mesh", mesh, "--optimizer", method, "--seq-len", str(args.sequence)]
     words += ["--precision", "float32" if args.dtype == "float32" else "mixed"]
-    words += ["--remat", "block" if args.remat else "none"]
+    words += ["--remat", "block" if args.remat else "none", "--logits", args.logits, "--no-remedies"]
     words += ["--topology", args.topology] if args.topology else []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plan.json")
         command = [sys.executable, "-m", "train", "plan", *words, "--json", str(path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
+        if done.returncode not in (0, DoesNotFit.status):
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
         plan: dict[str, Any] = json.loads(path.read_text())
     return plan
@@ -84,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--no-remat", dest="remat", action="store_false", help="store the activations of the forward pass"
     )
+    result.add_argument("--logits", choices=get_args(LogitsName), default="auto", help="as for the trainer")
     result.add_argument("--topology", default="", help="compile for these TPUs")
     return result
 

@@ -19,8 +19,8 @@ from hlo.traffic import Sent, total_bytes
 from models import CONFIGS
 from train.__main__ import parse
 from train.config.optimizers import OPTIMIZERS
-from train.plan.command import planned_program, planned_step
 from train.plan.config import Plan, run_of_plan
+from train.plan.cost import planned_program, planned_step
 from train.program.sharding import make_mesh
 from train.system.devices import host_devices
 

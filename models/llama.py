@@ -42,6 +42,15 @@ class Cache(NamedTuple):
     values: Array
 
 
+class Context(NamedTuple):
+    """What all blocks read of a batch: the rotation of each position, and which tokens (B, T, S)
+    are of the same document; None for all.
+    """
+
+    rotation: Rotation
+    mask_BTS: Array | None
+
+
 def _norm(config: LlamaConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
     # The output is float32: the Linear that reads it casts to the compute dtype.
     return nnx.RMSNorm(
@@ -105,6 +114,17 @@ class Block(nnx.Module):
         return x_BTD, kept
 
 
+def advance(config: LlamaConfig, block: Block, x_BTD: Array, context: Context, place: Placement = ANYWHERE) -> Array:
+    """Return the output (B, T, D) of a block for whole rows of text."""
+
+    def mix(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array) -> tuple[Array, None]:
+        mixed = attend(q_BTNH, k_BTKH, v_BTKH, kernel=config.attention, is_causal=True, mask_BTS=context.mask_BTS)
+        return mixed, None
+
+    x_BTD, _ = block(x_BTD, context.rotation, mix, place)
+    return place.stream(x_BTD)
+
+
 class Llama(nnx.Module):
     """A decoder that maps tokens (B, T) to next-token logits (B, T, V)."""
 
@@ -120,7 +140,7 @@ class Llama(nnx.Module):
         """Return the float32 logits (B, T, V) of the token after each position; arguments are those
         of `hidden`.
         """
-        return self._logits(self.hidden(tokens_BT, place, documents_BT=documents_BT), place)
+        return self.logits(self.hidden(tokens_BT, place, documents_BT=documents_BT), place)
 
     def hidden(self, tokens_BT: Array, place: Placement = ANYWHERE, *, documents_BT: Array | None = None) -> Array:
         """Return the normalised hidden states (B, T, D) after the last block, float32.
@@ -131,24 +151,25 @@ class Llama(nnx.Module):
           documents_BT: The number of the document of each token, if rows hold several. A token sees
             only its own document, where its position counts from 0.
         """
+        x_BTD, context = self.begin(tokens_BT, place, documents_BT=documents_BT)
+
+        def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
+            return advance(self.config, block, x_BTD, context, place), None
+
+        x_BTD, _ = jax.lax.scan(rematerialized(step, self.config.remat), x_BTD, self.layers)
+        return self.norm(x_BTD)
+
+    def begin(
+        self, tokens_BT: Array, place: Placement = ANYWHERE, *, documents_BT: Array | None = None
+    ) -> tuple[Array, Context]:
+        """Return the input (B, T, D) of the first block, and what all blocks read; arguments are
+        those of `hidden`.
+        """
         if documents_BT is None:
             positions_BT, mask_BTS = jnp.arange(tokens_BT.shape[1])[None], None
         else:
             positions_BT, mask_BTS = within_documents(documents_BT)
-
-        def mix(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array) -> tuple[Array, None]:
-            kernel = self.config.attention
-            return attend(q_BTNH, k_BTKH, v_BTKH, kernel=kernel, is_causal=True, mask_BTS=mask_BTS), None
-
-        rotation = self._rotation(positions_BT)
-
-        def step(x_BTD: Array, block: Block) -> tuple[Array, None]:
-            x_BTD, _ = block(x_BTD, rotation, mix, place)
-            return place.stream(x_BTD), None
-
-        step = rematerialized(step, self.config.remat)
-        x_BTD, _ = jax.lax.scan(step, self._embedded(tokens_BT, place), self.layers)
-        return self.norm(x_BTD)
+        return self._embedded(tokens_BT, place), Context(self._rotation(positions_BT), mask_BTS)
 
     @property
     def head(self) -> Head:
@@ -186,7 +207,7 @@ class Llama(nnx.Module):
             return block(x_BTD, rotation, functools.partial(mix, cache_of_layer))
 
         x_BTD, cache = jax.lax.scan(step, self._embedded(tokens_BT, ANYWHERE), (self.layers, cache))
-        return self._logits(self.norm(x_BTD), ANYWHERE), cache
+        return self.logits(self.norm(x_BTD)), cache
 
     def _rotation(self, positions_BT: Array) -> Rotation:
         config = self.config
@@ -196,8 +217,8 @@ class Llama(nnx.Module):
         # After the look-up, so that gradients of repeated tokens add up in the parameter dtype.
         return place.stream(place.embedded(self.embed(tokens_BT).astype(self.config.dtype)))
 
-    def _logits(self, x_BTD: Array, place: Placement) -> Array:
-        """The float32 logits of normalised hidden states; products have the compute dtype."""
+    def logits(self, x_BTD: Array, place: Placement = ANYWHERE) -> Array:
+        """Return the float32 logits (B, T, V) of normalised hidden states."""
         if self.config.tied_head:
             embedding_VD = self.embed.embedding[...].astype(self.config.dtype)
             logits_BTV = x_BTD.astype(self.config.dtype) @ embedding_VD.T

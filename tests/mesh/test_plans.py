@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from hlo.traffic import Sent
 from train.__main__ import parse
 from train.config.run import Pretrain
-from train.plan.command import planned_program, planned_step
 from train.plan.config import Plan, run_of_plan
+from train.plan.cost import planned_program, planned_step
 from train.program.program import make_program, pretraining
 from train.program.sharding import DATA, FSDP, make_mesh, mesh_sizes
 

@@ -32,6 +32,7 @@ class Optimizer:
       scale_enters_as_root: The update is proportional to the square root of `scale`.
       static_integers: Its own integer arguments, which `optax.inject_hyperparams` must not trace.
       splits: Built on `split_by_subspace`.
+      updates_apart: Each layer can be updated without the others.
       draws: Its bases, or its blocks, depend on `key`.
       recovers: Also updates along the part of the gradient outside the subspace.
       svd: How much of its refreshes factorise the gradient with an exact SVD.
@@ -47,6 +48,7 @@ class Optimizer:
     scale_enters_as_root: bool = False
     static_integers: tuple[str, ...] = ()
     splits: bool = True
+    updates_apart: bool = True
     draws: bool = True
     recovers: bool = False
     svd: Literal["never", "sometimes", "always"] = "never"
@@ -176,6 +178,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             takes=frozenset({"switch_gap", "key"}),  # it updates one block of weights at a time, all at one rate
             gap_argument="switch_gap",
             splits=False,
+            updates_apart=False,
         ),
         Optimizer(
             name="online_subspace_descent",
@@ -217,6 +220,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             package="train",
             takes=frozenset({"rank", "key"}),
             splits=False,
+            updates_apart=False,
         ),
     )
 }

@@ -159,6 +159,8 @@ class OptimizerFlags:
     """Precision of the first moments; float8 also stores a scale per column."""
     nu_dtype: MomentPrecision = "float32"
     """Precision of the second moments."""
+    update_in_backward: bool = False
+    """Update each layer as soon as its gradient exists, to save memory; --clip then takes time."""
 
     @property
     def blocks(self) -> int | None:

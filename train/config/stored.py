@@ -37,7 +37,7 @@ class Stored:
     config: Run
     fingerprint: str
     versions: dict[str, str]
-    is_older: bool  # it was trained by another schedule, which ended one update later
+    is_older: bool = False  # it was trained by another schedule, which ended one update later
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)  # on which the run began
 
 

@@ -37,7 +37,7 @@ from train.data.tokenizer import read_tokenizer, size_of
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh
 # changes how sums are rounded.
 FREE_TO_CHANGE = (
-    *("--cache-dir", "--mesh"),
+    *("--cache-dir", "--mesh", "--update-in-backward"),
     *("--log", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
 )
 
@@ -99,6 +99,7 @@ def check(config: Pretrain) -> None:
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
+    _check_backward(config, config.model.remat)
 
 
 def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
@@ -123,6 +124,30 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     if config.schedule.epochs <= 0:
         refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
+    _check_backward(config, config.start.remat)
+    if config.optimizer.update_in_backward and config.data.task != LANGUAGE:
+        refuse("update_in_backward", True, "is for language models: leave it out")
+    if config.optimizer.update_in_backward and config.start.freeze:
+        refuse("update_in_backward", True, "updates all parameters: leave it out, or --freeze")
+
+
+def _check_backward(config: Run, remat: str) -> None:
+    """Refuse an update inside the backward pass where there is none."""
+    if not config.optimizer.update_in_backward:
+        return
+    name = config.optimizer.optimizer
+    if not OPTIMIZERS[name].updates_apart:
+        refuse("update_in_backward", True, f"needs an optimizer that updates layers apart, and {name} does not")
+    if config.data.accumulate > 1:
+        refuse(
+            "accumulate",
+            config.data.accumulate,
+            "adds gradients up, and --update-in-backward keeps none: leave one of them out; larger micro-batches fit",
+        )
+    if config.report.skip_spikes:
+        refuse("skip_spikes", config.report.skip_spikes, "needs the update after the backward pass: leave it out")
+    if remat != "none":
+        refuse("remat", remat, "has no effect on --update-in-backward, which computes blocks again: leave it out")
 
 
 def _refuse_idle(config: Finetune) -> None:

@@ -2,8 +2,18 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
-from train.config.run import DataFlags, DeviceFlags, ModelFlags, OptimizerFlags, Pretrain, defaults
+from train.config.run import (
+    BATCHES,
+    OTHER_BATCH,
+    DataFlags,
+    DeviceFlags,
+    ModelFlags,
+    OptimizerFlags,
+    Pretrain,
+    defaults,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -11,7 +21,7 @@ class BatchFlags:
     """The batch."""
 
     batch_size: int | None = None
-    """Windows of text per update; by default one for each part and device of data x fsdp."""
+    """Windows of text per update; by default that of pretrain, or one per part and device."""
     accumulate: int = 1
     """Compute each batch in this many parts, to save memory; it must divide --batch-size."""
     seq_len: int = DataFlags.seq_len
@@ -22,8 +32,14 @@ class BatchFlags:
 class PlanFlags:
     """The plan."""
 
+    memory: str = ""
+    """Memory of a device, such as 24GiB or 80GB: does the step fit, and what would change that?"""
+    remedies: bool = True
+    """If the step does not fit, also plan each change of flags that saves memory."""
     topology: str = ""
-    """TPUs to compile for, such as v5e:8x8; needs libtpu. Default: simulated CPU devices."""
+    """TPUs to compile for, such as v6e:1x1 or v5e:8x8; needs libtpu. Default: simulated CPUs."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda: compile for the GPUs of this machine instead of simulated CPU devices."""
     json: Path | None = None
     """Also write the plan to this file."""
 
@@ -32,8 +48,9 @@ class PlanFlags:
 class Plan:
     """Report the memory per device and the traffic between devices of a training step.
 
-    Compiles the step of `pretrain` for the devices of --mesh, which need not be present; nothing is
-    run. The defaults below are for tiny and grassjump.
+    Compiles the step of `pretrain` for one device or those of --mesh, which need not be present;
+    nothing is run. With --memory, says whether the step fits, and what to change if it does not;
+    the exit status is then 4. The defaults below are for tiny and grassjump.
     """
 
     plan: PlanFlags = PlanFlags()
@@ -52,7 +69,11 @@ def plan_defaults(parsed: Plan) -> Plan:
 def run_of_plan(config: Plan, shards: int) -> Pretrain:
     """Return the run to plan, on a mesh that shards a batch over `shards` devices."""
     batch = config.batch
-    batch_size = shards * batch.accumulate if batch.batch_size is None else batch.batch_size
+    batch_size = batch.batch_size
+    if batch_size is None and config.devices.mesh:
+        batch_size = shards * batch.accumulate
+    elif batch_size is None:
+        batch_size = BATCHES.get(config.model.model, OTHER_BATCH)[0]
     return Pretrain(
         run_dir=Path(),
         model=config.model,

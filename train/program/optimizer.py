@@ -1,5 +1,6 @@
 """The optimizer of a run: the only file of the trainer that imports grass_optax."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -15,6 +16,7 @@ from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.run import Decay, OptimizerFlags
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
+from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
@@ -71,6 +73,20 @@ def _clipped(
         return _lora(config, schedule, seed, clip)
     make = _baseline if row.is_baseline else _method
     return optax.chain(clip, make(row, config, schedule, seed, map_stacks))
+
+
+def backward_step(
+    parts: Parts, config: OptimizerFlags, schedule: ScheduleFlags, seed: int, **options: bool
+) -> Callable[[Params, optax.OptState, Batch], tuple[Params, optax.OptState, Any]]:
+    """Return the step that updates each layer inside the backward pass; `options` are those of
+    `make_optimizer`, whose state it has.
+
+    The gradient is clipped by its global norm, which takes a backward pass of its own.
+    """
+    tx = make_optimizer(dataclasses.replace(config, clip=0.0), schedule, seed, **options)
+    clip = grass_optax.Clip(max_norm=config.clip, by="two_pass") if config.clip else None
+    loss = grass_optax.ScannedLoss(embed=parts.begin, block=parts.layer, head=parts.end)
+    return grass_optax.update_in_backward(loss, tx, clip=clip)
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:

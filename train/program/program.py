@@ -19,8 +19,8 @@ from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
-from train.program.micro_batches import accumulated, mapped
-from train.program.optimizer import make_optimizer, make_schedule, state_bytes
+from train.program.micro_batches import ValueAndGrad, accumulated, mapped
+from train.program.optimizer import backward_step, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
     check_micro_batches,
@@ -31,7 +31,7 @@ from train.program.sharding import (
     rows_of_a_device,
 )
 from train.program.speed import flops_per_token
-from train.program.step import TrainState, first_state, make_train_step
+from train.program.step import TrainState, first_state, make_backward_step, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
 
@@ -45,6 +45,8 @@ class Program:
     state: TrainState  # shapes, dtypes and shardings
     batch: Batch  # shapes, dtypes and shardings
     frozen: Pattern
+    micro_batch: Batch  # shapes, dtypes and shardings; that of `batch` if it is computed at once
+    value_and_grad: ValueAndGrad  # of the loss of a batch, with all parameters
     draw_state: Callable[[], TrainState]
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     train_step: jax.stages.Wrapped
@@ -90,7 +92,8 @@ def make_program(
     """
     params = jax.eval_shape(lambda: task.draw(seed))
     is_narrow = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
-    tx = make_optimizer(optimizer, schedule, seed, map_stacks=maps_stacks(mesh, planned), is_narrow=is_narrow)
+    options = {"map_stacks": maps_stacks(mesh, planned), "is_narrow": is_narrow}
+    tx = make_optimizer(optimizer, schedule, seed, **options)
     check_patterns(params, frozen)
     start = functools.partial(first_state, tx=tx, frozen=frozen)
     state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
@@ -100,14 +103,21 @@ def make_program(
     loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
     value_and_grad = accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
     rate = make_schedule(optimizer.learning_rate, schedule)
-    train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
+    if optimizer.update_in_backward:
+        assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
+        step = backward_step(task.parts(place), optimizer, schedule, seed, **options)
+        train_step = make_backward_step(step, rate, clips=optimizer.clip > 0)
+    else:
+        train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     return Program(
         mesh=mesh,
         task=task,
         tx=tx,
         state=state,
-        batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), task.batch),
+        batch=_batch(mesh, task),
         frozen=frozen,
+        micro_batch=_batch(mesh, task, accumulate),
+        value_and_grad=value_and_grad(loss),
         # Under jit each device draws only its own shard of the state.
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
@@ -116,6 +126,15 @@ def make_program(
             mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
         ),
     )
+
+
+def _batch(mesh: Mesh, task: Task, parts: int = 1) -> Batch:
+    """Return the shapes, dtypes and shardings of a batch, or of one of its parts."""
+
+    def of_array(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
+
+    return jax.tree.map(of_array, task.batch)
 
 
 def pretraining(model: ModelFlags, data: DataFlags, mesh: Mesh) -> LanguageModel:

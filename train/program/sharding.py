@@ -85,13 +85,13 @@ def rows_of_a_device(mesh: Mesh, batch_size: int, count: int) -> int:
 
 def mesh_sizes(spec: str) -> dict[str, int]:
     """Return the size of every axis of a mesh whose devices are not present, so that -1 has no
-    meaning.
+    meaning; one device if it is empty.
     """
     sizes = _parsed(spec)
-    if not sizes or -1 in sizes.values():
+    if -1 in sizes.values():
         raise UserError(
             f"--mesh {spec!r} does not say how many devices to plan for: give all sizes, for example fsdp=64 or "
-            "data=8,fsdp=64; data=1 for one device."
+            "data=8,fsdp=64; leave it out for one device."
         )
     return dict.fromkeys(AXES, 1) | sizes
 

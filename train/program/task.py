@@ -5,6 +5,7 @@ Shapes: B batch, T positions; a row holds T + 1 tokens, of which T are predicted
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,7 +17,8 @@ from jax import Array
 
 from models import Encoder, EncoderConfig, Llama, LlamaConfig
 from models.blocks import ANYWHERE, Placement
-from models.cross_entropy import Head, token_losses, weighted_loss
+from models.cross_entropy import token_losses, weighted_loss
+from models.llama import Block, Context, advance
 
 Params = Any  # nested dicts of arrays
 Batch = Any  # a tree of arrays with a leading axis B
@@ -43,6 +45,22 @@ def drawn(network: Network, seed: int) -> Params:
 def _model(network: Network, seed: int) -> Llama | Encoder:
     rngs = nnx.Rngs(seed)
     return Encoder(network, rngs=rngs) if isinstance(network, EncoderConfig) else Llama(network, rngs=rngs)
+
+
+class Parts(NamedTuple):
+    """A loss in three parts, around a stack of layers.
+
+    Attributes:
+      begin: Maps the parameters without `layers`, and a batch, to the input of the first layer and
+        what all layers read.
+      layer: Maps the parameters of a layer, its input and what all layers read to its output.
+      end: Maps the parameters without `layers`, the output of the last layer, and a batch to the
+        loss.
+    """
+
+    begin: Callable[[Params, Batch], tuple[Array, Any]]
+    layer: Callable[[Params, Array, Any], Array]
+    end: Callable[[Params, Array, Batch], Array]
 
 
 class Task(Protocol):
@@ -153,16 +171,42 @@ class LanguageModel:
 
     def loss(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
         """Return the cross-entropy of the targets in nats per token."""
+        model = nnx.merge(self.graphdef, params)
+        hidden_BTD = model.hidden(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
+        return self._loss(model, hidden_BTD, batch, place)
+
+    def parts(self, place: Placement = ANYWHERE) -> Parts:
+        """Return the loss as what is before the layers, one layer, and what is after them."""
+        layers = abstract_params(self.network)["layers"]  # of a model of which only the others are used
+        block = nnx.graphdef(nnx.eval_shape(lambda: Block(self.network, rngs=nnx.Rngs(0))))
+
+        def begin(others: Params, batch: Rows) -> tuple[Array, Context]:
+            model = nnx.merge(self.graphdef, {**others, "layers": layers})
+            return model.begin(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
+
+        def layer(params: Params, x_BTD: Array, context: Context) -> Array:
+            return advance(self.network, nnx.merge(block, params), x_BTD, context, place)
+
+        def end(others: Params, x_BTD: Array, batch: Rows) -> Array:
+            model = nnx.merge(self.graphdef, {**others, "layers": layers})
+            return self._loss(model, model.norm(x_BTD), batch, place)
+
+        return Parts(begin, layer, end)
+
+    def _loss(self, model: Llama, hidden_BTD: Array, batch: Rows, place: Placement) -> Array:
+        """The loss, from normalised hidden states."""
+        targets_BT = batch.tokens[:, 1:]
         if self.chunk is not None:
-            weights_BT = jnp.ones(batch.tokens[:, 1:].shape) if batch.is_target is None else batch.is_target[:, 1:]
+            weights_BT = jnp.ones(targets_BT.shape) if batch.is_target is None else batch.is_target[:, 1:]
             weights_BT = weights_BT.astype(jnp.float32) / self.weight(batch)
-            hidden_BTD, head = self._hidden_and_head(params, batch, place)
-            return weighted_loss(hidden_BTD, head, batch.tokens[:, 1:], weights_BT, chunk=self.chunk, place=place)
-        losses_BT = self.predict(params, batch, place)
+            hidden_BTD = hidden_BTD.astype(self.network.dtype)
+            return weighted_loss(hidden_BTD, model.head, targets_BT, weights_BT, chunk=self.chunk, place=place)
+        logits = model.logits(hidden_BTD, place)
+        losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits, targets_BT)
         if batch.is_target is None:
             return losses_BT.mean()
-        targets_BT = batch.is_target[:, 1:].astype(losses_BT.dtype)
-        mean: Array = (losses_BT * targets_BT).sum() / self.weight(batch)
+        is_target_BT = batch.is_target[:, 1:].astype(losses_BT.dtype)
+        mean: Array = (losses_BT * is_target_BT).sum() / self.weight(batch)
         return mean
 
     def weight(self, batch: Rows) -> Array:
@@ -173,16 +217,12 @@ class LanguageModel:
 
     def predict(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
         """Return the cross-entropy (B, T) of each token given those before it, in float32 nats."""
-        if self.chunk is not None:
-            hidden_BTD, head = self._hidden_and_head(params, batch, place)
-            return token_losses(hidden_BTD, head, batch.tokens[:, 1:], chunk=self.chunk, place=place)
-        logits = nnx.merge(self.graphdef, params)(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.tokens[:, 1:])
-
-    def _hidden_and_head(self, params: Params, batch: Rows, place: Placement) -> tuple[Array, Head]:
-        model = nnx.merge(self.graphdef, params)
+        model, targets_BT = nnx.merge(self.graphdef, params), batch.tokens[:, 1:]
         hidden_BTD = model.hidden(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
-        return hidden_BTD.astype(self.network.dtype), model.head
+        if self.chunk is not None:
+            hidden_BTD = hidden_BTD.astype(self.network.dtype)
+            return token_losses(hidden_BTD, model.head, targets_BT, chunk=self.chunk, place=place)
+        return optax.softmax_cross_entropy_with_integer_labels(model.logits(hidden_BTD, place), targets_BT)
 
 
 def _documents(batch: Rows) -> Array | None:

@@ -23,6 +23,7 @@ from tests.library.backward.models import (
     plain_step,
     train,
 )
+from tests.util import long_but
 
 JUMP = grass_optax.grassjump(0.01, rank=2, update_proj_gap=3, weight_dimension_numbers=dimensions)
 STEPS = 7
@@ -46,7 +47,7 @@ def test_the_loss_of_the_parts_is_that_of_the_layers_one_by_one():
     np.testing.assert_allclose(loss(params, batch(0)), loss.head(rest, x, batch(0)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("keep_every", [1, 2, LAYERS])
+@pytest.mark.parametrize("keep_every", long_but([2], [1, 2, LAYERS]))
 def test_the_result_is_that_of_the_plain_step_clipped_by_the_global_norm(keep_every):
     with jax.enable_x64(True):
         params, state = start(JUMP, jnp.float64)
@@ -108,6 +109,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(clip):
     chex.assert_trees_all_equal((found, found_state), (params, state))
 
 
+@pytest.mark.long
 def test_the_states_of_all_narrow_types_are_those_of_the_plain_step():
     """Draws of rounding too, those of a transport included, are those of the matrix."""
     tx = grass_optax.grassjump(
@@ -129,6 +131,7 @@ def test_the_states_of_all_narrow_types_are_those_of_the_plain_step():
         )
 
 
+@pytest.mark.long
 def test_weights_of_16_bits_are_rounded_as_by_the_plain_step():
     """Draws are those of the matrix; a gradient in bfloat16 may differ in its last bit."""
     tx = optax.chain(optax.sgd(0.01), grass_optax.stochastic_rounding(3))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import text as benchmark
+from benchmarks import preparation as benchmark
 from tests.train.small_run import ROOT, write_texts
 from train.config.run import DataFlags, UserError
 from train.data import cache
@@ -247,7 +247,7 @@ def test_a_tokenizer_is_that_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_memory_does_not_depend_on_the_size_of_the_text(tmp_path: Path) -> None:
     """A text of 200 MB, half of it one document."""
-    result = benchmark.measure(tmp_path, 200)
+    result = benchmark.measured(tmp_path, 200)
     assert result.peak < 1e9
     assert 0.03 < result.held_out / (result.train + result.held_out) < 0.08
     assert result.seconds_again < 1

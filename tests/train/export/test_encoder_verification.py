@@ -74,7 +74,7 @@ def test_transformers_classifies_with_a_fine_tuned_encoder(family: str, tmp_path
     rows = [{"text": "a lamp", "label": "yes"}, {"text": "the old man read", "label": "no"}] * 4
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     start = imported(write_encoder(tmp_path / "theirs", family), tmp_path / "start")
-    run = finetuned(start, tmp_path / "run", f"files:{tmp_path}/a.jsonl", "--steps", "60", "--learning-rate", "3e-2")
+    run = finetuned(start, tmp_path / "run", f"files:{tmp_path}/a.jsonl", "--steps", "60", "--learning-rate", "5e-3")
     assert verified(run, tmp_path / "x") == 0
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "x").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "x")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models import CONFIGS, LlamaConfig
+from tests.util import long_but
 from train.config.run import LogitsName
 from train.program.chunks import TOKENS, chunk_of
 from train.program.task import LanguageModel, Rows
@@ -39,7 +40,7 @@ def test_large_vocabularies_are_those_of_all_but_tiny() -> None:
     assert [name for name, c in CONFIGS.items() if chunk_of("auto", c.vocab_size, 1, 256) is None] == ["tiny"]
 
 
-@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("is_tied", long_but([True], [False, True]))
 def test_a_loss_in_chunks_is_the_loss(is_tied: bool) -> None:
     """Loss, gradients and predictions, of rows of several documents, padding and all."""
     whole = dataclasses.replace(TASK, network=dataclasses.replace(NETWORK, tied_head=is_tied), is_packed=True)

@@ -12,7 +12,7 @@ from models import CONFIGS
 from tests.train.small_run import SAME_LOSS, STEADY, Launcher, losses
 from train.config.run import OptimizerFlags, UserError
 from train.config.schedule import ScheduleFlags
-from train.plan.command import device_bytes
+from train.plan.cost import device_bytes
 from train.program import sharding
 from train.program.optimizer import make_optimizer, state_bytes
 from train.program.sharding import AXES, check_micro_batches, make_mesh, param_shardings, placed, rows_of_a_device

@@ -9,7 +9,8 @@ from jax._src.cudnn import fused_attention_stablehlo  # private: what asks for a
 
 from tests.util import long_but
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, ScheduleFlags, default_optimizer
+from train.config.run import DataFlags, ModelFlags, OptimizerFlags, default_optimizer
+from train.config.schedule import ScheduleFlags
 from train.program.program import make_program, pretraining
 from train.program.sharding import make_mesh
 from train.program.task import LanguageModel
@@ -29,10 +30,14 @@ def lowered(
     return str(step.as_text())
 
 
+def flags_of(optimizer: OptimizerName) -> OptimizerFlags:
+    return dataclasses.replace(default_optimizer(optimizer, "tiny"), rank=8)
+
+
 @pytest.mark.parametrize("optimizer", long_but(["grassjump"], PRETRAINING))
 def test_the_step_of_every_optimizer_lowers_for_cuda(optimizer: OptimizerName) -> None:
     """In mixed precision, with logits in chunks: products of bfloat16, no call back to the host."""
-    text = lowered(default_optimizer(optimizer, rank=8), precision="mixed", logits="chunked")
+    text = lowered(flags_of(optimizer), precision="mixed", logits="chunked")
     assert "xbf16>" in text
     assert "callback" not in text
 
@@ -40,13 +45,13 @@ def test_the_step_of_every_optimizer_lowers_for_cuda(optimizer: OptimizerName) -
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "grasswalk"])
 def test_a_step_with_weights_of_16_bits_lowers_for_cuda(optimizer: OptimizerName) -> None:
-    flags = dataclasses.replace(default_optimizer(optimizer, rank=8), mu_dtype="float32")
+    flags = dataclasses.replace(flags_of(optimizer), mu_dtype="float32")
     assert "callback" not in lowered(flags, precision="bfloat16", remat="dots")
 
 
 def test_the_mark_of_a_program_for_cuda_is_no_accident() -> None:
     """The exact SVD is a callback on CPUs before jaxlib 0.11, and a call of cuSOLVER on a GPU."""
-    assert "cusolver" in lowered(default_optimizer("galore", rank=8))
+    assert "cusolver" in lowered(flags_of("galore"))
 
 
 @pytest.mark.long
@@ -60,6 +65,6 @@ def test_a_step_with_flash_attention_lowers_for_cuda(is_packed: bool, monkeypatc
         network = dataclasses.replace(task.network, attention="cudnn")
         return dataclasses.replace(task, network=network, is_packed=is_packed)
 
-    text = lowered(default_optimizer("adamw", rank=8), with_cudnn, precision="mixed")
+    text = lowered(flags_of("adamw"), with_cudnn, precision="mixed")
     assert "__cudnn$fmha" in text
     assert "Backward" in text

@@ -1,0 +1,229 @@
+"""What makes a step need less memory: a row for each remedy, and which of them to take."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from train.config.optimizers import OPTIMIZERS
+from train.config.run import BLOCKS, HAAR, Pretrain
+from train.config.validate import NARROWEST_BLOCK
+from train.program.chunks import chunk_of
+
+Flags = dict[str, Any]  # settings by name
+GROUPS = ("model", "data", "optimizer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """A change of flags that may save memory.
+
+    Attributes:
+      flags: The flags that it changes in a run on a number of shards of a batch.
+      applies: Whether it changes anything there.
+      price: What it costs besides operations.
+      keeps_results: Whether an update stays the same up to rounding.
+    """
+
+    flags: Callable[[Pretrain, int], Flags]
+    applies: Callable[[Pretrain, int], bool]
+    price: str
+    keeps_results: bool = False
+
+
+class Cost(NamedTuple):
+    """What a step costs."""
+
+    needed: int  # bytes on each device
+    operations: int  # of the products, on all devices
+    tokens: int  # of a batch
+    seconds: float  # to compile
+
+
+class Planned(NamedTuple):
+    """A changed step and its cost."""
+
+    flags: Flags
+    cost: Cost
+    price: str = ""
+
+
+# Compiles a changed run; given its changed flags too.
+Measure = Callable[[Pretrain, Flags], Cost]
+
+
+def _logits_are_whole(run: Pretrain, _: int) -> bool:
+    return chunk_of(run.model.logits, run.model.vocab_size, 1, run.data.seq_len) is None
+
+
+def _can_halve_rank(run: Pretrain, _: int) -> bool:
+    flags = run.optimizer
+    if "rank" not in OPTIMIZERS[flags.optimizer].takes or flags.rank == 1:
+        return False
+    if "basis" not in OPTIMIZERS[flags.optimizer].takes or not flags.basis.startswith(BLOCKS):
+        return True
+    return flags.rank % (2 * flags.blocks) == 0 if flags.blocks else flags.rank >= 4 * NARROWEST_BLOCK
+
+
+def _has_moments(run: Pretrain) -> bool:
+    return not OPTIMIZERS[run.optimizer.optimizer].is_baseline
+
+
+def _moments(precision: str) -> Remedy:
+    order = ("float32", "bfloat16", "float8")
+
+    def applies(run: Pretrain, _: int) -> bool:
+        present = (run.optimizer.mu_dtype, run.optimizer.nu_dtype)
+        return _has_moments(run) and any(order.index(one) < order.index(precision) for one in present)
+
+    return Remedy(
+        flags=lambda *_: {"mu_dtype": precision, "nu_dtype": precision},
+        applies=applies,
+        price="moments are rounded stochastically",
+    )
+
+
+# In the order in which they are preferred: what leaves the results as they are comes first.
+REMEDIES: tuple[Remedy, ...] = (
+    Remedy(
+        flags=lambda *_: {"logits": "chunked"},
+        applies=_logits_are_whole,
+        price="none: the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        flags=lambda *_: {"remat": "dots"},
+        applies=lambda run, _: run.model.remat == "none" and not run.optimizer.update_in_backward,
+        price="none: the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        flags=lambda *_: {"remat": "block"},
+        applies=lambda run, _: run.model.remat != "block" and not run.optimizer.update_in_backward,
+        price="none: the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        flags=lambda run, shards: {"accumulate": run.data.batch_size // shards},
+        applies=lambda run, shards: (
+            run.data.batch_size > shards * run.data.accumulate and not run.optimizer.update_in_backward
+        ),
+        price="smaller products, which may be slower; the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        # It computes blocks again by itself, and has no gradients to add up.
+        flags=lambda *_: {"update_in_backward": True, "remat": "none", "accumulate": 1},
+        applies=lambda run, _: (
+            OPTIMIZERS[run.optimizer.optimizer].updates_apart and not run.optimizer.update_in_backward
+        ),
+        price="a second backward pass, for the clip; the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        # Unlike parts of a batch it needs no sums of gradients beside the gradients.
+        flags=lambda _, shards: {"batch_size": shards, "accumulate": 1},
+        applies=lambda run, shards: run.data.batch_size > shards,
+        price="more steps for the same tokens, and noisier gradients",
+    ),
+    Remedy(
+        flags=lambda *_: {"precision": "mixed"},
+        applies=lambda run, _: run.model.precision == "float32",
+        price="products and activations are rounded",
+    ),
+    Remedy(
+        flags=lambda *_: {"basis": BLOCKS},
+        applies=lambda run, _: (
+            "basis" in OPTIMIZERS[run.optimizer.optimizer].takes
+            and run.optimizer.basis == HAAR
+            and run.optimizer.rank >= 2 * NARROWEST_BLOCK
+        ),
+        price="other random bases",
+    ),
+    _moments("bfloat16"),
+    _moments("float8"),
+    Remedy(
+        flags=lambda *_: {"optimizer": "grassjump"},
+        applies=lambda run, _: not _has_moments(run),
+        price="another optimizer, with its own learning rate",
+    ),
+    Remedy(
+        flags=lambda run, _: {"rank": run.optimizer.rank // 2},
+        applies=_can_halve_rank,
+        price="subspaces of half the dimension",
+    ),
+    Remedy(
+        flags=lambda *_: {"precision": "bfloat16"},
+        applies=lambda run, _: run.model.precision != "bfloat16",
+        price="products, activations and weights are rounded, weights at random",
+    ),
+)
+
+
+def changed(run: Pretrain, flags: Flags) -> Pretrain:
+    """Return a run with some settings changed, by the names of their flags."""
+    groups = {group: {name: flags[name] for name in flags if hasattr(getattr(run, group), name)} for group in GROUPS}
+    return dataclasses.replace(
+        run, **{group: dataclasses.replace(getattr(run, group), **values) for group, values in groups.items()}
+    )
+
+
+def words(flags: Flags) -> str:
+    """Return flags as they are written on the command line."""
+
+    def one(name: str, value: Any) -> str:
+        flag = name.replace("_", "-")
+        return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+
+    return " ".join(one(name, value) for name, value in flags.items())
+
+
+def alone(run: Pretrain, shards: int, measure: Measure) -> dict[Remedy, Planned]:
+    """Return the cost of a step with each remedy that applies, in the order of the table."""
+    changes = {remedy: _new(run, remedy.flags(run, shards)) for remedy in REMEDIES if remedy.applies(run, shards)}
+    return {
+        remedy: Planned(flags, measure(changed(run, flags), flags), remedy.price) for remedy, flags in changes.items()
+    }
+
+
+def _new(run: Pretrain, flags: Flags) -> Flags:
+    """Return those of `flags` that a run does not have."""
+    return {name: value for name, value in flags.items() if changed(run, {name: value}) != run}
+
+
+def together(
+    run: Pretrain, shards: int, needed: int, limit: int, tried: Mapping[Remedy, Planned], measure: Measure
+) -> list[Planned]:
+    """Return the remedies to take: each entry is the one before it and one more remedy.
+
+    If one alone is enough, it is the first such of `tried`. Otherwise they are added until the step
+    fits: those that keep the results, then the others, each by what they save alone, most first,
+    and after them those that apply only now. One that saves nothing then is left out.
+
+    Args:
+      run: The run that does not fit.
+      shards: Shards of its batch.
+      needed: Bytes that it needs.
+      limit: Bytes that there are.
+      tried: Each remedy alone.
+      measure: Returns the cost of a changed run.
+    """
+    enough = [one for one in tried.values() if one.cost.needed <= limit]
+    if enough:
+        return enough[:1]
+    useful = [remedy for remedy, one in tried.items() if one.cost.needed < needed]
+    useful.sort(key=lambda remedy: (not remedy.keeps_results, tried[remedy].cost.needed))
+    flags: Flags = {}
+    taken: list[Planned] = []
+    for remedy in (*useful, *(remedy for remedy in REMEDIES if remedy not in tried)):
+        present = changed(run, flags)
+        if not remedy.applies(present, shards):
+            continue
+        more = _new(run, flags | remedy.flags(present, shards))
+        cost = measure(changed(run, more), more) if taken else tried[remedy].cost
+        if cost.needed >= (taken[-1].cost.needed if taken else needed):
+            continue
+        flags = more
+        taken.append(Planned(flags, cost))
+        if cost.needed <= limit:
+            break
+    return taken
