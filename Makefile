@@ -18,9 +18,11 @@ STEPS ?= 300
 RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
 COMPARE_DIR ?= runs/compare
 COMPARE_ARGS ?= --optimizers adamw grassjump --steps 100 --eval-every 50 --sweep-lr 5e-3 1e-2 2e-2 --sweep-scale 0.1 0.25
+SOAK_DIR ?= runs/soak
+KILLS ?= 200
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: train compare test test-long check format clean
+.PHONY: train compare test test-long soak check format clean
 
 # Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
 train: $(VENV)/.train-$(DEVICE)
@@ -40,6 +42,10 @@ test: $(VENV)/.train-test
 test-long: $(VENV)/.train-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long tests/mesh
+
+# A small run, killed again and again at random moments: hours. Run it again to continue.
+soak: $(VENV)/.train-test
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.train.soak --kills $(KILLS) --folder $(SOAK_DIR) --json $(SOAK_DIR)/rounds.json
 
 # Format, lint and types: what CI and the pre-commit hooks run.
 check: $(VENV)/.train-test $(VENV)/.dev

@@ -1,11 +1,12 @@
 """Kills a small run again and again, at random moments and in many ways, and compares its end.
 
+    make soak
     python -m tests.train.soak --kills 200 --folder soak --json soak.json
 
 A round is one run: it is started and interrupted up to six times, then finished, and its metrics,
 sample and every bit of its last state are compared with those of a run that nothing interrupted.
-The file of results has a line for each round; the command continues where it was stopped. It is no
-test module, as it takes hours; `test_soak` runs a short form.
+The file of results has a line for each round; the command continues where it was stopped. It takes
+hours; `test_soak.py` runs two rounds.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from train.storage.metrics import read_rows
 
 PER_ROUND = 6  # interruptions of one run
 LONGEST = 3600  # seconds of a process, on a busy machine
+PYTHON = 3.0  # seconds in which Python starts, even there: until then a signal has Python's own answer
 SIGNALS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
@@ -76,7 +78,7 @@ class Soak:
         """Start or resume the run, and interrupt it at a random moment."""
         name = draw.choice([*SIGNALS, *DAMAGES])
         process = self.launcher.start(self.command(run_dir, more))
-        moment = draw.uniform(0, self.seconds)
+        moment = draw.uniform(PYTHON, max(self.seconds, 2 * PYTHON))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None

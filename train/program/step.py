@@ -86,7 +86,9 @@ def make_backward_step(
         if clips:
             is_good &= jnp.isfinite(report.grad_norm)
         rate = jnp.asarray(schedule(state.step))
-        return TrainState(state.step + is_good.astype(jnp.int32), params, opt_state), Report(report.loss, rate, ~is_good)
+        return TrainState(state.step + is_good.astype(jnp.int32), params, opt_state), Report(
+            report.loss, rate, ~is_good
+        )
 
     return train_step
 

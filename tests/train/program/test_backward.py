@@ -72,6 +72,20 @@ def test_losses_of_every_kind_of_model(task):
     assert_same(task, "grassjump", clip=0.0)
 
 
+@pytest.mark.parametrize("clip", [0.1, pytest.param(0.0, marks=pytest.mark.long)])
+def test_a_loss_that_is_not_finite_changes_nothing(clip):
+    flags = OptimizerFlags(
+        optimizer="grassjump", rank=4, update_proj_gap=5, learning_rate=1e-3, clip=clip, update_in_backward=True
+    )
+    program = make_program(make_mesh("", 4), TASK, flags, SCHEDULE, seed=0)
+    state = program.draw_state()
+    spoilt = state._replace(params=state.params | {"lm_head": {"kernel": jnp.full((16, 17), jnp.nan)}})
+    before = jax.tree.map(np.array, spoilt)
+    after, report = program.train_step(spoilt, rows(TASK, 0))
+    assert report.is_skipped
+    chex.assert_trees_all_equal(after, before)
+
+
 def test_bfloat16_weights_are_rounded_stochastically():
     """The same draws; bfloat16 gradients that are added in another order may differ."""
     network = dataclasses.replace(NETWORK, dtype="bfloat16", param_dtype="bfloat16")

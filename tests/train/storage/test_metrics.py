@@ -100,7 +100,8 @@ def test_a_partial_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
 def test_a_number_that_json_cannot_hold_is_null(tmp_path: Path) -> None:
     with record(tmp_path / "m") as metrics:
         metrics.add_evaluation(3, {"eval_loss": 1.0, "bits_per_byte": math.inf})
-    assert json.loads(lines(tmp_path / "m")[-1]) == {"step": 3, "eval_loss": 1.0, "bits_per_byte": None}
+    row = json.loads(lines(tmp_path / "m")[-1])
+    assert (row["eval_loss"], row["bits_per_byte"]) == (1.0, None)
 
 
 def test_missing_rows_are_refused(tmp_path: Path) -> None:

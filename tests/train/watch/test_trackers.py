@@ -81,6 +81,11 @@ def test_the_numbers_of_a_step_come_at_once(tmp_path: Path, services: dict[Track
     ]  # fmt: skip
 
 
+def test_a_skipped_update_is_no_evaluation_and_nan_is_left_out() -> None:
+    row = {"step": 4, "skipped": 1, "skipped_loss": float("nan"), "lr": 0.5}
+    assert named(row) == named(row | {"skipped_loss": None}) == {"train/skipped": 1, "train/lr": 0.5}
+
+
 def test_no_step_is_logged_twice_however_often_the_run_is_killed(
     tmp_path: Path, services: dict[TrackerName, Kept]
 ) -> None:
