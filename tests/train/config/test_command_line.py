@@ -60,6 +60,11 @@ OTHER: dict[str, object] = {
     "eval_every": 9,
     "eval_batches": 6,
     "save_every": 8,
+    "save_minutes": 1.5,
+    "keep": 3,
+    "keep_best": True,
+    "skip_nonfinite": 5,
+    "skip_spikes": 4.0,
     "profile": "3:4",
     "sample_tokens": 21,
     "sample_prompt": "import ",
@@ -300,7 +305,7 @@ def test_an_invalid_value_or_flag_is_reported(words: str, capsys: pytest.Capture
 
 
 def test_a_used_folder_is_refused_before_the_text_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     arguments = ["pretrain", "--run-dir", str(tmp_path), "--data", "files:/nonexistent/*"]
     assert main(arguments) == 2
     assert "already contains a run: add --resume" in capsys.readouterr().err
