@@ -1,7 +1,7 @@
 """How fast a text is prepared, and how much memory that takes.
 
-Writes a text of made-up words, half of it a single file and half JSON lines, prepares it in a
-process of its own, and prints the time, the speed and the peak of its resident memory.
+Writes a text of made-up words, half of it a single file and half JSON lines. Another process
+prepares it; its time, speed and peak of resident memory are printed.
 
 python -m benchmarks.preparation --megabytes 2000
 """

@@ -19,9 +19,10 @@ from train.config.optimizers import NO_GAP
 from train.data.labelled import read_labelled
 from train.finetune.labelling import labelling_work
 from train.finetune.work import state_of_model
+from train.program.labelling import Texts
 from train.program.program import Program, make_program
 from train.program.sharding import make_mesh, place_batch
-from train.program.task import Params, Texts
+from train.program.task import Params
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
 from train.storage.weights import kept_step

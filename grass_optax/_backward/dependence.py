@@ -31,45 +31,49 @@ def _outputs(program: Jaxpr, inputs: Sequence[Inputs]) -> list[Inputs]:
     for equation in program.eqns:
         read = [of(atom) for atom in equation.invars]
         rule = _RULES.get(equation.primitive.name, _called)
-        known.update(zip(equation.outvars, rule(equation.params, read, len(equation.outvars)), strict=True))
+        known.update(zip(equation.outvars, rule(equation, read), strict=True))
     return [of(atom) for atom in program.outvars]
 
 
-def _called(params: dict[str, Any], read: list[Inputs], count: int) -> list[Inputs]:
+def _called(equation: Any, read: list[Inputs]) -> list[Inputs]:
     """Of a call of one program, such as that of a jitted function; else of an operation."""
-    programs = [p for p in map(_open, params.values()) if p is not None]
+    count = len(equation.outvars)
+    programs = [_body(x) for x in equation.params.values() if isinstance(x, ClosedJaxpr | Jaxpr)]
     if len(programs) == 1 and len(programs[0].invars) == len(read) and len(programs[0].outvars) == count:
         return _outputs(programs[0], read)
     return [frozenset().union(*read)] * count
 
 
-def _cond(params: dict[str, Any], read: list[Inputs], count: int) -> list[Inputs]:
-    del count
+def _cond(equation: Any, read: list[Inputs]) -> list[Inputs]:
     which, *operands = read
-    branches = [_outputs(branch.jaxpr, operands) for branch in params["branches"]]
+    branches = [_outputs(_body(branch), operands) for branch in equation.params["branches"]]
     return [which.union(*outputs) for outputs in zip(*branches, strict=True)]
 
 
-def _while(params: dict[str, Any], read: list[Inputs], count: int) -> list[Inputs]:
-    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
-    cond_consts, body_consts, carry = _cut(read, of_cond, of_body, count)
+def _while(equation: Any, read: list[Inputs]) -> list[Inputs]:
+    params = equation.params
+    cond_consts, body_consts, carry = _cut(read, params["cond_nconsts"], params["body_nconsts"], len(read))
 
     def turn(carry: list[Inputs]) -> list[Inputs]:
-        (goes_on,) = _outputs(params["cond_jaxpr"].jaxpr, [*cond_consts, *carry])
-        return [goes_on | x for x in _outputs(params["body_jaxpr"].jaxpr, [*body_consts, *carry])]
+        (goes_on,) = _outputs(_body(params["cond_jaxpr"]), [*cond_consts, *carry])
+        return [goes_on | x for x in _outputs(_body(params["body_jaxpr"]), [*body_consts, *carry])]
 
     return _until_still(turn, carry)
 
 
-def _scan(params: dict[str, Any], read: list[Inputs], count: int) -> list[Inputs]:
-    consts, carry, slices = _cut(read, params["num_consts"], params["num_carry"], len(read))
-    program = params["jaxpr"].jaxpr
+def _scan(equation: Any, read: list[Inputs]) -> list[Inputs]:
+    # Its parameters have other names in each version of JAX. What is scanned over, or stacked, has
+    # an axis more outside than inside; constants come first, then the carry.
+    program = _body(equation.params["jaxpr"])
+    is_slice = [x.aval.ndim != y.aval.ndim for x, y in zip(equation.invars, program.invars, strict=True)]
+    is_stacked = [x.aval.ndim != y.aval.ndim for x, y in zip(equation.outvars, program.outvars, strict=True)]
+    in_carry = is_stacked.count(False)
+    consts, carry, slices = _cut(read, is_slice.count(False) - in_carry, in_carry, len(read))
 
     def turn(carry: list[Inputs]) -> list[Inputs]:
         return _outputs(program, [*consts, *carry, *slices])[: len(carry)]
 
-    carry = _until_still(turn, carry)
-    return _outputs(program, [*consts, *carry, *slices])[:count]
+    return _outputs(program, [*consts, *_until_still(turn, carry), *slices])
 
 
 def _until_still(turn: Callable[[list[Inputs]], list[Inputs]], carry: list[Inputs]) -> list[Inputs]:
@@ -86,9 +90,8 @@ def _cut(read: list[Inputs], *sizes: int) -> Sequence[list[Inputs]]:
     return [list(itertools.islice(parts, size)) for size in sizes]
 
 
-def _open(value: Any) -> Jaxpr | None:
-    value = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-    return value if isinstance(value, Jaxpr) else None
+def _body(program: Any) -> Any:
+    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
 
 
 _RULES = {"cond": _cond, "while": _while, "scan": _scan}

@@ -16,8 +16,8 @@ Batch = Any
 class ScannedLoss:
     """The loss of a model whose layers are alike, with their parameters stacked along axis 0.
 
-    With W the parameters that are not in layers, x_l the input of layer l and c whatever else all
-    layers read (positions, masks)::
+    W are the parameters that are not in layers, and x_l is the input of layer l. What else all
+    layers read, such as positions and masks, is c::
 
       x_0, c = embed(W, batch),    x_{l+1} = block(layer_l, x_l, c),    loss = head(W, x_L, batch)
 

@@ -1,6 +1,6 @@
 """A training step that updates each layer as soon as the backward pass has its gradient.
 
-Shapes: L layers. x_l is the input of layer i, and dx the derivative of the loss by it.
+Shapes: L layers. x_l is the input of layer l, and dx the derivative of the loss by it.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from grass_optax._linalg.dtypes import wide
 
 
 class BackwardReport(NamedTuple):
-    """What a step of `update_in_backward` tells beside its results.
+    """What a step of `update_in_backward` reports.
 
     Attributes:
       loss: the loss before the update, a scalar.
@@ -68,8 +68,10 @@ def update_in_backward(
 
     Returns:
       A function of (params, state, batch) to (params, state, `BackwardReport`), to be compiled with
-      the first two donated. A clip by the "previous" norm needs it as a fourth argument, 0 at the
-      first step.
+      the first two donated. A step whose loss is not finite changes neither; nor does one whose
+      norm is not, as far as the clip needs to know it. A clip by the "previous" norm takes the
+      `grad_norm` of the last report as a fourth argument, 0 at the first step; one that is not
+      finite clips nothing.
 
     Raises:
       ValueError: an argument that cannot work, when built; parameters or a transformation that
@@ -138,7 +140,8 @@ class _Update:
             norm = self._global_norm(saved)
             due, factor = due & jnp.isfinite(norm), self.clip.factor(norm)
         elif self.clip is not None and previous_norm is not None:
-            factor = self.clip.factor(previous_norm)
+            # A step that changed nothing had a norm that was not finite.
+            factor = self.clip.factor(jnp.where(jnp.isfinite(previous_norm), previous_norm, 0))
 
         def visit(i: Index, grads: Params, carry: _Carry) -> tuple[_Carry, Stacks]:
             total = carry.squares + squares(grads)

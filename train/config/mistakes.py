@@ -1,4 +1,4 @@
-"""What is wrong with a command line, whatever its command: words of other trainers, empty paths,
+"""What can be wrong with any command line: words of other trainers, empty paths,
 numbers that are not finite, flags that would change nothing.
 
 These need to know what was given, and so are checked where a command line is read. A stored

@@ -12,7 +12,7 @@ from train.config.run import UserError
 from train.data.examples import note_shared, part
 from train.data.records import read_records, text_of
 from train.data.tokenizer import unbounded
-from train.program.task import Texts
+from train.program.labelling import Texts
 
 ROUND_TO = 8  # lengths of rows, in tokens: what matrix units like
 

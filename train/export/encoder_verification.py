@@ -11,7 +11,8 @@ from flax import nnx
 from models import Encoder, EncoderConfig
 from train.data.tokenizer import unbounded
 from train.export.verification import TEXT, check_close, difference
-from train.program.task import Params, Texts, structure
+from train.program.labelling import Texts
+from train.program.task import Params, structure
 from train.storage.model import StoredModel
 
 LENGTHS = (16, 11, 1)  # tokens of the texts, which are padded to the longest

@@ -55,6 +55,15 @@ def test_a_scan_depends_on_its_constants_and_slices():
     assert read(f) == [{0, 2}, {1}]
 
 
+def test_constants_of_a_scan_are_not_its_carry():
+    """Of those that are read, the carry has none: a slip in their order would give it one."""
+
+    def f(a, b, c):
+        return lax.scan(lambda x, y: (x + 1, y * c[0]), a[0], b)
+
+    assert read(f) == [{0}, {1, 2}]
+
+
 def test_a_loop_depends_on_its_condition():
     def f(a, b, c):
         return lax.while_loop(lambda s: s[0][0] < c[0], lambda s: (s[0] + 1, s[1] * 2), (a, b))

@@ -83,6 +83,19 @@ def test_the_previous_norm_clips_the_next_step():
     close(params, expected, 1e-6)
 
 
+def test_a_step_that_changed_nothing_does_not_spoil_the_next():
+    """Its norm, by which the next step would be clipped, is not finite."""
+    tx, clip = optax.sgd(0.1), Clip(max_norm=0.1, by="previous")
+    params, state = start(tx)
+    step = jax.jit(fused(tx, clip=clip))
+    bad = batch(0) | {"shift": jnp.asarray(jnp.nan)}
+    params, state, report = step(params, state, bad, jnp.zeros(()))
+    assert not jnp.isfinite(report.grad_norm)
+    after = step(params, state, batch(1), report.grad_norm)[0]
+    close(after, step(params, state, batch(1), jnp.zeros(()))[0], 1e-7)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(after))
+
+
 def test_every_layer_can_be_clipped_by_itself():
     tx = optax.sgd(1.0)
     params, state = start(tx)

@@ -9,8 +9,9 @@ import pytest
 
 from models import EncoderConfig, LlamaConfig
 from models.blocks import ANYWHERE
+from train.program.labelling import Labelling, Texts
 from train.program.micro_batches import accumulated, mapped, split
-from train.program.task import Labelling, LanguageModel, Rows, Task, Texts
+from train.program.task import LanguageModel, Rows, Task
 
 B, T = 6, 8
 # The same sums in another order: roundings of 6e-8 through two layers, relative to the largest
