@@ -9,6 +9,7 @@ from grass_optax._backward.clipping import Clip
 from grass_optax._backward.scanned import ScannedLoss
 from grass_optax._backward.step import BackwardReport, update_in_backward
 from grass_optax._blocks.turns import block_coordinate
+from grass_optax._inner.int8 import Int8, from_int8, in_int8, to_int8
 from grass_optax._inner.sums import stochastic_rounding
 from grass_optax._inner.transforms import in_float32
 from grass_optax._linalg import grassmann
@@ -26,6 +27,10 @@ __all__ = [
     "block_coordinate",
     "in_float32",
     "stochastic_rounding",
+    "in_int8",
+    "to_int8",
+    "from_int8",
+    "Int8",
     "methods",
     "subspaces",
     "transport",

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PyTree
 
 from grass_optax._backward.dependence import dependences
 from grass_optax._backward.layers import Stacked, Stacks, resized
+from grass_optax._inner.int8 import codes_of, from_int8, is_int8
 from grass_optax._trees.keys import part_of_stacks
 from grass_optax._trees.paths import leaf_path
 
@@ -23,12 +24,14 @@ class Apart:
 
     Attributes:
       tx: the transformation.
-      params: which parameters are stacks.
+      params: which parameters are stacks, codes and scales of `Int8` included.
+      grads: which gradients are.
       state: which arrays of its state are stacks.
     """
 
     tx: optax.GradientTransformationExtraArgs
     params: Stacked
+    grads: Stacked
     state: Stacked
 
     @classmethod
@@ -54,6 +57,7 @@ class Apart:
         self = cls(
             tx=tx,
             params=Stacked.of(same, one, more, count, "parameter"),
+            grads=Stacked.of(*(codes_of(tree) for tree in (same, one, more)), count, "parameter"),
             state=Stacked.of(of_same, of_one, of_more, count, "the state"),
         )
         self._require_apart(one, of_one)
@@ -73,10 +77,10 @@ class Apart:
         """
         of_params, of_state = stacks
         one = self.params.with_stacks(params, of_params, single=True)
-        zeros = jax.tree.map(jnp.zeros_like, one)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(from_int8, one))
         with part_of_stacks(i):
             updates, new = self.tx.update(
-                self.params.with_stacks(zeros, grads, single=True),
+                self.grads.with_stacks(zeros, grads, single=True),
                 self.state.with_stacks(state, of_state, single=True),
                 one,
             )
@@ -88,11 +92,10 @@ class Apart:
         The stacks of `grads` are not read; their updates are nothing.
         """
         of_state = self.state.stacks(state)
-        nothing = _zeros(self.params.stacks(params))
         updates, new = self.tx.update(
-            self.params.with_stacks(grads, nothing, single=True),
+            self.grads.with_stacks(grads, _zeros(self.grads.stacks(grads)), single=True),
             self.state.with_stacks(state, _zeros(of_state), single=True),
-            self.params.with_stacks(params, nothing, single=True),
+            self.params.with_stacks(params, _zeros(self.params.stacks(params)), single=True),
         )
         return updates, self.state.with_stacks(new, of_state)
 
@@ -100,20 +103,21 @@ class Apart:
         """Raise a ValueError unless each matrix of a layer is updated from its own gradient alone,
         and everything else without the gradients of matrices of layers.
         """
-        numbers = dependences(self.tx.update, params, state, params)
-        paths = [leaf_path(path) for path, _ in jax.tree.leaves_with_path(params)]
-        names = [*paths, *(leaf_path(path) for path, _ in jax.tree.leaves_with_path(state))]
-        of_layers = {i for i, is_stack in enumerate(self.params.is_stack) if is_stack}
+        numbers = dependences(self.tx.update, jax.eval_shape(from_int8, params), state, params)
+        paths = [leaf_path(path) for path, _ in jax.tree.leaves_with_path(params, is_leaf=is_int8)]
+        names = [leaf_path(path) for path, _ in jax.tree.leaves_with_path((params, state))]
+        own = _places(params)
+        of_layers = {i for i, is_stack in enumerate(self.grads.is_stack) if is_stack}
         for place, read in enumerate(numbers):
-            is_update = place < len(paths)
             gradients = read & frozenset(range(len(paths)))
             stacks = gradients & of_layers
             if (*self.params.is_stack, *self.state.is_stack)[place]:
-                surplus = gradients - ({place} if is_update else stacks if len(stacks) == 1 else set())
+                surplus = gradients - ({own[place]} if place < len(own) else stacks if len(stacks) == 1 else set())
             else:
                 surplus = stacks
             if surplus:
-                what = f"the update of {names[place]!r}" if is_update else f"the state {names[place]!r}"
+                name = names[place].partition("/")[2]
+                what = f"the update of {paths[own[place]]!r}" if place < len(own) else f"the state {name!r}"
                 raise ValueError(
                     f"{what} depends on the gradient of {paths[min(surplus)]!r}, so the layers cannot be updated one "
                     "after the other. Leave out what looks at the whole tree, such as optax.clip_by_global_norm (give "
@@ -123,6 +127,12 @@ class Apart:
 
 def _is_matrix_of_layer(path: tuple[Any, ...], x: Any, layers: str) -> bool:
     return leaf_path(path[:1]) == layers and len(x.shape) > 2
+
+
+def _places(params: PyTree) -> list[int]:
+    """For each array that is stored, the place of its gradient among all gradients."""
+    nodes = jax.tree.leaves(params, is_leaf=is_int8)
+    return [i for i, node in enumerate(nodes) for _ in jax.tree.leaves(node)]
 
 
 def _zeros(stacks: Stacks) -> Stacks:

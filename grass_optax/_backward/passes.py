@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from grass_optax._backward.scanned import Batch, Params, ScannedLoss
+from grass_optax._inner.int8 import from_int8
 
 Carry = TypeVar("Carry")
 Index = Int[Array, ""]
@@ -46,6 +47,7 @@ def forward(loss: ScannedLoss, params: Params, batch: Batch, keep_every: int) ->
       ValueError: `keep_every` does not divide L.
     """
     rest, layers = loss.parted(params)
+    rest = from_int8(rest)
     count = jax.tree.leaves(layers)[0].shape[0]
     if count % keep_every:
         divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
@@ -117,5 +119,5 @@ def _inputs(
 
 
 def layer_at(layers: Params, i: Index) -> Params:
-    """The parameters of one layer, without the axis of layers."""
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, keepdims=False), layers)
+    """The parameters of one layer as arrays, without the axis of layers."""
+    return from_int8(jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, keepdims=False), layers))

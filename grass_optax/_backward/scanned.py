@@ -8,6 +8,8 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from grass_optax._inner.int8 import from_int8
+
 Params = Any
 Batch = Any
 
@@ -51,9 +53,10 @@ class ScannedLoss:
     def __call__(self, params: Params, batch: Batch) -> Float[Array, ""]:
         """Return the loss."""
         rest, layers = self.parted(params)
+        rest = from_int8(rest)
         x, context = self.embed(rest, batch)
         context = lax.stop_gradient(context)
-        x, _ = lax.scan(lambda x, layer: (self.block(layer, x, context), None), x, layers)
+        x, _ = lax.scan(lambda x, layer: (self.block(from_int8(layer), x, context), None), x, layers)
         return self.head(rest, x, batch)
 
     def parted(self, params: Params) -> tuple[Params, Params]:

@@ -19,6 +19,7 @@ from grass_optax._backward.layers import Stacks, layer_of, with_layer
 from grass_optax._backward.passes import Forward, Index, backward, forward, layer_at
 from grass_optax._backward.scanned import Batch, Params, ScannedLoss
 from grass_optax._checks import positive
+from grass_optax._inner.int8 import codes_of
 from grass_optax._linalg.dtypes import wide
 
 
@@ -154,7 +155,7 @@ class _Update:
 
     def _start(self) -> _Carry:
         params = self.apart.params.stacks(self.params)
-        zero = jnp.zeros((), wide(*(x.dtype for x in params)))
+        zero = jnp.zeros((), wide(*(x.dtype for x in params if jnp.issubdtype(x.dtype, jnp.inexact))))
         return _Carry(params, self.apart.state.stacks(self.state), zero)
 
     def _layer(self, carry: _Carry, i: Index) -> Params:
@@ -189,10 +190,11 @@ class _Update:
 
     def _others(self, due: Array, grads: Params, vectors: Stacks, carry: _Carry) -> tuple[Params, optax.OptState]:
         """The parameters and the state in the end, of which the stacks are in `carry`."""
-        stacks = iter(carry.params), iter(vectors)
-        _, layers = self.loss.parted(self.params)
-        of_layers = jax.tree.map(lambda x: next(stacks[0] if x.ndim > 2 else stacks[1]), layers)
-        grads = self.loss.joined(grads, of_layers, self.params)
+        of_vectors = iter(vectors)
+        like = codes_of(self.params)
+        _, layers = self.loss.parted(like)
+        of_layers = jax.tree.map(lambda x: x if x.ndim > 2 else next(of_vectors), layers)
+        grads = self.loss.joined(grads, of_layers, like)
 
         def update(others: tuple[Stacks, Stacks]) -> tuple[Stacks, Stacks]:
             params = self.apart.params.with_others(self.params, others[0])

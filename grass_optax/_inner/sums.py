@@ -70,23 +70,31 @@ def stochastic_rounding(key: jax.Array | np.ndarray | int = 0) -> optax.Gradient
         del extra_args
         if params is None:
             raise ValueError("stochastic_rounding rounds sums with parameters, and has none: pass params to update.")
-        seed = mixed(jax.random.bits(typed_key(key), (), jnp.uint32) ^ _PURPOSE)
-        seed = mixed(seed + state.count.astype(jnp.uint32))
+        seed = step_seed(key, state.count)
         numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(updates))
 
         def one(path: Any, update: Array, param: Array) -> Array:
             if param.dtype != _NARROW:
                 return update
-            own = seed
-            for number in numbers[path]:
-                own = mixed(own ^ np.uint32(number))
-            return _to_neighbour(
-                param.astype(jnp.float32), update.astype(jnp.float32), uniform(param.shape, own, first_index())
-            )
+            draws = leaf_draws(seed, numbers[path], param.shape)
+            return _to_neighbour(param.astype(jnp.float32), update.astype(jnp.float32), draws)
 
         return jax.tree.map_with_path(one, updates, params), RoundingState(state.count + 1)
 
     return without_boxes(optax.GradientTransformationExtraArgs(init, update))
+
+
+def step_seed(key: jax.Array | int, count: Array) -> Array:
+    """The seed of all roundings of an update, (), uint32."""
+    seed = mixed(jax.random.bits(typed_key(key), (), jnp.uint32) ^ _PURPOSE)
+    return mixed(seed + count.astype(jnp.uint32))
+
+
+def leaf_draws(seed: Array, numbers: tuple[int, ...], shape: tuple[int, ...]) -> Float[Array, "*s"]:
+    """The draws from [0, 1) of the entries of a leaf, which has these numbers."""
+    for number in numbers:
+        seed = mixed(seed ^ np.uint32(number))
+    return uniform(shape, seed, first_index())
 
 
 def _to_neighbour(

@@ -20,12 +20,18 @@ def stochastically_rounded(x: Float[Array, "*s"], dtype: DTypeLike, uniform: Flo
     A number above the largest becomes the largest; inf and NaN are NaN.
     """
     info = jnp.finfo(dtype)
-    size = jnp.abs(x)
-    spacing = jnp.maximum(power_of_two(size), 2.0 ** max(info.minexp, _LOWEST_EXPONENT)) * 2.0**-info.nmant
-    steps = size / spacing
+    spacing = jnp.maximum(power_of_two(jnp.abs(x)), 2.0 ** max(info.minexp, _LOWEST_EXPONENT)) * 2.0**-info.nmant
+    rounded = rounded_to_multiple(x, spacing, uniform)
+    return jnp.copysign(jnp.minimum(jnp.abs(rounded), float(info.max)), x)
+
+
+def rounded_to_multiple(x: Float[Array, "*s"], spacing: Float[Array, "*#s"], uniform: Float[Array, "*s"]) -> Array:
+    """One of the two multiples of a spacing next to x: rounded away from 0 where the fraction of
+    x / spacing is above `uniform`, so that the mean is x. Exact for a power of two.
+    """
+    steps = jnp.abs(x) / spacing
     below = jnp.floor(steps)
-    up = (steps - below > uniform).astype(size.dtype)
-    return jnp.copysign(jnp.minimum((below + up) * spacing, float(info.max)), x)
+    return jnp.copysign((below + (steps - below > uniform).astype(steps.dtype)) * spacing, x)
 
 
 def power_of_two(size: Array) -> Array:

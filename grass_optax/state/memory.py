@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from grass_optax._inner.int8 import from_int8
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import unboxed
 from grass_optax._trees.paths import leaf_path
@@ -88,9 +89,10 @@ def memory_report(tx: optax.GradientTransformation, params: optax.Params) -> Mem
       True
     """
     params = unboxed(params)
+    state = jax.eval_shape(tx.init, params)
+    params = jax.eval_shape(from_int8, params)
     bytes_of = {path: 0 for path, _ in jax.tree.leaves_with_path(params)}
     adam_bytes_of = dict(bytes_of)
-    state = jax.eval_shape(tx.init, params)
     shared, blocks_of = _attribute(state, params, bytes_of), _block_counts(state)
     adam_shared = _attribute(jax.eval_shape(optax.adam(0.0).init, params), params, adam_bytes_of)
     return MemoryReport(

@@ -29,6 +29,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from grass_optax._blocks.turns import BlockCoordinateState
+from grass_optax._inner.int8 import codes_of
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import boxed_like, unboxed
 from grass_optax._trees.matrix_layout import MatrixLayout, is_layout
@@ -93,8 +94,9 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params, para
       ('fsdp',)
     """
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
-    leaves = _leaves(unboxed(params), unboxed(param_shardings))
     boxed_state = jax.eval_shape(tx.init, params)
+    params, param_shardings = codes_of(params), codes_of(param_shardings)
+    leaves = _leaves(unboxed(params), unboxed(param_shardings))
     state = unboxed(boxed_state)
     whole = NamedSharding(next(iter(leaves.values())).sharding.mesh, PartitionSpec())
     splits = dict(parts_of(state, SplitState))

@@ -42,6 +42,11 @@ def batch(t, dtype=jnp.float32):
     }
 
 
+def matrices(params):
+    """Which parameters are matrices of layers."""
+    return jax.tree.map(lambda x: x.ndim == 3, params)
+
+
 def dimensions(params):
     """Only the kernels of the layers are matrices."""
     return jax.tree.map(lambda x: stacked_dimensions(x) if x.ndim == 3 else None, params)
@@ -51,7 +56,7 @@ def plain_step(tx):
     """The step with whole gradients."""
 
     def step(params, state, batch):
-        value, grads = jax.value_and_grad(loss)(params, batch)
+        value, grads = jax.value_and_grad(loss)(grass_optax.from_int8(params), batch)
         updates, state = tx.update(grads, state, params)
         report = grass_optax.BackwardReport(value, optax.tree.norm(grads))
         return optax.apply_updates(params, updates), state, report

@@ -19,6 +19,7 @@ from tests.library.backward.models import (
     dimensions,
     fused,
     loss,
+    matrices,
     parameters,
     plain_step,
     train,
@@ -161,11 +162,26 @@ def test_weights_of_16_bits_are_rounded_as_by_the_plain_step():
     assert rounded["layers"]["up"] < 0.95, "some weights must have moved"
 
 
+def test_weights_in_int8_are_rounded_as_by_the_plain_step():
+    """To the same codes: draws are those of the matrix, and differences of rounding move few."""
+    tx = grass_optax.in_int8(optax.adam(0.01), 3)
+    params = grass_optax.to_int8(parameters(), matrices)
+    state = tx.init(params)
+    expected = train(plain_step(tx), params, state, STEPS)
+    found = train(fused(tx), params, state, STEPS)
+    np.testing.assert_allclose(found[2], expected[2], atol=1e-3)
+    same = jax.tree.map(lambda x, y: float(jnp.mean(x == y)), found[0]["layers"], expected[0]["layers"])
+    assert min(same["up"].codes, same["down"].codes) > 0.98, same
+    moved = jax.tree.map(lambda x, y: float(jnp.mean(x != y)), found[0]["layers"], params["layers"])
+    assert moved["up"].codes > 0.3, "codes must have moved"
+    np.testing.assert_allclose(loss(params, batch(0)), loss(grass_optax.from_int8(params), batch(0)), rtol=1e-6)
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def of_wide_layers(tx, step_of):
-    """The compiled step of 16 layers of 64 x 1024."""
+def of_wide_layers(tx, step_of, store=lambda params: params):
+    """The compiled step of 16 layers of 64 x 1024, whose weights are stored by a function."""
     layers, width, inner, rows = 16, 64, 1024, 32
     big = grass_optax.ScannedLoss(
         embed=lambda w, x: (x @ w["in"], None),
@@ -180,6 +196,7 @@ def of_wide_layers(tx, step_of):
             "down": shape((layers, inner, width), jnp.float32),
         },
     }
+    params = jax.eval_shape(store, params)
     state = jax.eval_shape(tx.init, params)
     x = shape((rows, 8), jnp.float32)
     compiled = jax.jit(step_of(big, tx), donate_argnums=(0, 1)).lower(params, state, x).compile()
@@ -204,6 +221,18 @@ def test_no_stack_is_copied_and_what_one_layer_has_is_all_that_is_there(name, cl
     copied = re.findall(r"= f32\[16,\d+,\d+\]\S* copy\(", compiled.as_text())
     assert not copied
     assert memory.alias_size_in_bytes > 0.99 * memory.output_size_in_bytes - 100
+
+
+def test_weights_in_int8_are_never_there_as_a_stack_of_floats():
+    compiled, *_ = of_wide_layers(
+        grass_optax.in_int8(optax.sgd(0.1)),
+        lambda big, tx: grass_optax.update_in_backward(big, tx, clip=Clip(max_norm=1.0)),
+        lambda params: grass_optax.to_int8(params, matrices),
+    )
+    text = compiled.as_text()
+    assert {"s8[16,64,1024]", "s8[16,1024,64]"} <= set(re.findall(r"s8\[[\d,]+\]", text))
+    assert not re.findall(r"(?:f32|bf16)\[16,(?:64,1024|1024,64)\]", text)
+    assert not re.findall(r"= s8\[16,\d+,\d+\]\S* copy\(", text)
 
 
 # --- refusals -------------------------------------------------------------------------------------
