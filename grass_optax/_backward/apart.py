@@ -57,7 +57,7 @@ class Apart:
         self = cls(
             tx=tx,
             params=Stacked.of(same, one, more, count, "parameter"),
-            grads=Stacked.of(*(codes_of(tree) for tree in (same, one, more)), count, "parameter"),
+            grads=Stacked.of(codes_of(same), codes_of(one), codes_of(more), count, "parameter"),
             state=Stacked.of(of_same, of_one, of_more, count, "the state"),
         )
         self._require_apart(one, of_one)

@@ -19,6 +19,7 @@ from train.config.run import (
     ProcessFlags,
     ReportFlags,
     UserError,
+    WeightsName,
 )
 from train.config.schedule import CurveFlags, Part, ScheduleFlags
 from train.storage.model import read_settings
@@ -41,6 +42,8 @@ class StartFlags:
     """Parameters that stay as they are, by patterns such as 'embed/*' or 'layers/mlp/*'."""
     precision: PrecisionName = "float32"
     """mixed: products in bfloat16. bfloat16: weights too, rounded at random without bias."""
+    weights: WeightsName = "float"
+    """int8: kernels of the layers in 8 bits, with a scale for 256 of a column, to save memory."""
     attention: AttentionName = "auto"
     """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
     logits: LogitsName = "auto"

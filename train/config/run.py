@@ -42,6 +42,8 @@ Precision = Literal["float32", "bfloat16"]
 PrecisionName = Literal["float32", "mixed", "bfloat16"]
 AttentionName = Literal["auto", "xla", "cudnn"]
 LogitsName = Literal["auto", "whole", "chunked"]
+WeightsName = Literal["float", "int8"]
+INT8: WeightsName = "int8"
 
 
 class Types(NamedTuple):
@@ -81,6 +83,8 @@ class ModelFlags:
     """Size of the vocabulary; that of the model by default, mostly 32000."""
     precision: PrecisionName = "float32"
     """mixed: products in bfloat16. bfloat16: weights too, rounded at random without bias."""
+    weights: WeightsName = "float"
+    """int8: kernels of the layers in 8 bits, with a scale for 256 of a column, to save memory."""
     attention: AttentionName = "auto"
     """cudnn: flash attention on NVIDIA GPUs, in bfloat16. auto takes it where it can be used."""
     logits: LogitsName = "auto"

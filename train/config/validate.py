@@ -23,12 +23,14 @@ from train.config.run import (
     BLOCKS,
     FILES,
     HUB,
+    INT8,
     SMALLEST_VOCABULARY,
     STDLIB,
     OptimizerFlags,
     Pretrain,
     TrackerName,
     UserError,
+    WeightsName,
 )
 from train.config.schedule import WSD, ScheduleFlags
 from train.config.stored import Run, Settings, differences, settings_of
@@ -100,6 +102,7 @@ def check(config: Pretrain) -> None:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
     _check_backward(config, config.model.remat)
+    _check_weights(config.model.weights, config.optimizer, config.devices.mesh)
 
 
 def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
@@ -127,6 +130,11 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     _check_backward(config, config.start.remat)
     if config.optimizer.update_in_backward and config.data.task != LANGUAGE:
         refuse("update_in_backward", True, "is for language models: leave it out")
+    _check_weights(config.start.weights, config.optimizer, config.devices.mesh)
+    if config.start.weights == INT8 and config.data.task != LANGUAGE:
+        refuse("weights", INT8, "is for language models: leave it out")
+    if config.start.weights == INT8 and config.start.freeze:
+        refuse("weights", INT8, "is for parameters that are all trained: leave it out, or --freeze")
     if config.optimizer.update_in_backward and config.start.freeze:
         refuse("update_in_backward", True, "updates all parameters: leave it out, or --freeze")
 
@@ -148,6 +156,16 @@ def _check_backward(config: Run, remat: str) -> None:
         refuse("skip_spikes", config.report.skip_spikes, "needs the update after the backward pass: leave it out")
     if remat != "none":
         refuse("remat", remat, "has no effect on --update-in-backward, which computes blocks again: leave it out")
+
+
+def _check_weights(weights: WeightsName, optimizer: OptimizerFlags, mesh: str) -> None:
+    """Refuse weights of 8 bits where they would not be trained, or not be sharded."""
+    if weights != INT8:
+        return
+    if OPTIMIZERS[optimizer.optimizer].only_finetunes:
+        refuse("weights", INT8, f"rounds every update of a kernel, and those of {optimizer.optimizer} have few numbers")
+    if mesh:
+        refuse("weights", INT8, f"has blocks that --mesh {mesh} would cut: leave one of them out")
 
 
 def _refuse_idle(config: Finetune) -> None:

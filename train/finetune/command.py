@@ -45,6 +45,7 @@ def run_finetune(config: Finetune) -> None:
         config.data.seed,
         frozen=config.start.freeze,
         accumulate=config.data.accumulate,
+        weights=config.start.weights,
     )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)

@@ -49,7 +49,7 @@ def state_of_model(config: Finetune, program: Program) -> TrainState:
     Each device reads its own shards. A head is drawn.
     """
     stored = read_model(config.start.init_from).architecture.param_dtype
-    abstract = dict(program.state.params)
+    abstract = dict(program.weights)
     head = abstract.pop("head", None)
     as_stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(stored), sharding=x.sharding), abstract)
     step = config.start.init_step

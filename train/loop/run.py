@@ -84,7 +84,7 @@ def train(
         Profile(config.report.profile, folder.profile, display.say) as profile,
     ):
         on_first(lambda: checkpoints.refuse_full_disk(bytes_of(program.state)))
-        parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
+        parameters = sum(x.size for x in jax.tree.leaves(program.weights))
         display.say(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
             f"attention by {program.task.network.attention}"
@@ -142,6 +142,7 @@ def _how_to_plan(config: Run) -> str:
         return ""
     model, data, optimizer = config.model, config.data, config.optimizer
     words = ["--model", model.model, "--vocab-size", model.vocab_size, "--precision", model.precision]
+    words += ["--weights", model.weights]
     words += ["--remat", model.remat, "--batch-size", data.batch_size, "--accumulate", data.accumulate]
     words += ["--seq-len", data.seq_len]
     words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]

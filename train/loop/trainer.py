@@ -250,11 +250,12 @@ class Trainer:
     def finish(self) -> None:
         """Write the results, last the summary, which marks the end."""
         self.tools.poll(self.step)
-        sample = self.data.sample(self.state.params) if self.data.sample else None
+        read = self.program.read(self.state.params) if self.flags.sample_tokens else self.program.weights
+        sample = self.data.sample(read) if self.data.sample else None
         best = {f"best_{name}": value for name, value in self.best_row().items() if name not in ("seconds", "tokens")}
         measured = on_first(self.tools.metrics.summary)
         summary = measured | best | self.mfu(measured["tokens_per_second"]) | {
-            "parameters": sum(x.size for x in jax.tree.leaves(self.program.state.params)),
+            "parameters": sum(x.size for x in jax.tree.leaves(self.program.weights)),
             "optimizer_bytes": self.program.optimizer_bytes,
             "attention": self.program.task.network.attention,
             "logits": "whole" if getattr(self.program.task, "chunk", None) is None else "chunked",

@@ -18,7 +18,7 @@ from train.program.program import Program, make_program, pretraining
 
 # The settings of a run that decide the cost of a step, by group.
 PLANNED = {
-    "model": ("model", "vocab_size", "precision", "logits", "remat"),
+    "model": ("model", "vocab_size", "precision", "weights", "logits", "remat"),
     "data": ("batch_size", "accumulate", "seq_len"),
     "optimizer": ("optimizer", "rank", "basis", "mu_dtype", "nu_dtype", "update_in_backward"),
     "devices": ("mesh",),
@@ -38,6 +38,7 @@ def planned_program(run: Pretrain, mesh: Mesh) -> Program:
         run.schedule,
         run.data.seed,
         accumulate=run.data.accumulate,
+        weights=run.model.weights,
         planned=True,
     )
 
@@ -49,7 +50,7 @@ def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
         "parameters": device_bytes(program.state.params),
         "optimizer_state": device_bytes((program.state.opt_state, program.state.step)),
         "batch": device_bytes(program.batch),
-        "gradients": device_bytes(program.state.params),  # same shapes, dtypes and shardings
+        "gradients": device_bytes(program.weights),  # same shapes, dtypes and shardings
         "adamw_state": adamw_state_bytes(run, mesh),
     }
     start = time.perf_counter()

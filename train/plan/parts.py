@@ -37,7 +37,7 @@ def _saved(program: Program) -> tuple[int, int]:
     a batch in parts one part counts, because the next one begins after the backward pass.
     """
     loss = functools.partial(program.task.loss, place=placement(program.mesh))
-    arguments = program.state.params, program.micro_batch
+    arguments = program.weights, program.micro_batch
 
     def left(params: Any, batch: Any) -> list[Array]:
         _, pullback = jax.vjp(lambda params: loss(params, batch), params)
@@ -80,10 +80,10 @@ def _bytes(arrays: Sequence[Any]) -> int:
 
 
 def _passes(program: Program) -> int | None:
-    shardings = jax.tree.map(lambda x: x.sharding, program.state.params)
+    shardings = jax.tree.map(lambda x: x.sharding, program.weights)
     gradients = jax.jit(program.value_and_grad, out_shardings=(replicated(program.mesh), shardings))
     try:
-        compiled = gradients.lower(program.state.params, program.batch).compile()
+        compiled = gradients.lower(program.weights, program.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         refusal(error)
         return None

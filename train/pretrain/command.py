@@ -35,7 +35,13 @@ def run_pretrain(config: Pretrain) -> None:
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     task = pretraining(config.model, config.data, mesh)
     program = make_program(
-        mesh, task, config.optimizer, config.schedule, config.data.seed, accumulate=config.data.accumulate
+        mesh,
+        task,
+        config.optimizer,
+        config.schedule,
+        config.data.seed,
+        accumulate=config.data.accumulate,
+        weights=config.model.weights,
     )
     if mesh.size > 1:
         refuse_untraceable(program, config.optimizer.optimizer, config.devices.mesh)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
@@ -53,15 +54,53 @@ def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False, is_narrow: bool = False
+    config: OptimizerFlags,
+    schedule: ScheduleFlags,
+    seed: int,
+    map_stacks: bool = False,
+    is_narrow: bool = False,
+    is_int8: bool = False,
 ) -> optax.GradientTransformation:
     """Return the gradient clip followed by the optimizer.
 
     With `map_stacks`, the optimizer multiplies the layers of a stack one after the other. If
-    weights are narrow, of 16 bits, their sums with updates are rounded stochastically.
+    weights are narrow, of 16 bits or kernels in 8, their sums with updates are rounded
+    stochastically.
     """
     tx = _clipped(config, schedule, seed, map_stacks)
-    return optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
+    tx = optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
+    return grass_optax.in_int8(tx, seed) if is_int8 else tx
+
+
+def in_8_bits(params: Params) -> Params:
+    """Store the kernels of the layers in 8 bits."""
+
+    def is_kernel(params: Params) -> Any:
+        return jax.tree.map(lambda label: label == layouts.SPLIT, _labels(params))
+
+    return grass_optax.to_int8(params, is_kernel)
+
+
+def as_floats(params: Params) -> Params:
+    """Return parameters of which some may be stored in 8 bits as the network reads them."""
+    return grass_optax.from_int8(params)
+
+
+def shapes_in_8_bits(params: Params) -> Params:
+    """Return the shapes of `in_8_bits`, each with the sharding of the weight, which is of one
+    device, or that of a weight that every device holds whole.
+    """
+    shapes = jax.eval_shape(in_8_bits, params)
+
+    def placed(like: Any, x: Any) -> Any:
+        sharding = getattr(like, "sharding", None)
+        if isinstance(sharding, NamedSharding):  # blocks may cross what it cuts
+            sharding = NamedSharding(sharding.mesh, PartitionSpec())
+        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), x)
+
+    return jax.tree.map(
+        lambda like, x: like if like.shape == getattr(x, "shape", None) else placed(like, x), params, shapes
+    )
 
 
 def _clipped(

@@ -14,17 +14,18 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, UserError
+from train.config.run import INT8, DataFlags, ModelFlags, OptimizerFlags, UserError, WeightsName
 from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.micro_batches import ValueAndGrad, accumulated, mapped
-from train.program.optimizer import backward_step, make_optimizer, make_schedule, state_bytes
+from train.program.optimizer import as_floats, backward_step, in_8_bits, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
     check_micro_batches,
     maps_stacks,
+    param_shardings,
     placed,
     placement,
     replicated,
@@ -32,7 +33,7 @@ from train.program.sharding import (
 )
 from train.program.speed import flops_per_token
 from train.program.step import TrainState, first_state, make_backward_step, make_train_step
-from train.program.task import Batch, LanguageModel, Params, Task
+from train.program.task import Batch, LanguageModel, Params, Parts, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,19 +44,21 @@ class Program:
     task: Task
     tx: optax.GradientTransformation
     state: TrainState  # shapes, dtypes and shardings
+    weights: Params  # shapes, dtypes and shardings of the parameters as the network reads them
     batch: Batch  # shapes, dtypes and shardings
     frozen: Pattern
     micro_batch: Batch  # shapes, dtypes and shardings; that of `batch` if it is computed at once
     value_and_grad: ValueAndGrad  # of the loss of a batch, with all parameters
     draw_state: Callable[[], TrainState]
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
+    read: Callable[[Params], Params]  # the parameters as the network reads them
     train_step: jax.stages.Wrapped
     predict: Callable[[Params, Batch], Array]  # of a batch, replicated
 
     @property
     def flops_per_token(self) -> float:
         """Operations that training on a token needs; see `train.program.speed`."""
-        return flops_per_token(self.task.network, self.state.params, self.task.seq_len)
+        return flops_per_token(self.task.network, self.weights, self.task.seq_len)
 
     @property
     def optimizer_bytes(self) -> int:
@@ -72,6 +75,7 @@ def make_program(
     *,
     frozen: Pattern = (),
     accumulate: int = 1,
+    weights: WeightsName = "float",
     planned: bool = False,
 ) -> Program:
     """Return the programs of a run, not yet compiled.
@@ -84,6 +88,7 @@ def make_program(
       seed: Of the first weights and the subspaces.
       frozen: Patterns of the parameters that are not trained.
       accumulate: Micro-batches of a batch.
+      weights: How the kernels of the layers are stored.
       planned: The CPU devices of `mesh` represent accelerators, and the programs will not run.
 
     Raises:
@@ -92,28 +97,37 @@ def make_program(
     """
     params = jax.eval_shape(lambda: task.draw(seed))
     is_narrow = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
-    options = {"map_stacks": maps_stacks(mesh, planned), "is_narrow": is_narrow}
+    is_int8 = weights == INT8
+    options = {"map_stacks": maps_stacks(mesh, planned), "is_narrow": is_narrow, "is_int8": is_int8}
     tx = make_optimizer(optimizer, schedule, seed, **options)
     check_patterns(params, frozen)
-    start = functools.partial(first_state, tx=tx, frozen=frozen)
+
+    def start(params: Params) -> TrainState:
+        return first_state(in_8_bits(params) if is_int8 else params, tx, frozen)
+
     state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     place = placement(mesh)
     check_micro_batches(mesh, task.batch_size, accumulate)
+    place_of_weights = param_shardings(mesh, params)
     loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
     value_and_grad = accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
+    if is_int8:
+        assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
+        predict = functools.partial(predict_by_layer, task.parts(place))
     rate = make_schedule(optimizer.learning_rate, schedule)
     if optimizer.update_in_backward:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
         step = backward_step(task.parts(place), optimizer, schedule, seed, **options)
         train_step = make_backward_step(step, rate, clips=optimizer.clip > 0)
     else:
-        train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
+        train_step = make_train_step(loss, tx, rate, frozen, value_and_grad, as_floats if is_int8 else _as_they_are)
     return Program(
         mesh=mesh,
         task=task,
         tx=tx,
         state=state,
+        weights=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place_of_weights),
         batch=_batch(mesh, task),
         frozen=frozen,
         micro_batch=_batch(mesh, task, accumulate),
@@ -121,11 +135,26 @@ def make_program(
         # Under jit each device draws only its own shard of the state.
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
+        read=jax.jit(as_floats, out_shardings=place_of_weights) if is_int8 else _as_they_are,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
         predict=jax.jit(
             mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
         ),
     )
+
+
+def predict_by_layer(parts: Parts, params: Params, batch: Batch) -> Array:
+    """Return what an evaluation reads of a batch, from parameters as they are stored; those of one
+    layer at a time are floats.
+    """
+    others = {name: x for name, x in params.items() if name != "layers"}
+    x, context = parts.begin(others, batch)
+    x, _ = jax.lax.scan(lambda x, layer: (parts.layer(as_floats(layer), x, context), None), x, params["layers"])
+    return parts.predict(others, x, batch)
+
+
+def _as_they_are(params: Params) -> Params:
+    return params
 
 
 def _batch(mesh: Mesh, task: Task, parts: int = 1) -> Batch:

@@ -42,18 +42,20 @@ def make_train_step(
     schedule: optax.Schedule,
     frozen: Pattern = (),
     value_and_grad: Callable[[Loss], ValueAndGrad] = jax.value_and_grad,
+    read: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[..., tuple[TrainState, Report]]:
     """Return the training step: of a state, a batch, and the highest loss that is no spike.
 
     `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
     parameters have no gradient and no optimizer state. `value_and_grad` may be that of
-    `train.program.micro_batches`. If the loss or a gradient is not finite, or the loss is a spike,
+    `train.program.micro_batches`. `read` makes of parameters, as they are stored, those that the
+    loss reads. If the loss or a gradient is not finite, or the loss is a spike,
     the state stays as it is, bit for bit.
     """
 
     def train_step(state: TrainState, batch: Batch, highest: float | Array = math.inf) -> tuple[TrainState, Report]:
         trained, fixed = parted(state.params, frozen)
-        value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
+        value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(read(trained), batch)
         is_good = all_finite((value, grads)) & (value <= highest)
 
         def updated(state: TrainState) -> TrainState:

@@ -56,11 +56,13 @@ class Parts(NamedTuple):
       layer: Maps the parameters of a layer, its input and what all layers read to its output.
       end: Maps the parameters without `layers`, the output of the last layer, and a batch to the
         loss.
+      predict: The same, to what an evaluation reads.
     """
 
     begin: Callable[[Params, Batch], tuple[Array, Any]]
     layer: Callable[[Params, Array, Any], Array]
     end: Callable[[Params, Array, Batch], Array]
+    predict: Callable[[Params, Array, Batch], Array]
 
 
 class Task(Protocol):
@@ -175,7 +177,11 @@ class LanguageModel:
             model = nnx.merge(self.graphdef, {**others, "layers": layers})
             return self._loss(model, model.norm(x_BTD), batch, place)
 
-        return Parts(begin, layer, end)
+        def predict(others: Params, x_BTD: Array, batch: Rows) -> Array:
+            model = nnx.merge(self.graphdef, {**others, "layers": layers})
+            return self._losses(model, model.norm(x_BTD), batch, place)
+
+        return Parts(begin, layer, end, predict)
 
     def _loss(self, model: Llama, hidden_BTD: Array, batch: Rows, place: Placement) -> Array:
         """The loss, from normalised hidden states."""
@@ -201,8 +207,13 @@ class LanguageModel:
 
     def predict(self, params: Params, batch: Rows, place: Placement = ANYWHERE) -> Array:
         """Return the cross-entropy (B, T) of each token given those before it, in float32 nats."""
-        model, targets_BT = nnx.merge(self.graphdef, params), batch.tokens[:, 1:]
+        model = nnx.merge(self.graphdef, params)
         hidden_BTD = model.hidden(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
+        return self._losses(model, hidden_BTD, batch, place)
+
+    def _losses(self, model: Llama, hidden_BTD: Array, batch: Rows, place: Placement) -> Array:
+        """The cross-entropies, from normalised hidden states."""
+        targets_BT = batch.tokens[:, 1:]
         if self.chunk is not None:
             hidden_BTD = hidden_BTD.astype(self.network.dtype)
             return token_losses(hidden_BTD, model.head, targets_BT, chunk=self.chunk, place=place)

@@ -1,4 +1,7 @@
-"""The weights in a checkpoint of a run or of an import, without the rest of its state."""
+"""The weights in a checkpoint of a run or of an import, without the rest of its state.
+
+They are floats, however the run stored them.
+"""
 
 import functools
 import sys
@@ -10,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.config.run import UserError
+from train.program.optimizer import as_floats, shapes_in_8_bits
 from train.storage.checkpoint import ITEM, newest_intact, steps_in
 from train.storage.seal import SealedPath, damage
 
@@ -84,8 +88,12 @@ def restore_params(folder: Path, step: int | None, abstract: Params) -> Params:
     """
     step = kept_step(folder, step)
     with _reader() as reader:
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        if is_in_8_bits := _has_codes(folder / str(step)):
+            abstract = shapes_in_8_bits(abstract)
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-        return _restored(reader, folder / str(step), abstract, arguments)
+        params = _restored(reader, folder / str(step), abstract, arguments)
+    return jax.jit(as_floats, out_shardings=shardings)(params) if is_in_8_bits else params
 
 
 def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> Params:
@@ -106,18 +114,28 @@ def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> 
 
     leaves, structure = jax.tree.flatten_with_path(abstract)
     arrays: dict[int, np.ndarray] = {}
-    with _reader() as reader:
+    with _reader() as reader, jax.default_device(jax.local_devices(backend="cpu")[0]):
+        is_in_8_bits = _has_codes(folder / str(step))
         for i in sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size):
             path, leaf = leaves[i]
-            arguments = ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            part = _restored(reader, folder / str(step), _nested(path, leaf), _nested(path, arguments))
-            (arrays[i],) = jax.tree.leaves(part)
+            item = _nested(path, leaf)
+            item = shapes_in_8_bits(item) if is_in_8_bits else item
+            arguments = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), item)
+            part = as_floats(_restored(reader, folder / str(step), item, arguments))
+            (arrays[i],) = map(np.asarray, jax.tree.leaves(part))
     return jax.tree.unflatten(structure, [arrays[i] for i in range(len(leaves))])
 
 
 def _nested(path: tuple[Any, ...], value: Any) -> Params:
     """Return the dicts in which `value` has this path."""
     return functools.reduce(lambda inner, key: {key.key: inner}, reversed(path), value)
+
+
+def _has_codes(checkpoint: Path) -> bool:
+    """Whether the kernels of the layers are stored in 8 bits."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(checkpoint.absolute() / ITEM).tree
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree))
+    return any(name.endswith("kernel/codes") for name in names)
 
 
 def _restored(reader: ocp.Checkpointer, checkpoint: Path, params: Params, restore_args: Params) -> Params:
