@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from train.config.run import UserError
 from train.program.optimizer import as_floats, shapes_in_8_bits
 from train.storage.checkpoint import ITEM, newest_intact, steps_in
-from train.storage.seal import SealedPath, damage
+from train.storage.checksums import SealedPath, damage
 
 Params = Any
 # Of imported weights: the bytes that are encoded at once, and those of a file, which is in memory
@@ -114,15 +114,18 @@ def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> 
 
     leaves, structure = jax.tree.flatten_with_path(abstract)
     arrays: dict[int, np.ndarray] = {}
-    with _reader() as reader, jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with _reader() as reader:
         is_in_8_bits = _has_codes(folder / str(step))
         for i in sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size):
             path, leaf = leaves[i]
             item = _nested(path, leaf)
             item = shapes_in_8_bits(item) if is_in_8_bits else item
             arguments = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), item)
-            part = as_floats(_restored(reader, folder / str(step), item, arguments))
-            (arrays[i],) = map(np.asarray, jax.tree.leaves(part))
+            part = _restored(reader, folder / str(step), item, arguments)
+            if is_in_8_bits:
+                with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                    part = jax.tree.map(np.asarray, as_floats(part))
+            (arrays[i],) = jax.tree.leaves(part)
     return jax.tree.unflatten(structure, [arrays[i] for i in range(len(leaves))])
 
 

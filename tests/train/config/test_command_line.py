@@ -11,9 +11,9 @@ import pytest
 from tests.train.small_run import ROOT
 from train.__main__ import Command, main, parse
 from train.config.optimizers import OPTIMIZERS
+from train.config.resumed import refuse_conflicts
 from train.config.run import Pretrain, ProcessFlags, UserError
 from train.config.stored import COMMANDS, groups_of, settings_of
-from train.config.validate import refuse_conflicts
 from train.evaluate.config import Evaluate
 from train.export.config import Export
 from train.import_.config import Import
@@ -24,6 +24,7 @@ OTHER: dict[str, object] = {
     "model": "20m",
     "vocab_size": 999,
     "precision": "bfloat16",
+    "weights": "int8",
     "attention": "xla",
     "logits": "whole",
     "remat": "dots",
@@ -81,9 +82,13 @@ def flag(name: str) -> str:
 
 
 def flat(config: Command) -> dict[str, Any]:
-    """The stored settings by name, without their groups."""
+    """The stored settings by name, without their groups, and without --init-from, which needs a
+    model (`tests.train.pretrain.test_start`).
+    """
     assert isinstance(config, Pretrain)
-    return {name: value for group in settings_of(config).values() for name, value in group.items()}
+    groups = settings_of(config)
+    assert groups.pop("start") == {"init_from": None, "init_step": None}
+    return {name: value for group in groups.values() for name, value in group.items()}
 
 
 def words(name: str, value: object) -> list[object]:
@@ -255,6 +260,7 @@ MISTAKES = [
     ("--accumulate 0", "--accumulate 0 must be at least 1"),
     ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
     ("--update-in-backward --accumulate 2", "--accumulate 2 adds gradients up, and --update-in-backward keeps none"),
+    ("--weights int8 --mesh data=2", "--weights int8 has blocks that --mesh data=2 would cut"),
     ("--update-in-backward --remat block", "--remat block has no effect on --update-in-backward"),
     ("--update-in-backward --optimizer badam", "needs an optimizer that updates layers apart, and badam does not"),
     ("--profile 3", "--profile 3 must be FIRST:LAST, two updates from 1 on, for example 10:12"),
