@@ -81,10 +81,8 @@ def to_int8(params: optax.Params, mask: PyTree | Callable[[optax.Params], PyTree
                 f"leaf {jax.tree_util.keystr(path, simple=True, separator='/')!r} has the shape {jnp.shape(x)}, which "
                 "has no columns. Choose matrices and stacks of them with `mask`."
             )
-        wide = jnp.asarray(x, jnp.float32)
-        scale = _scale(wide)
-        codes = jnp.round(wide / _of_entries(scale, wide.shape))
-        return Int8(codes.astype(jnp.int8), scale.astype(x.dtype))
+        # One matrix after the other, so that a whole stack is never there in float32.
+        return _nearest(x) if jnp.ndim(x) == 2 else jax.lax.map(_nearest, jnp.asarray(x))
 
     return jax.tree.map_with_path(one, params, chosen)
 
@@ -189,6 +187,13 @@ def codes_of(tree: PyTree) -> PyTree:
 def is_int8(x: Any) -> bool:
     """Whether this is a stored weight, and no leaf."""
     return isinstance(x, Int8)
+
+
+def _nearest(x: Float[Array, "*b m n"]) -> Int8:
+    wide = x.astype(jnp.float32)
+    scale = _scale(wide)
+    codes = jnp.round(wide / _of_entries(scale, wide.shape))
+    return Int8(codes.astype(jnp.int8), scale.astype(x.dtype))
 
 
 def _change(param: Int8, weight: Float[Array, "*b m n"], draws: Float[Array, "*b m n"]) -> Int8:

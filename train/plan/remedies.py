@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import BLOCKS, HAAR, Pretrain
+from train.config.run import BLOCKS, HAAR, INT8, Pretrain
 from train.config.validate import NARROWEST_BLOCK
 from train.program.chunks import chunk_of
 
@@ -155,6 +155,11 @@ REMEDIES: tuple[Remedy, ...] = (
         flags=lambda *_: {"precision": "bfloat16"},
         applies=lambda run, _: run.model.precision != "bfloat16",
         price="products, activations and weights are rounded, weights at random",
+    ),
+    Remedy(
+        flags=lambda *_: {"weights": INT8},
+        applies=lambda run, _: run.model.weights != INT8 and not run.devices.mesh,
+        price="weights of the layers are rounded to 8 bits, at random",
     ),
 )
 

@@ -20,6 +20,7 @@ from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.micro_batches import ValueAndGrad, accumulated, mapped
+from train.program.narrow_weights import drawn_in_8_bits, predict_by_layer, stored_in_8_bits
 from train.program.optimizer import as_floats, backward_step, in_8_bits, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
@@ -33,7 +34,7 @@ from train.program.sharding import (
 )
 from train.program.speed import flops_per_token
 from train.program.step import TrainState, first_state, make_backward_step, make_train_step
-from train.program.task import Batch, LanguageModel, Params, Parts, Task
+from train.program.task import Batch, LanguageModel, Params, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,10 +103,8 @@ def make_program(
     tx = make_optimizer(optimizer, schedule, seed, **options)
     check_patterns(params, frozen)
 
-    def start(params: Params) -> TrainState:
-        return first_state(in_8_bits(params) if is_int8 else params, tx, frozen)
-
-    state = placed(mesh, tx, jax.eval_shape(start, params), frozen)
+    start = functools.partial(first_state, tx=tx, frozen=frozen)
+    state = placed(mesh, tx, jax.eval_shape(start, jax.eval_shape(in_8_bits, params) if is_int8 else params), frozen)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     place = placement(mesh)
     check_micro_batches(mesh, task.batch_size, accumulate)
@@ -122,6 +121,9 @@ def make_program(
         train_step = make_backward_step(step, rate, clips=optimizer.clip > 0)
     else:
         train_step = make_train_step(loss, tx, rate, frozen, value_and_grad, as_floats if is_int8 else _as_they_are)
+    state_of = jax.jit(start, donate_argnums=0, out_shardings=shardings)
+    # Under jit each device draws only its own shard of the state.
+    draw_state: Callable[[], TrainState] = jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings)
     return Program(
         mesh=mesh,
         task=task,
@@ -132,25 +134,14 @@ def make_program(
         frozen=frozen,
         micro_batch=_batch(mesh, task, accumulate),
         value_and_grad=value_and_grad(loss),
-        # Under jit each device draws only its own shard of the state.
-        draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
-        first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
+        draw_state=(lambda: state_of(drawn_in_8_bits(task, seed))) if is_int8 else draw_state,
+        first_state=(lambda params: state_of(stored_in_8_bits(params))) if is_int8 else state_of,
         read=jax.jit(as_floats, out_shardings=place_of_weights) if is_int8 else _as_they_are,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
         predict=jax.jit(
             mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
         ),
     )
-
-
-def predict_by_layer(parts: Parts, params: Params, batch: Batch) -> Array:
-    """Return what an evaluation reads of a batch, from parameters as they are stored; those of one
-    layer at a time are floats.
-    """
-    others = {name: x for name, x in params.items() if name != "layers"}
-    x, context = parts.begin(others, batch)
-    x, _ = jax.lax.scan(lambda x, layer: (parts.layer(as_floats(layer), x, context), None), x, params["layers"])
-    return parts.predict(others, x, batch)
 
 
 def _as_they_are(params: Params) -> Params:

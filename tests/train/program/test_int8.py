@@ -10,9 +10,8 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.train.program.test_backward import NETWORK, SCHEDULE, TASK, rows
-from tests.util import long_but
 from train.config.run import OptimizerFlags
-from train.program.optimizer import as_floats
+from train.program.optimizer import as_floats, in_8_bits
 from train.program.program import make_program
 from train.program.sharding import make_mesh
 from train.storage.checkpoint import Checkpoints
@@ -36,7 +35,8 @@ def trained(program, steps, state=None):
     return state, losses
 
 
-@pytest.mark.parametrize("name", long_but(["adamw"], ["adamw", "grassjump", "muon", "frugal"]))
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["adamw", "grassjump", "muon", "frugal"])
 def test_losses_are_those_of_the_plain_step(name):
     (state, found), (_, plain) = (trained(program(backward=backward, name=name), 8) for backward in (True, False))
     np.testing.assert_allclose(found, plain, atol=1e-3)
@@ -46,6 +46,7 @@ def test_losses_are_those_of_the_plain_step(name):
     assert stored == {jnp.dtype(jnp.int8)}
 
 
+@pytest.mark.long
 def test_an_evaluation_reads_the_weights_as_they_are_stored():
     run = program(BFLOAT16, name="adamw")
     with jax.numpy_dtype_promotion("standard"):  # JAX's attention adds bfloat16 to float32
@@ -53,6 +54,14 @@ def test_an_evaluation_reads_the_weights_as_they_are_stored():
         whole = run.task.predict(as_floats(state.params), batch)
         np.testing.assert_allclose(run.predict(state.params, batch), whole, atol=1e-2)
     chex.assert_trees_all_equal_shapes_and_dtypes(run.read(state.params), run.weights)
+
+
+def test_first_weights_are_those_of_a_run_in_floats():
+    run = program(name="adamw")
+    weights = jax.jit(lambda: TASK.draw(0))()
+    expected = jax.jit(in_8_bits)(weights)
+    chex.assert_trees_all_equal(run.draw_state().params, expected)
+    chex.assert_trees_all_equal(run.first_state(weights).params, expected)
 
 
 def test_weights_of_a_checkpoint_are_floats_and_a_run_resumes_bit_for_bit(tmp_path):
