@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measurements on one GPU: benchmarks/gpu.sh DIRECTORY [PART ...] writes JSON and the printed tables there.
-# The parts, at most five minutes each: step, train, memory, limits. All of them by default.
+# The parts, at most five minutes each: step, train, memory, limits. All of them by default. One more, card, trains
+# LLaMA-7B for 20 steps with the memory of a card of 24 GB; it takes longer, and 12 GB of disk for its checkpoint.
 # Requires jax and optax; train, and half of memory, also require flax. A command that fails or exceeds its time limit
 # does not stop the others. SIZE is the model. JOBS is how many contestants share the GPU, and the processors, while
 # memory is measured.
@@ -44,8 +45,18 @@ for part in "${parts[@]}"; do
       measure 120 roofline roofline --size "$size" --methods adamw grassjump grasswalk apollo
       unset JAX_COMPILATION_CACHE_DIR
       measure 120 compile compile_time --leaves 56 --repeats 1 --methods adamw grassjump grasswalk ;;
+    card)
+      # JAX may take as much of this GPU as 24 GB are.
+      total=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)  # MiB
+      fraction=$(awk -v total="$total" 'BEGIN {printf "%.4f", 24e9 / 1048576 / total}')
+      echo "== card: 24 GB of $total MiB are $fraction"
+      XLA_PYTHON_CLIENT_MEM_FRACTION=$fraction timeout "${CARD_SECONDS:-3600}" "$python" -m train pretrain \
+        --run-dir "$results/card" --model 7b --steps 20 --batch-size 8 --seq-len 256 --precision bfloat16 \
+        --weights int8 --update-in-backward --optimizer grassjump --rank 1024 --basis blocks \
+        --mu-dtype float8 --nu-dtype float8 --save-every 1000 --eval-batches 1 --sample-tokens 0 \
+        2>&1 | tee "$results/card.txt" ;;
     *)
-      echo "unknown part $part: give some of step, train, memory, limits" >&2
+      echo "unknown part $part: give some of step, train, memory, limits, card" >&2
       exit 2 ;;
   esac
 done

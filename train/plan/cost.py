@@ -69,7 +69,7 @@ def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
 def compiled_step(program: Program) -> dict[str, Any]:
     """Return the compiler's figures of a step: memory and traffic, or why it does not fit."""
     traced = program.train_step.trace(program.state, program.batch)
-    operations = product_operations(traced.jaxpr.jaxpr)
+    operations = step_operations(program)
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -89,6 +89,15 @@ def compiled_step(program: Program) -> dict[str, Any]:
         "compiled": memory,
         "sent": [row._asdict() for row in collectives(str(compiled.as_text()))],
     }
+
+
+def step_operations(program: Program) -> int:
+    """Return the operations of the products of a step, on all devices."""
+    operations = product_operations(program.train_step.trace(program.state, program.batch).jaxpr.jaxpr)
+    if program.updates_in_backward:  # each layer is updated in a loop of one turn, which is not counted
+        update = jax.make_jaxpr(program.tx.update)(program.weights, program.state.opt_state, program.state.params)
+        operations += product_operations(update.jaxpr)
+    return operations
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:

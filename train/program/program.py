@@ -48,6 +48,7 @@ class Program:
     weights: Params  # shapes, dtypes and shardings of the parameters as the network reads them
     batch: Batch  # shapes, dtypes and shardings
     frozen: Pattern
+    updates_in_backward: bool
     micro_batch: Batch  # shapes, dtypes and shardings; that of `batch` if it is computed at once
     value_and_grad: ValueAndGrad  # of the loss of a batch, with all parameters
     draw_state: Callable[[], TrainState]
@@ -132,6 +133,7 @@ def make_program(
         weights=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place_of_weights),
         batch=_batch(mesh, task),
         frozen=frozen,
+        updates_in_backward=optimizer.update_in_backward,
         micro_batch=_batch(mesh, task, accumulate),
         value_and_grad=value_and_grad(loss),
         draw_state=(lambda: state_of(drawn_in_8_bits(task, seed))) if is_int8 else draw_state,
