@@ -1,0 +1,120 @@
+"""What the site makes of three kinds of pages. On a code host they are plain Markdown.
+
+* An `index.md` is a list of links. On the site its pages are also the navigation, in that order.
+* A tutorial has blocks of Python. On the site they are the cells of a notebook, which is run.
+* A page of the API is a table of names. On the site their docstrings stand in its place.
+"""
+
+import importlib
+import inspect
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = """---
+file_format: mystnb
+kernelspec:
+  name: python3
+---
+"""
+ROW = re.compile(r"^\| \[`(\w+)`\]\([^)]+\) \| (.*) \|$")
+
+
+def read(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Change the text of a page before it is parsed."""
+    text, folder = source[0], str(PurePosixPath(docname).parent)
+    if docname.endswith("/index"):
+        text += navigation(docname, text)
+    if folder == "docs/tutorials":
+        text = NOTEBOOK + re.sub(r"(?m)^```python$", "```{code-cell}", text)
+    if folder == "docs/reference/api":
+        text = documented(text)
+    source[0] = text
+
+
+def navigation(docname: str, text: str) -> str:
+    """Hidden tables of contents, one for each second heading and with its words as caption."""
+    _, *sections = re.split(r"(?m)^## ", text)
+    captioned = docname == "docs/index"
+    trees, seen = [], {docname}
+    for section in sections if captioned else [text]:
+        pages = [page for page in linked(docname, section) if page not in seen]
+        seen |= set(pages)
+        caption = f":caption: {section.splitlines()[0]}\n" if captioned else ""
+        if pages:
+            trees.append("\n```{toctree}\n:hidden:\n" + caption + "".join(f"\n/{page}" for page in pages) + "\n```\n")
+    return "".join(trees)
+
+
+def linked(docname: str, text: str) -> list[str]:
+    """The pages to which a text links, each once, as Sphinx names them."""
+    folder = (ROOT / docname).parent
+    files = [(folder / target).resolve() for target in re.findall(r"\]\(([^)#\s]+\.md)[)#]", text)]
+    return list(dict.fromkeys(file.relative_to(ROOT).with_suffix("").as_posix() for file in files))
+
+
+def documented(text: str) -> str:
+    """A page whose first line in backticks is a module: its table becomes the docstrings."""
+    named = re.search(r"(?m)^Module: `([\w.]+)`", text)
+    if not named:
+        return text
+    lines: list[str] = []
+    for line in text.splitlines():
+        row = ROW.match(line)
+        if row:
+            lines += ["```{eval-rst}", directive(named[1], *row.groups()), "```", ""]
+        elif not line.startswith("|"):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def directive(module: str, name: str, summary: str) -> str:
+    """The docstring of a name; of a type or a constant, which has none, its line of the table."""
+    value = resolved(module, name)
+    head = f".. py:currentmodule:: {module}\n\n"
+    if inspect.isclass(value):
+        return f"{head}.. autoclass:: {module}.{name}\n   :members:\n"
+    if inspect.isroutine(value):
+        return f"{head}.. autofunction:: {module}.{name}\n"
+    return f"{head}.. py:data:: {name}\n\n   {summary}\n"
+
+
+def resolved(module: str, name: str) -> Any:
+    """What a public name is. `grass_optax.layouts` is a module under another name."""
+    package, _, attribute = module.partition(".")
+    home = importlib.import_module(package)
+    return getattr(getattr(home, attribute) if attribute else home, name)
+
+
+def skip_fields(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of a state stand under `Attributes:` of its docstring, and not again as members."""
+    ours = isinstance(value, property | classmethod) or str(getattr(value, "__module__", "")).startswith("grass_optax")
+    return None if ours else True
+
+
+def escape(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Let plain English through reStructuredText: |x| is a norm, and a name may have a plural s.
+
+    Lines of formulas, after a double colon, and of examples are left as they are.
+    """
+    literal = None  # the indent of the paragraph that announced a block
+    in_example = False
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and literal is not None and indent <= literal:
+            literal = None
+        in_example = bool(line.strip()) and (in_example or line.lstrip().startswith(">>> "))
+        if literal is None and not in_example:
+            lines[i] = re.sub(r"(`[^`]+`)s\b", r"\1\\ s", line.replace("|", r"\|"))
+            literal = indent if line.endswith("::") else None
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("source-read", read)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon's
+    return {"parallel_read_safe": True}
