@@ -32,7 +32,6 @@ nb_merge_streams = True
 
 default_role = "py:obj"
 autodoc_preserve_defaults = True
-autodoc_typehints_format = "short"
 napoleon_use_ivar = True
 napoleon_attr_annotations = False  # shapes are no reStructuredText
 napoleon_use_rtype = False

@@ -5,9 +5,11 @@
 * A page of the API is a table of names. On the site their docstrings stand in its place.
 """
 
+import ast
 import importlib
 import inspect
 import re
+import textwrap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,19 +43,22 @@ def navigation(docname: str, text: str) -> str:
     captioned = docname == "docs/index"
     trees, seen = [], {docname}
     for section in sections if captioned else [text]:
-        pages = [page for page in linked(docname, section) if page not in seen]
+        pages = {page: title for page, title in linked(docname, section).items() if page not in seen}
         seen |= set(pages)
         caption = f":caption: {section.splitlines()[0]}\n" if captioned else ""
+        lines = "".join(f"\n{title} </{page}>" for page, title in pages.items())
         if pages:
-            trees.append("\n```{toctree}\n:hidden:\n" + caption + "".join(f"\n/{page}" for page in pages) + "\n```\n")
+            trees.append(f"\n```{{toctree}}\n:hidden:\n{caption}{lines}\n```\n")
     return "".join(trees)
 
 
-def linked(docname: str, text: str) -> list[str]:
-    """The pages to which a text links, each once, as Sphinx names them."""
-    folder = (ROOT / docname).parent
-    files = [(folder / target).resolve() for target in re.findall(r"\]\(([^)#\s]+\.md)[)#]", text)]
-    return list(dict.fromkeys(file.relative_to(ROOT).with_suffix("").as_posix() for file in files))
+def linked(docname: str, text: str) -> dict[str, str]:
+    """The pages to which a text links, as Sphinx names them, and the words of the first link."""
+    folder, pages = (ROOT / docname).parent, dict[str, str]()
+    for words, target in re.findall(r"\[([^\]]+)\]\(([^)#\s]+\.md)[)#]", text):
+        page = (folder / target).resolve().relative_to(ROOT).with_suffix("").as_posix()
+        pages.setdefault(page, re.sub(r"\s+", " ", words.replace("`", "")))
+    return pages
 
 
 def documented(text: str) -> str:
@@ -89,6 +94,20 @@ def resolved(module: str, name: str) -> Any:
     return getattr(getattr(home, attribute) if attribute else home, name)
 
 
+def signature(
+    app: Sphinx, kind: str, name: str, value: Any, options: Any, arguments: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    """The signature as the source writes it: `ArrayLike`, and not the eight types that it means."""
+    if not inspect.isfunction(value):
+        return None
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(value))).body
+    assert isinstance(function, ast.FunctionDef)
+    inputs = function.args
+    if kind == "method" and inputs.args:  # self or cls
+        inputs.args = inputs.args[1:]
+    return f"({ast.unparse(inputs)})", ast.unparse(function.returns) if function.returns else None
+
+
 def skip_fields(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Fields of a state stand under `Attributes:` of its docstring, and not again as members."""
     ours = isinstance(value, property | classmethod) or str(getattr(value, "__module__", "")).startswith("grass_optax")
@@ -115,6 +134,7 @@ def escape(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: l
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", read)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon's
     return {"parallel_read_safe": True}
