@@ -59,7 +59,7 @@ format: $(VENV)/.dev
 
 # The site, in build/site: warnings are errors, the tutorials are run, and links inside it are followed.
 docs: $(VENV)/.docs
-	JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/python -m sphinx -W --keep-going -c docs/site -d build/doctrees . build/site
+	JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/python -m sphinx -E -W --keep-going -c docs/site -d build/doctrees . build/site
 	$(BIN)/python docs/site/check_links.py build/site
 
 # Wheel and sdist, in dist. TAG=v1.2.3 also checks that this is the version.

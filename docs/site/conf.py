@@ -5,16 +5,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import sources
+
 import grass_optax
 
 project = "grass_optax"
 author = "The grass_optax authors"
-copyright = author  # noqa: A001
+copyright = author
 version = release = grass_optax.__version__
 
 # The root of the repository is the root of the pages, so that the links between them are those that
 # a code host follows.
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "pages", "sources"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "sphinx.ext.napoleon", "pages", "sources"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "benchmarks/README.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [".*", "build", "dist", "runs"]
@@ -31,6 +33,7 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 
 default_role = "py:obj"
+linkcode_resolve = sources.of_object
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 napoleon_attr_annotations = False  # shapes are no reStructuredText

@@ -11,9 +11,10 @@ import inspect
 import re
 import textwrap
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:  # the tests read pages without Sphinx
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = """---
@@ -25,7 +26,7 @@ kernelspec:
 ROW = re.compile(r"^\| \[`(\w+)`\]\([^)]+\) \| (.*) \|$")
 
 
-def read(app: Sphinx, docname: str, source: list[str]) -> None:
+def read(app: "Sphinx", docname: str, source: list[str]) -> None:
     """Change the text of a page before it is parsed."""
     text, folder = source[0], str(PurePosixPath(docname).parent)
     if docname.endswith("/index"):
@@ -95,7 +96,7 @@ def resolved(module: str, name: str) -> Any:
 
 
 def signature(
-    app: Sphinx, kind: str, name: str, value: Any, options: Any, arguments: str | None, returned: str | None
+    app: "Sphinx", kind: str, name: str, value: Any, options: Any, arguments: str | None, returned: str | None
 ) -> tuple[str, str | None] | None:
     """The signature as the source writes it: `ArrayLike`, and not the eight types that it means."""
     if not inspect.isfunction(value):
@@ -108,13 +109,13 @@ def signature(
     return f"({ast.unparse(inputs)})", ast.unparse(function.returns) if function.returns else None
 
 
-def skip_fields(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+def skip_fields(app: "Sphinx", kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Fields of a state stand under `Attributes:` of its docstring, and not again as members."""
     ours = isinstance(value, property | classmethod) or str(getattr(value, "__module__", "")).startswith("grass_optax")
     return None if ours else True
 
 
-def escape(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+def escape(app: "Sphinx", kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Let plain English through reStructuredText: |x| is a norm, and a name may have a plural s.
 
     Lines of formulas, after a double colon, and of examples are left as they are.
@@ -131,7 +132,7 @@ def escape(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: l
             literal = indent if line.endswith("::") else None
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", read)
     app.connect("autodoc-process-signature", signature)

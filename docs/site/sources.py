@@ -4,6 +4,8 @@ On a code host such a link opens the file. The site has no code host beside it, 
 itself, with its lines numbered.
 """
 
+import importlib
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -43,9 +45,23 @@ def resolve(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for node in doctree.findall(nodes.reference):
         uri = node.get("refuri", "")
         if uri.startswith(SCHEME):
-            page = f"{FOLDER}/{uri.removeprefix(SCHEME)}"
-            node["refuri"] = app.builder.get_relative_uri(docname, page)
-            linked(app).add(uri.removeprefix(SCHEME))
+            path, hash_, line = uri.removeprefix(SCHEME).partition("#")
+            node["refuri"] = app.builder.get_relative_uri(docname, f"{FOLDER}/{path}") + hash_ + line
+            linked(app).add(path)
+
+
+def of_object(domain: str, info: dict[str, str]) -> str | None:
+    """The marked link to the line that defines a documented object, for `sphinx.ext.linkcode`."""
+    value: Any = importlib.import_module(info["module"].partition(".")[0])
+    for name in (*info["module"].split(".")[1:], *info["fullname"].split(".")):
+        value = getattr(value, name)
+    value = value.fget if isinstance(value, property) else value
+    if not (inspect.isclass(value) or inspect.isroutine(value)):
+        return None
+    file = Path(inspect.getfile(value))
+    if ROOT not in file.parents:  # a type of another package
+        return None
+    return f"{SCHEME}{file.relative_to(ROOT).as_posix()}#L-{inspect.getsourcelines(value)[1]}"
 
 
 def linked(app: Sphinx) -> set[str]:
@@ -80,7 +96,7 @@ def listing(path: str, names: list[str]) -> str:
 
 
 def code(file: Path) -> str:
-    """The lines of a file as HTML, with anchors L1, L2, ..."""
+    """The lines of a file as HTML, with anchors L-1, L-2, ..."""
     try:
         lexer = get_lexer_for_filename(file.name)
     except ClassNotFound:

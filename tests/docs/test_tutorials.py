@@ -13,7 +13,11 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 PRINTED = {
     "first_run": (r"adamw +loss .* -> .* in", r"second/kernel +0\.\d\d of the norm"),
     "your_own_method": (r"orthonormal up to \d\.\d+e-0[67]", r"outside dropped +loss"),
-    "sharded_and_resumed": (r"basis P\('fsdp',\)", r"the same bits\? True", r"difference of a loss \d\.\d+e-0[789]|0\.0"),
+    "sharded_and_resumed": (
+        r"basis P\('fsdp',\)",
+        r"the same bits\? True",
+        r"difference of a loss \d\.\d+e-0[789]|0\.0",
+    ),
 }
 
 
