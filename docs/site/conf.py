@@ -21,6 +21,8 @@ root_doc = "docs/index"
 include_patterns = ["docs/**.md", "benchmarks/README.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [".*", "build", "dist", "runs"]
 
+smartquotes = False  # strings stay strings
+
 # Anchors as code hosts make them, up to the deepest heading of a page.
 myst_heading_anchors = 4
 myst_url_schemes = ["http", "https", "mailto", "source"]  # `source`: see sources.py
@@ -36,6 +38,7 @@ default_role = "py:obj"
 linkcode_resolve = sources.of_object
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
+napoleon_use_param = False  # b1, b2 and eps in one line, as they are written
 napoleon_attr_annotations = False  # shapes are no reStructuredText
 napoleon_use_rtype = False
 python_use_unqualified_type_names = True
