@@ -81,7 +81,7 @@ def directive(module: str, name: str, summary: str) -> str:
     """The docstring of a name; of a type or a constant, which has none, its line of the table."""
     value = resolved(module, name)
     head = f".. py:currentmodule:: {module}\n\n"
-    if inspect.isclass(value):
+    if inspect.isclass(value) and value.__module__.startswith("grass_optax"):
         return f"{head}.. autoclass:: {module}.{name}\n   :members:\n"
     if inspect.isroutine(value):
         return f"{head}.. autofunction:: {module}.{name}\n"

@@ -57,7 +57,7 @@ VALUES = {
 def home(module: types.ModuleType, name: str) -> Path:
     """The file that defines a name."""
     value = getattr(module, name)
-    if inspect.isclass(value) or inspect.isroutine(value):
+    if name not in VALUES:
         return Path(inspect.getfile(inspect.unwrap(value)))  # tests check the shapes of some
     pattern = re.compile(rf"(?m)^{name}(: \w+)? = |^(\w+, )*{name}(, \w+)* = ")
     files = sorted((ROOT / "grass_optax").rglob("*.py"))
@@ -66,8 +66,7 @@ def home(module: types.ModuleType, name: str) -> Path:
 
 def row(module: types.ModuleType, name: str) -> str:
     value: Any = getattr(module, name)
-    is_documented = (inspect.isclass(value) or inspect.isroutine(value)) and name not in VALUES
-    summary = inspect.getdoc(value).splitlines()[0] if is_documented else VALUES[name]
+    summary = VALUES[name] if name in VALUES else inspect.getdoc(value).splitlines()[0]
     escaped = re.sub(r"(?<!\\)\|", r"\\|", summary)
     return f"| [`{name}`]({os.path.relpath(home(module, name), API)}) | {escaped} |"
 

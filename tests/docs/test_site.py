@@ -71,6 +71,7 @@ def test_the_tables_of_the_api_become_docstrings() -> None:
     assert "\n|" not in text
     layouts = read("docs/reference/api/layouts")
     assert ".. autoclass:: grass_optax.layouts.MatrixLayout\n" in layouts
+    assert ".. py:data:: BasisLike\n" in read("docs/reference/api/bases")  # a class, but of another package
     assert '.. py:data:: SPLIT\n\n   The label "split", of leaves that are split.\n' in layouts
 
 
