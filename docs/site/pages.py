@@ -132,10 +132,20 @@ def escape(app: "Sphinx", kind: str, name: str, value: Any, options: Any, lines:
             literal = indent if line.endswith("::") else None
 
 
+def find(app: "Sphinx", env: Any, node: Any, content: Any) -> Any:
+    """Docstrings say `bases.Cosine` wherever they are: look it up in the library."""
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or target.startswith("grass_optax."):
+        return None
+    python, full = env.get_domain("py"), f"grass_optax.{target}"
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
+
+
 def setup(app: "Sphinx") -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", read)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("missing-reference", find)
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon's
     return {"parallel_read_safe": True}
