@@ -107,7 +107,7 @@ def from_int8(params: optax.Params, dtype: DTypeLike | None = None) -> optax.Par
         if not isinstance(x, Int8):
             return x
         own = dtype or x.scale.dtype
-        return x.codes.astype(own) * _of_entries(x.scale.astype(own), x.codes.shape)
+        return _whole(_blocks(x.codes.astype(own)) * x.scale.astype(own)[..., None, :], x.codes.shape)
 
     return jax.tree.map(one, params, is_leaf=is_int8)
 
@@ -170,8 +170,7 @@ def in_int8(tx: optax.GradientTransformation, key: jax.Array | int = 0) -> optax
         def one(path: Any, param: Any, weight: Array, update: Array) -> Any:
             if not is_int8(param):
                 return update
-            draws = leaf_draws(seed, numbers[path], weight.shape)
-            return _change(param, weight + update.astype(jnp.float32), draws)
+            return _change(param, weight + update, leaf_draws(seed, numbers[path], weight.shape))
 
         changes = jax.tree.map_with_path(one, params, weights, updates, is_leaf=is_int8)
         return changes, Int8State(state.count + 1, inner)
@@ -190,35 +189,44 @@ def is_int8(x: Any) -> bool:
 
 
 def _nearest(x: Float[Array, "*b m n"]) -> Int8:
-    wide = x.astype(jnp.float32)
-    scale = _scale(wide)
-    codes = jnp.round(wide / _of_entries(scale, wide.shape))
-    return Int8(codes.astype(jnp.int8), scale.astype(x.dtype))
+    blocks = _blocks(x.astype(jnp.float32))
+    scale = _scale(blocks)
+    codes = jnp.round(blocks / scale[..., None, :]).astype(jnp.int8)
+    return Int8(_whole(codes, x.shape), scale.astype(x.dtype))
 
 
 def _change(param: Int8, weight: Float[Array, "*b m n"], draws: Float[Array, "*b m n"]) -> Int8:
     """What leads from a stored weight to another one; integers of 8 bits wrap around."""
-    scale = _scale(weight)
-    spacing = _of_entries(scale, weight.shape)
-    codes = (rounded_to_multiple(weight, spacing, draws) / spacing).astype(jnp.int8)
-    return Int8(codes - param.codes, scale - param.scale.astype(jnp.float32))
+    blocks = _blocks(weight)
+    scale = _scale(blocks)
+    spacing = scale[..., None, :]
+    codes = (rounded_to_multiple(blocks, spacing, _blocks(draws)) / spacing).astype(jnp.int8)
+    return Int8(_whole(codes, weight.shape) - param.codes, scale - param.scale.astype(jnp.float32))
 
 
-def _scale(x: Float[Array, "*b m n"]) -> Float[Array, "*b k n"]:
+def _scale(blocks: Float[Array, "*b k p n"]) -> Float[Array, "*b k n"]:
     """The smallest power of two for each block, of which no entry is more than 127 times as large.
 
     It is NaN for a block that is not finite, so that the weight is, too.
     """
-    *batch, m, n = x.shape
-    short = -m % min(BLOCK, m)
-    size = jnp.pad(jnp.abs(x), [(0, 0)] * len(batch) + [(0, short), (0, 0)])
-    largest = jnp.max(size.reshape(*batch, -1, min(BLOCK, m), n), axis=-2)
+    largest = jnp.max(jnp.abs(blocks), axis=-2)
     scale = power_of_two(largest) * 2.0**-6
     scale = jnp.where(largest > _LARGEST * scale, 2 * scale, scale)
     return jnp.where(jnp.isfinite(largest), jnp.maximum(scale, _SMALLEST_SCALE), jnp.nan)
 
 
-def _of_entries(scale: Float[Array, "*b k n"], shape: tuple[int, ...]) -> Float[Array, "*b m n"]:
-    """The scale of each entry."""
-    block = min(BLOCK, shape[-2])
-    return jnp.repeat(scale, block, axis=-2)[..., : shape[-2], :]
+def _blocks(x: Float[Array, "*b m n"]) -> Float[Array, "*b k p n"]:
+    """The blocks of each column, the last one filled up with zeros.
+
+    All arithmetic is on these: scales that are spread over a matrix (m, n) are not fused on a TPU.
+    """
+    *batch, m, n = x.shape
+    block = min(BLOCK, m)
+    x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, -m % block), (0, 0)]) if m % block else x
+    return x.reshape(*batch, -1, block, n)
+
+
+def _whole(blocks: Array, shape: tuple[int, ...]) -> Array:
+    """Undo `_blocks`."""
+    *batch, m, n = shape
+    return blocks.reshape(*batch, -1, n)[..., :m, :]
