@@ -38,7 +38,7 @@ from train.data.tokenizer import read_tokenizer, size_of
 # changes how sums are rounded.
 FREE_TO_CHANGE = (
     *("--cache-dir", "--mesh", "--update-in-backward"),
-    *("--log", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
+    *("--log", "--diagnostics", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
 )
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
@@ -99,6 +99,7 @@ def check(config: Pretrain) -> None:
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
+    _check_diagnostics(config)
     _check_backward(config, config.model.remat)
 
 
@@ -124,6 +125,7 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     if config.schedule.epochs <= 0:
         refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
+    _check_diagnostics(config)
     _check_backward(config, config.start.remat)
     if config.optimizer.update_in_backward and config.data.task != LANGUAGE:
         refuse("update_in_backward", True, "is for language models: leave it out")
@@ -148,6 +150,18 @@ def _check_backward(config: Run, remat: str) -> None:
         refuse("skip_spikes", config.report.skip_spikes, "needs the update after the backward pass: leave it out")
     if remat != "none":
         refuse("remat", remat, "has no effect on --update-in-backward, which computes blocks again: leave it out")
+
+
+def _check_diagnostics(config: Run) -> None:
+    """Refuse measurements of subspaces where there are none to look at."""
+    if not config.report.diagnostics:
+        return
+    row = OPTIMIZERS[config.optimizer.optimizer]
+    if not (row.splits and row.stores_bases):
+        kind = "one whose subspaces are in its state" if row.splits else "one with subspaces"
+        refuse("diagnostics", "", f"needs another optimizer than {row.name}, {kind}")
+    if config.optimizer.update_in_backward:
+        refuse("diagnostics", "", "needs the gradient of the whole model: leave out --update-in-backward")
 
 
 def _refuse_idle(config: Finetune) -> None:

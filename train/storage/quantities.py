@@ -43,6 +43,20 @@ BOTH = {
     "tokens": Quantity("tokens seen so far, padding included", "tokens"),
 }
 COLUMNS = BOTH | UPDATES | EVALUATIONS
+# What a row of diagnostics.jsonl has for every matrix beside `BOTH`, with its symbol in the papers.
+DIAGNOSTICS = {
+    "captured": Quantity("||S^T G|| / ||G||: the part of the gradient inside its subspace (eq. 3)"),
+    "captured_by_random": Quantity("sqrt(r/m): the same for a random subspace"),
+    "captured_by_best": Quantity("the same for the best subspace of this rank, nearly"),
+    "tangent_singular_values": Quantity(
+        "the 20 largest of the tangent of the subspace error (Figure 2)", "squared gradient"
+    ),
+    "tangent_norm": Quantity("Frobenius norm of that tangent (Figure 9)", "squared gradient"),
+    "tangent_relative": Quantity("the norm over ||G||^2: at most 1, 0 where no small move helps"),
+    "overlap": Quantity("mean squared cosine between the subspace and the one before: 1 if it stayed"),
+    "recovered": Quantity("||L|| / ||G||: the recovered residual beside the clipped gradient"),
+    "limited": Quantity("1 if the norm-growth limit held all columns of the matrix down, else 0"),
+}
 # What only summary.json has.
 RESULTS = {
     "steps": Quantity("updates", "updates"),
