@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,11 +27,11 @@ from typing import Any
 from tests.train.pretrain.test_runs import assert_same_run
 from tests.train.small_run import Launcher
 from train.storage.checkpoint import steps_in
+from train.storage.folder import versions
 from train.storage.metrics import read_rows
 
 PER_ROUND = 6  # interruptions of one run
 LONGEST = 3600  # seconds of a process, on a busy machine
-PYTHON = 3.0  # seconds in which Python starts, even there: until then a signal has Python's own answer
 SIGNALS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
@@ -48,7 +49,7 @@ class Soak:
 
     def __init__(self, launcher: Launcher, folder: Path) -> None:
         self.launcher, self.folder = launcher, folder
-        self.reference = folder / "reference"
+        self.reference = folder / f"reference-{versions()['commit'][:12]}"
         if not (self.reference / "summary.json").exists():
             shutil.rmtree(self.reference, ignore_errors=True)
             launcher.finish(launcher.arguments(self.reference), timeout=LONGEST)
@@ -78,7 +79,9 @@ class Soak:
         """Start or resume the run, and interrupt it at a random moment."""
         name = draw.choice([*SIGNALS, *DAMAGES])
         process = self.launcher.start(self.command(run_dir, more))
-        moment = draw.uniform(PYTHON, max(self.seconds, 2 * PYTHON))
+        while not answers_signals(process):
+            time.sleep(1e-3)
+        moment = draw.uniform(0, self.seconds)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None
@@ -101,16 +104,26 @@ class Soak:
         return self.launcher.arguments(run_dir, **more)
 
 
+def answers_signals(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has ended, or catches SIGTERM; before, a signal has Python's own answer."""
+    if process.poll() is not None:
+        return True
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def last_step(run_dir: Path) -> int:
     """Return the last update that the metrics have."""
     return max((row["step"] for row in read_rows(run_dir / "metrics.jsonl") if "loss" in row), default=0)
 
 
 def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
-    """Damage the files of a run, but never its last intact checkpoint; return its checkpoints."""
+    """Damage the files of a run that goes on, but never its last intact checkpoint; return its
+    checkpoints.
+    """
     checkpoints = run_dir / "checkpoints"
     steps = steps_in(checkpoints) if checkpoints.is_dir() else []
-    if len(steps) > 1 and name in DAMAGES[:3]:
+    if len(steps) > 1 and name in DAMAGES[:3] and not (run_dir / "summary.json").exists():
         newest = checkpoints / str(steps[-1])
         files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
         content = bytearray((path := draw.choice(files)).read_bytes())

@@ -43,19 +43,17 @@ BOTH = {
     "tokens": Quantity("tokens seen so far, padding included", "tokens"),
 }
 COLUMNS = BOTH | UPDATES | EVALUATIONS
-# What a row of diagnostics.jsonl has for every matrix beside `BOTH`, with its symbol in the papers.
+# What a row of diagnostics.jsonl has of every matrix, beside the columns of `BOTH`.
 DIAGNOSTICS = {
-    "captured": Quantity("||S^T G|| / ||G||: the part of the gradient inside its subspace (eq. 3)"),
-    "captured_by_random": Quantity("sqrt(r/m): the same for a random subspace"),
+    "captured": Quantity("norm of S^T G over that of G: the part of the gradient in its subspace (eq. 3)"),
+    "captured_by_random": Quantity("the same for a random subspace: sqrt(r/m)"),
     "captured_by_best": Quantity("the same for the best subspace of this rank, nearly"),
-    "tangent_singular_values": Quantity(
-        "the 20 largest of the tangent of the subspace error (Figure 2)", "squared gradient"
-    ),
-    "tangent_norm": Quantity("Frobenius norm of that tangent (Figure 9)", "squared gradient"),
-    "tangent_relative": Quantity("the norm over ||G||^2: at most 1, 0 where no small move helps"),
-    "overlap": Quantity("mean squared cosine between the subspace and the one before: 1 if it stayed"),
-    "recovered": Quantity("||L|| / ||G||: the recovered residual beside the clipped gradient"),
-    "limited": Quantity("1 if the norm-growth limit held all columns of the matrix down, else 0"),
+    "tangent_singular_values": Quantity("20 largest of the tangent of the subspace error (Figure 2)", "gradient squared"),
+    "tangent_norm": Quantity("Frobenius norm of this tangent (Figure 9)", "gradient squared"),
+    "tangent_relative": Quantity("the same over the squared norm of G, at most 1"),
+    "overlap": Quantity("mean squared cosine of the angles to the subspace before; 1 if it stayed"),
+    "recovered": Quantity("norm of the recovered residual L over that of G"),
+    "limited": Quantity("1 if the norm-growth limit held the columns of L down, else 0"),
 }
 # What only summary.json has.
 RESULTS = {
