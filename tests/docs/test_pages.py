@@ -33,7 +33,9 @@ def test_words_are_those_of_the_style_sheet(page):
     assert re.findall(AVOIDED, text) == []
 
 
-@pytest.mark.parametrize("page", ["guides/diagnostics.md", "guides/migrating.md", "guides/moments.md", "guides/training.md"])
+@pytest.mark.parametrize(
+    "page", ["guides/diagnostics.md", "guides/migrating.md", "guides/moments.md", "guides/training.md"]
+)
 def test_examples_run(page):
     """Those of the other guides are run by the tests of what they show."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)

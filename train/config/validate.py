@@ -34,16 +34,6 @@ from train.config.schedule import WSD, ScheduleFlags
 from train.config.stored import Run
 from train.data.tokenizer import read_tokenizer, size_of
 
-<<<<<<< HEAD
-# Flags that may change when a run resumes. None of them changes a result, except that the mesh
-# changes how sums are rounded.
-FREE_TO_CHANGE = (
-    *("--cache-dir", "--mesh", "--update-in-backward"),
-    *("--log", "--diagnostics", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
-)
-
-=======
->>>>>>> main
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
 PERCENTAGE = re.compile(r"\d+(\.\d+)?%", re.ASCII)

@@ -48,7 +48,9 @@ DIAGNOSTICS = {
     "captured": Quantity("norm of S^T G over that of G: the part of the gradient in its subspace (eq. 3)"),
     "captured_by_random": Quantity("the same for a random subspace: sqrt(r/m)"),
     "captured_by_best": Quantity("the same for the best subspace of this rank, nearly"),
-    "tangent_singular_values": Quantity("20 largest of the tangent of the subspace error (Figure 2)", "gradient squared"),
+    "tangent_singular_values": Quantity(
+        "20 largest of the tangent of the subspace error (Figure 2)", "gradient squared"
+    ),
     "tangent_norm": Quantity("Frobenius norm of this tangent (Figure 9)", "gradient squared"),
     "tangent_relative": Quantity("the same over the squared norm of G, at most 1"),
     "overlap": Quantity("mean squared cosine of the angles to the subspace before; 1 if it stayed"),
