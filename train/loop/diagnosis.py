@@ -54,9 +54,15 @@ class Diagnosis:
 
     def measure(self, state: TrainState, batch: Batch, step: int, **more: float) -> None:
         """Measure the update to `step`, from the state before it; its row has `more`."""
-        found = jax.tree.map(np.ndarray.tolist, jax.device_get(self._measure(state, batch)))
+        found = jax.tree.map(_digits, jax.device_get(self._measure(state, batch)))
         self._file.add({"step": step, **more, **found})
 
     def make_durable(self) -> None:
         """Flush all rows to disk: a checkpoint must not become visible before them."""
         self._file.make_durable()
+
+
+def _digits(x: np.ndarray) -> list[Any]:
+    """Return an array as lists, with the six digits that a measurement in float32 has."""
+    rounded: list[Any] = np.vectorize(lambda value: float(f"{value:.6g}"), otypes=[float])(x).tolist()
+    return rounded
