@@ -188,6 +188,7 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("import", ("--from", "--out")),
         ("report", ("--run-dir",)),
+        ("figures", ("--run-dir", "--out")),
         ("export", ("--run-dir", "--step", "--out", "--verify")),
         (
             "sample",
