@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from grass_optax._linalg.norms import frobenius_norm
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import unboxed
-from grass_optax._trees.matrix_layout import is_layout
+from grass_optax._trees.matrix_layout import MatrixLayout, is_layout
 from grass_optax._trees.paths import leaf_path
 from grass_optax.residual import NormGrowthLimitState
 from grass_optax.residual.limit import is_set
@@ -87,7 +87,7 @@ def recovered_residual(
     return of_leaf
 
 
-def _limits(state: optax.OptState) -> dict[str, tuple]:
+def _limits(state: optax.OptState) -> dict[str, tuple[MatrixLayout, Array, Array]]:
     """The layout, the norm of the last output and the count of every leaf with a limit."""
     limits = {}
     for _, split in parts_of(unboxed(state), SplitState):

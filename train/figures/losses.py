@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from train.compare.figures import style
 from train.storage.metrics import Row, whole_steps
@@ -40,8 +41,10 @@ def loss_figure(runs: Sequence[Losses], unit: str) -> Figure:
             points = list(thinned([row[x] for row in run.updates], [row["loss"] for row in run.updates]))
             axes.plot([p.x for p in points], [p.y for p in points], color=look["color"], alpha=0.45, linewidth=1)
             held_out = [(row[x], row["eval_loss"]) for row in run.evaluations if x in row]
-            axes.plot(*zip(*held_out, strict=True), label=f"{run.name}, {run.settings}", **look) if held_out else None
+            steps, losses = zip(*held_out, strict=True) if held_out else ((), ())
+            axes.plot(steps, losses, label=f"{run.name}, {run.settings}", **look)
     whole_steps(panels[0])
+    panels[1].xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[0].set_ylabel(f"loss ({unit})\nmarkers: held out, thin: training", fontsize="large")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=4)
     return figure
