@@ -53,7 +53,8 @@ def test_losses_are_drawn_over_each_cost() -> None:
     held_out = [{"step": 3, "tokens": 30, "seconds": 1.5, "eval_loss": 6.5}]
     figure = loss_figure([Losses("a", "with adamw", updates, held_out), Losses("b", "", updates, [])], "nats")
     for panel, cost in zip(figure.axes, ("step", "tokens", "seconds"), strict=True):
-        training, evaluation, other = lines(panel)
+        training, evaluation, other, nothing = lines(panel)
         np.testing.assert_allclose(training, [[row[cost], row["loss"]] for row in updates])
         np.testing.assert_allclose(evaluation, [[held_out[0][cost], 6.5]])
         np.testing.assert_allclose(other, training)
+        assert nothing.size == 0
