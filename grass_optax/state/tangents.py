@@ -79,7 +79,7 @@ def error_tangent(state: optax.OptState, grads: optax.Updates, k: int = 20) -> d
       ... )
       >>> _, state = tx.update(grads, tx.init(grads))
       >>> tangent = grass_optax.error_tangent(state, grads)["w"]
-      >>> float(tangent.norm), round(float(tangent.relative), 4)
+      >>> round(float(tangent.norm), 4), round(float(tangent.relative), 4)
       (6.0, 0.8571)
 
     References:
