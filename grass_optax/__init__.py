@@ -27,7 +27,7 @@ from grass_optax.state import (
     subspace_change,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "split_by_subspace",
