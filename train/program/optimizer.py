@@ -93,7 +93,7 @@ def diagnostics(
     grads, _ = _clip(config).update(grads, optax.EmptyState())
     energy = grass_optax.captured_energy(after, grads, key=0)
     tangent, change = grass_optax.error_tangent(after, grads), grass_optax.subspace_change(before, after)
-    by_leaf = {
+    by_leaf: dict[str, dict[str, Any]] = {
         "captured": {path: x.captured for path, x in energy.items()},
         "captured_by_random": {path: jnp.full_like(x.captured, x.of_random) for path, x in energy.items()},
         "captured_by_best": {path: x.of_best for path, x in energy.items()},
