@@ -72,6 +72,7 @@ def check(config: Pretrain) -> None:
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
+    _check_diagnostics(config)
     _check_backward(config, config.model.remat)
     _check_weights(config.model.weights, config.optimizer, config.devices.mesh)
 
@@ -98,6 +99,7 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     if config.schedule.epochs <= 0:
         refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
+    _check_diagnostics(config)
     _check_backward(config, config.start.remat)
     if config.optimizer.update_in_backward and config.data.task != LANGUAGE:
         refuse("update_in_backward", True, "is for language models: leave it out")
@@ -137,6 +139,18 @@ def _check_weights(weights: WeightsName, optimizer: OptimizerFlags, mesh: str) -
         refuse("weights", INT8, f"rounds every update of a kernel, and those of {optimizer.optimizer} have few numbers")
     if mesh:
         refuse("weights", INT8, f"has blocks that --mesh {mesh} would cut: leave one of them out")
+
+
+def _check_diagnostics(config: Run) -> None:
+    """Refuse measurements of subspaces where there are none to look at."""
+    if not config.report.diagnostics:
+        return
+    row = OPTIMIZERS[config.optimizer.optimizer]
+    if not (row.splits and row.stores_bases):
+        kind = "one whose subspaces are in its state" if row.splits else "one with subspaces"
+        refuse("diagnostics", "", f"needs another optimizer than {row.name}, {kind}")
+    if config.optimizer.update_in_backward:
+        refuse("diagnostics", "", "needs the gradient of the whole model: leave out --update-in-backward")
 
 
 def _refuse_idle(config: Finetune) -> None:

@@ -3,11 +3,13 @@ are made, and how an evaluation reads them.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import Array
 
+from train.program.micro_batches import Loss, ValueAndGrad
 from train.program.optimizer import as_floats, in_8_bits
 from train.program.task import Batch, Params, Parts, Task
 
@@ -37,6 +39,11 @@ def stored_in_8_bits(params: Params) -> Params:
         stored.append(jax.block_until_ready(structure.flatten_up_to(jax.jit(in_8_bits)(alone))[i]))
         x.delete()
     return structure.unflatten(stored)
+
+
+def by_floats(value_and_grad: Callable[[Loss], ValueAndGrad]) -> Callable[[Loss], ValueAndGrad]:
+    """Return `value_and_grad` for weights as they are stored; gradients are by floats."""
+    return lambda loss: lambda params, batch: value_and_grad(loss)(as_floats(params), batch)
 
 
 def predict_by_layer(parts: Parts, params: Params, batch: Batch) -> Array:

@@ -7,6 +7,7 @@ programs without weights.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,16 @@ from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.micro_batches import ValueAndGrad, accumulated, mapped
-from train.program.narrow_weights import drawn_in_8_bits, predict_by_layer, stored_in_8_bits
-from train.program.optimizer import as_floats, backward_step, in_8_bits, make_optimizer, make_schedule, state_bytes
+from train.program.narrow_weights import by_floats, drawn_in_8_bits, predict_by_layer, stored_in_8_bits
+from train.program.optimizer import (
+    as_floats,
+    backward_step,
+    diagnostics,
+    in_8_bits,
+    make_optimizer,
+    make_schedule,
+    state_bytes,
+)
 from train.program.sharding import (
     batch_sharding,
     check_micro_batches,
@@ -33,7 +42,7 @@ from train.program.sharding import (
     rows_of_a_device,
 )
 from train.program.speed import flops_per_token
-from train.program.step import TrainState, first_state, make_backward_step, make_train_step
+from train.program.step import TrainState, first_state, make_backward_step, make_diagnosis, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
 
@@ -55,6 +64,7 @@ class Program:
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     read: Callable[[Params], Params]  # the parameters as the network reads them
     train_step: jax.stages.Wrapped
+    diagnose: Callable[[TrainState, Batch], Any]  # what the next update says of the subspaces, replicated
     predict: Callable[[Params, Batch], Array]  # of a batch, replicated
 
     @property
@@ -115,13 +125,14 @@ def make_program(
     if is_int8:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
         predict = functools.partial(predict_by_layer, task.parts(place))
+        value_and_grad = by_floats(value_and_grad)
     rate = make_schedule(optimizer.learning_rate, schedule)
     if optimizer.update_in_backward:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
         step = backward_step(task.parts(place), optimizer, schedule, seed, **options)
         train_step = make_backward_step(step, rate, clips=optimizer.clip > 0)
     else:
-        train_step = make_train_step(loss, tx, rate, frozen, value_and_grad, as_floats if is_int8 else _as_they_are)
+        train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     state_of = jax.jit(start, donate_argnums=0, out_shardings=shardings)
     # Under jit each device draws only its own shard of the state.
     draw_state: Callable[[], TrainState] = jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings)
@@ -140,6 +151,10 @@ def make_program(
         first_state=(lambda params: state_of(stored_in_8_bits(params))) if is_int8 else state_of,
         read=jax.jit(as_floats, out_shardings=place_of_weights) if is_int8 else _as_they_are,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+        diagnose=jax.jit(
+            make_diagnosis(loss, tx, functools.partial(diagnostics, optimizer), frozen, value_and_grad),
+            out_shardings=replicated(mesh),
+        ),
         predict=jax.jit(
             mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
         ),

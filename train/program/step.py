@@ -42,20 +42,18 @@ def make_train_step(
     schedule: optax.Schedule,
     frozen: Pattern = (),
     value_and_grad: Callable[[Loss], ValueAndGrad] = jax.value_and_grad,
-    read: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[..., tuple[TrainState, Report]]:
     """Return the training step: of a state, a batch, and the highest loss that is no spike.
 
     `schedule` is only used to report the learning rate, as the optimizer applies its own. Frozen
     parameters have no gradient and no optimizer state. `value_and_grad` may be that of
-    `train.program.micro_batches`. `read` makes of parameters, as they are stored, those that the
-    loss reads. If the loss or a gradient is not finite, or the loss is a spike,
+    `train.program.micro_batches`. If the loss or a gradient is not finite, or the loss is a spike,
     the state stays as it is, bit for bit.
     """
 
     def train_step(state: TrainState, batch: Batch, highest: float | Array = math.inf) -> tuple[TrainState, Report]:
         trained, fixed = parted(state.params, frozen)
-        value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(read(trained), batch)
+        value, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
         is_good = all_finite((value, grads)) & (value <= highest)
 
         def updated(state: TrainState) -> TrainState:
@@ -69,6 +67,26 @@ def make_train_step(
         return lax.cond(is_good, updated, lambda state: state, state), report
 
     return train_step
+
+
+def make_diagnosis(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    read: Callable[[optax.OptState, optax.OptState, Params], Any],
+    frozen: Pattern = (),
+    value_and_grad: Callable[[Loss], ValueAndGrad] = jax.value_and_grad,
+) -> Callable[[TrainState, Batch], Any]:
+    """Return a function of a state and a batch to what `read` says of their update: of the states
+    of the optimizer before and after it, and of its gradient.
+    """
+
+    def diagnose(state: TrainState, batch: Batch) -> Any:
+        trained, fixed = parted(state.params, frozen)
+        _, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
+        _, after = tx.update(grads, state.opt_state, trained)
+        return read(state.opt_state, after, grads)
+
+    return diagnose
 
 
 def make_backward_step(
