@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
@@ -19,6 +20,7 @@ from train.program.factors import lora
 from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
+PREVIOUS = "previous"
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
 # Scales Muon's update to the root mean square of AdamW's for every shape (arXiv 2502.16982), so
 # that learning rate and scale mean the same for both.
@@ -55,13 +57,15 @@ def make_schedule(peak: float, config: ScheduleFlags) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool = False, is_narrow: bool = False
 ) -> optax.GradientTransformation:
-    """Return the gradient clip followed by the optimizer.
+    """Return the gradient clip followed by the optimizer. The state has a place for the norm of the
+    last gradient, if it is clipped by that.
 
     With `map_stacks`, the optimizer multiplies the layers of a stack one after the other. If
     weights are narrow, of 16 bits, their sums with updates are rounded stochastically.
     """
     tx = _clipped(config, schedule, seed, map_stacks)
-    return optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
+    tx = optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
+    return optax.chain(_place_for_norm(), tx) if config.clip_by == PREVIOUS else tx
 
 
 def _clipped(
@@ -80,13 +84,38 @@ def backward_step(
 ) -> Callable[[Params, optax.OptState, Batch], tuple[Params, optax.OptState, Any]]:
     """Return the step that updates each layer inside the backward pass; `options` are those of
     `make_optimizer`, whose state it has.
-
-    The gradient is clipped by its global norm, which takes a backward pass of its own.
     """
     tx = make_optimizer(dataclasses.replace(config, clip=0.0), schedule, seed, **options)
-    clip = grass_optax.Clip(max_norm=config.clip, by="two_pass") if config.clip else None
+    clip = grass_optax.Clip(max_norm=config.clip, by=config.clip_by) if config.clip else None
     loss = grass_optax.ScannedLoss(embed=parts.begin, block=parts.layer, head=parts.end)
-    return grass_optax.update_in_backward(loss, tx, clip=clip)
+    step = grass_optax.update_in_backward(loss, tx, clip=clip, keep_every=config.keep_every)
+    return _with_norm(step) if config.clip_by == PREVIOUS else step
+
+
+class _Norm(NamedTuple):
+    """The global norm of the last gradient that was finite; 0 before the first."""
+
+    previous_norm: Array  # (), float32
+
+
+def _place_for_norm() -> optax.GradientTransformation:
+    """Return a transformation that only has a state, which `_with_norm` writes."""
+    return optax.GradientTransformation(
+        lambda _: _Norm(jnp.zeros((), jnp.float32)), lambda updates, state, params=None: (updates, state)
+    )
+
+
+def _with_norm(step: Callable[..., Any]) -> Callable[[Params, optax.OptState, Batch], Any]:
+    """Return a step that keeps the norm of its gradient in the state, for the clip of the next."""
+
+    def with_norm(params: Params, state: Any, batch: Batch) -> Any:
+        (norm, *_) = state
+        params, (_, *others), report = step(params, state, batch, norm.previous_norm)
+        is_good = jnp.isfinite(report.grad_norm)
+        norm = _Norm(jnp.where(is_good, report.grad_norm, norm.previous_norm))
+        return params, (norm, *others), report
+
+    return with_norm
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
