@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,14 +24,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.train.pretrain.test_runs import assert_same_run
+from tests.train.pretrain.test_runs import VARIANTS, assert_same_run
 from tests.train.small_run import Launcher
 from train.storage.checkpoint import steps_in
+from train.storage.folder import versions
 from train.storage.metrics import read_rows
 
 PER_ROUND = 6  # interruptions of one run
 LONGEST = 3600  # seconds of a process, on a busy machine
-PYTHON = 3.0  # seconds in which Python starts, even there: until then a signal has Python's own answer
 SIGNALS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
@@ -46,14 +47,15 @@ STATUSES = {0, -signal.SIGKILL, *(128 + number for number in (signal.SIGINT, sig
 class Soak:
     """The rounds, and what they need."""
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
-        self.launcher, self.folder = launcher, folder
-        self.reference = folder / "reference"
+    def __init__(self, launcher: Launcher, folder: Path, variant: str = "") -> None:
+        """Train without interruption; a variant is one of `test_runs`."""
+        self.launcher, self.folder, self.flags = launcher, folder, VARIANTS.get(variant, {})
+        self.reference = folder / f"reference-{variant or 'plain'}-{versions()['commit'][:12]}"
         if not (self.reference / "summary.json").exists():
             shutil.rmtree(self.reference, ignore_errors=True)
-            launcher.finish(launcher.arguments(self.reference), timeout=LONGEST)
+            launcher.finish(launcher.arguments(self.reference, **self.flags), timeout=LONGEST)
         start = time.monotonic()  # compiled programs and tokens are there: this is how long a round takes
-        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}"), timeout=LONGEST)
+        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}", **self.flags), timeout=LONGEST)
         self.seconds = time.monotonic() - start
         shutil.rmtree(folder / f"timed{os.getpid()}")
 
@@ -78,7 +80,9 @@ class Soak:
         """Start or resume the run, and interrupt it at a random moment."""
         name = draw.choice([*SIGNALS, *DAMAGES])
         process = self.launcher.start(self.command(run_dir, more))
-        moment = draw.uniform(PYTHON, max(self.seconds, 2 * PYTHON))
+        while not answers_signals(process):
+            time.sleep(1e-3)
+        moment = draw.uniform(0, self.seconds)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None
@@ -98,7 +102,15 @@ class Soak:
         """Return the command line that starts the run, or resumes it once it has an update."""
         if last_step(run_dir):
             return ["pretrain", "--run-dir", str(run_dir), "--resume"]
-        return self.launcher.arguments(run_dir, **more)
+        return self.launcher.arguments(run_dir, **self.flags, **more)
+
+
+def answers_signals(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has ended, or catches SIGTERM; before, a signal has Python's own answer."""
+    if process.poll() is not None:
+        return True
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def last_step(run_dir: Path) -> int:
@@ -107,10 +119,12 @@ def last_step(run_dir: Path) -> int:
 
 
 def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
-    """Damage the files of a run, but never its last intact checkpoint; return its checkpoints."""
+    """Damage the files of a run that goes on, but never its last intact checkpoint; return its
+    checkpoints.
+    """
     checkpoints = run_dir / "checkpoints"
     steps = steps_in(checkpoints) if checkpoints.is_dir() else []
-    if len(steps) > 1 and name in DAMAGES[:3]:
+    if len(steps) > 1 and name in DAMAGES[:3] and not (run_dir / "summary.json").exists():
         newest = checkpoints / str(steps[-1])
         files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
         content = bytearray((path := draw.choice(files)).read_bytes())
@@ -148,7 +162,7 @@ def fill_disks(soak: Soak, sizes: list[float]) -> list[dict[str, Any]]:
     for megabytes in sizes:
         folder = soak.folder / "disk"
         with small_disk(folder, megabytes):
-            process = soak.launcher.start(soak.launcher.arguments(folder / "run"))
+            process = soak.launcher.start(soak.command(folder / "run", {}))
             output, _ = process.communicate(timeout=LONGEST)
             lines = [line for line in output.splitlines() if line.startswith("error: ")]
             assert "Traceback" not in output, output
@@ -167,13 +181,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--kills", type=int, default=200, help="interruptions in all")
     parser.add_argument("--folder", type=Path, required=True, help="for runs and caches")
     parser.add_argument("--json", type=Path, required=True, help="results: a line for each round")
+    parser.add_argument("--variant", choices=["", *VARIANTS], default="", help="of the run; give a --json of its own")
     parser.add_argument("--disks", type=float, nargs="*", default=[], help="sizes in MB of disks to fill; needs root")
     args = parser.parse_args(arguments)
     corpus = args.folder / "corpus"
     for package in ("json", "email", "html"):
         source = Path(os.__file__).parent / package
         shutil.copytree(source, corpus / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    soak = Soak(Launcher(corpus.absolute(), (args.folder / "caches").absolute()), args.folder.absolute())
+    soak = Soak(Launcher(corpus.absolute(), (args.folder / "caches").absolute()), args.folder.absolute(), args.variant)
     rounds = read_rows(args.json)
     while (count := sum(len(row["interruptions"]) for row in rounds)) < args.kills:
         rounds.append(soak.round(len(rounds), min(PER_ROUND, args.kills - count)))

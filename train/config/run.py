@@ -102,6 +102,16 @@ class ModelFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BeginFlags:
+    """The first weights. By default they are drawn."""
+
+    init_from: Path | None = None
+    """Folder of a run or an import: start from its weights, with its model and tokenizer."""
+    init_step: int | None = None
+    """Checkpoint of --init-from; by default the newest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFlags:
     """The text. A batch depends only on the seed and the step."""
 
@@ -241,7 +251,7 @@ class ProcessFlags:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Train a language model from scratch, or resume a run.
+    """Train a language model from scratch or from the weights of another, or resume a run.
 
     The defaults below are for tiny, grassjump, stdlib and 300 steps. Ctrl-C, SIGTERM and SIGHUP
     save a checkpoint and exit with status 0; a second signal exits immediately.
@@ -254,6 +264,7 @@ class Pretrain:
     config: Path | None = None
     """Take all settings from the config.json of another run; other flags override them."""
     processes: ProcessFlags = ProcessFlags()
+    start: BeginFlags = BeginFlags()
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
     optimizer: OptimizerFlags = OptimizerFlags()

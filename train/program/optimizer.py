@@ -100,9 +100,7 @@ class _Norm(NamedTuple):
 
 def _place_for_norm() -> optax.GradientTransformation:
     """Return a transformation that only has a state, which `_with_norm` writes."""
-    return optax.GradientTransformation(
-        lambda _: _Norm(jnp.zeros((), jnp.float32)), lambda updates, state, params=None: (updates, state)
-    )
+    return optax.GradientTransformation(lambda _: _Norm(jnp.zeros((), jnp.float32)), optax.identity().update)
 
 
 def _with_norm(step: Callable[..., Any]) -> Callable[[Params, optax.OptState, Batch], Any]:
