@@ -122,7 +122,7 @@ def _check_backward(config: Run, remat: str, layers: int) -> None:
     if remat != "none":
         refuse("remat", remat, "has no effect on --update-in-backward, which computes blocks again: leave it out")
     if layers % flags.keep_every or 1 < flags.keep_every == layers:
-        useful = ", ".join(str(n) for n in range(1, layers) if layers % n == 0)
+        useful = ", ".join(str(n) for n in (1, *range(2, layers)) if layers % n == 0)
         refuse("keep_every", flags.keep_every, f"must divide the {layers} layers, and be less: give one of {useful}")
 
 
