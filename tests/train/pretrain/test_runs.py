@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import ROOT, STEPS, Launcher
+from tests.train.small_run import ROOT, SAME_LOSS, STEADY, STEPS, Launcher, losses
 from tests.util import long_but
 from train.__main__ import main
 from train.config.stored import settings_of
@@ -300,6 +300,28 @@ def test_kills_change_nothing(
         assert not (run_dir / "summary.json").exists()
     launcher.finish(resume)
     assert_same_run(run_dir, finished(variant).run_dir)
+
+
+@pytest.mark.long
+def test_a_run_updated_in_the_backward_pass_moves_to_a_mesh(
+    launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the norm by which it is clipped, which no other step would read."""
+    flags = STEADY | VARIANTS["in_backward"]
+    launcher.finish(launcher.arguments(tmp_path / "alone", **flags))
+    run_dir = tmp_path / "moved"
+    process = launcher.start(launcher.arguments(run_dir, **flags, save_every=1))
+    wait_for(process, lambda: has_rows(run_dir, 8))
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    resume = ["pretrain", "--run-dir", str(run_dir), "--resume"]
+    assert main([*resume, "--no-update-in-backward"]) == 2
+    assert "--clip-by previous has no effect without --update-in-backward" in capsys.readouterr().err
+    launcher.finish([*resume, "--mesh", "fsdp=2"], devices=2)
+    expected = losses(tmp_path / "alone")
+    assert len(expected) == flags["steps"]
+    assert losses(run_dir) == pytest.approx(expected, abs=SAME_LOSS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
