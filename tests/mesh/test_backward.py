@@ -113,7 +113,7 @@ def test_layers_are_sent_one_at_a_time(name: str, options: dict[str, Any], mesh_
         assert re.findall(rf"= f64\[{LAYERS},\d+,\d+\]\S* copy\(.*", program) == []
         alone, (params, state) = jax.jit(on_mesh.step), (on_mesh.params, on_mesh.state)
         sharded = jax.device_put((params, state), (on_mesh.shardings, on_mesh.places))
-        # The Adam by which it moves its bases turns a rounding of 1e-13 into 1e-10 at the second step.
+        # The Adam that moves its bases turns a rounding of 1e-13 into 1e-10 at the second step.
         steps = 1 if name == "online_subspace_descent" else STEPS
         for t in range(steps):
             x = batch(t, "float64")
