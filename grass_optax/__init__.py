@@ -16,7 +16,16 @@ from grass_optax._split.records import SplitState
 from grass_optax._split.split import split_by_subspace
 from grass_optax._trees import layouts
 from grass_optax.methods import *  # noqa: F403
-from grass_optax.state import MemoryReport, captured_energy, memory_report, state_shardings
+from grass_optax.state import (
+    MemoryReport,
+    by_layer,
+    captured_energy,
+    error_tangent,
+    memory_report,
+    recovered_residual,
+    state_shardings,
+    subspace_change,
+)
 
 __version__ = "0.2.0"
 
@@ -38,6 +47,10 @@ __all__ = [
     "memory_report",
     "MemoryReport",
     "captured_energy",
+    "error_tangent",
+    "subspace_change",
+    "recovered_residual",
+    "by_layer",
     "ScannedLoss",
     "update_in_backward",
     "Clip",

@@ -25,6 +25,7 @@ from train.config.run import Pretrain, UserError, defaults
 from train.config.stored import CONFIG, Run, read_config, read_stored
 from train.evaluate.config import Evaluate
 from train.export.config import Export
+from train.figures.config import Figures
 from train.import_.config import Import
 from train.plan.config import Plan, plan_defaults
 from train.presets.config import Presets
@@ -32,7 +33,18 @@ from train.report.config import Report
 from train.sample.config import Sample
 
 Command = (
-    Pretrain | Finetune | Compare | CompareFinetune | Plan | Import | Export | Sample | Evaluate | Report | Presets
+    Pretrain
+    | Finetune
+    | Compare
+    | CompareFinetune
+    | Plan
+    | Import
+    | Export
+    | Sample
+    | Evaluate
+    | Report
+    | Figures
+    | Presets
 )
 HOW_TO_RESUME = (
     "Checkpoints are never partial. To resume, start the same command in every process, on any number of processes, "
@@ -168,6 +180,10 @@ def dispatch(config: Command) -> None:
             from train.report.command import run_report
 
             run_report(config)
+        case Figures():
+            from train.figures.command import run_figures
+
+            run_figures(config)
         case Presets():
             from train.presets.command import run_presets
 

@@ -25,9 +25,10 @@ _LAPACK_IS_SAFE = jax.__version_info__ >= (0, 11)  # see leading_left_singular_v
 
 
 def range_basis(
-    key: Key[Array, ""], x: Float[Array, "*b m n"], rank: int, power_steps: int = 2
+    key: Key[Array, ""], x: Float[Array, "*b m n"], rank: int, power_steps: int = 2, in_order: bool = True
 ) -> Float[Array, "*b m r"]:
-    """The leading left singular vectors of X, nearly, in order and up to sign.
+    """The leading left singular vectors of X, nearly, in order and up to sign; if not `in_order`,
+    only a basis of their span.
 
     By subspace iteration, `power_steps` times from a Gaussian S::
 
@@ -51,6 +52,8 @@ def range_basis(
         return orthonormalize(y * (rank**0.5 / jnp.where(norm > 0, norm, 1)) + _RANGE_NOISE * noise)
 
     basis = lax.fori_loop(0, power_steps, step, start)
+    if not in_order:
+        return basis
     inside = scaled_to_one(matmul(transpose(scale * basis), x))
     return matmul(basis, eigenvectors(matmul(inside, transpose(inside))))
 

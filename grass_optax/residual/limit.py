@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from grass_optax._linalg.norms import frobenius_norm
 
@@ -77,5 +77,10 @@ def _limit(
     norm: Float[Array, "*b"], last: Float[Array, "*b"], held: Int[Array, "*b"], growth: ArrayLike
 ) -> Float[Array, "*b"]:
     ceiling = jnp.asarray(growth, norm.dtype) * last
-    exceeds = (last > 0) & (held < _LEVEL) & (norm > ceiling)
+    exceeds = is_set(last, held) & (norm > ceiling)
     return jnp.where(exceeds, ceiling / jnp.where(norm > 0, norm, 1), 1)
+
+
+def is_set(last: Float[Array, "*b"], held: Int[Array, "*b"]) -> Bool[Array, "*b"]:
+    """Whether the norm of the last output limits the next one."""
+    return (last > 0) & (held < _LEVEL)

@@ -1,10 +1,12 @@
-"""Questions about a finished state: where its arrays lie on a mesh, what they cost, and how much of
-a gradient the subspaces hold.
+"""Questions about a finished state: where its arrays lie on a mesh, what they cost, how much of a
+gradient the subspaces hold, how they move, and what is recovered outside them.
 """
 
-from grass_optax.state.diagnostics import CapturedEnergy, captured_energy
+from grass_optax.state.diagnostics import CapturedEnergy, by_layer, captured_energy
 from grass_optax.state.memory import LeafMemory, MemoryReport, memory_report
+from grass_optax.state.recovered import RecoveredResidual, recovered_residual
 from grass_optax.state.shardings import state_shardings
+from grass_optax.state.tangents import ErrorTangent, SubspaceChange, error_tangent, subspace_change
 
 __all__ = [
     "state_shardings",
@@ -13,4 +15,11 @@ __all__ = [
     "LeafMemory",
     "captured_energy",
     "CapturedEnergy",
+    "error_tangent",
+    "ErrorTangent",
+    "subspace_change",
+    "SubspaceChange",
+    "recovered_residual",
+    "RecoveredResidual",
+    "by_layer",
 ]

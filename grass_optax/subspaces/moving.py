@@ -63,7 +63,7 @@ def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> Subs
             slopes = jnp.square(jnp.max(jnp.abs(unscaled))) * sigma
             present = jnp.any(left != 0, axis=-2)
             angles = jnp.where(present, jnp.asarray(step_size, basis.dtype) * slopes, 0)
-        new = grassmann.exp(basis, left, angles, right)
+        new = grassmann.exp_frames(basis, left, angles, right)
         return kept_unless_finite(refresh, new), refresh.rule_state
 
     return SubspaceRule(init=turning("tracking_rank", tracking_rank), update=update, moves=True)

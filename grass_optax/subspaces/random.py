@@ -116,7 +116,7 @@ def random_walk(step_size: ArrayLike | None = None, walk_rank: int = 1) -> Subsp
             angles = jax.random.uniform(angle_key, (walk_rank,), basis.dtype, maxval=2 * math.pi)
         else:
             angles = jnp.broadcast_to(jnp.asarray(step_size, basis.dtype), (walk_rank,))
-        return grassmann.exp(basis, left, angles, right), refresh.rule_state
+        return grassmann.exp_frames(basis, left, angles, right), refresh.rule_state
 
     return SubspaceRule(init=turning("walk_rank", walk_rank), update=update, moves=True)
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.util import long_but
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PROSE, CODE = 100, 120
 AVOIDED = r"\b(mend|mends|tells|is told|are told|goes on|go on|but for|in place of|so many)\b"
+EXAMPLES = ["migrating", "moments", "training", "maxtext", "tunix"]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -33,7 +36,7 @@ def test_words_are_those_of_the_style_sheet(page):
     assert re.findall(AVOIDED, text) == []
 
 
-@pytest.mark.parametrize("page", ["migrating", "moments", "training", "maxtext", "tunix"])
+@pytest.mark.parametrize("page", long_but(EXAMPLES, [*EXAMPLES, "diagnostics"]))
 def test_examples_run(page):
     """Those of the other guides are run by the tests of what they show."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / f"{page}.md").read_text(), re.DOTALL)

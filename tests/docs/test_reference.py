@@ -49,7 +49,7 @@ def test_a_walk_turns_one_direction():
 
 
 def test_a_walk_is_a_geodesic_of_the_library(monkeypatch):
-    """Eq. 4 twice: in NumPy, and by `grassmann.exp` from the same two directions and angle."""
+    """Eq. 4 twice: in NumPy, and by `grassmann.exp_frames` from the same directions and angle."""
     drawn = {}
     monkeypatch.setattr(algorithm, "unit", lambda x, unit=algorithm.unit: drawn.setdefault(len(drawn), unit(x)))
     rng = np.random.default_rng(3)
@@ -62,7 +62,7 @@ def test_a_walk_is_a_geodesic_of_the_library(monkeypatch):
     theta = again.uniform(0, 2 * np.pi)
     with jax.enable_x64(True):
         v, u = (jnp.asarray(drawn[i])[:, None] for i in range(2))
-        ours = grassmann.exp(jnp.asarray(S), u, jnp.asarray([theta]), v)
+        ours = grassmann.exp_frames(jnp.asarray(S), u, jnp.asarray([theta]), v)
     np.testing.assert_allclose(ours, stepped, atol=1e-12)
 
 

@@ -1,6 +1,6 @@
 """docs/guides/watching.md has every column of metrics.jsonl and every tracker.
 
-Run as a module, this prints its table of columns.
+Run as a module, this prints its tables.
 """
 
 import re
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from train.config.validate import TRACKERS
-from train.storage.quantities import BOTH, COLUMNS, LOSS, UPDATES
+from train.storage.quantities import BOTH, COLUMNS, DIAGNOSTICS, LOSS, UPDATES
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "watching.md"
 
@@ -23,6 +23,16 @@ def table() -> list[str]:
     return rows
 
 
+def table_of_subspaces() -> list[str]:
+    """The rows of the page's table of what is measured of subspaces."""
+    return [f"| `{name}` | {quantity.unit} | {quantity.meaning} |" for name, quantity in DIAGNOSTICS.items()]
+
+
+def test_the_page_has_every_quantity_of_the_subspaces() -> None:
+    quantities = PAGE.read_text().split("## Subspaces")[1].split("\n## ")[0]
+    assert re.findall(r"(?m)^\| `.*$", quantities) == table_of_subspaces()
+
+
 def test_the_page_has_every_column_and_every_tracker() -> None:
     columns = PAGE.read_text().split("## metrics.jsonl")[1].split("\n## ")[0]
     assert re.findall(r"(?m)^\| `.*$", columns) == table()
@@ -31,4 +41,4 @@ def test_the_page_has_every_column_and_every_tracker() -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(table()) + "\n")
+    sys.stdout.write("\n".join([*table(), "", *table_of_subspaces()]) + "\n")

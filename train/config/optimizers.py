@@ -32,6 +32,7 @@ class Optimizer:
       scale_enters_as_root: The update is proportional to the square root of `scale`.
       static_integers: Its own integer arguments, which `optax.inject_hyperparams` must not trace.
       splits: Built on `split_by_subspace`.
+      stores_bases: The state of the trainer's optimizer holds its bases.
       updates_apart: Each layer can be updated without the others.
       draws: Its bases, or its blocks, depend on `key`.
       recovers: Also updates along the part of the gradient outside the subspace.
@@ -48,6 +49,7 @@ class Optimizer:
     scale_enters_as_root: bool = False
     static_integers: tuple[str, ...] = ()
     splits: bool = True
+    stores_bases: bool = True
     updates_apart: bool = True
     draws: bool = True
     recovers: bool = False
@@ -153,6 +155,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="apollo",
             update_proj_gap=200,
+            stores_bases=False,
             scale_enters_as_root=True,
             recovers=True,
         ),
@@ -161,6 +164,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             scale=128.0,
             update_proj_gap=200,
             takes=SPLIT_ARGUMENTS - {"rank"},
+            stores_bases=False,
             scale_enters_as_root=True,
             recovers=True,
         ),
@@ -171,6 +175,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="frugal",
             update_proj_gap=200,
+            stores_bases=False,
         ),
         Optimizer(
             name="badam",

@@ -7,7 +7,7 @@ from train.config.stored import Run, Settings, differences, settings_of
 # the form of the update change how sums are rounded.
 FREE_TO_CHANGE = (
     *("--cache-dir", "--mesh", "--update-in-backward", "--keep-every"),
-    *("--log", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
+    *("--log", "--diagnostics", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
 )
 PLACES = ("data", "held_out")  # of texts
 

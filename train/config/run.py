@@ -192,6 +192,8 @@ class ReportFlags:
     """Steps between log lines, if the output is not a terminal."""
     log: tuple[TrackerName, ...] = ()
     """Also log to these services, whose packages must be installed."""
+    diagnostics: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Measure the subspaces at refreshes, at the cost of one more gradient and update each."""
     eval_every: int = 0
     """Steps between evaluations on held-out text; 0 to evaluate only at the start and the end."""
     eval_batches: int = 16

@@ -70,6 +70,7 @@ def check(config: Pretrain) -> None:
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
+    _check_diagnostics(config)
     _check_backward(config, config.model.remat, CONFIGS[config.model.model].num_layers)
 
 
@@ -95,6 +96,7 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     if config.schedule.epochs <= 0:
         refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
+    _check_diagnostics(config)
     _check_backward(config, config.start.remat, network.num_layers)
     if config.optimizer.update_in_backward and config.data.task != LANGUAGE:
         refuse("update_in_backward", True, "is for language models: leave it out")
@@ -124,6 +126,18 @@ def _check_backward(config: Run, remat: str, layers: int) -> None:
     if layers % flags.keep_every or 1 < flags.keep_every == layers:
         useful = ", ".join(str(n) for n in (1, *range(2, layers)) if layers % n == 0)
         refuse("keep_every", flags.keep_every, f"must divide the {layers} layers, and be less: give one of {useful}")
+
+
+def _check_diagnostics(config: Run) -> None:
+    """Refuse measurements of subspaces where there are none to look at."""
+    if not config.report.diagnostics:
+        return
+    row = OPTIMIZERS[config.optimizer.optimizer]
+    if not (row.splits and row.stores_bases):
+        kind = "one whose subspaces are in its state" if row.splits else "one with subspaces"
+        refuse("diagnostics", "", f"needs another optimizer than {row.name}, {kind}")
+    if config.optimizer.update_in_backward:
+        refuse("diagnostics", "", "needs the gradient of the whole model: leave out --update-in-backward")
 
 
 def _refuse_idle(config: Finetune) -> None:

@@ -7,6 +7,7 @@ import jax
 
 from train.config.run import HAAR, Pretrain, UserError
 from train.config.stored import Run, settings_of
+from train.loop.diagnosis import Diagnosis
 from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
@@ -82,6 +83,7 @@ def train(
             watch=trackers.add,
         ) as metrics,
         Profile(config.report.profile, folder.profile, display.say) as profile,
+        _diagnosing(config, program, folder, checkpoints.latest or 0) as diagnosis,
     ):
         on_first(lambda: checkpoints.refuse_full_disk(bytes_of(program.state)))
         parameters = sum(x.size for x in jax.tree.leaves(program.state.params))
@@ -95,6 +97,7 @@ def train(
             metrics=metrics,
             checkpoints=checkpoints,
             profile=profile,
+            diagnosis=diagnosis,
             poll=signals.poll,
         )
         trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
@@ -112,6 +115,15 @@ def train(
                 f"{signal}: saved after step {trainer.step}; to resume: "
                 f"python -m train {command} --run-dir {folder.path} --resume"
             )
+
+
+def _diagnosing(
+    config: Run, program: Program, folder: RunFolder, step: int
+) -> contextlib.AbstractContextManager[Diagnosis | None]:
+    if not config.report.diagnostics:
+        return contextlib.nullcontext()
+    path = folder.diagnostics if is_first() else None
+    return Diagnosis(program.diagnose, config.optimizer.update_proj_gap, path, step)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
+from train.loop.diagnosis import Diagnosis
 from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.spikes import Skips
@@ -66,6 +67,7 @@ class Tools:
     metrics: Metrics
     checkpoints: Checkpoints
     profile: Profile
+    diagnosis: Diagnosis | None
     poll: Callable[[int], None]  # raises Stopped after a signal, at the same step in all processes
 
 
@@ -148,6 +150,7 @@ class Trainer:
             self.record()  # the update before is no part of it
             profile.start()
         batch = place_batch(self.program.batch, self.data.rows(self.step))
+        self.diagnose_if_due(batch)
         highest = (np.float32(self.skips.highest(self.step)),) if self.flags.skip_spikes else ()
         self.state, report = self.train_step(self.state, batch, *highest)
         self.record()
@@ -155,6 +158,17 @@ class Trainer:
         if profile.is_over(self.step):
             self.record()
             profile.stop()
+
+    def diagnose_if_due(self, batch: Batch) -> None:
+        """Measure the subspaces of the next update, if it moves them."""
+        diagnosis = self.tools.diagnosis
+        if diagnosis is None or not diagnosis.may_be_due(self.step - self.skips.total):
+            return
+        self.record()
+        if diagnosis.is_due(self.step - self.skips.total):
+            sums = {"seconds": self.tools.metrics.seconds, "tokens": self.step * self.program.task.tokens}
+            diagnosis.measure(self.state, batch, self.step + 1, **sums)
+            self.clock = time.perf_counter()
 
     def record(self) -> None:
         """Wait for the update in flight, and add its row to the metrics."""
@@ -218,6 +232,8 @@ class Trainer:
         if not self.all_finite(self.state):
             raise self.diverged("state")
         self.tools.metrics.make_durable()
+        if self.tools.diagnosis:
+            self.tools.diagnosis.make_durable()
         self.tools.checkpoints.best_step = self.best_row().get("step")
         self.tools.checkpoints.save(self.step, self.state)
         self.saved_at = time.monotonic()

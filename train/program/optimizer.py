@@ -21,6 +21,7 @@ from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
 PREVIOUS = "previous"
+MAX_NORM_GROWTH = 1.01  # of every method with a limit: the default of the library
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
 # Scales Muon's update to the root mean square of AdamW's for every shape (arXiv 2502.16982), so
 # that learning rate and scale mean the same for both.
@@ -71,12 +72,56 @@ def make_optimizer(
 def _clipped(
     config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool
 ) -> optax.GradientTransformation:
-    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    row = OPTIMIZERS[config.optimizer]
+    clip, row = _clip(config), OPTIMIZERS[config.optimizer]
     if row.name == "lora":
         return _lora(config, schedule, seed, clip)
     make = _baseline if row.is_baseline else _method
     return optax.chain(clip, make(row, config, schedule, seed, map_stacks))
+
+
+def _clip(config: OptimizerFlags) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+
+
+def diagnostics(
+    config: OptimizerFlags, before: optax.OptState, after: optax.OptState, grads: Params
+) -> dict[str, dict[str, jax.Array]]:
+    """Return what an update says of its subspaces: quantity -> type of layer -> array with the
+    layers first. `train.storage.quantities.DIAGNOSTICS` says what each is.
+
+    Args:
+      config: Flags of the optimizer.
+      before, after: Its states around the update.
+      grads: The gradient, not clipped.
+    """
+    grads, _ = _clip(config).update(grads, optax.EmptyState())
+    energy = grass_optax.captured_energy(after, grads, key=0)
+    tangent, change = grass_optax.error_tangent(after, grads), grass_optax.subspace_change(before, after)
+    by_leaf: dict[str, dict[str, Any]] = {
+        "captured": {path: x.captured for path, x in energy.items()},
+        "captured_by_random": {path: jnp.full_like(x.captured, x.of_random) for path, x in energy.items()},
+        "captured_by_best": {path: x.of_best for path, x in energy.items()},
+        "tangent_singular_values": {path: x.singular_values for path, x in tangent.items()},
+        "tangent_norm": {path: x.norm for path, x in tangent.items()},
+        "tangent_relative": {path: x.relative for path, x in tangent.items()},
+        "overlap": {path: x.overlap for path, x in change.items()},
+    }
+    if _limits(after):
+        recovered = grass_optax.recovered_residual(before, after, grads, max_norm_growth=MAX_NORM_GROWTH)
+        by_leaf["recovered"] = {path: x.relative for path, x in recovered.items()}
+        by_leaf["limited"] = {path: x.limited.astype(jnp.float32) for path, x in recovered.items()}
+    return {name: _by_layer(values, name == "tangent_singular_values") for name, values in by_leaf.items()}
+
+
+def _by_layer(values: dict[str, Any], trailing: int) -> dict[str, jax.Array]:
+    of_types = grass_optax.by_layer(values, trailing)
+    return {kind: jnp.stack(list(layers.values())) for kind, layers in of_types.items()}
+
+
+def _limits(state: optax.OptState) -> bool:
+    """Whether a residual is recovered with a limit."""
+    kind = grass_optax.residual.NormGrowthLimitState
+    return any(isinstance(x, kind) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind)))
 
 
 def backward_step(

@@ -7,6 +7,7 @@ programs without weights.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.micro_batches import ValueAndGrad, accumulated, mapped
-from train.program.optimizer import backward_step, make_optimizer, make_schedule, state_bytes
+from train.program.optimizer import backward_step, diagnostics, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
     check_micro_batches,
@@ -31,7 +32,7 @@ from train.program.sharding import (
     rows_of_a_device,
 )
 from train.program.speed import flops_per_token
-from train.program.step import TrainState, first_state, make_backward_step, make_train_step
+from train.program.step import TrainState, first_state, make_backward_step, make_diagnosis, make_train_step
 from train.program.task import Batch, LanguageModel, Params, Task
 
 
@@ -50,6 +51,7 @@ class Program:
     draw_state: Callable[[], TrainState]
     first_state: Callable[[Params], TrainState]  # of given weights, which are donated
     train_step: jax.stages.Wrapped
+    diagnose: Callable[[TrainState, Batch], Any]  # what the next update says of the subspaces, replicated
     predict: Callable[[Params, Batch], Array]  # of a batch, replicated
 
     @property
@@ -122,6 +124,10 @@ def make_program(
         draw_state=jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings),
         first_state=jax.jit(start, donate_argnums=0, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+        diagnose=jax.jit(
+            make_diagnosis(loss, tx, functools.partial(diagnostics, optimizer), frozen, value_and_grad),
+            out_shardings=replicated(mesh),
+        ),
         predict=jax.jit(
             mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
         ),

@@ -69,6 +69,26 @@ def make_train_step(
     return train_step
 
 
+def make_diagnosis(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    read: Callable[[optax.OptState, optax.OptState, Params], Any],
+    frozen: Pattern = (),
+    value_and_grad: Callable[[Loss], ValueAndGrad] = jax.value_and_grad,
+) -> Callable[[TrainState, Batch], Any]:
+    """Return a function of a state and a batch to what `read` says of their update: of the states
+    of the optimizer before and after it, and of its gradient.
+    """
+
+    def diagnose(state: TrainState, batch: Batch) -> Any:
+        trained, fixed = parted(state.params, frozen)
+        _, grads = value_and_grad(lambda trained, batch: loss(joined(trained, fixed), batch))(trained, batch)
+        _, after = tx.update(grads, state.opt_state, trained)
+        return read(state.opt_state, after, grads)
+
+    return diagnose
+
+
 def make_backward_step(
     step: Callable[[Params, optax.OptState, Batch], tuple[Params, optax.OptState, Any]],
     schedule: optax.Schedule,

@@ -3,6 +3,7 @@
 config.json    every setting, the versions of the packages, the fingerprint of the tokens
 model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
+diagnostics.jsonl    measurements of the subspaces, if they were asked for
 checkpoints/   the last two states, and the best with early stopping
 profile/       a trace of some updates, if one was asked for
 loss.png, sample.txt, report.html, summary.json    the results; summary.json is written last and
@@ -45,6 +46,8 @@ class RunFolder:
         self.path = path
         self.config = path / CONFIG
         self.metrics = path / "metrics.jsonl"
+        self.diagnostics = path / "diagnostics.jsonl"
+        self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
         self.loss_curve = path / "loss.png"
         self.report = path / "report.html"

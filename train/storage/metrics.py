@@ -21,6 +21,37 @@ Row = dict[str, Any]
 DIVERGED, SKIPPED = "diverged", "skipped"  # in the rows of the end of a run, and of updates that were skipped
 
 
+class RowFile:
+    """A file of rows, each written when it is added, in one process; nothing in the others."""
+
+    def __init__(self, path: Path | None, rows: Iterable[Row]) -> None:
+        """Begin the file anew with these rows; None is no file."""
+        self._file: io.FileIO | None = None
+        if path is not None:
+            write_whole(path, "".join(map(_line, rows)))
+            self._file = path.open("ab", buffering=0)  # or closing it would try to write again what did not fit
+
+    def __bool__(self) -> bool:
+        return self._file is not None
+
+    def add(self, row: Row) -> None:
+        """Write a row."""
+        if self._file:
+            line = memoryview(_line(row).encode())
+            while line:  # the system may write a part, for example of what fits
+                line = line[self._file.write(line) :]
+
+    def make_durable(self) -> None:
+        """Flush all rows to disk: a checkpoint must not become visible before them."""
+        if self._file:
+            make_durable(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+
+
 class Metrics:
     """The rows of metrics.jsonl, in memory and on disk; each row is written when it is added."""
 
@@ -44,23 +75,20 @@ class Metrics:
         """
         self.rows: list[Row] = []
         self.tokens, self.loss_unit, self._watch = tokens, loss_unit, watch
-        self._file: io.FileIO | None = None
         if path is not None:
             kept = (row for row in read_rows(path) if row["step"] <= step and DIVERGED not in row)
             self.rows = list(completed(kept, tokens))
             self._refuse_missing(path, step)
-            write_whole(path, "".join(map(_line, self.rows)))
-            self._file = path.open("ab", buffering=0)  # or closing it would try to write again what did not fit
-            for row in self.rows:
-                watch(row)
+        self._file = RowFile(path, self.rows)
+        for row in self.rows:
+            watch(row)
         self.seconds: float = self.rows[-1]["seconds"] if self.rows else 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
+        self._file.close()
 
     def add_update(self, step: int, loss: float, lr: float, seconds: float, **more: float) -> Row:
         """Add the row of the update that led to `step`, which took `seconds`, and return it."""
@@ -91,9 +119,7 @@ class Metrics:
     def _write(self, row: Row) -> None:
         if self._file:
             self.rows.append(row)
-            line = memoryview(_line(row).encode())
-            while line:  # the system may write a part, for example of what fits
-                line = line[self._file.write(line) :]
+            self._file.add(row)
 
     def _refuse_missing(self, path: Path, step: int) -> None:
         """Refuse to resume where rows are missing."""
@@ -107,8 +133,7 @@ class Metrics:
 
     def make_durable(self) -> None:
         """Flush all rows to disk: a checkpoint must not become visible before them."""
-        if self._file:
-            make_durable(self._file.fileno())
+        self._file.make_durable()
 
     def is_evaluated(self, step: int) -> bool:
         """Whether there is an evaluation at `step`."""

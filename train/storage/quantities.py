@@ -43,6 +43,20 @@ BOTH = {
     "tokens": Quantity("tokens seen so far, padding included", "tokens"),
 }
 COLUMNS = BOTH | UPDATES | EVALUATIONS
+# What a row of diagnostics.jsonl has of every matrix, beside the columns of `BOTH`.
+DIAGNOSTICS = {
+    "captured": Quantity("norm of S^T G over that of G: the part of the gradient in its subspace (eq. 3)"),
+    "captured_by_random": Quantity("the same for a random subspace: sqrt(r/m)"),
+    "captured_by_best": Quantity("the same for the best subspace of this rank, nearly"),
+    "tangent_singular_values": Quantity(
+        "20 largest of the tangent of the subspace error (Figure 2)", "gradient squared"
+    ),
+    "tangent_norm": Quantity("Frobenius norm of this tangent (Figure 9)", "gradient squared"),
+    "tangent_relative": Quantity("the same over the squared norm of G, at most 1"),
+    "overlap": Quantity("mean squared cosine of the angles to the subspace before; 1 if it stayed"),
+    "recovered": Quantity("norm of the recovered residual L over that of G"),
+    "limited": Quantity("1 if the norm-growth limit held the columns of L down, else 0"),
+}
 # What only summary.json has.
 RESULTS = {
     "steps": Quantity("updates", "updates"),

@@ -59,6 +59,7 @@ OTHER: dict[str, object] = {
     "steps": 77,
     "log_every": 4,
     "log": ["tensorboard"],
+    "diagnostics": True,
     "eval_every": 9,
     "eval_batches": 6,
     "save_every": 8,
@@ -189,6 +190,7 @@ def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("import", ("--from", "--out")),
         ("report", ("--run-dir",)),
+        ("figures", ("--run-dir", "--out")),
         ("export", ("--run-dir", "--step", "--out", "--verify")),
         (
             "sample",
@@ -260,6 +262,9 @@ MISTAKES = [
     ("--optimizer muon --nu-dtype bfloat16", "--nu-dtype bfloat16 has no effect on muon"),
     ("--accumulate 0", "--accumulate 0 must be at least 1"),
     ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
+    ("--diagnostics --optimizer adamw", "--diagnostics needs another optimizer than adamw, one with subspaces"),
+    ("--diagnostics --optimizer frugal", "than frugal, one whose subspaces are in its state"),
+    ("--diagnostics --update-in-backward", "--diagnostics needs the gradient of the whole model"),
     ("--update-in-backward --accumulate 2", "--accumulate 2 adds gradients up, and --update-in-backward keeps none"),
     ("--update-in-backward --remat block", "--remat block has no effect on --update-in-backward"),
     ("--update-in-backward --optimizer badam", "needs an optimizer that updates layers apart, and badam does not"),

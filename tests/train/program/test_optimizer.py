@@ -1,5 +1,6 @@
 """Every optimizer by name: its row is true of the library, and the trainer's flags reach it."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -16,7 +17,8 @@ from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
 from train.config.run import OptimizerFlags
 from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
-from train.program.optimizer import make_optimizer, state_bytes
+from train.program.optimizer import MAX_NORM_GROWTH, diagnostics, make_optimizer, state_bytes
+from train.storage.quantities import DIAGNOSTICS
 
 SCHEDULE = ScheduleFlags(steps=20, warmup=0)
 METHODS = {name: row for name, row in OPTIMIZERS.items() if not row.is_baseline}
@@ -90,6 +92,29 @@ def test_every_method_of_the_library_has_a_row() -> None:
 def test_a_row_says_whether_the_method_splits(name: OptimizerName) -> None:
     state = jax.eval_shape(optimizer(name).init, PARAMS)
     assert bool(optax.tree_utils.tree_get_all_with_path(state, "SplitState")) == OPTIMIZERS[name].splits
+
+
+@pytest.mark.parametrize("name", long_but(["fira", "frugal"], [name for name in METHODS if OPTIMIZERS[name].splits]))
+def test_the_subspaces_of_a_method_that_stores_them_can_be_measured(name: OptimizerName) -> None:
+    """Every quantity that the table has, for every layer; `limited` only of what has a limit."""
+    row, state = OPTIMIZERS[name], jax.eval_shape(optimizer(name).init, PARAMS)
+    measure = functools.partial(diagnostics, OptimizerFlags(optimizer=name))
+    if not row.stores_bases:
+        with pytest.raises(ValueError, match="drawn again"):
+            jax.eval_shape(measure, state, state, GRADS)
+        return
+    found = jax.eval_shape(measure, state, state, GRADS)
+    assert found.keys() == DIAGNOSTICS.keys() - (set() if has_limit(name) else {"recovered", "limited"})
+    for of_types in found.values():
+        assert {kind: x.shape[0] for kind, x in of_types.items()} == {"layers/up/kernel": 2}
+
+
+def has_limit(name: OptimizerName) -> bool:
+    return "max_norm_growth" in signature(name)
+
+
+def test_the_limit_is_that_of_the_library() -> None:
+    assert {signature(name)["max_norm_growth"] for name in filter(has_limit, METHODS)} == {MAX_NORM_GROWTH}
 
 
 def test_arguments_have_the_names_of_the_function() -> None:

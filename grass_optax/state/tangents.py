@@ -1,0 +1,154 @@
+"""Where the subspaces would have to go, and how far they went.
+
+Both are questions about subspaces and not about their bases. So a basis that is not orthonormal, as
+a Gaussian one is not, is replaced by the orthonormal basis of its span.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from grass_optax._linalg.dtypes import wide
+from grass_optax._linalg.geodesics import angles_of
+from grass_optax._linalg.norms import frobenius_norm
+from grass_optax._linalg.orthonormal import orthonormalize
+from grass_optax._linalg.products import lift, matmul, project, transpose
+from grass_optax._linalg.spectral import leading_singular_triplets
+from grass_optax.bases import Basis
+from grass_optax.state.diagnostics import SplitLeaf, bases_of, leaves_of, ratio
+
+
+class ErrorTangent(NamedTuple):
+    """The tangent of the subspace error of every matrix of a leaf.
+
+    Attributes:
+      singular_values: its leading ones (..., k), the largest first.
+      norm: its Frobenius norm (...).
+      relative: norm / ||G||^2 (...), between 0 and 1.
+    """
+
+    singular_values: Float[Array, "*b k"]
+    norm: Float[Array, "*b"]
+    relative: Float[Array, "*b"]
+
+
+class SubspaceChange(NamedTuple):
+    """How far the subspace of every matrix of a leaf went.
+
+    Attributes:
+      angles: the principal angles (..., r) between the two subspaces, in radians, the smallest
+        first.
+      overlap: the mean square of their cosines (...): 1 for the same subspace, about r/m for a
+        random one, 0 for an orthogonal one.
+    """
+
+    angles: Float[Array, "*b r"]
+    overlap: Float[Array, "*b"]
+
+
+def error_tangent(state: optax.OptState, grads: optax.Updates, k: int = 20) -> dict[str, ErrorTangent]:
+    """Return the tangent of the subspace error, which Figures 2 and 9 of the paper show.
+
+    It is the derivative of the error ||S A - G||^2, A = S^T G, by the subspace (SubTrack-Grad,
+    eq. 3 to 5)::
+
+      -2 (G - S A) A^T
+
+    It is quadratic in G, so it falls with the gradient. `relative` does not. It is 0 where the
+    subspace cannot be better at once, as the leading singular vectors cannot, and at most 1.
+
+    Args:
+      state: the state of a method, or of any transformation around `split_by_subspace`.
+      grads: a tree like params, as `captured_energy` takes it.
+      k: the number of singular values, at most r. They are found one after the other, in products
+        only; one below 1e-3 of the largest may be given as 0.
+
+    Returns:
+      A dict from the path of each split leaf to its `ErrorTangent`. It works under `jax.jit`.
+
+    Raises:
+      ValueError: as `captured_energy`.
+
+    Examples:
+      >>> grads = {"w": jnp.array([[2.0, 1.0], [1.0, 1.0]])}
+      >>> tx = grass_optax.split_by_subspace(
+      ...     subspaces.frozen(jnp.eye(2, 1)), optax.identity(), transport.keep(), None,
+      ...     rank=1, update_proj_gap=1,
+      ... )
+      >>> _, state = tx.update(grads, tx.init(grads))
+      >>> tangent = grass_optax.error_tangent(state, grads)["w"]
+      >>> round(float(tangent.norm), 4), round(float(tangent.relative), 4)
+      (6.0, 0.8571)
+
+    References:
+      Rajabi et al., `Randomized Gradient Subspaces for Efficient Large Language Model Training
+      <https://arxiv.org/abs/2510.01878>`_, 2025; Rajabi et al., `SubTrack-Grad
+      <https://arxiv.org/abs/2502.01586>`_, 2025
+    """
+    return {leaf.path: _tangent(leaf, min(k, leaf.basis.rank)) for leaf in leaves_of(state, grads)}
+
+
+def subspace_change(before: optax.OptState, after: optax.OptState) -> dict[str, SubspaceChange]:
+    """Return the principal angles between the subspaces of two states, such as those before and
+    after a refresh.
+
+    With orthonormal S and T they are (eq. 7 has the rotation)::
+
+      theta,  cos(theta) the singular values of T^T S;  overlap = ||T^T S||_F^2 / r
+
+    A state before its first update has no subspaces: its overlap with any is 0. Under `jax.jit` the
+    angles cost nothing if only the overlap is returned.
+
+    Args:
+      before, after: two states of one transformation.
+
+    Returns:
+      A dict from the path of each split leaf to its `SubspaceChange`. It works under `jax.jit`.
+
+    Raises:
+      ValueError: a state has no split, or does not store its bases; the states are of different
+        leaves.
+
+    Examples:
+      >>> grads = {"w": jnp.ones((4, 8))}
+      >>> tx = grass_optax.scale_by_grassjump(rank=2, update_proj_gap=2)
+      >>> _, first = tx.update(grads, tx.init(grads))
+      >>> _, second = tx.update(grads, first)  # no refresh
+      >>> round(float(grass_optax.subspace_change(first, second)["w"].overlap), 4)
+      1.0
+
+    References:
+      Björck and Golub, Numerical Methods for Computing Angles Between Linear Subspaces, 1973
+    """
+    old = {path: basis for path, _, _, basis in bases_of(before)}
+    new = {path: basis for path, _, _, basis in bases_of(after)}
+    if old.keys() != new.keys():
+        raise ValueError(f"the states are of the leaves {sorted(old)} and {sorted(new)}. Give two states of one run.")
+    return {path: _change(old[path], new[path]) for path in new}
+
+
+def _tangent(leaf: SplitLeaf, k: int) -> ErrorTangent:
+    # Of G / ||G||, so that no square over- or underflows.
+    size = frobenius_norm(leaf.grad)
+    basis, grad = _orthonormal(leaf.basis), ratio(leaf.grad, size[..., None, None])
+    inside = project(basis, grad)
+    tangent = -2 * matmul(grad - lift(basis, inside), transpose(inside))
+    relative, square = frobenius_norm(tangent), jnp.square(size)
+    _, values, _ = leading_singular_triplets(tangent, k)
+    return ErrorTangent(-jnp.sort(-values, axis=-1) * square[..., None], relative * square, relative)
+
+
+def _change(old: Basis, new: Basis) -> SubspaceChange:
+    first, second = _orthonormal(old), _orthonormal(new)
+    inside = project(first, second)
+    outside = second - lift(first, inside)
+    outside = outside - lift(first, project(first, outside))  # see `geodesics`
+    overlap = jnp.mean(jnp.sum(jnp.square(inside), axis=-2), axis=-1)
+    return SubspaceChange(angles_of(inside, outside), overlap)
+
+
+def _orthonormal(basis: Basis) -> Float[Array, "*b m r"]:
+    matrix = basis.to_matrix()
+    return orthonormalize(matrix.astype(wide(matrix.dtype)))

@@ -1,0 +1,1 @@
+"""The command `figures`: the papers' figures of runs."""
