@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
@@ -17,6 +16,7 @@ from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.run import Decay, OptimizerFlags
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
+from train.program.previous_norm import place_for_norm, with_norm
 from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
@@ -66,7 +66,7 @@ def make_optimizer(
     """
     tx = _clipped(config, schedule, seed, map_stacks)
     tx = optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
-    return optax.chain(_place_for_norm(), tx) if config.clip_by == PREVIOUS else tx
+    return optax.chain(place_for_norm(), tx) if config.clip_by == PREVIOUS else tx
 
 
 def _clipped(
@@ -134,31 +134,7 @@ def backward_step(
     clip = grass_optax.Clip(max_norm=config.clip, by=config.clip_by) if config.clip else None
     loss = grass_optax.ScannedLoss(embed=parts.begin, block=parts.layer, head=parts.end)
     step = grass_optax.update_in_backward(loss, tx, clip=clip, keep_every=config.keep_every)
-    return _with_norm(step) if config.clip_by == PREVIOUS else step
-
-
-class _Norm(NamedTuple):
-    """The global norm of the last gradient that was finite; 0 before the first."""
-
-    previous_norm: Array  # (), float32
-
-
-def _place_for_norm() -> optax.GradientTransformation:
-    """Return a transformation that only has a state, which `_with_norm` writes."""
-    return optax.GradientTransformation(lambda _: _Norm(jnp.zeros((), jnp.float32)), optax.identity().update)
-
-
-def _with_norm(step: Callable[..., Any]) -> Callable[[Params, optax.OptState, Batch], Any]:
-    """Return a step that keeps the norm of its gradient in the state, for the clip of the next."""
-
-    def with_norm(params: Params, state: Any, batch: Batch) -> Any:
-        (norm, *_) = state
-        params, (_, *others), report = step(params, state, batch, norm.previous_norm)
-        is_good = jnp.isfinite(report.grad_norm)
-        norm = _Norm(jnp.where(is_good, report.grad_norm, norm.previous_norm))
-        return params, (norm, *others), report
-
-    return with_norm
+    return with_norm(step) if config.clip_by == PREVIOUS else step
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
