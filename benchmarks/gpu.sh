@@ -52,7 +52,7 @@ for part in "${parts[@]}"; do
       echo "== card: 24 GB of $total MiB are $fraction"
       XLA_PYTHON_CLIENT_MEM_FRACTION=$fraction timeout "${CARD_SECONDS:-3600}" "$python" -m train pretrain \
         --run-dir "$results/card" --model 7b --steps 20 --batch-size 8 --seq-len 256 --precision bfloat16 \
-        --weights int8 --update-in-backward --optimizer grassjump --rank 1024 --basis blocks \
+        --weights int8 --update-in-backward --keep-every 4 --optimizer grassjump --rank 1024 --basis blocks \
         --mu-dtype float8 --nu-dtype float8 --save-every 1000 --eval-batches 1 --sample-tokens 0 \
         2>&1 | tee "$results/card.txt" ;;
     *)

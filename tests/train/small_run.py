@@ -57,8 +57,9 @@ def known_to(optimizer: str, flags: Mapping[str, object]) -> dict[str, object]:
 
 
 def words_of(flags: Mapping[str, object]) -> list[str]:
-    """The words of a command line."""
-    return [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    """The words of a command line. A flag that is True has no value."""
+    named = ((f"--{name.replace('_', '-')}", value) for name, value in flags.items())
+    return [word for flag, value in named for word in ((flag,) if value is True else (flag, str(value)))]
 
 
 class Launcher:

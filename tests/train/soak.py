@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.train.pretrain.test_runs import assert_same_run
+from tests.train.pretrain.test_runs import VARIANTS, assert_same_run
 from tests.train.small_run import Launcher
 from train.storage.checkpoint import steps_in
 from train.storage.folder import versions
@@ -47,14 +47,15 @@ STATUSES = {0, -signal.SIGKILL, *(128 + number for number in (signal.SIGINT, sig
 class Soak:
     """The rounds, and what they need."""
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
-        self.launcher, self.folder = launcher, folder
-        self.reference = folder / f"reference-{versions()['commit'][:12]}"
+    def __init__(self, launcher: Launcher, folder: Path, variant: str = "") -> None:
+        """Train without interruption; a variant is one of `test_runs`."""
+        self.launcher, self.folder, self.flags = launcher, folder, VARIANTS.get(variant, {})
+        self.reference = folder / f"reference-{variant or 'plain'}-{versions()['commit'][:12]}"
         if not (self.reference / "summary.json").exists():
             shutil.rmtree(self.reference, ignore_errors=True)
-            launcher.finish(launcher.arguments(self.reference), timeout=LONGEST)
+            launcher.finish(launcher.arguments(self.reference, **self.flags), timeout=LONGEST)
         start = time.monotonic()  # compiled programs and tokens are there: this is how long a round takes
-        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}"), timeout=LONGEST)
+        launcher.finish(launcher.arguments(folder / f"timed{os.getpid()}", **self.flags), timeout=LONGEST)
         self.seconds = time.monotonic() - start
         shutil.rmtree(folder / f"timed{os.getpid()}")
 
@@ -101,7 +102,7 @@ class Soak:
         """Return the command line that starts the run, or resumes it once it has an update."""
         if last_step(run_dir):
             return ["pretrain", "--run-dir", str(run_dir), "--resume"]
-        return self.launcher.arguments(run_dir, **more)
+        return self.launcher.arguments(run_dir, **self.flags, **more)
 
 
 def answers_signals(process: subprocess.Popen[str]) -> bool:
@@ -135,7 +136,8 @@ def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
         else:
             shutil.rmtree(newest)
             newest.mkdir()
-    if name == "half a row" and (path := run_dir / "metrics.jsonl").exists():
+    is_finished = (run_dir / "summary.json").exists()  # it writes no more rows, so none can be cut
+    if name == "half a row" and not is_finished and (path := run_dir / "metrics.jsonl").exists():
         with open(path, "a") as file:
             file.write('{"step": 99, "lo')
     if name == "a clock that jumps" and run_dir.exists():
@@ -161,7 +163,7 @@ def fill_disks(soak: Soak, sizes: list[float]) -> list[dict[str, Any]]:
     for megabytes in sizes:
         folder = soak.folder / "disk"
         with small_disk(folder, megabytes):
-            process = soak.launcher.start(soak.launcher.arguments(folder / "run"))
+            process = soak.launcher.start(soak.command(folder / "run", {}))
             output, _ = process.communicate(timeout=LONGEST)
             lines = [line for line in output.splitlines() if line.startswith("error: ")]
             assert "Traceback" not in output, output
@@ -180,13 +182,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--kills", type=int, default=200, help="interruptions in all")
     parser.add_argument("--folder", type=Path, required=True, help="for runs and caches")
     parser.add_argument("--json", type=Path, required=True, help="results: a line for each round")
+    parser.add_argument("--variant", choices=["", *VARIANTS], default="", help="of the run; give a --json of its own")
     parser.add_argument("--disks", type=float, nargs="*", default=[], help="sizes in MB of disks to fill; needs root")
     args = parser.parse_args(arguments)
     corpus = args.folder / "corpus"
     for package in ("json", "email", "html"):
         source = Path(os.__file__).parent / package
         shutil.copytree(source, corpus / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    soak = Soak(Launcher(corpus.absolute(), (args.folder / "caches").absolute()), args.folder.absolute())
+    soak = Soak(Launcher(corpus.absolute(), (args.folder / "caches").absolute()), args.folder.absolute(), args.variant)
     rounds = read_rows(args.json)
     while (count := sum(len(row["interruptions"]) for row in rounds)) < args.kills:
         rounds.append(soak.round(len(rounds), min(PER_ROUND, args.kills - count)))

@@ -3,10 +3,10 @@
 from train.config.run import UserError
 from train.config.stored import Run, Settings, differences, settings_of
 
-# Flags that may change when a run resumes. None of them changes a result, except that the mesh
-# changes how sums are rounded.
+# Flags that may change when a run resumes. None of them changes a result, except that the mesh and
+# the form of the update change how sums are rounded.
 FREE_TO_CHANGE = (
-    *("--cache-dir", "--mesh", "--update-in-backward"),
+    *("--cache-dir", "--mesh", "--update-in-backward", "--keep-every"),
     *("--log", "--diagnostics", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
 )
 PLACES = ("data", "held_out")  # of texts

@@ -66,6 +66,7 @@ MomentPrecision = Literal["float32", "bfloat16", "float8"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
 Decay = Literal["matrices", "all"]
+ClipBy = Literal["two_pass", "previous", "layer"]
 _GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
 
 
@@ -174,7 +175,11 @@ class OptimizerFlags:
     nu_dtype: MomentPrecision = "float32"
     """Precision of the second moments."""
     update_in_backward: bool = False
-    """Update each layer as soon as its gradient exists, to save memory; --clip then takes time."""
+    """Update each layer as soon as its gradient exists, to save memory."""
+    clip_by: ClipBy = "two_pass"
+    """Norm for --clip in such an update: global, which takes time; of the last update; by layer."""
+    keep_every: int = 1
+    """Such an update saves the input of every so many layers; more than 1 saves memory for time."""
 
     @property
     def blocks(self) -> int | None:

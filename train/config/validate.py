@@ -51,7 +51,7 @@ METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
 AT_LEAST: Mapping[str, Mapping[str, float]] = {
     "model": {"vocab_size": SMALLEST_VOCABULARY},
     "data": {"batch_size": 1, "accumulate": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
-    "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0},
+    "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0} | {"keep_every": 1},
     "schedule": {"steps": 1, "epochs": 0, "final_lr_fraction": 0},
     "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0}
     | dict.fromkeys(("save_minutes", "skip_nonfinite", "skip_spikes"), 0)
@@ -73,7 +73,7 @@ def check(config: Pretrain) -> None:
         refuse("optimizer", config.optimizer.optimizer, "only fine-tunes: choose another, or start from a model")
     _check_optimizer(config.optimizer, config.model.model, CONFIGS[config.model.model])
     _check_diagnostics(config)
-    _check_backward(config, config.model.remat)
+    _check_backward(config, config.model.remat, CONFIGS[config.model.model].num_layers)
     _check_weights(config.model.weights, config.optimizer, config.devices.mesh)
 
 
@@ -100,7 +100,7 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
         refuse("epochs", config.schedule.epochs, "must be positive")
     _check_optimizer(config.optimizer, str(config.start.init_from), network)
     _check_diagnostics(config)
-    _check_backward(config, config.start.remat)
+    _check_backward(config, config.start.remat, network.num_layers)
     if config.optimizer.update_in_backward and config.data.task != LANGUAGE:
         refuse("update_in_backward", True, "is for language models: leave it out")
     _check_weights(config.start.weights, config.optimizer, config.devices.mesh)
@@ -112,23 +112,28 @@ def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
         refuse("update_in_backward", True, "updates all parameters: leave it out, or --freeze")
 
 
-def _check_backward(config: Run, remat: str) -> None:
-    """Refuse an update inside the backward pass where there is none."""
-    if not config.optimizer.update_in_backward:
+def _check_backward(config: Run, remat: str, layers: int) -> None:
+    """Refuse an update inside the backward pass where there is none, and its flags without it."""
+    flags = config.optimizer
+    if flags.clip_by != OptimizerFlags.clip_by and not flags.clip:
+        refuse("clip_by", flags.clip_by, "has no effect on --clip 0: leave it out, or give a norm as --clip")
+    if not flags.update_in_backward:
+        for name in ("clip_by", "keep_every"):
+            if (value := getattr(flags, name)) != getattr(OptimizerFlags, name):
+                refuse(name, value, "has no effect without --update-in-backward: add it, or leave this out")
         return
-    name = config.optimizer.optimizer
-    if not OPTIMIZERS[name].updates_apart:
+    if not OPTIMIZERS[name := flags.optimizer].updates_apart:
         refuse("update_in_backward", True, f"needs an optimizer that updates layers apart, and {name} does not")
-    if config.data.accumulate > 1:
-        refuse(
-            "accumulate",
-            config.data.accumulate,
-            "adds gradients up, and --update-in-backward keeps none: leave one of them out; larger micro-batches fit",
-        )
+    if (parts := config.data.accumulate) > 1:
+        way_out = "leave one of them out; larger micro-batches fit"
+        refuse("accumulate", parts, f"adds gradients up, and --update-in-backward keeps none: {way_out}")
     if config.report.skip_spikes:
         refuse("skip_spikes", config.report.skip_spikes, "needs the update after the backward pass: leave it out")
     if remat != "none":
         refuse("remat", remat, "has no effect on --update-in-backward, which computes blocks again: leave it out")
+    if layers % flags.keep_every or 1 < flags.keep_every == layers:
+        useful = ", ".join(str(n) for n in (1, *range(2, layers)) if layers % n == 0)
+        refuse("keep_every", flags.keep_every, f"must divide the {layers} layers, and be less: give one of {useful}")
 
 
 def _check_weights(weights: WeightsName, optimizer: OptimizerFlags, mesh: str) -> None:

@@ -20,7 +20,8 @@ from train.program.program import Program, make_program, pretraining
 PLANNED = {
     "model": ("model", "vocab_size", "precision", "weights", "logits", "remat"),
     "data": ("batch_size", "accumulate", "seq_len"),
-    "optimizer": ("optimizer", "rank", "basis", "mu_dtype", "nu_dtype", "update_in_backward"),
+    "optimizer": ("optimizer", "rank", "basis", "mu_dtype", "nu_dtype")
+    + ("update_in_backward", "clip_by", "keep_every"),
     "devices": ("mesh",),
 }
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for a program that does not fit

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from models.config import CONFIGS
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import BLOCKS, HAAR, INT8, Pretrain
 from train.config.validate import NARROWEST_BLOCK
@@ -64,6 +65,12 @@ def _can_halve_rank(run: Pretrain, _: int) -> bool:
     return flags.rank % (2 * flags.blocks) == 0 if flags.blocks else flags.rank >= 4 * NARROWEST_BLOCK
 
 
+def _kept_inputs(run: Pretrain) -> int:
+    """Return K, for which the L / K saved inputs and the K that are computed again are fewest."""
+    layers = CONFIGS[run.model.model].num_layers
+    return min((k for k in range(1, layers + 1) if layers % k == 0), key=lambda k: (k + layers // k, k))
+
+
 def _has_moments(run: Pretrain) -> bool:
     return not OPTIMIZERS[run.optimizer.optimizer].is_baseline
 
@@ -117,6 +124,12 @@ REMEDIES: tuple[Remedy, ...] = (
             OPTIMIZERS[run.optimizer.optimizer].updates_apart and not run.optimizer.update_in_backward
         ),
         price="a second backward pass, for the clip; the results are the same",
+        keeps_results=True,
+    ),
+    Remedy(
+        flags=lambda run, _: {"keep_every": _kept_inputs(run)},
+        applies=lambda run, _: run.optimizer.update_in_backward and run.optimizer.keep_every == 1 < _kept_inputs(run),
+        price="blocks are computed once more in each backward pass; the results are the same",
         keeps_results=True,
     ),
     Remedy(

@@ -17,9 +17,11 @@ from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.run import Decay, OptimizerFlags
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
+from train.program.previous_norm import place_for_norm, with_norm
 from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
+PREVIOUS = "previous"
 MAX_NORM_GROWTH = 1.01  # of every method with a limit: the default of the library
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
 # Scales Muon's update to the root mean square of AdamW's for every shape (arXiv 2502.16982), so
@@ -62,7 +64,8 @@ def make_optimizer(
     is_narrow: bool = False,
     is_int8: bool = False,
 ) -> optax.GradientTransformation:
-    """Return the gradient clip followed by the optimizer.
+    """Return the gradient clip followed by the optimizer. The state has a place for the norm of the
+    last gradient, if it is clipped by that.
 
     With `map_stacks`, the optimizer multiplies the layers of a stack one after the other. If
     weights are narrow, of 16 bits or kernels in 8, their sums with updates are rounded
@@ -70,7 +73,8 @@ def make_optimizer(
     """
     tx = _clipped(config, schedule, seed, map_stacks)
     tx = optax.chain(tx, grass_optax.stochastic_rounding(seed)) if is_narrow else tx
-    return grass_optax.in_int8(tx, seed) if is_int8 else tx
+    tx = grass_optax.in_int8(tx, seed) if is_int8 else tx
+    return optax.chain(place_for_norm(), tx) if config.clip_by == PREVIOUS else tx
 
 
 def in_8_bits(params: Params) -> Params:
@@ -164,13 +168,12 @@ def backward_step(
 ) -> Callable[[Params, optax.OptState, Batch], tuple[Params, optax.OptState, Any]]:
     """Return the step that updates each layer inside the backward pass; `options` are those of
     `make_optimizer`, whose state it has.
-
-    The gradient is clipped by its global norm, which takes a backward pass of its own.
     """
     tx = make_optimizer(dataclasses.replace(config, clip=0.0), schedule, seed, **options)
-    clip = grass_optax.Clip(max_norm=config.clip, by="two_pass") if config.clip else None
+    clip = grass_optax.Clip(max_norm=config.clip, by=config.clip_by) if config.clip else None
     loss = grass_optax.ScannedLoss(embed=parts.begin, block=parts.layer, head=parts.end)
-    return grass_optax.update_in_backward(loss, tx, clip=clip)
+    step = grass_optax.update_in_backward(loss, tx, clip=clip, keep_every=config.keep_every)
+    return with_norm(step) if config.clip_by == PREVIOUS else step
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:

@@ -130,7 +130,7 @@ def make_program(
     if optimizer.update_in_backward:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
         step = backward_step(task.parts(place), optimizer, schedule, seed, **options)
-        train_step = make_backward_step(step, rate, clips=optimizer.clip > 0)
+        train_step = make_backward_step(step, rate, knows_norm=optimizer.clip > 0 and optimizer.clip_by == "two_pass")
     else:
         train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
     state_of = jax.jit(start, donate_argnums=0, out_shardings=shardings)

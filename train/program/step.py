@@ -92,18 +92,19 @@ def make_diagnosis(
 def make_backward_step(
     step: Callable[[Params, optax.OptState, Batch], tuple[Params, optax.OptState, Any]],
     schedule: optax.Schedule,
-    clips: bool,
+    knows_norm: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Return the training step around `train.program.optimizer.backward_step`.
 
-    That skips an update whose loss is not finite. Only if it clips (`clips`) does it know the
-    gradient before the first layer is updated, and skips one whose gradient is not finite.
+    That skips an update whose loss is not finite. Only if it clips by two passes (`knows_norm`)
+    does it know the norm of the gradient before the first layer is updated, and skips one whose
+    gradient is not finite.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         params, opt_state, report = step(state.params, state.opt_state, batch)
         is_good = jnp.isfinite(report.loss)
-        if clips:
+        if knows_norm:
             is_good &= jnp.isfinite(report.grad_norm)
         rate = jnp.asarray(schedule(state.step))
         return TrainState(state.step + is_good.astype(jnp.int32), params, opt_state), Report(

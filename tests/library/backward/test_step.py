@@ -235,6 +235,25 @@ def test_weights_in_int8_are_never_there_as_a_stack_of_floats():
     assert not re.findall(r"= s8\[16,\d+,\d+\]\S* copy\(", text)
 
 
+def test_inputs_are_saved_for_every_kth_layer_and_computed_again_for_k():
+    """16 inputs for k = 1, and 4 + 4 for k = 4."""
+    layers, width, rows = 16, 64, 4096
+    wide = grass_optax.ScannedLoss(
+        embed=lambda w, x: (x @ w["in"], None),
+        block=lambda layer, x, _: x + jnp.tanh(x @ layer["up"]),
+        head=lambda w, x, batch: jnp.mean((x @ w["in"].T - batch) ** 2),
+    )
+    shape, tx = jax.ShapeDtypeStruct, optax.sgd(0.1)
+    params = {"in": shape((8, width), jnp.float32), "layers": {"up": shape((layers, width, width), jnp.float32)}}
+
+    def temporaries(keep_every):
+        step = grass_optax.update_in_backward(wide, tx, keep_every=keep_every)
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), shape((rows, 8), jnp.float32))
+        return lowered.compile().memory_analysis().temp_size_in_bytes / (rows * width * 4)
+
+    assert temporaries(4) < temporaries(1) - 6
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 

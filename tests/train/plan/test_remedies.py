@@ -88,6 +88,14 @@ def test_what_saves_nothing_beside_others_is_left_out() -> None:
     assert [one.flags for one in taken] == [{"remat": "dots"}]
 
 
+def test_fewer_inputs_are_saved_once_the_update_is_inside_the_backward_pass() -> None:
+    """Of 32 layers every fourth: 8 saved and 4 computed again are as few as can be."""
+    run = defaults(changed(RUN, {"model": "7b"}))
+    assert not any("keep_every" in one.flags for one in alone(run, 1, Compiler({})).values())
+    taken = chosen(Compiler({"update_in_backward True": 40, "keep_every 4": 10}), limit=55, run=run)
+    assert words(taken[-1].flags) == "--update-in-backward --keep-every 4"
+
+
 def test_a_new_optimizer_makes_more_remedies_apply() -> None:
     adamw = changed(RUN, {"optimizer": "adamw"})
     savings = {"optimizer grassjump": 40, "mu_dtype bfloat16": 10, "nu_dtype bfloat16": 10}

@@ -18,10 +18,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.small_run import ROOT, STEPS, Launcher
+from tests.train.small_run import ROOT, SAME_LOSS, STEADY, STEPS, Launcher, losses
 from tests.util import long_but
 from train.__main__ import main
-from train.config.optimizers import OptimizerName
 from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
 from train.data.tokens import load_tokens
@@ -67,28 +66,34 @@ def assert_same_run(run_dir: Path, other: Path) -> None:
     assert (run_dir / "sample.txt").read_text() == (other / "sample.txt").read_text()
 
 
-class Finished:
-    """An uninterrupted run, made once per optimizer."""
+# Runs that are more than an optimizer.
+VARIANTS: dict[str, dict[str, object]] = {
+    "in_backward": {"update_in_backward": True, "clip_by": "previous", "clip": 0.5, "keep_every": 2},
+}
 
-    def __init__(self, launcher: Launcher, run_dir: Path, optimizer: OptimizerName) -> None:
-        self.run_dir, self.flags = run_dir, {"optimizer": optimizer}
+
+class Finished:
+    """An uninterrupted run, made once for each variant."""
+
+    def __init__(self, launcher: Launcher, run_dir: Path, variant: str) -> None:
+        self.run_dir, self.flags = run_dir, VARIANTS.get(variant, {"optimizer": variant})
         self.output = launcher.finish(launcher.arguments(run_dir, **self.flags))
 
 
 @pytest.fixture(scope="session")
-def finished(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[OptimizerName], Finished]:
-    runs: dict[OptimizerName, Finished] = {}
+def finished(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
+    runs: dict[str, Finished] = {}
 
-    def make(optimizer: OptimizerName) -> Finished:
-        if optimizer not in runs:
-            runs[optimizer] = Finished(launcher, tmp_path_factory.mktemp("runs") / "x", optimizer)
-        return runs[optimizer]
+    def make(variant: str) -> Finished:
+        if variant not in runs:
+            runs[variant] = Finished(launcher, tmp_path_factory.mktemp("runs") / "x", variant)
+        return runs[variant]
 
     return make
 
 
 @pytest.fixture(scope="session")
-def adamw(finished: Callable[[OptimizerName], Finished]) -> Finished:
+def adamw(finished: Callable[[str], Finished]) -> Finished:
     return finished("adamw")
 
 
@@ -117,9 +122,9 @@ def is_saving(run_dir: Path, step: int) -> bool:
 # The files of a run
 
 
-@pytest.mark.parametrize("optimizer", long_but(["grassjump"], ["grassjump", "grasswalk", "adamw"]))
-def test_a_run_writes_its_files(optimizer: OptimizerName, finished: Callable[[OptimizerName], Finished]) -> None:
-    run_dir = finished(optimizer).run_dir
+@pytest.mark.parametrize("variant", long_but(["grassjump"], ["grassjump", "grasswalk", "adamw", "in_backward"]))
+def test_a_run_writes_its_files(variant: str, finished: Callable[[str], Finished]) -> None:
+    run_dir = finished(variant).run_dir
     updates = [row for row in rows(run_dir) if "loss" in row]
     evaluations = [row for row in rows(run_dir) if "eval_loss" in row]
     assert [row["step"] for row in updates] == list(range(1, STEPS + 1))
@@ -266,17 +271,17 @@ def test_a_run_of_an_older_version_is_refused(tmp_path: Path, capsys: pytest.Cap
 # Interruptions
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.long), "grassjump"])
+@pytest.mark.parametrize("variant", long_but(["grassjump"], ["adamw", "grassjump", "in_backward"]))
 def test_kills_change_nothing(
-    optimizer: OptimizerName,
-    finished: Callable[[OptimizerName], Finished],
+    variant: str,
+    finished: Callable[[str], Finished],
     launcher: Launcher,
     tmp_path: Path,
 ) -> None:
     run_dir = tmp_path / "run"
-    fresh = launcher.arguments(run_dir, optimizer=optimizer)
+    fresh = launcher.arguments(run_dir, **finished(variant).flags)
     resume = ["pretrain", "--run-dir", str(run_dir), "--resume"]
-    draw = random.Random(optimizer)
+    draw = random.Random(variant)
     early, late = draw.randint(1, 4), draw.randint(6, 11)
     moments: list[Callable[[], bool]] = [
         lambda: has_rows(run_dir, early),  # before the first checkpoint
@@ -294,7 +299,29 @@ def test_kills_change_nothing(
         assert process.returncode == -signal.SIGKILL
         assert not (run_dir / "summary.json").exists()
     launcher.finish(resume)
-    assert_same_run(run_dir, finished(optimizer).run_dir)
+    assert_same_run(run_dir, finished(variant).run_dir)
+
+
+@pytest.mark.long
+def test_a_run_updated_in_the_backward_pass_moves_to_a_mesh(
+    launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the norm by which it is clipped, which no other step would read."""
+    flags = STEADY | VARIANTS["in_backward"]
+    launcher.finish(launcher.arguments(tmp_path / "alone", **flags))
+    run_dir = tmp_path / "moved"
+    process = launcher.start(launcher.arguments(run_dir, **flags, save_every=1))
+    wait_for(process, lambda: has_rows(run_dir, 8))
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    resume = ["pretrain", "--run-dir", str(run_dir), "--resume"]
+    assert main([*resume, "--no-update-in-backward"]) == 2
+    assert "--clip-by previous has no effect without --update-in-backward" in capsys.readouterr().err
+    launcher.finish([*resume, "--mesh", "fsdp=2"], devices=2)
+    expected = losses(tmp_path / "alone")
+    assert len(expected) == flags["steps"]
+    assert losses(run_dir) == pytest.approx(expected, abs=SAME_LOSS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])

@@ -1,6 +1,7 @@
 """The trainer's step that updates each layer inside the backward pass, beside the plain one."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -16,6 +17,7 @@ from train.config.schedule import ScheduleFlags
 from train.program.program import make_program
 from train.program.sharding import make_mesh
 from train.program.task import LanguageModel, Rows
+from train.storage.checkpoint import Checkpoints
 
 NETWORK = LlamaConfig(vocab_size=17, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=3)
 TASK = LanguageModel(network=NETWORK, batch_size=4, seq_len=8)
@@ -32,12 +34,17 @@ def rows(task, step):
     return Rows(tokens, documents, tokens % 3 > 0)
 
 
-def losses(task, name, backward, clip=0.1):
+@functools.cache
+def program_of(task, name="grassjump", **flags):
+    """The programs of a run on one device."""
+    flags = OptimizerFlags(optimizer=name, rank=4, update_proj_gap=5, learning_rate=1e-3, **flags)
+    return make_program(make_mesh("", 4), task, flags, SCHEDULE, seed=0)
+
+
+def losses(task, name, backward, clip=0.1, **flags):
     """Losses of a run, and the last state."""
-    flags = OptimizerFlags(
-        optimizer=name, rank=4, update_proj_gap=5, learning_rate=1e-3, clip=clip, update_in_backward=backward
-    )
-    program = make_program(make_mesh("", 4), task, flags, SCHEDULE, seed=0)
+    flags = flags if backward else {}
+    program = program_of(task, name, clip=clip, update_in_backward=backward, **flags)
     state, found = program.draw_state(), []
     for step in range(SCHEDULE.steps):
         state, report = program.train_step(state, rows(task, step))
@@ -58,6 +65,11 @@ def test_losses_are_those_of_the_plain_step(name):
 
 
 @pytest.mark.long
+def test_losses_with_the_inputs_of_every_third_layer():
+    assert_same(TASK, "grassjump", keep_every=3)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     "task",
     [
@@ -74,10 +86,7 @@ def test_losses_of_every_kind_of_model(task):
 
 @pytest.mark.parametrize("clip", [0.1, pytest.param(0.0, marks=pytest.mark.long)])
 def test_a_loss_that_is_not_finite_changes_nothing(clip):
-    flags = OptimizerFlags(
-        optimizer="grassjump", rank=4, update_proj_gap=5, learning_rate=1e-3, clip=clip, update_in_backward=True
-    )
-    program = make_program(make_mesh("", 4), TASK, flags, SCHEDULE, seed=0)
+    program = program_of(TASK, clip=clip, update_in_backward=True)
     state = program.draw_state()
     spoilt = state._replace(params=state.params | {"lm_head": {"kernel": jnp.full((16, 17), jnp.nan)}})
     before = jax.tree.map(np.array, spoilt)
@@ -95,3 +104,68 @@ def test_bfloat16_weights_are_rounded_stochastically():
     np.testing.assert_allclose(found, plain, atol=0.01, rtol=0)
     assert found[-1][0] != found[0][0]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
+
+
+# --- clips ----------------------------------------------------------------------------------------
+
+
+def updated(program, state, steps):
+    """The state after more steps, and their losses."""
+    found = []
+    for step in steps:
+        state, report = program.train_step(state, rows(TASK, step))
+        found.append(float(report.loss))
+    return state, found
+
+
+def test_a_run_clipped_by_the_last_norm_resumes_bit_for_bit(tmp_path):
+    """The norm is in the checkpoint. Without it the losses are others."""
+    program = program_of(TASK, "adamw", clip=0.05, update_in_backward=True, clip_by="previous")
+    half, _ = updated(program, program.draw_state(), range(3))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, half)
+        checkpoints.finish()
+        restored = checkpoints.restore(3, program.state)
+    (norm,) = (x for path, x in jax.tree.leaves_with_path(half.opt_state) if "previous_norm" in str(path))
+    assert norm > 2 * 0.05
+    without = half._replace(opt_state=(half.opt_state[0]._replace(previous_norm=jnp.zeros(())), *half.opt_state[1:]))
+    without = jax.tree.map(jnp.copy, without)
+    (expected, found), (after, again), (_, others) = (
+        updated(program, state, range(3, 6)) for state in (half, restored, without)
+    )
+    assert again == found != others
+    chex.assert_trees_all_equal(after, expected)
+
+
+@pytest.mark.parametrize("clip_by", long_but(["previous"], ["previous", "layer"]))
+def test_a_clip_that_knows_no_global_norm_still_skips_a_loss_that_is_not_finite(clip_by):
+    program = program_of(TASK, "adamw", clip=0.05, update_in_backward=True, clip_by=clip_by)
+    state, _ = updated(program, program.draw_state(), range(1))
+    spoilt = state._replace(params=state.params | {"lm_head": {"kernel": jnp.full((16, 17), jnp.nan)}})
+    before = jax.tree.map(np.array, spoilt)
+    after, report = program.train_step(spoilt, rows(TASK, 1))
+    assert report.is_skipped
+    chex.assert_trees_all_equal(after, before)  # with the norm of the update before
+
+
+# --- saved inputs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "keep_every"), long_but([("bfloat16", 3)], [("float32", 3), ("bfloat16", 1), ("bfloat16", 3)])
+)
+def test_the_saved_inputs_have_the_precision_of_the_products(precision, keep_every):
+    """The forward scan returns them, stacked: nothing else has this shape there."""
+    task = dataclasses.replace(TASK, network=dataclasses.replace(NETWORK, dtype=precision))
+    program = program_of(task, "adamw", clip=0.0, update_in_backward=True, keep_every=keep_every)
+    with jax.numpy_dtype_promotion("standard"):
+        traced = program.train_step.trace(program.state, program.batch).jaxpr.jaxpr
+    scans = [one for one in traced.eqns if one.primitive.name == "scan"]
+    scans = scans or [one for eqn in traced.eqns for one in inner(eqn) if one.primitive.name == "scan"]
+    saved = [x.aval for x in scans[0].outvars if x.aval.ndim == 4]
+    assert [(x.shape, x.dtype.name) for x in saved] == [((3 // keep_every, 4, 8, 16), precision)]
+
+
+def inner(equation):
+    """The equations of what an equation calls."""
+    return [one for called in jax.core.jaxprs_in_params(equation.params) for one in called.eqns]
