@@ -17,18 +17,9 @@ from train.config.finetune import (
     finetune_defaults,
     finetuning_optimizer,
 )
+from train.config.optimizer_flags import BasisName, Decay, OptimizerFlags, default_optimizer
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import (
-    BasisName,
-    DataFlags,
-    Decay,
-    ModelFlags,
-    OptimizerFlags,
-    Pretrain,
-    ReportFlags,
-    default_optimizer,
-    defaults,
-)
+from train.config.run import DataFlags, ModelFlags, Pretrain, ReportFlags, defaults
 from train.config.schedule import ScheduleFlags
 from train.config.validate import METRICS
 

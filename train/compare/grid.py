@@ -4,8 +4,8 @@ import dataclasses
 from typing import NamedTuple
 
 from train.compare.config import Comparison
+from train.config.optimizer_flags import HAAR, BasisName
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import HAAR, BasisName
 from train.config.stored import Run, Settings, settings_of
 
 # Settings that differ between cells. All others are common to the comparison.

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from train.config.optimizers import OPTIMIZERS
-from train.config.run import OptimizerFlags, UserError
+from train.config.axes import described, idle
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import UserError
 from train.config.schedule import CONSTANT, WSD, CurveFlags
 from train.config.validate import refuse
 
@@ -93,8 +94,8 @@ def check_effect(config: Any, default: Any) -> None:
         flags, without = getattr(config, group, None), getattr(default, group, None)
         if not isinstance(flags, OptimizerFlags | CurveFlags):
             continue
-        of_whom, idle = _idle(flags)
-        for name in idle:
+        of_whom, without_effect = _idle(flags)
+        for name in without_effect:
             if getattr(flags, name) != getattr(without, name):
                 refuse(name, getattr(flags, name), f"has no effect on {of_whom}: leave it out")
 
@@ -104,16 +105,7 @@ def _idle(flags: OptimizerFlags | CurveFlags) -> tuple[str, list[str]]:
     if isinstance(flags, CurveFlags):
         acts = {"cooldown": flags.schedule == WSD, "final_lr_fraction": flags.schedule != CONSTANT}
         return f"--schedule {flags.schedule}", [name for name, is_used in acts.items() if not is_used]
-    row = OPTIMIZERS[flags.optimizer]
-    acts = {
-        "rank": "rank" in row.takes,
-        "update_proj_gap": row.update_proj_gap is not None,
-        "scale": row.has_scale,
-        "basis": "basis" in row.takes,
-        "mu_dtype": not row.is_baseline,
-        "nu_dtype": not row.is_baseline,
-    }
-    return row.name, [name for name, is_used in acts.items() if not is_used]
+    return described(flags), idle(flags)
 
 
 def flags_of(command: type) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from models.config import CONFIGS, LlamaConfig, Remat
-from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
+from train.config.optimizer_flags import OptimizerFlags, default_optimizer
 from train.config.schedule import ScheduleFlags, default_warmup
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
@@ -56,15 +56,8 @@ PRECISIONS: dict[PrecisionName, Types] = {
     "mixed": Types("bfloat16", "float32"),
     "bfloat16": Types("bfloat16", "bfloat16"),
 }
-BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
-HAAR = "haar"
-BLOCKS = "blocks"
-BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
-MomentPrecision = Literal["float32", "bfloat16", "float8"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
-Decay = Literal["matrices", "all"]
-_GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
 
 
 def _cache_dir() -> Path:
@@ -124,49 +117,6 @@ class DataFlags:
     """Tokens predicted per window; 256 by default for models other than tiny."""
     seed: int = 0
     """Seed of the initial weights, the order of the text, the subspaces and the sample."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerFlags:
-    """The optimizer. Rank and interval apply to the subspace methods."""
-
-    optimizer: OptimizerName = "grassjump"
-    """Optimizer to train with."""
-    learning_rate: float = _GRASSJUMP.learning_rate
-    """Peak learning rate; the default depends on the optimizer and the model."""
-    adam_learning_rate: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Peak learning rate of parameters that are not split (embeddings, head, norms; norms only for "
-            "column_sgd). Default: --learning-rate."
-        ),
-    ] = None
-    rank: int = CONFIGS["tiny"].hidden_size // 4
-    """Dimension of the subspaces; by default a quarter of the hidden size."""
-    basis: BasisName = HAAR
-    """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
-    update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
-    """Steps between subspaces (badam: blocks); the default depends on optimizer and model."""
-    scale: float = _GRASSJUMP.scale
-    """Factor of the low-rank update (adamw, muon: of the kernels' rate); the default varies."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
-    decay: Decay = "matrices"
-    """What decays: the kernels of the layers (lora: their factors), or all parameters."""
-    clip: float = 1.0
-    """Clip the gradient to this global norm; 0 for no clipping."""
-    mu_dtype: MomentPrecision = "float32"
-    """Precision of the first moments; float8 also stores a scale per column."""
-    nu_dtype: MomentPrecision = "float32"
-    """Precision of the second moments."""
-    update_in_backward: bool = False
-    """Update each layer as soon as its gradient exists, to save memory; --clip then takes time."""
-
-    @property
-    def blocks(self) -> int | None:
-        """The number of blocks that `basis` names."""
-        _, colon, number = self.basis.partition(":")
-        return int(number) if colon else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,7 +201,7 @@ class Pretrain:
     processes: ProcessFlags = ProcessFlags()
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
-    optimizer: OptimizerFlags = OptimizerFlags()
+    optimizer: OptimizerFlags = dataclasses.field(default_factory=OptimizerFlags)
     schedule: ScheduleFlags = dataclasses.field(default_factory=ScheduleFlags)
     report: ReportFlags = ReportFlags()
     devices: DeviceFlags = DeviceFlags()
@@ -274,16 +224,4 @@ def defaults(parsed: Pretrain) -> Pretrain:
         ),
         optimizer=default_optimizer(parsed.optimizer.optimizer, model),
         schedule=ScheduleFlags(steps=steps, warmup=default_warmup(steps)),
-    )
-
-
-def default_optimizer(name: OptimizerName, model: ModelName) -> OptimizerFlags:
-    """Return the flags of an optimizer with its own defaults for a model."""
-    recipe = OPTIMIZERS[name].pretraining(model)
-    return OptimizerFlags(
-        optimizer=name,
-        learning_rate=recipe.learning_rate,
-        scale=recipe.scale,
-        rank=CONFIGS[model].hidden_size // 4,
-        update_proj_gap=recipe.update_proj_gap or NO_GAP,
     )

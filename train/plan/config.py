@@ -4,16 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from train.config.run import (
-    BATCHES,
-    OTHER_BATCH,
-    DataFlags,
-    DeviceFlags,
-    ModelFlags,
-    OptimizerFlags,
-    Pretrain,
-    defaults,
-)
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import BATCHES, OTHER_BATCH, DataFlags, DeviceFlags, ModelFlags, Pretrain, defaults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from models.config import CONFIGS
 from models.parameters import count_parameters
+from train.config.optimizer_flags import default_optimizer
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.recipes import PRETRAINING
-from train.config.run import BATCHES, OTHER_BATCH, UserError, default_optimizer
+from train.config.run import BATCHES, OTHER_BATCH, UserError
 from train.presets.config import Presets
 
 ROWS = [row for row in OPTIMIZERS.values() if not row.only_finetunes]

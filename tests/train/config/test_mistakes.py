@@ -16,6 +16,7 @@ from train.__main__ import COMMAND_OF, Command, main, parse
 from train.config.mistakes import ELSEWHERE, check_finite, check_words, flags_of, values_of
 from train.config.run import Pretrain, UserError
 from train.config.stored import settings_of
+from train.config.validate import check
 
 REQUIRED = {  # flags without which a command line is not read
     "pretrain": "--run-dir x",
@@ -143,3 +144,47 @@ def test_a_stored_configuration_may_hold_values_without_effect(tmp_path: Path) -
     assert dict(values_of(parse(words)))["rank"] == 8
     with pytest.raises(UserError, match="--rank 9 has no effect on adamw: leave it out"):
         parse([*words, "--rank", "9"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("galore --max-norm-growth 2", "--max-norm-growth 2.0 has no effect on galore: leave it out"),
+        ("adamw --completion isotropic", "--completion isotropic has no effect on adamw: leave it out"),
+        ("grassjump --walk-rank 2", "--walk-rank 2 has no effect on grassjump: leave it out"),
+        ("grasswalk --tracking-rank 2", "--tracking-rank 2 has no effect on grasswalk: leave it out"),
+        ("grassjump --step-size 2", "--step-size 2.0 has no effect on grassjump: leave it out"),
+        ("grassjump --rule svd", "--rule svd has no effect on grassjump: leave it out"),
+        ("assemble --rule svd --step-size 1", "--step-size 1.0 has no effect on assemble with --rule svd, --transport"),
+        ("assemble --rule frozen --transport keep", "--transport keep has no effect on assemble with --rule frozen"),
+        ("assemble --residual dropped --max-norm-growth 2", "--max-norm-growth 2.0 has no effect on assemble"),
+        ("assemble --transport keep --completion isotropic", "--completion isotropic has no effect on assemble"),
+    ],
+)
+def test_a_knob_that_does_nothing_is_refused_by_name(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(["pretrain", "--run-dir", "x", "--optimizer", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("grassjump --max-norm-growth 0", "--max-norm-growth 0.0 must be positive, or None"),
+        ("subtrack --step-size -1", "--step-size -1.0 must be positive, or None"),
+        ("grasswalk --walk-rank 0", "--walk-rank 0 must be at least 1"),
+        ("grasswalk --walk-rank 33", "--walk-rank 33 must be at most 32: a subspace of --rank 32 has no more to turn"),
+        ("subtrack --tracking-rank 9 --rank 120", "--tracking-rank 9 must be at most 8"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused(words: str, message: str) -> None:
+    config = parse(["pretrain", "--run-dir", "x", "--optimizer", *words.split()])
+    assert isinstance(config, Pretrain)
+    with pytest.raises(UserError, match=message):
+        check(config)
+    check(parse(["pretrain", "--run-dir", "x", "--optimizer", words.split()[0]]))  # type: ignore[arg-type]
+
+
+def test_no_limit_and_every_angle_are_spelled_as_in_the_library() -> None:
+    words = ["--optimizer", "subtrack", "--max-norm-growth", "None", "--step-size", "None"]
+    found = dict(values_of(parse(["pretrain", "--run-dir", "x", *words])))
+    assert (found["max_norm_growth"], found["step_size"]) == (None, None)
