@@ -8,7 +8,7 @@ configuration may hold values without effect: it gives every setting.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -20,8 +20,10 @@ from train.config.validate import refuse
 
 # What other trainers call a flag, and what it is here: the first that the command has.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "--lr": ("learning_rate", "sweep_lr"),
-    "--learning-rate": ("sweep_lr",),
+    "--lr": ("learning_rate",),
+    "--sweep-lr": ("learning_rate",),
+    "--sweep-scale": ("scale",),
+    "--sweep-basis": ("basis",),
     "--min-lr": ("final_lr_fraction",),
     "--lr-scheduler": ("schedule",),
     "--lr-scheduler-type": ("schedule",),
@@ -69,10 +71,18 @@ def check_words(words: Sequence[str], command: type) -> None:
         if not flag.startswith("--"):
             continue
         if name not in kinds:
+            _refuse_swept(flag, name, kinds)
             if meant := [ours for ours in ELSEWHERE.get(_spelled(flag), ()) if ours in kinds]:
                 raise UserError(f"{flag} is not a flag of this command: its name here is --{_spelled(meant[0])}.")
         elif Path in (kinds[name], *get_args(kinds[name])) and not (value if equals else after):
             raise UserError(f"--{_spelled(name)} is empty: give a path.")
+
+
+def _refuse_swept(flag: str, name: str, kinds: Mapping[str, Any]) -> None:
+    """Refuse a flag of the runs, where a sweep sets it."""
+    ours = [other for other in (name, *ELSEWHERE.get(_spelled(flag), ())) if other in dict(flags_of(OptimizerFlags))]
+    if "sweep" in kinds and name != "optimizer" and ours and ours[0] not in kinds:
+        raise UserError(f"{flag} is not a flag of this command: give --sweep {ours[0]}=VALUE, or several values.")
 
 
 def check_finite(config: Any) -> None:

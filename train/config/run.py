@@ -13,6 +13,7 @@ import tyro
 
 from models.config import CONFIGS, LlamaConfig, Remat
 from train.config.optimizer_flags import OptimizerFlags, default_optimizer
+from train.config.presets import PRECISION, PRESETS, PresetName
 from train.config.schedule import ScheduleFlags, default_warmup
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
@@ -198,6 +199,8 @@ class Pretrain:
     """Resume the run in --run-dir exactly where it stopped. Its settings are restored."""
     config: Path | None = None
     """Take all settings from the config.json of another run; other flags override them."""
+    preset: PresetName | None = None
+    """The settings of a paper, which other flags override: see the command presets."""
     processes: ProcessFlags = ProcessFlags()
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
@@ -213,7 +216,7 @@ def defaults(parsed: Pretrain) -> Pretrain:
     if model not in CONFIGS:
         raise UserError(f"--model {model} is unknown: choose one of {', '.join(CONFIGS)}.")
     batch_size, seq_len = BATCHES.get(model, OTHER_BATCH)
-    return Pretrain(
+    config = Pretrain(
         run_dir=parsed.run_dir,
         model=ModelFlags(model=model, vocab_size=CONFIGS[model].vocab_size),
         data=DataFlags(
@@ -224,4 +227,21 @@ def defaults(parsed: Pretrain) -> Pretrain:
         ),
         optimizer=default_optimizer(parsed.optimizer.optimizer, model),
         schedule=ScheduleFlags(steps=steps, warmup=default_warmup(steps)),
+    )
+    return config if parsed.preset is None else with_preset(config, parsed)
+
+
+def with_preset(config: Pretrain, parsed: Pretrain) -> Pretrain:
+    """Return a configuration with what the preset of `parsed` says, for the size, the optimizer and
+    the steps of `parsed`.
+    """
+    preset, steps = PRESETS[str(parsed.preset)], parsed.schedule.steps
+    optimizer = dataclasses.replace(config.optimizer, optimizer=parsed.optimizer.optimizer)
+    return dataclasses.replace(
+        config,
+        preset=parsed.preset,
+        model=dataclasses.replace(config.model, model=parsed.model.model, precision=PRECISION),
+        data=dataclasses.replace(config.data, batch_size=preset.batch_size, accumulate=preset.accumulate),
+        optimizer=preset.optimizer(optimizer),
+        schedule=dataclasses.replace(config.schedule, steps=steps, warmup=default_warmup(steps)),
     )

@@ -152,9 +152,10 @@ def _assembled(
     initial = None if config.rule in ("random_jump", "svd") else subspaces.range_finder()
     kernels = functools.partial(stacked_kernels, rank=config.rank)
     direction = grass_optax.assemble(
-        rules[config.rule](), transports[config.transport](), residuals[config.residual](), initial=initial, rank=config.rank, update_proj_gap=config.update_proj_gap,
-        scale=config.scale, b1=b1, b2=b2, mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype],
-        map_stacks=map_stacks, weight_dimension_numbers=kernels, key=seed,
+        rules[config.rule](), transports[config.transport](), residuals[config.residual](),
+        initial=initial, rank=config.rank, update_proj_gap=config.update_proj_gap, scale=config.scale, b1=b1, b2=b2,
+        mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype], map_stacks=map_stacks,
+        weight_dimension_numbers=kernels, key=seed,
     )  # fmt: skip
     return grass_optax.with_rates(
         direction,

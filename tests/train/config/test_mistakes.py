@@ -44,7 +44,7 @@ def spelled(name: str) -> str:
 def test_there_are_numbers_to_check() -> None:
     assert {flag for _, flag in FLOATS} >= {
         "learning_rate", "adam_learning_rate", "scale", "weight_decay", "clip", "final_lr_fraction", "data_megabytes",
-        "sweep_lr", "sweep_scale", "temperature", "top_p",
+        "max_norm_growth", "step_size", "temperature", "top_p",
     }  # fmt: skip
     assert {"epochs", "final_lr_fraction", "clip"} <= {
         flag for flag, kind in flags_of(COMMAND_OF["finetune"]) if takes_float(kind)
@@ -62,7 +62,7 @@ def replaced(config: Any, name: str, value: Any) -> Any:
     for field in dataclasses.fields(config):
         part = getattr(config, field.name)
         if field.name == name:
-            changes[name] = (0.5, value) if name.startswith("sweep") else value
+            changes[name] = value
         elif dataclasses.is_dataclass(part):
             changes[field.name] = replaced(part, name, value)
     return dataclasses.replace(config, **changes)
@@ -82,7 +82,7 @@ def test_a_number_that_is_not_finite_is_refused_by_name(where: tuple[str, str], 
 
 @pytest.mark.parametrize(
     "words",
-    ["pretrain --run-dir x --weight-decay inf", "compare --run-dir x --optimizers adamw --sweep-scale 1 nan",
+    ["pretrain --run-dir x --weight-decay inf", "compare --run-dir x --optimizers adamw --clip nan",
      "plan --scale nan", "sample --run-dir x --top-p nan"],
 )  # fmt: skip
 def test_every_command_checks_its_numbers(words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +101,9 @@ def test_every_command_checks_its_numbers(words: str, capsys: pytest.CaptureFixt
         ("pretrain --run-dir x --warmup_steps 3", "its name here is --warmup."),
         ("finetune --run-dir x --warmup-fraction 0.1", "its name here is --warmup."),
         ("compare --run-dir x --optimizer adamw", "its name here is --optimizers."),
-        ("compare --run-dir x --learning-rate 1", "its name here is --sweep-lr."),
+        ("compare --run-dir x --completion none", "give --sweep completion=VALUE, or several values."),
+        ("compare --run-dir x --sweep-scale 1 2", "give --sweep scale=VALUE, or several values."),
+        ("compare --run-dir x --learning-rate 1", "give --sweep learning_rate=VALUE, or several values."),
     ],
 )
 def test_a_word_of_other_trainers_is_answered_with_ours(
