@@ -18,7 +18,7 @@ from train.config.finetune import RANK, REGRESSION, EpochFlags, ExampleFlags, Fi
 from train.config.optimizers import NO_GAP
 from train.data.labelled import read_labelled
 from train.finetune.labelling import labelling_work
-from train.finetune.work import state_of_model
+from train.loop.start import state_of_model
 from train.program.labelling import Texts
 from train.program.program import Program, make_program
 from train.program.sharding import make_mesh, place_batch
@@ -66,7 +66,7 @@ def train(run: Run) -> Outcome:
     schedule = config.schedule.in_updates(work.rows, run.batch_size)
     program = make_program(mesh, work.task, config.optimizer, schedule, run.seed)
     step = program.train_step.lower(program.state, program.batch).compile()
-    state = state_of_model(config, program)
+    state = state_of_model(config.start.init_from, config.start.init_step, program, run.seed)
     began, cpu_began = time.perf_counter(), time.process_time()
     for i in range(schedule.steps):
         state, report = step(state, place_batch(program.batch, work.data.rows(i)))

@@ -17,13 +17,14 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from train.compare.config import Compare, CompareFinetune, compare_defaults, compare_finetune_defaults
+from train.config.beginning import continued
 from train.config.finetune import Finetune, finetune_defaults
 from train.config.mistakes import check_effect, check_finite, check_words
 from train.config.presets import PRESETS
+from train.config.resumed import refuse_conflicts
 from train.config.run import ModelFlags, Pretrain, UserError, defaults, with_preset
 from train.config.schedule import ScheduleFlags
 from train.config.stored import CONFIG, Run, read_config, read_stored
-from train.config.validate import refuse_conflicts
 from train.evaluate.config import Evaluate
 from train.export.config import Export
 from train.import_.config import Import
@@ -64,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Command:
     check_finite(config)
     if stored is not None:
         assert isinstance(config, Pretrain | Finetune)
-        refuse_conflicts(config, stored, may_extend=True)
+        refuse_conflicts(config, stored, is_user=True)
     elif default is not None:
         check_effect(config, default)
     return config
@@ -98,7 +99,10 @@ def _default(parsed: Command) -> tuple[Command | None, Run | None]:
         if preset is not None and isinstance(parsed, Pretrain) and isinstance(stored, Pretrain):
             return with_preset(stored, parsed), stored
         return stored, stored
-    return (defaults(parsed) if isinstance(parsed, Pretrain) else finetune_defaults(parsed)), None
+    if isinstance(parsed, Finetune):
+        return finetune_defaults(parsed), None
+    init_from = parsed.start.init_from
+    return (defaults(parsed) if init_from is None else continued(parsed, init_from)), None
 
 
 def _resumed(parsed: Run) -> Run:

@@ -26,6 +26,7 @@ from typing import Any
 from tests.train.pretrain.test_runs import assert_same_run
 from tests.train.small_run import Launcher
 from train.storage.checkpoint import steps_in
+from train.storage.folder import versions
 from train.storage.metrics import read_rows
 
 PER_ROUND = 6  # interruptions of one run
@@ -48,7 +49,7 @@ class Soak:
 
     def __init__(self, launcher: Launcher, folder: Path) -> None:
         self.launcher, self.folder = launcher, folder
-        self.reference = folder / "reference"
+        self.reference = folder / f"reference-{versions()['commit'][:12]}"
         if not (self.reference / "summary.json").exists():
             shutil.rmtree(self.reference, ignore_errors=True)
             launcher.finish(launcher.arguments(self.reference), timeout=LONGEST)
@@ -107,10 +108,12 @@ def last_step(run_dir: Path) -> int:
 
 
 def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
-    """Damage the files of a run, but never its last intact checkpoint; return its checkpoints."""
+    """Damage the files of a run that goes on, but never its last intact checkpoint; return its
+    checkpoints.
+    """
     checkpoints = run_dir / "checkpoints"
     steps = steps_in(checkpoints) if checkpoints.is_dir() else []
-    if len(steps) > 1 and name in DAMAGES[:3]:
+    if len(steps) > 1 and name in DAMAGES[:3] and not (run_dir / "summary.json").exists():
         newest = checkpoints / str(steps[-1])
         files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
         content = bytearray((path := draw.choice(files)).read_bytes())

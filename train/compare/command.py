@@ -27,9 +27,9 @@ from train.compare.record import (
 )
 from train.compare.report import write_report
 from train.compare.validate import check_comparison, refuse_other_settings
+from train.config.resumed import refuse_conflicts
 from train.config.run import DIVERGED, UserError
 from train.config.stored import Run
-from train.config.validate import refuse_conflicts
 from train.loop.child import LOG, last_line, run_child
 from train.storage.folder import RunFolder
 from train.system.files import locked

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from models.config import CONFIGS, LlamaConfig, Remat
+from train.config.machine_flags import DeviceFlags, ProcessFlags
 from train.config.optimizer_flags import OptimizerFlags, default_optimizer
 from train.config.presets import PRECISION, PRESETS, PresetName
 from train.config.schedule import ScheduleFlags, default_warmup
@@ -95,6 +96,16 @@ class ModelFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BeginFlags:
+    """The first weights. By default they are drawn."""
+
+    init_from: Path | None = None
+    """Folder of a run or an import: start from its weights, with its model and tokenizer."""
+    init_step: int | None = None
+    """Checkpoint of --init-from; by default the newest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFlags:
     """The text. A batch depends only on the seed and the step."""
 
@@ -153,41 +164,8 @@ class ReportFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceFlags:
-    """The devices.
-
-    On a mesh, the axis data replicates the model, fsdp shards every matrix, and tensor shards
-    heads, features and the vocabulary.
-    """
-
-    mesh: str = ""
-    """Mesh sizes, such as data=2,fsdp=4; -1 for all other devices. Default: one device."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessFlags:
-    """The processes of a multi-process run. Not stored: a run may resume on other processes."""
-
-    distributed: Annotated[
-        bool,
-        tyro.conf.arg(
-            help="Run as one process of a multi-process job. Detected automatically under SLURM, Open MPI, Kubernetes "
-            "and TPU pods; otherwise also pass the next three flags."
-        ),
-    ] = False
-    coordinator_address: str | None = None
-    """HOST:PORT of process 0; the same in all processes."""
-    num_processes: int | None = None
-    """Number of processes."""
-    process_id: int | None = None
-    """Index of this process, from 0."""
-    heartbeat_timeout: int = 100
-    """Seconds without a heartbeat before the remaining processes abort."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Train a language model from scratch, or resume a run.
+    """Train a language model from scratch or from the weights of another, or resume a run.
 
     The defaults below are for tiny, grassjump, stdlib and 300 steps. Ctrl-C, SIGTERM and SIGHUP
     save a checkpoint and exit with status 0; a second signal exits immediately.
@@ -201,13 +179,14 @@ class Pretrain:
     """Take all settings from the config.json of another run; other flags override them."""
     preset: PresetName | None = None
     """The settings of a paper, which other flags override: see the command presets."""
-    processes: ProcessFlags = ProcessFlags()
+    processes: ProcessFlags = dataclasses.field(default_factory=ProcessFlags)
+    start: BeginFlags = BeginFlags()
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
     optimizer: OptimizerFlags = dataclasses.field(default_factory=OptimizerFlags)
     schedule: ScheduleFlags = dataclasses.field(default_factory=ScheduleFlags)
     report: ReportFlags = ReportFlags()
-    devices: DeviceFlags = DeviceFlags()
+    devices: DeviceFlags = dataclasses.field(default_factory=DeviceFlags)
 
 
 def defaults(parsed: Pretrain) -> Pretrain:

@@ -98,7 +98,10 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): give the config.json of a run.") from None
+        raise UserError(
+            f"{path} is not JSON ({error}): give the config.json of a run. A run whose own is damaged goes on with a "
+            "copy of it, or gives its weights to another by --init-from."
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise UserError(f'{path} has no object "config": give the config.json of a run.')
     return content

@@ -1,4 +1,4 @@
-"""Refuses settings that cannot run, and flags that contradict a stored run."""
+"""Refuses settings that cannot run."""
 
 import importlib.util
 import re
@@ -22,15 +22,8 @@ from train.config.optimizer_flags import BASES, BLOCKS, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import FILES, HUB, SMALLEST_VOCABULARY, STDLIB, Pretrain, TrackerName, UserError
 from train.config.schedule import WSD, ScheduleFlags
-from train.config.stored import Run, Settings, differences, settings_of
+from train.config.stored import Run
 from train.data.tokenizer import read_tokenizer, size_of
-
-# Flags that may change when a run resumes. None of them changes a result, except that the mesh
-# changes how sums are rounded.
-FREE_TO_CHANGE = (
-    *("--cache-dir", "--mesh", "--update-in-backward"),
-    *("--log", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
-)
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
@@ -55,36 +48,14 @@ AT_LEAST: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def refuse_conflicts(config: Run, stored: Run, may_extend: bool = False) -> None:
-    """Refuse flags that contradict the run that is being resumed; with `may_extend`, the run may
-    have more steps than before.
-    """
-    settings, before = settings_of(config), settings_of(stored)
-    steps, steps_before = config.schedule.steps, stored.schedule.steps
-    if may_extend and steps is not None and steps_before is not None and steps > steps_before:
-        settings["schedule"]["steps"] = steps_before
-    if changes := changed_flags(settings, before, "the run"):
-        raise UserError(
-            f"--resume continues the run in {config.run_dir} with its own settings, but was given "
-            f"{changes}: leave these flags out, or start a new run in another --run-dir."
-        )
-
-
-def changed_flags(settings: Settings, stored: Settings, owner: str) -> str:
-    """List the flags that differ from the stored ones and are not free to change."""
-    return ", ".join(
-        f"{flag} {value} ({owner} has {before})"
-        for flag, value, before in differences(settings, stored)
-        if flag not in FREE_TO_CHANGE
-    )
-
-
 def check(config: Pretrain) -> None:
     """Refuse settings of `pretrain` that cannot run, before anything is written."""
     _check_bounds(config)
     if config.model.model not in CONFIGS:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
     check_text(config.data.data)
+    if config.start.init_step is not None and config.start.init_from is None:
+        refuse("init_step", config.start.init_step, "has no effect without --init-from: leave it out")
     check_schedule(config.schedule)
     _check_tokenizer(config)
     if OPTIMIZERS[config.optimizer.optimizer].only_finetunes:

@@ -58,19 +58,21 @@ class Progress:
             self._say(f"{self._verb} {self.done / 1e6:,.0f}{of}, {rate:,.1f} MB/s")
 
 
-def load_tokens(config: DataFlags, vocab_size: int, fingerprint: str | None = None, say: Say = print) -> Tokens:
+def load_tokens(
+    config: DataFlags, vocab_size: int, fingerprint: str | None = None, say: Say = print, must_look: bool = False
+) -> Tokens:
     """Return the tokens of a corpus from the cache, preparing them first if necessary.
 
     With a `fingerprint`, only the tokens with this fingerprint are accepted. If they are in the
-    cache, the corpus is not looked at; if they are not and the corpus has changed, that is an
-    error.
+    cache, the corpus is not looked at, unless it `must_look`; if they are not and the corpus has
+    changed, that is an error.
     """
     if fingerprint and not fingerprint.startswith(f"{LAYOUT}-"):
         raise UserError(
             "the run was started by an earlier version of the trainer, which divided texts differently: resume it "
             "with that version, or start a new run in another --run-dir."
         )
-    if fingerprint and (tokens := open_tokens(config.cache_dir, fingerprint, say)):
+    if fingerprint and not must_look and (tokens := open_tokens(config.cache_dir, fingerprint, say)):
         return tokens
     source = open_source(config.data, config.data_megabytes)
     state = source.state()

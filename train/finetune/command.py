@@ -7,15 +7,13 @@ from train.config.run import UserError
 from train.config.validate import check_finetuning, check_schedule
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
-from train.finetune.work import state_of_model
 from train.loop.run import is_finished, refuse_different_processes, train
+from train.loop.start import state_of_model, step_of_model
 from train.loop.stopping import EarlyStop
 from train.program.program import make_program, refuse_untraceable
 from train.program.sharding import make_mesh
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
-from train.storage.weights import kept_step
-from train.system.processes import on_first
 
 
 def run_finetune(config: Finetune) -> None:
@@ -28,7 +26,8 @@ def run_finetune(config: Finetune) -> None:
     check_finetuning(config, model.architecture)
     mesh = make_mesh(config.devices.mesh, config.data.batch_size)
     if not config.resume:
-        config = _with_step(config)
+        step = step_of_model(config.start.init_from, config.start.init_step)
+        config = dataclasses.replace(config, start=dataclasses.replace(config.start, init_step=step))
     work = (language_work if config.data.task == LANGUAGE else labelling_work)(config, model, mesh)
     if config.resume and folder.fingerprint() != work.data.fingerprint:
         raise UserError(
@@ -57,7 +56,7 @@ def run_finetune(config: Finetune) -> None:
             title=f"{config.start.init_from} with {config.optimizer.optimizer}",
             command="finetune",
             steps=schedule.steps,
-            start=lambda: state_of_model(config, program),
+            start=lambda: state_of_model(config.start.init_from, config.start.init_step, program, config.data.seed),
             early_stop=_early_stop(config),
         )
 
@@ -65,9 +64,3 @@ def run_finetune(config: Finetune) -> None:
 def _early_stop(config: Finetune) -> EarlyStop | None:
     flags = config.report
     return EarlyStop(metric=flags.metric, patience=flags.patience) if flags.patience or flags.keep_best else None
-
-
-def _with_step(config: Finetune) -> Finetune:
-    """Name the checkpoint to start from: the newest of now, should there be newer ones later."""
-    step = on_first(lambda: kept_step(RunFolder(config.start.init_from).checkpoints, config.start.init_step))
-    return dataclasses.replace(config, start=dataclasses.replace(config.start, init_step=step))

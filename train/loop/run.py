@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from train.config.optimizer_flags import HAAR
 from train.config.run import Pretrain, UserError
 from train.config.stored import Run, settings_of
 from train.loop.profile import Profile
@@ -146,5 +147,7 @@ def _how_to_plan(config: Run) -> str:
     words += ["--seq-len", data.seq_len]
     words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]
     words += ["--mu-dtype", optimizer.mu_dtype, "--nu-dtype", optimizer.nu_dtype]
+    words += ["--basis", optimizer.basis] if optimizer.basis != HAAR else []
+    words += ["--update-in-backward"] if optimizer.update_in_backward else []
     words += ["--mesh", config.devices.mesh or "data=1"]
     return f"; python -m train plan {' '.join(map(str, words))} reports what it needs"

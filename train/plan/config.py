@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from train.config.machine_flags import DeviceFlags
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.presets import PresetName
-from train.config.run import BATCHES, OTHER_BATCH, DataFlags, DeviceFlags, ModelFlags, Pretrain, defaults
+from train.config.run import BATCHES, OTHER_BATCH, DataFlags, ModelFlags, Pretrain, defaults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

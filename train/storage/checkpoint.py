@@ -1,7 +1,7 @@
 """Checkpoints of a run, written with Orbax while the training continues.
 
-A checkpoint appears in one rename, with its checksums (`train.storage.seal`), so a kill leaves the
-ones before it. A damaged one is skipped at a restart, and the one before it is used.
+A checkpoint appears in one rename, with its checksums (`train.storage.checksums`), so a kill leaves
+the ones before it. A damaged one is skipped at a restart, and the one before it is used.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from train.config.run import UserError
-from train.storage.seal import UNFINISHED, SealedPath, damage, size_of
+from train.storage.checksums import UNFINISHED, SealedPath, damage, size_of
 from train.system.files import disk_error
 from train.system.processes import everywhere, is_first, on_first
 

@@ -117,8 +117,9 @@ class RunFolder:
         held.enter_context(locked(self.path, refusal))
         if config.resume:
             self._report_new_versions()
-            if self._is_extended(config):
+            if is_extended := self._is_extended(config):
                 self.summary.unlink(missing_ok=True)  # first: without it, a kill here costs nothing
+            if is_extended or config.data.data != self.stored().config.data.data:
                 self.store(config, fingerprint)
         else:
             self._refuse_used()

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from train.config.run import UserError
 from train.storage.checkpoint import ITEM, newest_intact, steps_in
-from train.storage.seal import SealedPath, damage
+from train.storage.checksums import SealedPath, damage
 
 Params = Any
 # Of imported weights: the bytes that are encoded at once, and those of a file, which is in memory

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from train.storage.seal import CHECKSUMS, damage, seal
+from train.storage.checksums import CHECKSUMS, damage, seal
 
 
 @pytest.fixture

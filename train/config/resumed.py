@@ -1,0 +1,40 @@
+"""Which flags may differ from those of a stored run that resumes."""
+
+from train.config.run import UserError
+from train.config.stored import Run, Settings, differences, settings_of
+
+# Flags that may change when a run resumes. None of them changes a result, except that the mesh
+# changes how sums are rounded.
+FREE_TO_CHANGE = (
+    *("--cache-dir", "--mesh", "--update-in-backward"),
+    *("--log", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
+)
+PLACES = ("data", "held_out")  # of texts
+
+
+def refuse_conflicts(config: Run, stored: Run, is_user: bool = False) -> None:
+    """Refuse flags that contradict the run that is being resumed.
+
+    If a user resumes it, it may have more steps than before, and its text may be elsewhere: the
+    fingerprint of the text is compared later.
+    """
+    settings, before = settings_of(config), settings_of(stored)
+    steps, steps_before = config.schedule.steps, stored.schedule.steps
+    if is_user and steps is not None and steps_before is not None and steps > steps_before:
+        settings["schedule"]["steps"] = steps_before
+    if is_user:
+        settings["data"] |= {name: before["data"][name] for name in PLACES if name in before["data"]}
+    if changes := changed_flags(settings, before, "the run"):
+        raise UserError(
+            f"--resume continues the run in {config.run_dir} with its own settings, but was given "
+            f"{changes}: leave these flags out, or start a new run in another --run-dir."
+        )
+
+
+def changed_flags(settings: Settings, stored: Settings, owner: str) -> str:
+    """List the flags that differ from the stored ones and are not free to change."""
+    return ", ".join(
+        f"{flag} {value} ({owner} has {before})"
+        for flag, value, before in differences(settings, stored)
+        if flag not in FREE_TO_CHANGE
+    )
