@@ -48,8 +48,12 @@ def write_page(experiment: Experiment, results: Path, outcomes: Mapping[Run, Out
     for name in SCALES:
         if drawn := figure(experiment, name, outcomes):
             save_figure(drawn, results.with_name(f"{results.stem}-{name}.png"))
-    page = results.with_suffix(".md")
+    write_tables(results.with_suffix(".md"), report(experiment, outcomes))
+
+
+def write_tables(page: Path, tables: str) -> None:
+    """Put tables between the marks of a page, if there is one."""
     if page.exists():
         before, _, rest = page.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
-        page.write_text(f"{before}{BEGIN}\n{report(experiment, outcomes)}\n{END}{after}")
+        page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
