@@ -177,7 +177,7 @@ def figure(outcomes: Mapping[Run, Outcome], rate: float = 0.3) -> Figure:
     """The paths from the first start at both scales, over the levels of the function."""
     drawn = Figure(figsize=(11, 5.2), layout="constrained")
     for axes, scale in zip(drawn.subplots(1, 2), SCALES, strict=True):
-        grid = np.linspace(-SIDE - 1, SIDE + 1, 201)
+        grid = np.linspace(-SIDE, SIDE, 201)
         plane = np.stack(np.meshgrid(grid, grid), axis=-1)
         axes.contour(grid, grid, np.asarray(ackley(jnp.asarray(plane))), levels=12, colors="0.8", linewidths=0.7)
         shown = METHODS[:5]
@@ -188,6 +188,7 @@ def figure(outcomes: Mapping[Run, Outcome], rate: float = 0.3) -> Figure:
                 axes.plot(x, y, label=method, **style(number, len(shown)) | {"markevery": INTERVAL})
         axes.plot(0, 0, "k+", markersize=12)
         axes.set(xlabel="x (no unit)", ylabel="y (no unit)", title=f"scale {scale:g}, rate {rate:g}", aspect="equal")
+        axes.set(xlim=(grid[0], grid[-1] + 2), ylim=(grid[0], grid[-1] + 2))
     drawn.axes[0].legend(fontsize="small")
     return drawn
 
