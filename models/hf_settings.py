@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-# Settings that change no output and no gradient of any architecture here.
+# Settings that change no output and no gradient of any architecture here. Nor do those whose names
+# begin with _, such as _name_or_path: Transformers notes there where a model comes from.
 NEUTRAL = frozenset({
-    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "id2label", "label2id",
+    "architectures", "auto_map", "bos_token_id", "eos_token_id", "id2label", "label2id",
     "model_type", "transformers_version", "unsloth_version", "use_cache",
 })  # fmt: skip
 # Settings of every architecture that may be missing.
@@ -50,7 +51,7 @@ class Settings:
             if name in self.fixed:
                 if value not in (None, self.fixed[name]):
                     raise ValueError(f"{name} is {value!r}, but the model here computes {self.fixed[name]!r} only.")
-            elif name not in known and value not in (None, False):
+            elif name not in known and not name.startswith("_") and value not in (None, False):
                 raise ValueError(f"the setting {name}, {value!r}, is not known here, so its effect would be lost.")
         if missing := [name for name in self.needed if given.get(name) is None]:
             raise ValueError(f"the settings {', '.join(missing)} are missing: complete the config.json.")

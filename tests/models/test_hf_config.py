@@ -65,6 +65,10 @@ def test_a_setting_that_is_off_is_no_obstacle():
     assert from_hf_config(SETTINGS | {"logit_scale": None, "use_moe": False, "attention_bias": False}) == SMALL
 
 
+def test_where_a_model_comes_from_is_no_obstacle():
+    assert from_hf_config(SETTINGS | {"_name_or_path": "a/b", "_model_name_or_path": "c"}) == SMALL
+
+
 def test_qwen2_has_biases_and_its_published_size():
     found = from_hf_config(SETTINGS | {"model_type": "qwen2", "tie_word_embeddings": True})
     assert found == dataclasses.replace(SMALL, qkv_bias=True, tied_head=True)

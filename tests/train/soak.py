@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,6 @@ from train.storage.metrics import read_rows
 
 PER_ROUND = 6  # interruptions of one run
 LONGEST = 3600  # seconds of a process, on a busy machine
-PYTHON = 3.0  # seconds in which Python starts, even there: until then a signal has Python's own answer
 SIGNALS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
@@ -79,7 +79,9 @@ class Soak:
         """Start or resume the run, and interrupt it at a random moment."""
         name = draw.choice([*SIGNALS, *DAMAGES])
         process = self.launcher.start(self.command(run_dir, more))
-        moment = draw.uniform(PYTHON, max(self.seconds, 2 * PYTHON))
+        while not answers_signals(process):
+            time.sleep(1e-3)
+        moment = draw.uniform(0, self.seconds)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None
@@ -100,6 +102,14 @@ class Soak:
         if last_step(run_dir):
             return ["pretrain", "--run-dir", str(run_dir), "--resume"]
         return self.launcher.arguments(run_dir, **more)
+
+
+def answers_signals(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has ended, or catches SIGTERM; before, a signal has Python's own answer."""
+    if process.poll() is not None:
+        return True
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def last_step(run_dir: Path) -> int:
