@@ -100,7 +100,7 @@ def paths(run: Run) -> np.ndarray:
     def update(points: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         grads = jax.vmap(jax.grad(ackley))(points[..., 0])
         updates, state = tx.update(jnp.stack([grads] * 2, axis=-1), state, points)
-        return points + updates, state
+        return points + jnp.asarray(updates), state
 
     for _ in range(STEPS):
         points, state = update(points, state)
@@ -151,8 +151,8 @@ def report(outcomes: Mapping[Run, Outcome]) -> str:
         found = {run: outcomes[run] for run in RUNS if run.scale == scale and run in outcomes}
         if found:
             lines = [
-                f"**Scale {scale:g}**: part of {STARTS} starts that end within {NEAR:g} of the minimum / median of "
-                "the function at the end / median of the longest step.",
+                f"**Scale {scale:g}**: starts that end within {NEAR:g} of the minimum / median value at the end /",
+                "median of the longest step.",
                 "",
                 row("method", *(f"rate {rate:g}" for rate in RATES)),
                 "|---|" + "---:|" * len(RATES),

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.papers.scales import Scale
 from experiments.papers.trained import Outcome, Run
+from train.config.axes import idle
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
 from train.config.presets import PRESETS
@@ -93,14 +94,13 @@ def run_of(scale: Scale, arm: Arm, seed: int, learning_rate: float | None = None
     """The run of an arm; without a learning rate, at the trainer's."""
     config = _defaults_of(scale, arm)
     row, flags = OPTIMIZERS[arm.optimizer], config.optimizer
-    settings: dict[str, Any] = {}
-    if arm.preset is None:
-        settings = {"rank": scale.rank}
-        if row.refreshes and row.name != "badam":
-            settings["update_proj_gap"] = scale.update_proj_gap
-    settings |= arm.settings
+    settings = dict(arm.settings)
     steps = settings.pop("steps", config.schedule.steps)
     flags = dataclasses.replace(flags, **settings)
+    subspaces: dict[str, Any] = {"rank": scale.rank, "update_proj_gap": scale.update_proj_gap}
+    if arm.preset is None:
+        keeps = {*settings, *idle(flags)} if row.refreshes else {*settings, *idle(flags), "update_proj_gap"}
+        flags = dataclasses.replace(flags, **{name: value for name, value in subspaces.items() if name not in keeps})
     names = {field.name for field in dataclasses.fields(Run)}
     of_optimizer = {name: value for name, value in dataclasses.asdict(flags).items() if name in names}
     if learning_rate is not None:

@@ -56,7 +56,7 @@ def _lines(axes: Axes, points: Sequence[Point]) -> None:
     names = list(dict.fromkeys(arm.method for arm, *_ in points))
     for number, name in enumerate(names):
         of_method = [(arm.x, mean, deviation) for arm, mean, deviation in points if arm.method == name]
-        x, mean, deviation = zip(*sorted(of_method), strict=True)  # type: ignore[type-var]
+        x, mean, deviation = zip(*sorted(of_method), strict=True)
         axes.errorbar(x, mean, deviation, label=name, capsize=3, **style(number, len(names)))
     if all(arm.x is not None and arm.x > 0 for arm, *_ in points):
         axes.set_xscale("log")

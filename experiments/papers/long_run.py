@@ -11,8 +11,12 @@ from experiments.papers.experiment import Arm, Experiment
 from experiments.papers.scales import Scale
 
 _FROZEN = {"rule": "frozen", "residual": "recovery"}
-_METHODS = (("adamw", "adamw", {}), ("grasswalk", "grasswalk", {}), ("grassjump", "grassjump", {}),
-            ("frozen + recovery", "assemble", _FROZEN))  # fmt: skip
+_METHODS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("adamw", "adamw", {}),
+    ("grasswalk", "grasswalk", {}),
+    ("grassjump", "grassjump", {}),
+    ("frozen + recovery", "assemble", _FROZEN),
+)
 _PAPER = {"subtrack": ("4.37", "3.36"), "grasswalk": ("4.37", "3.37"), "grassjump": ("4.27", "3.34")}
 
 

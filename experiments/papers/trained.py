@@ -76,11 +76,11 @@ class Run:
         )
         own = {field.name for field in dataclasses.fields(OptimizerFlags)}
         flags = {name: value for name, value in dataclasses.asdict(self).items() if name in own}
-        data = {"batch_size": self.batch_size, "accumulate": self.accumulate, "seed": self.seed}
+        batch: dict[str, Any] = {"batch_size": self.batch_size, "accumulate": self.accumulate, "seed": self.seed}
         return dataclasses.replace(
             usual,
             model=dataclasses.replace(usual.model, precision=self.precision),
-            data=dataclasses.replace(usual.data, **data),
+            data=dataclasses.replace(usual.data, **batch),
             optimizer=dataclasses.replace(usual.optimizer, **flags),
             report=dataclasses.replace(usual.report, sample_tokens=0, save_every=1000, save_minutes=10.0),
         )
