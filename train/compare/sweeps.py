@@ -21,7 +21,7 @@ GROUPS = ("optimizer", "schedule", "data", "model", "start")
 # These have flags of their own, or would change the text and what is scored.
 COMMON = frozenset(
     ("optimizer", "seed", "model", "init_from", "init_step", "task", "data", "data_megabytes", "held_out", "seq_len")
-    + ("tokenizer", "vocab_size", "end_of_text", "skip_unreadable", "text_fields", "label_field", "cache_dir")
+    + ("tokenizer", "vocab_size", "end_of_text", "skip_unreadable", "text_fields", "label_field", "cache_dir", "freeze")
 )
 
 

@@ -7,6 +7,7 @@ from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
 
 AXES = ("rule", "transport", "residual")
+OF_THE_AXES = ("basis", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth")
 
 
 def idle(flags: OptimizerFlags) -> list[str]:
@@ -18,14 +19,11 @@ def idle(flags: OptimizerFlags) -> list[str]:
         "scale": row.has_scale,
         "mu_dtype": row.package in ("grass_optax", "axes"),
         "nu_dtype": row.package in ("grass_optax", "axes"),
-        **{name: name in row.takes for name in (*AXES, *_OF_THE_AXES)},
+        **{name: name in row.takes for name in (*AXES, *OF_THE_AXES)},
     }
     if row.package == "axes":
         acts |= _on_the_axes(flags)
     return [name for name, is_used in acts.items() if not is_used]
-
-
-_OF_THE_AXES = ("basis", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth")
 
 
 def _on_the_axes(flags: OptimizerFlags) -> dict[str, bool]:

@@ -1,10 +1,12 @@
 """`presets`: tables in Markdown, which docs/reference/defaults.md has too."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from models.config import CONFIGS
 from models.parameters import count_parameters
-from train.config.optimizer_flags import default_optimizer
+from train.config.axes import AXES, OF_THE_AXES
+from train.config.optimizer_flags import OptimizerFlags, default_optimizer
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.presets import PRESETS
 from train.config.recipes import PRETRAINING
@@ -17,7 +19,11 @@ ROWS = [row for row in OPTIMIZERS.values() if not row.only_finetunes]
 def run_presets(config: Presets) -> None:
     """Print the tables."""
     if config.model is None:
-        print("\n\n".join([sizes(CONFIGS), rates(), scales_and_intervals(), sources(), columns_of_papers(), notes()]))
+        print(
+            "\n\n".join(
+                [sizes(CONFIGS), rates(), scales_and_intervals(), sources(), knobs(), columns_of_papers(), notes()]
+            )
+        )
     elif config.model in CONFIGS:
         print(f"{sizes([config.model])}\n\n{of_model(config.model)}")
     else:
@@ -64,6 +70,16 @@ def sources() -> str:
                 found.setdefault(PRETRAINING[row.name][size].source, []).append(size)
         rows += [(f"`{row.name}`", ", ".join(of), source) for source, of in found.items()]
     return table(("optimizer", "sizes", "source"), rows)
+
+
+def knobs() -> str:
+    """Return the table of the flags that change a method, and of the optimizers that have them."""
+    rows = []
+    for field in dataclasses.fields(OptimizerFlags):
+        if field.name in (*AXES, *OF_THE_AXES):
+            names = ", ".join(f"`{row.name}`" for row in ROWS if field.name in row.takes)
+            rows.append((f"`--{field.name.replace('_', '-')}`", f"{field.default}", names))
+    return table(("flag", "default", "optimizers"), rows)
 
 
 def columns_of_papers() -> str:
