@@ -22,7 +22,7 @@ SOAK_DIR ?= runs/soak
 KILLS ?= 200
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: train compare test test-long soak check format clean
+.PHONY: train compare test test-long soak check format docs dist clean
 
 # Pretrain a small LLaMA on real text: loss falling, then a sample of what it writes.
 train: $(VENV)/.train-$(DEVICE)
@@ -57,6 +57,18 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The site, in build/site: warnings are errors, the tutorials are run, and links inside it are followed.
+docs: $(VENV)/.docs
+	JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/python -m sphinx -E -W --keep-going -c docs/site -d build/doctrees . build/site
+	$(BIN)/python docs/site/check_links.py build/site
+
+# Wheel and sdist, in dist. TAG=v1.2.3 also checks that this is the version.
+dist: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m tests.packaging.release dist $(TAG)
+
 clean:
 	rm -rf $(VENV)
 
@@ -73,6 +85,6 @@ $(VENV)/.train-test: $(VENV)/.python pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[train,test]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[dev]'
+$(VENV)/.dev $(VENV)/.docs $(VENV)/.release: $(VENV)/.python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[$(subst .,,$(@F))]'
 	touch $@

@@ -18,7 +18,7 @@ from grass_optax._trees import layouts
 from grass_optax.methods import *  # noqa: F403
 from grass_optax.state import MemoryReport, captured_energy, memory_report, state_shardings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "split_by_subspace",
