@@ -4,5 +4,5 @@
     python -m experiments.papers.ablation --scale cpu --list
 
 `trained` is a run of `pretrain`, `scales` says how large it is, `experiment` what a table is, and
-`report`, `figure` and `command` are what all of them share.
+`tables`, `drawing` and `command` are what all of them share.
 """

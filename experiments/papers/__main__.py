@@ -10,8 +10,8 @@ from experiments.papers import (
     step_size,
     wall_time,
 )
-from experiments.papers.report import duration
 from experiments.papers.scales import SCALES, seconds_of
+from experiments.papers.tables import duration
 from experiments.study import row
 
 MODULES = (main_comparison, ablation, rank, interval, limiter, step_size, long_run, wall_time)

@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
     date: str
 
 
-def ackley(point: jax.Array) -> jax.Array:
+def height(point: jax.Array) -> jax.Array:
     """The function of points (..., 2); its minimum is 0, at 0."""
     waves = jnp.mean(jnp.cos(2 * jnp.pi * point), axis=-1)
     distance = jnp.sqrt(jnp.mean(point**2, axis=-1) + 1e-12)  # has a slope everywhere
@@ -122,7 +122,7 @@ def train(run: Run) -> Outcome:
     steps = np.linalg.norm(np.diff(found, axis=0), axis=-1)
     return Outcome(
         reached=float(np.mean(distances < NEAR)),
-        value=float(np.median(ackley(jnp.asarray(found[-1])))),
+        value=float(np.median(height(jnp.asarray(found[-1])))),
         longest=float(np.median(steps.max(axis=0))),
         path=np.round(found[:, 0], 3).tolist(),
         seconds=round(time.perf_counter() - began, 1),
@@ -179,7 +179,7 @@ def figure(outcomes: Mapping[Run, Outcome], rate: float = 0.3) -> Figure:
     for axes, scale in zip(drawn.subplots(1, 2), SCALES, strict=True):
         grid = np.linspace(-SIDE, SIDE, 201)
         plane = np.stack(np.meshgrid(grid, grid), axis=-1)
-        axes.contour(grid, grid, np.asarray(ackley(jnp.asarray(plane))), levels=12, colors="0.8", linewidths=0.7)
+        axes.contour(grid, grid, np.asarray(height(jnp.asarray(plane))), levels=12, colors="0.8", linewidths=0.7)
         shown = METHODS[:5]
         for number, method in enumerate(shown):
             run = Run(method=method, scale=scale, learning_rate=rate)

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment
-from experiments.papers.figure import figure
-from experiments.papers.report import report, to_do
 from experiments.papers.scales import SCALES
+from experiments.papers.tables import report, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
 from experiments.study import command_line
 from train.config.run import UserError

@@ -10,10 +10,10 @@ import pytest
 
 from experiments.papers import ablation, ackley, command, interval, limiter, step_size, trained
 from experiments.papers.__main__ import MODULES, overview
+from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment, best_rate, run_of
-from experiments.papers.figure import figure
-from experiments.papers.report import report, to_do
 from experiments.papers.scales import SCALES
+from experiments.papers.tables import report, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
 from train.__main__ import parse
 from train.config.mistakes import check_effect
@@ -166,7 +166,7 @@ def test_the_page_has_the_overview() -> None:
 
 
 def test_ackley_is_least_at_zero_and_columns_stay_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = [float(ackley.ackley(np.array(point, np.float32))) for point in ([0, 0], [1, 0], [0.05, 0.0])]
+    at = [float(ackley.height(np.array(point, np.float32))) for point in ([0, 0], [1, 0], [0.05, 0.0])]
     assert at[0] == pytest.approx(0, abs=1e-5)
     assert at[1] > at[2] > 0.01
     monkeypatch.setattr(ackley, "STEPS", 12)

@@ -68,7 +68,7 @@ def seeds(config: Comparison) -> tuple[int, ...]:
 
 def is_swept(config: Comparison) -> bool:
     """Whether a row has several cells, of which one is chosen."""
-    return len(grid(config)) > len({cell.name for cell in grid(config)})
+    return len(cells_of_a_seed(config)) > len({cell.name for cell in cells_of_a_seed(config)})
 
 
 def tuning_seeds(config: Comparison) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ def reported_seeds(config: Comparison) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def grid(config: Comparison) -> tuple[Cell, ...]:
+def cells_of_a_seed(config: Comparison) -> tuple[Cell, ...]:
     """Return the cells of one seed, grouped by optimizer."""
     return tuple(
         Cell(name, own, learning_rate, scale, seeds(config)[0], _apart(config, name, own))
@@ -101,7 +101,7 @@ def grid(config: Comparison) -> tuple[Cell, ...]:
 
 def cells(config: Comparison) -> list[Cell]:
     """Return the runs of the sweep, grouped by optimizer."""
-    return [cell._replace(seed=seed) for cell in grid(config) for seed in tuning_seeds(config)]
+    return [cell._replace(seed=seed) for cell in cells_of_a_seed(config) for seed in tuning_seeds(config)]
 
 
 def repeated(config: Comparison, cell: Cell) -> list[Cell]:
@@ -155,7 +155,7 @@ def run_of(config: Comparison, cell: Cell) -> Run:
 
 def unused(config: Comparison) -> Iterator[Sweep]:
     """Yield the sweeps that change nothing for any optimizer."""
-    used = {name for cell in grid(config) for name, _ in cell.own}
+    used = {name for cell in cells_of_a_seed(config) for name, _ in cell.own}
     for sweep in config.sweeps:
         has_scale = any(OPTIMIZERS[name].has_scale for name in config.compare.optimizers)
         if sweep.name not in (*used, "learning_rate") and not (sweep.name == "scale" and has_scale):

@@ -62,8 +62,8 @@ def refuse_other_settings(run_dir: Path, settings: Settings, stored: Settings) -
     """Refuse settings that contradict the comparison in the folder; its optimizers and sweeps may
     change.
     """
-    if settings.keys() != stored.keys():
-        command = "compare-finetune" if "start" in stored else "compare"
+    if ("model" in settings) != ("model" in stored):
+        command = "compare" if "model" in stored else "compare-finetune"
         raise UserError(f"--run-dir {run_dir} contains a comparison of `{command}`: choose another folder.")
     known = {group: values | stored.get(group, {}) for group, values in settings.items()}  # with flags that are newer
     if changes := changed_flags(settings, known, "it"):

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.papers.experiment import Arm, Experiment
-from experiments.papers.report import Found, found_by_arm
 from experiments.papers.scales import SCALES
+from experiments.papers.tables import Found, found_by_arm
 from experiments.papers.trained import Outcome, Run
 from train.compare.figures import style
 
