@@ -98,7 +98,7 @@ def paths(run: Run) -> np.ndarray:
 
     @jax.jit
     def update(points: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-        grads = jax.vmap(jax.grad(ackley))(points[..., 0])
+        grads = jax.vmap(jax.grad(height))(points[..., 0])
         updates, state = tx.update(jnp.stack([grads] * 2, axis=-1), state, points)
         return points + jnp.asarray(updates), state
 
