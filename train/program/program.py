@@ -15,7 +15,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, UserError
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import DataFlags, ModelFlags, UserError
 from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.chunks import chunk_of
