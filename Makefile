@@ -17,7 +17,7 @@ OPTIMIZER ?= grassjump
 STEPS ?= 300
 RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
 COMPARE_DIR ?= runs/compare
-COMPARE_ARGS ?= --optimizers adamw grassjump --steps 100 --eval-every 50 --sweep-lr 5e-3 1e-2 2e-2 --sweep-scale 0.1 0.25
+COMPARE_ARGS ?= --optimizers adamw grassjump --steps 100 --eval-every 50 --sweep learning_rate=5e-3,1e-2,2e-2 --sweep scale=0.1,0.25
 SOAK_DIR ?= runs/soak
 KILLS ?= 200
 PYTEST_ARGS ?= -n 2 --dist worksteal

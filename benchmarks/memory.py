@@ -17,12 +17,12 @@ from flax import nnx
 import grass_optax
 from benchmarks.shapes import RANKS
 from models import CONFIGS, Llama
+from train.config.optimizer_flags import default_optimizer
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import default_optimizer
 from train.config.schedule import ScheduleFlags
 from train.program.optimizer import make_optimizer
 
-PRETRAINING = [name for name, row in OPTIMIZERS.items() if not row.only_finetunes]
+PRETRAINING = [name for name, row in OPTIMIZERS.items() if row.package in ("grass_optax", "optax")]
 
 
 def abstract_params(size: str) -> Any:

@@ -14,7 +14,8 @@ import optax
 
 from experiments.study import Study
 from grass_optax import captured_energy
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, Pretrain, defaults
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import DataFlags, ModelFlags, Pretrain, defaults
 from train.config.schedule import ScheduleFlags
 from train.data.cache import Tokens
 from train.data.tokenizer import token_bytes

@@ -20,8 +20,10 @@ from train.compare.config import Compare, CompareFinetune, compare_defaults, com
 from train.config.beginning import continued
 from train.config.finetune import Finetune, finetune_defaults
 from train.config.mistakes import check_effect, check_finite, check_words
+from train.config.presets import PRESETS
 from train.config.resumed import refuse_conflicts
-from train.config.run import Pretrain, UserError, defaults
+from train.config.run import ModelFlags, Pretrain, UserError, defaults, with_preset
+from train.config.schedule import ScheduleFlags
 from train.config.stored import CONFIG, Run, read_config, read_stored
 from train.evaluate.config import Evaluate
 from train.export.config import Export
@@ -68,6 +70,8 @@ def parse(arguments: Sequence[str]) -> Command:
     if arguments and (kind := COMMAND_OF.get(arguments[0])):
         check_words(arguments[1:], kind)
     parsed = _read(arguments, None)
+    if isinstance(parsed, Pretrain | Compare | Plan) and parsed.preset is not None:
+        parsed = _read(arguments, _of_the_size_of(parsed, parsed.preset))
     default, stored = _default(parsed)
     config = parsed if default is None else _read(arguments, default)
     check_finite(config)
@@ -77,6 +81,14 @@ def parse(arguments: Sequence[str]) -> Command:
     elif default is not None:
         check_effect(config, default)
     return config
+
+
+def _of_the_size_of(parsed: Pretrain | Compare | Plan, preset: str) -> Command:
+    """Return the default of a command with the size and the steps of a preset."""
+    model, schedule = ModelFlags(model=PRESETS[preset].model), ScheduleFlags(steps=PRESETS[preset].steps)
+    if isinstance(parsed, Plan):
+        return Plan(preset=preset, model=model)
+    return type(parsed)(run_dir=parsed.run_dir, preset=preset, model=model, schedule=schedule)
 
 
 def _default(parsed: Command) -> tuple[Command | None, Run | None]:
@@ -90,9 +102,14 @@ def _default(parsed: Command) -> tuple[Command | None, Run | None]:
     if not isinstance(parsed, Pretrain | Finetune):  # their flags have the defaults of their classes
         return None, None
     stored = _resumed(parsed) if parsed.resume else None
+    preset = parsed.preset if isinstance(parsed, Pretrain) else None
     if parsed.config is not None:
+        if preset is not None:
+            raise UserError(f"--preset {preset} has no effect beside --config: leave one of them out.")
         return _same_command(parsed, read_config(parsed.config, parsed.run_dir)), stored
     if stored is not None:
+        if preset is not None and isinstance(parsed, Pretrain) and isinstance(stored, Pretrain):
+            return with_preset(stored, parsed), stored
         return stored, stored
     if isinstance(parsed, Finetune):
         return finetune_defaults(parsed), None

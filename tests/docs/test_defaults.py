@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "defaults.md").read_t
 def test_the_page_has_the_tables_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     tables = capsys.readouterr().out.strip().split("\n\n")
-    assert len(tables) == 4
+    assert len(tables) == 7
     assert [table for table in tables if table not in PAGE] == []
 
 

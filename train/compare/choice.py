@@ -1,7 +1,7 @@
 """Which run of each contestant is the best, and what all seeds say of it.
 
-The runs of the first seed are a sweep. The best of each contestant is then repeated with the other
-seeds, and the table shows these.
+A sweep has seeds of its own, or the first. The best cell of each row is then repeated with the
+other seeds, and the table shows these.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from train.compare.config import Comparison
-from train.compare.grid import Cell, cells, repeated, reported_seeds, seeds
+from train.compare.grid import Cell, cells, repeated, reported_seeds
 from train.compare.record import Result, result_of
 from train.loop.stopping import merit
 
@@ -28,6 +28,16 @@ class Entry(NamedTuple):
     def finished(self) -> list[Result]:
         """Those that have numbers."""
         return [run for run in self.runs if not run.diverged]
+
+    @property
+    def cell(self) -> Cell:
+        """The cell of its first run."""
+        return self.runs[0].cell
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a run has."""
+        return len(self.finished) < len(self.runs)
 
     def values(self, metric: str) -> list[float]:
         """Return a metric of each finished run."""
@@ -72,19 +82,28 @@ def single(results: Iterable[Result]) -> list[Entry]:
     return [Entry(result.cell.name, (result,)) for result in results]
 
 
-def best_of_each(config: Comparison, done: Results) -> list[Result]:
-    """Return the best run of each contestant in the sweep so far, the best first."""
-    best: dict[str, Result] = {}
-    for entry in best_first(single(done[cell] for cell in cells(config) if cell in done), config.metric):
-        best.setdefault(entry.name, entry.runs[0])
+def trials(config: Comparison, done: Results) -> list[Entry]:
+    """Return the cells of the sweep so far, each with the seeds by which it is chosen."""
+    by_cell: dict[Cell, list[Result]] = {}
+    for cell in cells(config):
+        if cell in done:
+            by_cell.setdefault(cell._replace(seed=0), []).append(done[cell])
+    return [Entry(runs[0].cell.name, tuple(runs)) for runs in by_cell.values()]
+
+
+def best_of_each(config: Comparison, done: Results) -> list[Entry]:
+    """Return the best cell of each row in the sweep so far, the best first."""
+    best: dict[str, Entry] = {}
+    for entry in best_first(trials(config, done), config.metric):
+        best.setdefault(entry.name, entry)
     return list(best.values())
 
 
 def repetitions(config: Comparison, done: Results) -> list[Cell]:
-    """Return the cells of the other seeds: for each contestant those of its best run so far, unless
-    that has diverged.
+    """Return the cells of the other seeds: for each row those of its best cell so far, unless that
+    has diverged.
     """
-    best = {result.cell.name: result.cell for result in best_of_each(config, done) if not result.diverged}
+    best = {entry.name: entry.cell for entry in best_of_each(config, done) if not entry.diverged}
     names = dict.fromkeys(cell.name for cell in cells(config))
     return [cell for name in names if name in best for cell in repeated(config, best[name])]
 
@@ -98,8 +117,8 @@ def all_cells(config: Comparison) -> Iterator[Cell]:
 def count_runs(config: Comparison, done: Results) -> int:
     """Return the number of runs; a contestant that has diverged throughout is not repeated."""
     untried = {cell.name for cell in cells(config) if cell not in done}
-    successful = {cell.name for cell in cells(config) if cell in done and not done[cell].diverged}
-    return len(cells(config)) + len(untried | successful) * (len(seeds(config)) - 1)
+    successful = {entry.name for entry in trials(config, done) if not entry.diverged}
+    return len(cells(config)) + len(untried | successful) * len(repeated(config, cells(config)[0]))
 
 
 def shown(config: Comparison, done: Results) -> list[Entry]:
@@ -108,9 +127,9 @@ def shown(config: Comparison, done: Results) -> list[Entry]:
     """
     reported, entries = reported_seeds(config), []
     for best in best_of_each(config, done):
-        others = [cell for cell in (best.cell, *repeated(config, best.cell)) if cell.seed in reported]
-        runs = tuple(done[cell] for cell in others if cell in done)
-        entries.append(Entry(best.cell.name, runs or (best,)))
+        tried = [best.cell._replace(seed=seed) for seed in reported]
+        runs = tuple(done[cell] for cell in tried if cell in done)
+        entries.append(Entry(best.name, runs) if runs else best)
     return best_first(entries, config.metric)
 
 

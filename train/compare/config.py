@@ -2,10 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
+from train.compare.sweeps import Sweep, sweeps_of
 from train.config.finetune import (
     LANGUAGE,
     RANK,
@@ -17,18 +17,10 @@ from train.config.finetune import (
     finetune_defaults,
     finetuning_optimizer,
 )
+from train.config.optimizer_flags import Decay, OptimizerFlags, default_optimizer
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import (
-    BasisName,
-    DataFlags,
-    Decay,
-    ModelFlags,
-    OptimizerFlags,
-    Pretrain,
-    ReportFlags,
-    default_optimizer,
-    defaults,
-)
+from train.config.presets import PRESETS, PresetName
+from train.config.run import DataFlags, ModelFlags, Pretrain, ReportFlags, defaults
 from train.config.schedule import ScheduleFlags
 from train.config.validate import METRICS
 
@@ -41,19 +33,14 @@ class CompareFlags:
 
     optimizers: tuple[OptimizerName, ...] = ()
     """Optimizers to compare."""
-    sweep_lr: tuple[float, ...] | None = None
-    """Peak learning rates to try with each optimizer."""
-    sweep_scale: Annotated[
-        tuple[float, ...] | None,
-        tyro.conf.arg(
-            help="Scales to try with each optimizer and learning rate. Scales are learning-rate ratios. APOLLO takes a "
-            "square root, so it is given scale², and APOLLO-Mini 128·scale²; BAdam has no scale."
-        ),
-    ] = None
-    sweep_basis: tuple[BasisName, ...] | None = None
-    """Random bases to compare for grassjump, each in a row of its own; see pretrain --basis."""
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """SETTING=VALUE,VALUE of the runs; repeat it for more. For each row of the table the best
+    learning_rate and scale (a ratio of rates) are chosen; other settings make rows."""
     seeds: tuple[int, ...] | None = None
-    """Seeds to train with, instead of --seed. A sweep runs with the first, the best with all."""
+    """Seeds to train with, instead of --seed. Rates and scales are chosen by the first, which is
+    then not in the table; or by --tuning-seeds."""
+    tuning_seeds: tuple[int, ...] | None = None
+    """Seeds to choose learning rates and scales by; the table has those of --seeds."""
     adam_learning_rate: float | None = None
     """Peak learning rate of parameters that are not split; by default that of the others."""
     update_proj_gap: int | None = None
@@ -94,6 +81,8 @@ class Compare:
 
     run_dir: Path
     """Folder for the table, the plot and the runs. Must not contain anything else."""
+    preset: PresetName | None = None
+    """The settings of a paper, which other flags override: see the command presets."""
     compare: CompareFlags = CompareFlags()
     model: ModelFlags = dataclasses.field(default_factory=ModelFlags)
     data: DataFlags = dataclasses.field(default_factory=DataFlags)
@@ -104,13 +93,19 @@ class Compare:
     metric = "eval_loss"  # by which the best run is chosen
 
     @property
+    def sweeps(self) -> list[Sweep]:
+        """What is swept."""
+        return sweeps_of(self.compare.sweep, Pretrain)
+
+    @property
     def title(self) -> str:
         """What all runs train."""
         return f"{self.model.model}, {self.schedule.steps} steps"
 
     def optimizer(self, name: OptimizerName) -> OptimizerFlags:
         """Return the flags of an optimizer, with its own rate and scale."""
-        return self.compare.applied_to(default_optimizer(name, self.model.model))
+        flags = default_optimizer(name, self.model.model)
+        return self.compare.applied_to(flags if self.preset is None else PRESETS[self.preset].optimizer(flags))
 
     def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Pretrain:
         """Return the configuration of a run."""
@@ -140,6 +135,11 @@ class CompareFinetune:
     data: ExampleFlags = dataclasses.field(default_factory=ExampleFlags)
     schedule: EpochFlags = dataclasses.field(default_factory=EpochFlags)
     report: ScoreFlags = dataclasses.field(default_factory=ScoreFlags)
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        """What is swept."""
+        return sweeps_of(self.compare.sweep, Finetune)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -177,10 +177,12 @@ Comparison = Compare | CompareFinetune
 
 def compare_defaults(parsed: Compare) -> Compare:
     """Return the defaults that follow from the model, corpus and steps of `parsed`."""
-    run = defaults(Pretrain(run_dir=parsed.run_dir, model=parsed.model, data=parsed.data, schedule=parsed.schedule))
+    flags = {name: getattr(parsed, name) for name in ("run_dir", "preset", "model", "data", "schedule")}
+    run = defaults(Pretrain(**flags))
     eval_every = max(run.schedule.steps // EVALUATIONS, 1)
     return Compare(
         run_dir=parsed.run_dir,
+        preset=parsed.preset,
         compare=CompareFlags(optimizers=parsed.compare.optimizers, rank=run.optimizer.rank),
         model=run.model,
         data=run.data,

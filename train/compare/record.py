@@ -1,10 +1,10 @@
 """The files of a comparison: its settings, and the outcome of each run.
 
 compare.json   settings and text of the comparison, and the outcome of all runs
-compare.md     the table: the best run of each optimizer, and of each of its bases
+compare.md     the table: the best run of each optimizer, and of each of its swept settings
 compare.png    held-out losses of these runs, and those of a sweep over its learning rates
-OPTIMIZER[-BASIS]-lrLR-scaleSCALE-seedSEED/   a run of `pretrain` or `finetune`, with settings.json
-               (its --config), log.txt (its output), and diverged.txt if it diverged
+OPTIMIZER[-SETTING=VALUE]-lrLR-scaleSCALE-seedSEED/   a run of `pretrain` or `finetune`, with
+               settings.json (its --config), log.txt (its output), and diverged.txt if it diverged
 """
 
 import dataclasses
@@ -44,6 +44,7 @@ class Result(NamedTuple):
     scores: Mapping[str, float] = MappingProxyType({})  # the metrics of the comparison
     tokens_per_second: tuple[float, float, float] | None = None  # the quartiles over the updates
     optimizer_bytes: int | None = None
+    seconds: float | None = None  # of its updates
     peak_memory_bytes: int | None = None  # if the backend reports it
     device: str | None = None
 
@@ -52,7 +53,13 @@ class Result(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return what compare.json has of it."""
-        content = {**self.cell._asdict(), "folder": self.cell.folder, **self._asdict(), **self.scores}
+        content = {
+            "optimizer": self.cell.optimizer,
+            "settings": dict(self.cell.own),
+            **{name: getattr(self.cell, name) for name in ("learning_rate", "scale", "seed", "folder")},
+            **self._asdict(),
+            **self.scores,
+        }
         if self.tokens_per_second:
             low, content["tokens_per_second"], high = self.tokens_per_second
             content["tokens_per_second_quartiles"] = low, high
@@ -88,12 +95,13 @@ def result_of(cell: Cell, path: Path, metrics: Sequence[str]) -> Result | None:
     folder = RunFolder(path)
     if not folder.summary.exists():
         return None
-    summary = json.loads(folder.summary.read_text())
+    summary, rows = json.loads(folder.summary.read_text()), read_rows(folder.metrics)
     return Result(
         cell,
         diverged=False,
         scores={name: summary.get(f"best_{name}", summary[name]) for name in metrics},
-        tokens_per_second=speed_quartiles(read_rows(folder.metrics)),
+        tokens_per_second=speed_quartiles(rows),
+        seconds=max((row["seconds"] for row in rows if "seconds" in row), default=None),
         optimizer_bytes=summary["optimizer_bytes"],
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary["device"],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from train.compare.choice import (
+    LOSS,
     Entry,
     Results,
     best_first,
@@ -18,16 +19,18 @@ from train.compare.choice import (
     results,
     shown,
     single,
+    trials,
 )
 from train.compare.config import Comparison
 from train.compare.figures import Curve, Trial, comparison_figure
-from train.compare.grid import cells, is_swept, reported_seeds, scales, seeds, short
+from train.compare.grid import cells, is_swept, reported_seeds, scales, seeds, short, swept, tuning_seeds
 from train.compare.record import COMPARISON, CURVES, TABLE, Record, Result, plain
 from train.storage.folder import RunFolder
 from train.storage.metrics import evaluations_of, read_rows, save_figure
 from train.storage.quantities import loss_unit
 from train.system.files import as_json, write_whole
 
+SPREAD = "±: the standard deviation over the seeds."
 SPEEDS = "tokens/s: the median over the updates of a run, and their lower and upper quartile in brackets."
 
 
@@ -38,18 +41,18 @@ def write_report(config: Comparison, record: Record) -> str:
     text = markdown(config, done, notes)
     content = {
         **dataclasses.asdict(record),
-        "best": [result.as_json() for result in best_of_each(config, done)],
+        "best": [entry.runs[0].as_json() for entry in best_of_each(config, done)],
         "notes": notes,
         "runs": [result.as_json() for result in done.values()],
     }
-    if len(seeds(config)) > 1:
+    if _has_seeds(config):
         content["seeds"] = {entry.name: over_seeds(config, entry, entries) for entry in entries}
     write_whole(config.run_dir / COMPARISON, as_json(content))
     write_whole(config.run_dir / TABLE, text)
     if curves := [curve_of(config, entry.finished[0]) for entry in entries if entry.finished]:
         first = cells(config)[0]
         unit = loss_unit(config.run(config.run_dir, config.optimizer(first.optimizer), first.seed))
-        save_figure(comparison_figure(curves, trials(config, done), f"held-out loss ({unit})"), config.run_dir / CURVES)
+        save_figure(comparison_figure(curves, points(config, done), f"held-out loss ({unit})"), config.run_dir / CURVES)
     return text
 
 
@@ -78,24 +81,26 @@ def edges(config: Comparison, done: Results) -> list[str]:
         cell = best.cell
         if best.diverged or any(other.name == cell.name and other not in done for other in cells(config)):
             continue
-        for flag, value, swept in (
-            ("--sweep-lr", cell.learning_rate, config.compare.sweep_lr or ()),
-            ("--sweep-scale", cell.scale, scales(config, cell.optimizer)),
+        for name, value, values in (
+            ("learning_rate", cell.learning_rate, swept(config, "learning_rate")),
+            ("scale", cell.scale, scales(config, cell.optimizer)),
         ):
-            if len(swept) > 1 and value in (min(swept), max(swept)):
-                end = "lower" if value == min(swept) else "upper"
-                notes.append(f"{cell.name}: {short(value)} is the {end} edge of {flag}; the optimum may be beyond it.")
+            if len(values) > 1 and value in (min(values), max(values)):
+                end = "lower" if value == min(values) else "upper"
+                edge = f"{cell.name}: {short(value)} is the {end} edge of --sweep {name}"
+                notes.append(f"{edge}; the optimum may be beyond it.")
     return notes
 
 
 def markdown(config: Comparison, done: Results, notes: list[str]) -> str:
     """Return the content of compare.md."""
     entries = shown(config, done)
-    parts = [summary_line(config, done), table(config, entries), SPEEDS, *(f"* {note}" for note in notes)]
+    parts = [summary_line(config, done), table(config, entries), SPEEDS]
+    parts += [SPREAD] * (len(reported_seeds(config)) > 1) + [f"* {note}" for note in notes]
     if len(reported_seeds(config)) > 1:
         parts += [f"## {plain(config.metric).capitalize()} less that of {cells(config)[0].name}, by seed"]
         parts += [table_of_differences(config, entries)]
-    if is_swept(config) or len(seeds(config)) > 1:
+    if is_swept(config) or _has_seeds(config):
         parts += ["## All runs", table(config, best_first(single(done.values()), config.metric))]
     return "\n\n".join(["# Comparison", *parts]) + "\n"
 
@@ -114,28 +119,26 @@ def summary_line(config: Comparison, done: Results) -> str:
 
 def how_chosen(config: Comparison) -> str:
     """Say how the settings shown were chosen, and by what."""
-    sweep = config.compare
-    swept = [
-        f"{what} {', '.join(map(str, values))}"
-        for what, values in (
-            ("learning rates", sweep.sweep_lr and map(short, sweep.sweep_lr)),
-            ("scales", sweep.sweep_scale and map(short, sweep.sweep_scale)),
-        )
+    chosen = [
+        f"{what} {', '.join(map(short, values))}"
+        for what, values in (("learning rates", swept(config, "learning_rate")), ("scales", swept(config, "scale")))
         if values
     ]
-    if not swept:
+    if not chosen:
         return "the defaults of each optimizer"
     if not is_swept(config):
-        return f"at {' and '.join(swept)}"
-    by, (first, *others) = plain(config.metric), seeds(config)
-    whose = f"{by} of seed {first}, on" if others else f"{by} shown, so on"
-    return f"the best of {' and '.join(swept)}, chosen by the {whose} the same held-out text"
+        return f"at {' and '.join(chosen)}"
+    by, tried = plain(config.metric), tuning_seeds(config)
+    whose = f"{by} shown, so on"
+    if set(reported_seeds(config)).isdisjoint(tried):
+        whose = f"{by} of {'seed' if len(tried) == 1 else 'seeds'} {' '.join(map(str, tried))}, on"
+    return f"the best of {' and '.join(chosen)}, chosen by the {whose} the same held-out text"
 
 
 def table(config: Comparison, entries: Sequence[Entry]) -> str:
     """Return the table of some entries."""
-    seed = ("seed",) if len(seeds(config)) > 1 else ()
-    costs = ("tokens/s", "optimizer bytes", "peak memory bytes")
+    seed = ("seed",) if _has_seeds(config) else ()
+    costs = ("minutes", "tokens/s", "optimizer bytes", "peak memory bytes")
     head = ("optimizer", "lr", "scale", *seed, *map(plain, config.metrics), *costs)
     return as_table([head, *(row(config, entry) for entry in entries)])
 
@@ -157,9 +160,10 @@ def row(config: Comparison, entry: Entry) -> tuple[str, ...]:
         entry.name,
         short(cell.learning_rate),
         short(cell.scale),
-        *([" ".join(str(run.cell.seed) for run in entry.runs)] if len(seeds(config)) > 1 else []),
+        *([" ".join(str(run.cell.seed) for run in entry.runs)] if _has_seeds(config) else []),
         failure if diverged else score(entry, first),
         *(score(entry, name) for name in others),
+        formatted(median(entry, "seconds"), ".1f", 1 / 60),
         speed(entry),
         formatted(median(entry, "optimizer_bytes"), ",.0f"),
         formatted(median(entry, "peak_memory_bytes"), ",.0f"),
@@ -192,15 +196,20 @@ def table_of_differences(config: Comparison, entries: Sequence[Entry]) -> str:
     columns, lines = reported_seeds(config), []
     for entry in entries:
         by_seed = differences(config, entry, first_of(config, entries))
-        mean = statistics.mean(by_seed.values()) if by_seed else None
-        numbers = [*(by_seed.get(seed) for seed in columns), mean]
-        lines.append((entry.name, *(formatted(number, "+.4f") for number in numbers)))
+        values = list(by_seed.values())
+        mean = formatted(statistics.mean(values) if values else None, "+.4f")
+        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        lines.append((entry.name, *(formatted(by_seed.get(seed), "+.4f") for seed in columns), mean + spread))
     return as_table([("optimizer", *(f"seed {seed}" for seed in columns), "mean"), *lines])
 
 
-def formatted(number: float | None, spec: str) -> str:
-    """Format a number that may be missing."""
-    return "-" if number is None else format(number, spec)
+def formatted(number: float | None, spec: str, unit: float = 1) -> str:
+    """Format a number that may be missing, times a unit."""
+    return "-" if number is None else format(unit * number, spec)
+
+
+def _has_seeds(config: Comparison) -> bool:
+    return len({*seeds(config), *tuning_seeds(config)}) > 1
 
 
 def curve_of(config: Comparison, result: Result) -> Curve:
@@ -210,7 +219,6 @@ def curve_of(config: Comparison, result: Result) -> Curve:
     return Curve(cell.name, settings, [row["step"] for row in evaluations], [row["eval_loss"] for row in evaluations])
 
 
-def trials(config: Comparison, done: Results) -> list[Trial]:
-    """Return the runs of the sweep that have a result."""
-    swept = [done[cell] for cell in cells(config) if cell in done]
-    return [Trial(run.cell.name, run.cell.learning_rate, run.scores.get("eval_loss")) for run in swept]
+def points(config: Comparison, done: Results) -> list[Trial]:
+    """Return the cells of the sweep that have results, each with its mean loss over the seeds."""
+    return [Trial(entry.name, entry.cell.learning_rate, entry.mean(LOSS)) for entry in trials(config, done)]

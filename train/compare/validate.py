@@ -1,10 +1,10 @@
 """Refuses comparisons that cannot run, and flags that contradict the comparison in the folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from train.compare.config import CompareFinetune, Comparison
-from train.compare.grid import cells, repeated, run_of
-from train.config.optimizers import OPTIMIZERS
+from train.compare.grid import cells, is_swept, repeated, run_of, seeds, unused
 from train.config.resumed import changed_flags
 from train.config.run import Pretrain, UserError
 from train.config.stored import Settings
@@ -14,10 +14,8 @@ from train.storage.model import read_model
 # How to pass the lists of a comparison.
 EXAMPLES = {
     "optimizers": "--optimizers adamw grassjump",
-    "sweep_lr": "--sweep-lr 1e-3 1e-2",
-    "sweep_scale": "--sweep-scale 0.25 1",
-    "sweep_basis": "--sweep-basis haar blocks",
     "seeds": "--seeds 0 1 2",
+    "tuning_seeds": "--tuning-seeds 100 101",
 }
 
 
@@ -30,21 +28,21 @@ def check_comparison(config: Comparison) -> None:
             refuse(name, "", f"is empty: give at least one value, for example {example}")
         if values and len(set(values)) < len(values):
             refuse(name, " ".join(map(str, values)), "contains a value twice: give each once")
-    for rate in sweep.sweep_lr or ():
-        if not rate > 0:
-            refuse("sweep_lr", rate, "must be positive")
-    for scale in sweep.sweep_scale or ():
-        if not scale >= 0:
-            refuse("sweep_scale", scale, "must be at least 0")
-    if sweep.sweep_basis and not any("basis" in OPTIMIZERS[name].takes for name in sweep.optimizers):
-        refuse("sweep_basis", " ".join(sweep.sweep_basis), "has no effect without grassjump in --optimizers")
-    if sweep.sweep_scale and not any(OPTIMIZERS[name].has_scale for name in sweep.optimizers):
-        refuse("sweep_scale", " ".join(map(str, sweep.sweep_scale)), "has no effect on these --optimizers")
+    for idle in unused(config):
+        refuse("sweep", idle.text, "has no effect on these --optimizers: leave it out")
+    if sweep.tuning_seeds and not is_swept(config):
+        refuse("tuning_seeds", _words(sweep.tuning_seeds), "have no effect without --sweep learning_rate=... or scale")
+    if both := set(sweep.tuning_seeds or ()) & set(seeds(config)):
+        refuse("tuning_seeds", _words(sweep.tuning_seeds or ()), f"has {_words(both)}, which the table would have, too")
     if sweep.seeds and config.data.seed:
         refuse("seed", config.data.seed, "has no effect beside --seeds: leave it out")
     _check_runs(config)
     if config.metric not in config.metrics:
         refuse("metric", config.metric, f"must be one of {', '.join(config.metrics)} for this task")
+
+
+def _words(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def _check_runs(config: Comparison) -> None:
@@ -64,10 +62,11 @@ def refuse_other_settings(run_dir: Path, settings: Settings, stored: Settings) -
     """Refuse settings that contradict the comparison in the folder; its optimizers and sweeps may
     change.
     """
-    if settings.keys() != stored.keys():
-        command = "compare-finetune" if "start" in stored else "compare"
+    if ("model" in settings) != ("model" in stored):
+        command = "compare" if "model" in stored else "compare-finetune"
         raise UserError(f"--run-dir {run_dir} contains a comparison of `{command}`: choose another folder.")
-    if changes := changed_flags(settings, stored, "it"):
+    known = {group: values | stored.get(group, {}) for group, values in settings.items()}  # with flags that are newer
+    if changes := changed_flags(settings, known, "it"):
         raise UserError(
             f"the comparison in --run-dir {run_dir} was started with different flags: now {changes}. All its runs "
             "share these flags, so use the same ones, or choose another --run-dir."

@@ -9,18 +9,10 @@ import tyro
 from models.config import Remat
 from models.encoder_config import EncoderConfig
 from models.hf_config import from_hf_config
+from train.config.machine_flags import DeviceFlags, ProcessFlags
+from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
-from train.config.run import (
-    AttentionName,
-    DeviceFlags,
-    LogitsName,
-    OptimizerFlags,
-    PrecisionName,
-    ProcessFlags,
-    ReportFlags,
-    UserError,
-    WeightsName,
-)
+from train.config.run import AttentionName, LogitsName, PrecisionName, ReportFlags, UserError, WeightsName
 from train.config.schedule import CurveFlags, Part, ScheduleFlags
 from train.storage.model import read_settings
 

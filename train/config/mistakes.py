@@ -8,19 +8,22 @@ configuration may hold values without effect: it gives every setting.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from train.config.optimizers import OPTIMIZERS
-from train.config.run import OptimizerFlags, UserError
+from train.config.axes import described, idle
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import UserError
 from train.config.schedule import CONSTANT, WSD, CurveFlags
 from train.config.validate import refuse
 
 # What other trainers call a flag, and what it is here: the first that the command has.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "--lr": ("learning_rate", "sweep_lr"),
-    "--learning-rate": ("sweep_lr",),
+    "--lr": ("learning_rate",),
+    "--sweep-lr": ("learning_rate",),
+    "--sweep-scale": ("scale",),
+    "--sweep-basis": ("basis",),
     "--min-lr": ("final_lr_fraction",),
     "--lr-scheduler": ("schedule",),
     "--lr-scheduler-type": ("schedule",),
@@ -68,10 +71,18 @@ def check_words(words: Sequence[str], command: type) -> None:
         if not flag.startswith("--"):
             continue
         if name not in kinds:
+            _refuse_swept(flag, name, kinds)
             if meant := [ours for ours in ELSEWHERE.get(_spelled(flag), ()) if ours in kinds]:
                 raise UserError(f"{flag} is not a flag of this command: its name here is --{_spelled(meant[0])}.")
         elif Path in (kinds[name], *get_args(kinds[name])) and not (value if equals else after):
             raise UserError(f"--{_spelled(name)} is empty: give a path.")
+
+
+def _refuse_swept(flag: str, name: str, kinds: Mapping[str, Any]) -> None:
+    """Refuse a flag of the runs, where a sweep sets it."""
+    ours = [other for other in (name, *ELSEWHERE.get(_spelled(flag), ())) if other in dict(flags_of(OptimizerFlags))]
+    if "sweep" in kinds and name != "optimizer" and ours and ours[0] not in kinds:
+        raise UserError(f"{flag} is not a flag of this command: give --sweep {ours[0]}=VALUE, or several values.")
 
 
 def check_finite(config: Any) -> None:
@@ -93,8 +104,8 @@ def check_effect(config: Any, default: Any) -> None:
         flags, without = getattr(config, group, None), getattr(default, group, None)
         if not isinstance(flags, OptimizerFlags | CurveFlags):
             continue
-        of_whom, idle = _idle(flags)
-        for name in idle:
+        of_whom, without_effect = _idle(flags)
+        for name in without_effect:
             if getattr(flags, name) != getattr(without, name):
                 refuse(name, getattr(flags, name), f"has no effect on {of_whom}: leave it out")
 
@@ -104,16 +115,7 @@ def _idle(flags: OptimizerFlags | CurveFlags) -> tuple[str, list[str]]:
     if isinstance(flags, CurveFlags):
         acts = {"cooldown": flags.schedule == WSD, "final_lr_fraction": flags.schedule != CONSTANT}
         return f"--schedule {flags.schedule}", [name for name, is_used in acts.items() if not is_used]
-    row = OPTIMIZERS[flags.optimizer]
-    acts = {
-        "rank": "rank" in row.takes,
-        "update_proj_gap": row.update_proj_gap is not None,
-        "scale": row.has_scale,
-        "basis": "basis" in row.takes,
-        "mu_dtype": not row.is_baseline,
-        "nu_dtype": not row.is_baseline,
-    }
-    return row.name, [name for name, is_used in acts.items() if not is_used]
+    return described(flags), idle(flags)
 
 
 def flags_of(command: type) -> Iterator[tuple[str, Any]]:

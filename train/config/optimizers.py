@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.config.recipes import FINETUNING, FULL_RANK, PRETRAINING, Defaults, Recipe, of_size
 
 SPLIT_ARGUMENTS = frozenset({"rank", "update_proj_gap", "scale", "key", "map_stacks"})
+_GROWTH, _TURN, _COMPLETION = {"max_norm_growth"}, {"step_size", "tracking_rank"}, {"completion"}
+# What else the flags may change, under the names of the library.
+KNOBS = frozenset({"basis", "blocks", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,9 @@ class Optimizer:
       scale: Default factor of the low-rank part. For a baseline, factor of the rate of the kernels.
       update_proj_gap: Default number of steps between two subspaces, or between two blocks; None if
         the optimizer has no such interval.
-      package: The package that provides it; all but those of grass_optax are baselines, and those
-        of train only fine-tune.
-      takes: Which of `rank`, `update_proj_gap` (under its own name), `scale`, `key`,
-        `map_stacks`, `basis` and `blocks` the function takes.
+      package: The package that provides it; those of train only fine-tune. "axes" is the function
+        of grass_optax that makes a method from its axes, which the flags name.
+      takes: Which of `SPLIT_ARGUMENTS`, the interval under its own name, and `KNOBS` it takes.
       gap_argument: The function's own name for the interval.
       run_fractions: Further required arguments that count updates, each as a fraction of the run.
       scale_enters_as_root: The update is proportional to the square root of `scale`.
@@ -42,7 +44,7 @@ class Optimizer:
     name: str
     scale: float = 1.0
     update_proj_gap: int | None = None
-    package: Literal["grass_optax", "optax", "train"] = "grass_optax"
+    package: Literal["grass_optax", "axes", "optax", "train"] = "grass_optax"
     takes: frozenset[str] = SPLIT_ARGUMENTS
     gap_argument: str = "update_proj_gap"
     run_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
@@ -106,7 +108,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="grassjump",
             scale=0.25,
             update_proj_gap=100,
-            takes=SPLIT_ARGUMENTS | {"basis", "blocks"},
+            takes=SPLIT_ARGUMENTS | _GROWTH | _COMPLETION | {"basis", "blocks"},
             static_integers=("blocks",),
             recovers=True,
         ),
@@ -114,6 +116,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="grasswalk",
             scale=0.25,
             update_proj_gap=100,
+            takes=SPLIT_ARGUMENTS | _GROWTH | _COMPLETION | {"step_size", "walk_rank"},
             static_integers=("walk_rank",),
             recovers=True,
         ),
@@ -121,6 +124,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="subtrack",
             scale=0.25,
             update_proj_gap=200,
+            takes=SPLIT_ARGUMENTS | _GROWTH | _COMPLETION | _TURN,
             static_integers=("tracking_rank",),
             recovers=True,
         ),
@@ -128,6 +132,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="subtrack_grad",
             scale=0.25,
             update_proj_gap=200,
+            takes=SPLIT_ARGUMENTS | _TURN,
             static_integers=("tracking_rank",),
         ),
         Optimizer(
@@ -148,6 +153,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="fira",
             scale=0.25,
             update_proj_gap=200,
+            takes=SPLIT_ARGUMENTS | _GROWTH,
             draws=False,
             recovers=True,
             svd="always",
@@ -155,6 +161,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="apollo",
             update_proj_gap=200,
+            takes=SPLIT_ARGUMENTS | _GROWTH,
             stores_bases=False,
             scale_enters_as_root=True,
             recovers=True,
@@ -163,7 +170,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="apollo_mini",
             scale=128.0,
             update_proj_gap=200,
-            takes=SPLIT_ARGUMENTS - {"rank"},
+            takes=SPLIT_ARGUMENTS - {"rank"} | _GROWTH,
             stores_bases=False,
             scale_enters_as_root=True,
             recovers=True,
@@ -204,6 +211,14 @@ OPTIMIZERS: dict[str, Optimizer] = {
             takes=frozenset({"scale"}),
             splits=False,
             draws=False,
+        ),
+        Optimizer(
+            name="assemble",
+            scale=0.25,
+            update_proj_gap=100,
+            package="axes",
+            takes=SPLIT_ARGUMENTS | KNOBS | {"rule", "transport", "residual"},
+            svd="sometimes",
         ),
         Optimizer(
             name="adamw",

@@ -164,6 +164,10 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
         "1b": Recipe(learning_rate=2e-4, source=_SCALE),
         "7b": Recipe(learning_rate=1e-4, source=_SCALE),
     },
+    "assemble": {
+        size: dataclasses.replace(recipe, source="GrassJump's, which it is without other flags")
+        for size, recipe in (_tiny(5e-3, "") | _GRASS).items()
+    },
     "adamw": _tiny(3e-3, "best of a sweep by factors of 3 at 300 steps") | _ADAMW,
     "muon": {
         size: dataclasses.replace(recipe, source="AdamW's, as its updates have the size of AdamW's")
@@ -182,7 +186,7 @@ _GLUE = Recipe(
 )
 FULL_RANK = Recipe(learning_rate=3e-5, source="the rate of full fine-tuning in the same tables, not tuned")
 FINETUNING = {
-    **_at("grassjump grasswalk subtrack subtrack_grad galore golore fira", _GLUE),
+    **_at("grassjump grasswalk subtrack subtrack_grad galore golore fira assemble", _GLUE),
     "badam": Recipe(
         learning_rate=1e-5, update_proj_gap=100, source="BAdam's for RoBERTa on SuperGLUE (arXiv 2404.02827)"
     ),

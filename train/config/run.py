@@ -12,7 +12,9 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from models.config import CONFIGS, LlamaConfig, Remat
-from train.config.optimizers import NO_GAP, OPTIMIZERS, OptimizerName
+from train.config.machine_flags import DeviceFlags, ProcessFlags
+from train.config.optimizer_flags import OptimizerFlags, default_optimizer
+from train.config.presets import PRECISION, PRESETS, PresetName
 from train.config.schedule import ScheduleFlags, default_warmup
 
 SMALLEST_VOCABULARY = 257  # a token for every byte, and the end of text
@@ -58,16 +60,8 @@ PRECISIONS: dict[PrecisionName, Types] = {
     "mixed": Types("bfloat16", "float32"),
     "bfloat16": Types("bfloat16", "bfloat16"),
 }
-BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
-HAAR = "haar"
-BLOCKS = "blocks"
-BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
-MomentPrecision = Literal["float32", "bfloat16", "float8"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
-Decay = Literal["matrices", "all"]
-ClipBy = Literal["two_pass", "previous", "layer"]
-_GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
 
 
 def _cache_dir() -> Path:
@@ -142,53 +136,6 @@ class DataFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerFlags:
-    """The optimizer. Rank and interval apply to the subspace methods."""
-
-    optimizer: OptimizerName = "grassjump"
-    """Optimizer to train with."""
-    learning_rate: float = _GRASSJUMP.learning_rate
-    """Peak learning rate; the default depends on the optimizer and the model."""
-    adam_learning_rate: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Peak learning rate of parameters that are not split (embeddings, head, norms; norms only for "
-            "column_sgd). Default: --learning-rate."
-        ),
-    ] = None
-    rank: int = CONFIGS["tiny"].hidden_size // 4
-    """Dimension of the subspaces; by default a quarter of the hidden size."""
-    basis: BasisName = HAAR
-    """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
-    update_proj_gap: int = _GRASSJUMP.update_proj_gap or NO_GAP
-    """Steps between subspaces (badam: blocks); the default depends on optimizer and model."""
-    scale: float = _GRASSJUMP.scale
-    """Factor of the low-rank update (adamw, muon: of the kernels' rate); the default varies."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay: an update also takes this times the learning rate off a weight."""
-    decay: Decay = "matrices"
-    """What decays: the kernels of the layers (lora: their factors), or all parameters."""
-    clip: float = 1.0
-    """Clip the gradient to this global norm; 0 for no clipping."""
-    mu_dtype: MomentPrecision = "float32"
-    """Precision of the first moments; float8 also stores a scale per column."""
-    nu_dtype: MomentPrecision = "float32"
-    """Precision of the second moments."""
-    update_in_backward: bool = False
-    """Update each layer as soon as its gradient exists, to save memory."""
-    clip_by: ClipBy = "two_pass"
-    """Norm for --clip in such an update: global, which takes time; of the last update; by layer."""
-    keep_every: int = 1
-    """Such an update saves the input of every so many layers; more than 1 saves memory for time."""
-
-    @property
-    def blocks(self) -> int | None:
-        """The number of blocks that `basis` names."""
-        _, colon, number = self.basis.partition(":")
-        return int(number) if colon else None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportFlags:
     """Logging, evaluation, checkpoints and the sample."""
 
@@ -223,39 +170,6 @@ class ReportFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceFlags:
-    """The devices.
-
-    On a mesh, the axis data replicates the model, fsdp shards every matrix, and tensor shards
-    heads, features and the vocabulary.
-    """
-
-    mesh: str = ""
-    """Mesh sizes, such as data=2,fsdp=4; -1 for all other devices. Default: one device."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessFlags:
-    """The processes of a multi-process run. Not stored: a run may resume on other processes."""
-
-    distributed: Annotated[
-        bool,
-        tyro.conf.arg(
-            help="Run as one process of a multi-process job. Detected automatically under SLURM, Open MPI, Kubernetes "
-            "and TPU pods; otherwise also pass the next three flags."
-        ),
-    ] = False
-    coordinator_address: str | None = None
-    """HOST:PORT of process 0; the same in all processes."""
-    num_processes: int | None = None
-    """Number of processes."""
-    process_id: int | None = None
-    """Index of this process, from 0."""
-    heartbeat_timeout: int = 100
-    """Seconds without a heartbeat before the remaining processes abort."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
     """Train a language model from scratch or from the weights of another, or resume a run.
 
@@ -269,14 +183,16 @@ class Pretrain:
     """Resume the run in --run-dir exactly where it stopped. Its settings are restored."""
     config: Path | None = None
     """Take all settings from the config.json of another run; other flags override them."""
-    processes: ProcessFlags = ProcessFlags()
+    preset: PresetName | None = None
+    """The settings of a paper, which other flags override: see the command presets."""
+    processes: ProcessFlags = dataclasses.field(default_factory=ProcessFlags)
     start: BeginFlags = BeginFlags()
     model: ModelFlags = ModelFlags()
     data: DataFlags = DataFlags()
-    optimizer: OptimizerFlags = OptimizerFlags()
+    optimizer: OptimizerFlags = dataclasses.field(default_factory=OptimizerFlags)
     schedule: ScheduleFlags = dataclasses.field(default_factory=ScheduleFlags)
     report: ReportFlags = ReportFlags()
-    devices: DeviceFlags = DeviceFlags()
+    devices: DeviceFlags = dataclasses.field(default_factory=DeviceFlags)
 
 
 def defaults(parsed: Pretrain) -> Pretrain:
@@ -285,7 +201,7 @@ def defaults(parsed: Pretrain) -> Pretrain:
     if model not in CONFIGS:
         raise UserError(f"--model {model} is unknown: choose one of {', '.join(CONFIGS)}.")
     batch_size, seq_len = BATCHES.get(model, OTHER_BATCH)
-    return Pretrain(
+    config = Pretrain(
         run_dir=parsed.run_dir,
         model=ModelFlags(model=model, vocab_size=CONFIGS[model].vocab_size),
         data=DataFlags(
@@ -297,15 +213,20 @@ def defaults(parsed: Pretrain) -> Pretrain:
         optimizer=default_optimizer(parsed.optimizer.optimizer, model),
         schedule=ScheduleFlags(steps=steps, warmup=default_warmup(steps)),
     )
+    return config if parsed.preset is None else with_preset(config, parsed)
 
 
-def default_optimizer(name: OptimizerName, model: ModelName) -> OptimizerFlags:
-    """Return the flags of an optimizer with its own defaults for a model."""
-    recipe = OPTIMIZERS[name].pretraining(model)
-    return OptimizerFlags(
-        optimizer=name,
-        learning_rate=recipe.learning_rate,
-        scale=recipe.scale,
-        rank=CONFIGS[model].hidden_size // 4,
-        update_proj_gap=recipe.update_proj_gap or NO_GAP,
+def with_preset(config: Pretrain, parsed: Pretrain) -> Pretrain:
+    """Return a configuration with what the preset of `parsed` says, for the size, the optimizer and
+    the steps of `parsed`.
+    """
+    preset, steps = PRESETS[str(parsed.preset)], parsed.schedule.steps
+    optimizer = dataclasses.replace(config.optimizer, optimizer=parsed.optimizer.optimizer)
+    return dataclasses.replace(
+        config,
+        preset=parsed.preset,
+        model=dataclasses.replace(config.model, model=parsed.model.model, precision=PRECISION),
+        data=dataclasses.replace(config.data, batch_size=preset.batch_size, accumulate=preset.accumulate),
+        optimizer=preset.optimizer(optimizer),
+        schedule=dataclasses.replace(config.schedule, steps=steps, warmup=default_warmup(steps)),
     )

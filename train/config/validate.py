@@ -7,6 +7,7 @@ from typing import Any
 
 from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
+from train.config.axes import wrong_axes
 from train.config.finetune import (
     CLASSIFICATION,
     LANGUAGE,
@@ -17,16 +18,14 @@ from train.config.finetune import (
     ScoreFlags,
     TaskName,
 )
+from train.config.optimizer_flags import BASES, BLOCKS, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import (
-    BASES,
-    BLOCKS,
     FILES,
     HUB,
     INT8,
     SMALLEST_VOCABULARY,
     STDLIB,
-    OptimizerFlags,
     Pretrain,
     TrackerName,
     UserError,
@@ -262,6 +261,8 @@ def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConf
         refuse("rank", flags.rank, f"must be below the hidden size of {model}, which is {hidden}")
     if "basis" in row.takes:
         _check_basis(flags, hidden)
+    for mistake in wrong_axes(flags, network):
+        refuse(*mistake)
 
 
 def _check_basis(flags: OptimizerFlags, hidden: int) -> None:

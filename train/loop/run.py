@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from train.config.run import HAAR, Pretrain, UserError
+from train.config.optimizer_flags import HAAR
+from train.config.run import Pretrain, UserError
 from train.config.stored import Run, settings_of
 from train.loop.diagnosis import Diagnosis
 from train.loop.profile import Profile

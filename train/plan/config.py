@@ -4,16 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from train.config.run import (
-    BATCHES,
-    OTHER_BATCH,
-    DataFlags,
-    DeviceFlags,
-    ModelFlags,
-    OptimizerFlags,
-    Pretrain,
-    defaults,
-)
+from train.config.machine_flags import DeviceFlags
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.presets import PresetName
+from train.config.run import BATCHES, OTHER_BATCH, DataFlags, ModelFlags, Pretrain, defaults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +47,8 @@ class Plan:
     the exit status is then 4. The defaults below are for tiny and grassjump.
     """
 
+    preset: PresetName | None = None
+    """The settings of a paper, which other flags override: see the command presets."""
     plan: PlanFlags = PlanFlags()
     model: ModelFlags = dataclasses.field(default_factory=ModelFlags)
     batch: BatchFlags = BatchFlags()
@@ -62,8 +58,11 @@ class Plan:
 
 def plan_defaults(parsed: Plan) -> Plan:
     """Return the defaults that follow from the model and optimizer of `parsed`."""
-    run = defaults(Pretrain(run_dir=Path(), model=parsed.model, optimizer=parsed.optimizer))
-    return Plan(model=run.model, batch=BatchFlags(seq_len=run.data.seq_len), optimizer=run.optimizer)
+    run = defaults(Pretrain(run_dir=Path(), preset=parsed.preset, model=parsed.model, optimizer=parsed.optimizer))
+    batch = BatchFlags(seq_len=run.data.seq_len)
+    if parsed.preset is not None:
+        batch = dataclasses.replace(batch, batch_size=run.data.batch_size, accumulate=run.data.accumulate)
+    return Plan(preset=parsed.preset, model=run.model, batch=batch, optimizer=run.optimizer)
 
 
 def run_of_plan(config: Plan, shards: int) -> Pretrain:

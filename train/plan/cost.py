@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from hlo.traffic import collectives
 from models import count_parameters
-from train.config.run import Pretrain, UserError, default_optimizer
+from train.config.optimizer_flags import default_optimizer
+from train.config.run import Pretrain, UserError
 from train.config.stored import settings_of
 from train.plan.operations import product_operations
 from train.program.program import Program, make_program, pretraining

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from models.config import CONFIGS
+from train.config.axes import idle
+from train.config.optimizer_flags import BLOCKS, HAAR
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import BLOCKS, HAAR, INT8, Pretrain
+from train.config.run import INT8, Pretrain
 from train.config.validate import NARROWEST_BLOCK
 from train.program.chunks import chunk_of
 
@@ -72,7 +74,7 @@ def _kept_inputs(run: Pretrain) -> int:
 
 
 def _has_moments(run: Pretrain) -> bool:
-    return not OPTIMIZERS[run.optimizer.optimizer].is_baseline
+    return OPTIMIZERS[run.optimizer.optimizer].package in ("grass_optax", "axes")
 
 
 def _moments(precision: str) -> Remedy:
@@ -146,7 +148,7 @@ REMEDIES: tuple[Remedy, ...] = (
     Remedy(
         flags=lambda *_: {"basis": BLOCKS},
         applies=lambda run, _: (
-            "basis" in OPTIMIZERS[run.optimizer.optimizer].takes
+            "basis" not in idle(run.optimizer)
             and run.optimizer.basis == HAAR
             and run.optimizer.rank >= 2 * NARROWEST_BLOCK
         ),

@@ -1,12 +1,16 @@
 """`presets`: tables in Markdown, which docs/reference/defaults.md has too."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from models.config import CONFIGS
 from models.parameters import count_parameters
+from train.config.axes import AXES, OF_THE_AXES
+from train.config.optimizer_flags import OptimizerFlags, default_optimizer
 from train.config.optimizers import OPTIMIZERS, Optimizer
+from train.config.presets import PRESETS
 from train.config.recipes import PRETRAINING
-from train.config.run import BATCHES, OTHER_BATCH, UserError, default_optimizer
+from train.config.run import BATCHES, OTHER_BATCH, UserError
 from train.presets.config import Presets
 
 ROWS = [row for row in OPTIMIZERS.values() if not row.only_finetunes]
@@ -15,7 +19,11 @@ ROWS = [row for row in OPTIMIZERS.values() if not row.only_finetunes]
 def run_presets(config: Presets) -> None:
     """Print the tables."""
     if config.model is None:
-        print("\n\n".join([sizes(CONFIGS), rates(), scales_and_intervals(), sources()]))
+        print(
+            "\n\n".join(
+                [sizes(CONFIGS), rates(), scales_and_intervals(), sources(), knobs(), columns_of_papers(), notes()]
+            )
+        )
     elif config.model in CONFIGS:
         print(f"{sizes([config.model])}\n\n{of_model(config.model)}")
     else:
@@ -62,6 +70,45 @@ def sources() -> str:
                 found.setdefault(PRETRAINING[row.name][size].source, []).append(size)
         rows += [(f"`{row.name}`", ", ".join(of), source) for source, of in found.items()]
     return table(("optimizer", "sizes", "source"), rows)
+
+
+def knobs() -> str:
+    """Return the table of the flags that change a method, and of the optimizers that have them."""
+    rows = []
+    for field in dataclasses.fields(OptimizerFlags):
+        if field.name in (*AXES, *OF_THE_AXES):
+            names = ", ".join(f"`{row.name}`" for row in ROWS if field.name in row.takes)
+            rows.append((f"`--{field.name.replace('_', '-')}`", f"{field.default}", names))
+    return table(("flag", "default", "optimizers"), rows)
+
+
+def columns_of_papers() -> str:
+    """Return the table of presets, a row for each column of the papers' tables."""
+    rows = [
+        (
+            f"`{name}`",
+            f"`{one.model}`",
+            f"{one.learning_rate:g}",
+            str(one.rank),
+            str(one.update_proj_gap),
+            f"{one.step_size:g}",
+            f"{one.batch_size} = {one.windows} x {one.accumulate}",
+            f"{one.steps:,}",
+            one.source,
+        )
+        for name, one in PRESETS.items()
+    ]
+    head = ("preset", "model", "learning rate", "rank", "interval", "eta of tracking", "windows", "updates", "source")
+    return table(head, rows)
+
+
+def notes() -> str:
+    """Return where the papers' tables differ from the presets."""
+    found: dict[str, list[str]] = {}
+    for name, one in PRESETS.items():
+        if one.note:
+            found.setdefault(one.note, []).append(f"`{name}`")
+    return table(("presets", "note"), [(", ".join(names), note) for note, names in found.items()])
 
 
 def of_model(model: str) -> str:

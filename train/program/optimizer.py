@@ -12,9 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from grass_optax import layouts
+from grass_optax import layouts, residual, subspaces, transport
+from train.config.optimizer_flags import Decay, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, Optimizer
-from train.config.run import Decay, OptimizerFlags
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
 from train.program.previous_norm import place_for_norm, with_norm
@@ -22,8 +22,8 @@ from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
 PREVIOUS = "previous"
-MAX_NORM_GROWTH = 1.01  # of every method with a limit: the default of the library
 MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
+_TURNS = ("step_size", "walk_rank", "tracking_rank")
 # Scales Muon's update to the root mean square of AdamW's for every shape (arXiv 2502.16982), so
 # that learning rate and scale mean the same for both.
 MUON_RMS = 0.2
@@ -114,7 +114,7 @@ def _clipped(
     clip, row = _clip(config), OPTIMIZERS[config.optimizer]
     if row.name == "lora":
         return _lora(config, schedule, seed, clip)
-    make = _baseline if row.is_baseline else _method
+    make = {"grass_optax": _method, "axes": _assembled}.get(row.package, _baseline)
     return optax.chain(clip, make(row, config, schedule, seed, map_stacks))
 
 
@@ -145,8 +145,8 @@ def diagnostics(
         "tangent_relative": {path: x.relative for path, x in tangent.items()},
         "overlap": {path: x.overlap for path, x in change.items()},
     }
-    if _limits(after):
-        recovered = grass_optax.recovered_residual(before, after, grads, max_norm_growth=MAX_NORM_GROWTH)
+    if config.max_norm_growth is not None and _limits(after):
+        recovered = grass_optax.recovered_residual(before, after, grads, max_norm_growth=config.max_norm_growth)
         by_leaf["recovered"] = {path: x.relative for path, x in recovered.items()}
         by_leaf["limited"] = {path: x.limited.astype(jnp.float32) for path, x in recovered.items()}
     return {name: _by_layer(values, name == "tangent_singular_values") for name, values in by_leaf.items()}
@@ -186,7 +186,6 @@ def _method(
 ) -> optax.GradientTransformation:
     """Return a method of grass_optax."""
     method: Callable[..., optax.GradientTransformation] = getattr(grass_optax, row.name)
-    adam = config.adam_learning_rate
     arguments = row.arguments(
         rank=config.rank,
         update_proj_gap=config.update_proj_gap,
@@ -195,18 +194,71 @@ def _method(
         map_stacks=map_stacks,
         basis=config.basis.partition(":")[0],
         blocks=config.blocks,
+        **{name: getattr(config, name) for name in (*_TURNS, "completion", "max_norm_growth")},
     )
     return method(
         make_schedule(config.learning_rate, schedule),
-        weight_decay=config.weight_decay,
-        mask=_decaying(config.decay),
         weight_dimension_numbers=functools.partial(stacked_kernels, rank=config.rank if "rank" in row.takes else 0),
-        adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
+        **_adam_and_decay(config, schedule),
         mu_dtype=MOMENTS[config.mu_dtype],
         nu_dtype=MOMENTS[config.nu_dtype],
         **arguments,
         **{name: int(fraction * schedule.steps) for name, fraction in row.run_fractions.items()},
     )
+
+
+def _assembled(
+    row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool
+) -> optax.GradientTransformation:
+    """Return the method that --rule, --transport and --residual make, as in the papers' ablation.
+
+    A subspace that moves, or stays, starts where that of GrassWalk and SubTrack++ does.
+    """
+    del row
+    b1, b2 = 0.9, 0.999
+    basis: Any = config.basis.partition(":")[0]
+    rules: dict[str, Callable[[], subspaces.SubspaceRule]] = {
+        "random_jump": lambda: subspaces.random_jump(basis, config.blocks),
+        "random_walk": lambda: subspaces.random_walk(config.step_size, config.walk_rank),
+        "tracking": lambda: subspaces.tracking(config.step_size, config.tracking_rank),
+        "svd": subspaces.svd,
+        "frozen": subspaces.frozen,
+    }
+    transports: dict[str, Callable[[], transport.Transport]] = {
+        "rotate": lambda: transport.rotate(b1, b2, config.completion),
+        "keep": transport.keep,
+        "reset": transport.reset,
+        "first_moment_only": transport.first_moment_only,
+    }
+    residuals: dict[str, Callable[[], optax.GradientTransformation | None]] = {
+        "recovery": lambda: residual.recovery(config.max_norm_growth),
+        "dropped": lambda: None,
+        "sign": residual.sign,
+    }
+    initial = None if config.rule in ("random_jump", "svd") else subspaces.range_finder()
+    kernels = functools.partial(stacked_kernels, rank=config.rank)
+    direction = grass_optax.assemble(
+        rules[config.rule](), transports[config.transport](), residuals[config.residual](),
+        initial=initial, rank=config.rank, update_proj_gap=config.update_proj_gap, scale=config.scale, b1=b1, b2=b2,
+        mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype], map_stacks=map_stacks,
+        weight_dimension_numbers=kernels, key=seed,
+    )  # fmt: skip
+    return grass_optax.with_rates(
+        direction,
+        make_schedule(config.learning_rate, schedule),
+        labels=layouts.split_labels(config.rank, kernels),
+        **_adam_and_decay(config, schedule),
+    )
+
+
+def _adam_and_decay(config: OptimizerFlags, schedule: ScheduleFlags) -> dict[str, Any]:
+    """Return the arguments that all optimizers but LoRA share, beside the learning rate."""
+    adam = config.adam_learning_rate
+    return {
+        "adam_learning_rate": None if adam is None else make_schedule(adam, schedule),
+        "weight_decay": config.weight_decay,
+        "mask": _decaying(config.decay),
+    }
 
 
 def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *_: Any) -> optax.GradientTransformation:
@@ -221,15 +273,8 @@ def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *
         layouts.SPLIT: grass_optax.in_float32(optax.chain(of_kernels(), optax.scale(config.scale))),
         layouts.ADAM: grass_optax.in_float32(optax.scale_by_adam()),
     }
-    adam = config.adam_learning_rate
-    return grass_optax.with_rates(
-        optax.partition(directions, _labels),
-        make_schedule(config.learning_rate, schedule),
-        weight_decay=config.weight_decay,
-        mask=_decaying(config.decay),
-        adam_learning_rate=None if adam is None else make_schedule(adam, schedule),
-        labels=_labels,
-    )
+    rate, both = make_schedule(config.learning_rate, schedule), optax.partition(directions, _labels)
+    return grass_optax.with_rates(both, rate, labels=_labels, **_adam_and_decay(config, schedule))
 
 
 def _scale_by_muon() -> optax.GradientTransformation:

@@ -15,7 +15,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from train.config.run import INT8, DataFlags, ModelFlags, OptimizerFlags, UserError, WeightsName
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import INT8, DataFlags, ModelFlags, UserError, WeightsName
 from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.chunks import chunk_of

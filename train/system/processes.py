@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.config.run import ProcessFlags, UserError
+from train.config.machine_flags import ProcessFlags
+from train.config.run import UserError
 from train.config.stored import Settings, differences
 from train.system.signals import AT_ONCE, Stopped, exit_now, say
 

@@ -17,8 +17,8 @@ from tests.train.small_run import ROOT, STEPS, Launcher
 from train.__main__ import main
 from train.config.optimizers import OPTIMIZERS
 
-SWEEP = ("--optimizers", "adamw", "--sweep-lr", "1e37", "1e-3")
-WORDS = ("--optimizers", "adamw", "grassjump", "--sweep-lr", "1e-3")
+SWEEP = ("--optimizers", "adamw", "--sweep", "learning_rate=1e37,1e-3")
+WORDS = ("--optimizers", "adamw", "grassjump", "--sweep", "learning_rate=1e-3")
 DIVERGED, ADAMW, GRASSJUMP = (
     "adamw-lr1e+37-scale1-seed0",
     "adamw-lr0.001-scale1-seed0",
@@ -97,7 +97,7 @@ def the_diverged_run_is_a_row(comparison: Comparison) -> None:
     assert re.search(rf"^\[1/2\] {re.escape(DIVERGED)} \(\d+ s\): diverged$", comparison.stopped, re.M)
     assert "is not finite" in (comparison.run_dir / DIVERGED / "diverged.txt").read_text()
     assert not (comparison.run_dir / DIVERGED / "summary.json").exists()
-    assert "| adamw | 1e+37 | 1 | diverged | - | - | - | - |" in comparison.first_table
+    assert "| adamw | 1e+37 | 1 | diverged | - | - | - | - | - |" in comparison.first_table
     assert "**1 of 2 runs are missing.**" in comparison.first_table
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from train.__main__ import main, parse
 from train.compare.config import Compare, CompareFinetune
-from train.compare.grid import OF_A_CELL, Cell, cells, common_settings, run_of
+from train.compare.grid import OF_AN_OPTIMIZER, Cell, cells, common_settings, run_of
 from train.config.finetune import Finetune
 from train.config.optimizers import NO_GAP, OPTIMIZERS
 from train.config.run import Pretrain
@@ -34,16 +34,16 @@ def test_without_a_sweep_each_optimizer_has_its_own_rate_and_scale() -> None:
     assert [cell.optimizer for cell in cells(config)] == LINE.split()[3:-2]
     for cell in cells(config):
         row = OPTIMIZERS[cell.optimizer]
-        assert cell == (row.name, "haar", *row.pretraining("tiny")[:2], 0)
+        assert cell == (row.name, (), *row.pretraining("tiny")[:2], 0, ())
     assert (config.schedule.steps, config.schedule.warmup) == (50, 5)
     assert (config.report.eval_every, config.report.sample_tokens) == (5, 0)
 
 
 def test_the_sweeps_are_a_grid_for_each_optimizer() -> None:
     rates, factors = (3e-4, 1e-3, 3e-3, 1e-2), (0.125, 0.25, 0.5, 1.0)
-    config = comparison(f"{LINE} --sweep-lr 3e-4 1e-3 3e-3 1e-2 --sweep-scale 0.125 0.25 0.5 1")
+    config = comparison(f"{LINE} --sweep learning_rate=3e-4,1e-3,3e-3,1e-2 --sweep scale=0.125,0.25,0.5,1")
     expected = [
-        (name, "haar", lr, scale**2 if name == "apollo" else scale, 0)  # its scale enters as a square root
+        (name, (), lr, scale**2 if name == "apollo" else scale, 0, ())  # its scale enters as a square root
         for name in config.compare.optimizers
         for lr in rates
         for scale in factors
@@ -53,7 +53,7 @@ def test_the_sweeps_are_a_grid_for_each_optimizer() -> None:
 
 
 def test_swept_scales_are_ratios_of_rates_and_badam_has_one() -> None:
-    config = comparison("--optimizers apollo_mini badam apollo --sweep-scale 0.5 2")
+    config = comparison("--optimizers apollo_mini badam apollo --sweep scale=0.5,2")
     assert [(cell.optimizer, cell.scale) for cell in cells(config)] == [
         ("apollo_mini", 32.0),
         ("apollo_mini", 512.0),
@@ -75,7 +75,7 @@ def test_defaults_follow_the_model_the_corpus_and_the_steps() -> None:
 def test_a_run_of_a_comparison_is_an_ordinary_run(tmp_path: Path) -> None:
     """Its command line reads the same run; without a sweep it is the default run of `pretrain`."""
     words = "--optimizers muon ldadam --steps 50 --seed 3"
-    config = comparison(f"{words} --sweep-lr 0.1 --sweep-scale 1e-7 --sample-prompt=--x --remat block")
+    config = comparison(f"{words} --sweep learning_rate=0.1 --sweep scale=1e-7 --sample-prompt=--x --remat block")
     for cell in cells(config):
         run = run_of(config, cell)
         for is_begun in (False, True):
@@ -93,13 +93,13 @@ def test_a_run_of_a_comparison_is_an_ordinary_run(tmp_path: Path) -> None:
 
 
 def test_runs_differ_in_what_belongs_to_a_cell_only() -> None:
-    config = comparison("--optimizers adamw galore ldadam --sweep-lr 1 2 --sweep-scale 3 4")
+    config = comparison("--optimizers adamw galore ldadam --sweep learning_rate=1,2 --sweep scale=3,4")
     common = common_settings(config)
     for cell in cells(config):
         settings = settings_of(run_of(config, cell))
-        own = {name: settings[group].pop(name) for group, names in OF_A_CELL.items() for name in names}
+        own = {name: settings[group].pop(name) for group, names in OF_AN_OPTIMIZER.items() for name in names}
         assert settings == common
-        assert (own["optimizer"], own["basis"], own["learning_rate"], own["scale"], own["seed"]) == tuple(cell)
+        assert (own["optimizer"], (), own["learning_rate"], own["scale"], own["seed"], ()) == tuple(cell)
         assert own["update_proj_gap"] == (OPTIMIZERS[cell.optimizer].update_proj_gap or NO_GAP)
 
 
@@ -173,18 +173,54 @@ def test_a_comparison_of_another_command_is_refused(
     assert f"--run-dir {tmp_path} contains a comparison of `compare`: choose another folder" in capsys.readouterr().err
 
 
-def test_bases_are_rows_of_their_own() -> None:
-    config = comparison("--optimizers adamw grassjump --sweep-basis haar gaussian blocks:4 --sweep-lr 1 2 --rank 16")
+def test_settings_other_than_rate_and_scale_are_rows_of_their_own() -> None:
+    config = comparison(
+        "--optimizers adamw grassjump --sweep basis=haar,gaussian,blocks:4 --sweep learning_rate=1,2 --rank 16"
+    )
     assert [cell.name for cell in cells(config)[::2]] == [
-        "adamw", "grassjump", "grassjump:gaussian", "grassjump:blocks:4"
+        "adamw", "grassjump basis=haar", "grassjump basis=gaussian", "grassjump basis=blocks:4"
     ]  # fmt: skip
     last = run_of(config, cells(config)[-1])
-    assert last.run_dir == Path("runs/x/grassjump-blocks-4-lr2-scale0.25-seed0")
+    assert last.run_dir == Path("runs/x/grassjump-basis=blocks-4-lr2-scale0.25-seed0")
     assert (last.optimizer.basis, last.optimizer.blocks) == ("blocks:4", 4)
 
 
+def test_a_sweep_shares_the_runs_that_have_the_values_of_no_sweep() -> None:
+    plain = comparison("--optimizers adamw grasswalk")
+    config = comparison(
+        "--optimizers adamw grasswalk --sweep rank=16,32 --sweep update-proj-gap=20,100 --sweep clip=1,2"
+    )
+    assert {cell.folder for cell in cells(plain)} < {cell.folder for cell in cells(config)}
+    shared = next(cell for cell in cells(config) if cell.folder == cells(plain)[1].folder)
+    assert shared.name == "grasswalk rank=32 update_proj_gap=100 clip=1"
+    assert run_of(config, shared) == run_of(plain, cells(plain)[1])
+    assert common_settings(config) == common_settings(plain)
+    assert [cell.name for cell in cells(config)][:2] == ["adamw clip=1", "adamw clip=2"]
+    assert len(cells(config)) == 2 + 8
+
+
+def test_any_setting_of_a_run_can_be_swept() -> None:
+    words = "--sweep steps=300,600 --sweep batch_size=8 --sweep warmup=5,10% --sweep update_in_backward=True,False"
+    config = comparison(f"--optimizers grassjump {words} --sweep max_norm_growth=None,2 --sweep remat=block")
+    run = run_of(config, cells(config)[-1])
+    assert isinstance(run, Pretrain)
+    assert (run.schedule.steps, run.schedule.warmup, run.data.batch_size, run.model.remat) == (600, "10%", 8, "block")
+    assert (run.optimizer.update_in_backward, run.optimizer.max_norm_growth) == (False, 2.0)
+    longer = run_of(config := comparison("--optimizers adamw --sweep steps=300,600"), cells(config)[-1])
+    assert (longer.schedule.steps, longer.schedule.warmup) == (600, 60)
+
+
+def test_the_papers_ablation_is_one_command() -> None:
+    axes = "--sweep rule=tracking,random_walk,random_jump,svd,frozen --sweep transport=keep,rotate"
+    config = comparison(f"--optimizers assemble {axes} --sweep residual=dropped,recovery")
+    names = [cell.name for cell in cells(config)]
+    assert len(names) == 4 * 4 + 2
+    assert names[-1] == "assemble rule=frozen residual=recovery"  # which no transport changes
+    assert names[0] == "assemble rule=tracking transport=keep residual=dropped"
+
+
 def test_no_two_cells_share_a_folder() -> None:
-    close = [Cell("adamw", "haar", lr, 1.0, 0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
+    close = [Cell("adamw", (), lr, 1.0, 0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
     assert [cell.folder for cell in close] == [
         f"adamw-lr{lr}-scale1-seed0" for lr in ("0.1", "0.1000000001", "1e-05", "1", "10")
     ]
@@ -195,27 +231,35 @@ def test_help_shows_the_flags_and_the_names(capsys: pytest.CaptureFixture[str]) 
         main(["compare", "--help"])
     assert left.value.code == 0
     shown = "".join(capsys.readouterr().out.split())
-    for name in ("optimizers", "sweep-lr", "sweep-scale", "run-dir", "steps", "data", "seed", "batch-size", "rank"):
+    for name in ("optimizers", "sweep", "tuning-seeds", "run-dir", "steps", "data", "seed", "batch-size", "rank"):
         assert f"--{name}" in shown
     assert "--learning-rate" not in shown
     assert all(name in shown for name in OPTIMIZERS)
 
 
 MISTAKES = [
-    ("--optimizers adamw --sweep-basis blocks", "--sweep-basis blocks has no effect without grassjump"),
-    ("--optimizers grassjump --sweep-basis haar haar", "--sweep-basis haar haar contains a value twice"),
-    ("--optimizers grassjump --sweep-basis qr", "--basis qr must be one of haar, gaussian, blocks"),
+    ("--optimizers adamw --sweep basis=blocks", "--sweep basis=blocks has no effect on these --optimizers"),
+    ("--optimizers grassjump --sweep basis=haar,haar", "--sweep basis=haar,haar contains a value twice"),
+    ("--optimizers grassjump --sweep basis=qr", "--basis qr must be one of haar, gaussian, blocks"),
     ("", "--optimizers is empty: give at least one value"),
     ("--optimizers adamw muon adamw", "--optimizers adamw muon adamw contains a value twice: give each once"),
-    ("--optimizers adamw --sweep-lr", "--sweep-lr is empty: give at least one value, for example --sweep-lr 1e-3 1e-2"),
-    ("--optimizers adamw --sweep-scale", "--sweep-scale is empty"),
-    ("--optimizers adamw --sweep-lr 1e-3 0.001", "--sweep-lr 0.001 0.001 contains a value twice"),
-    ("--optimizers adamw --sweep-lr 0.1 0", "--sweep-lr 0.0 must be positive"),
-    ("--optimizers adamw --sweep-lr nan", "--sweep-lr nan must be a finite number"),
-    ("--optimizers adamw --sweep-scale inf", "--sweep-scale inf must be a finite number"),
-    ("--optimizers adamw --sweep-scale -1", "--sweep-scale -1.0 must be at least 0"),
-    ("--optimizers badam --sweep-scale 1 2", "--sweep-scale 1.0 2.0 has no effect on these --optimizers"),
-    ("--optimizers adamw --lr 1", "--lr is not a flag of this command: its name here is --sweep-lr"),
+    ("--optimizers adamw --sweep rank", "--sweep rank needs a setting and values, for example --sweep rank=16,32"),
+    ("--optimizers adamw --sweep learning_rate=", "--sweep learning_rate= needs a setting and values"),
+    ("--optimizers adamw --sweep learning_rate=1e-3,0.001", "--sweep learning_rate=1e-3,0.001 contains a value twice"),
+    ("--optimizers adamw --sweep learning_rate=0.1,0", "--learning-rate 0.0 must be positive"),
+    ("--optimizers adamw --sweep learning_rate=nan", "--sweep learning_rate=nan has the value nan: it must be a fin"),
+    ("--optimizers adamw --sweep scale=inf", "--sweep scale=inf has the value inf: it must be a finite number"),
+    ("--optimizers adamw --sweep scale=-1", "--scale -1.0 must be at least 0"),
+    ("--optimizers badam --sweep scale=1,2", "--sweep scale=1,2 has no effect on these --optimizers: leave it out"),
+    ("--optimizers adamw --sweep seed=1,2", "--sweep seed=1,2 is not possible: seed is no setting of pretrain that"),
+    ("--optimizers adamw --sweep sead=1", "--sweep sead=1 is not possible: sead is no setting of pretrain that may"),
+    ("--optimizers adamw --sweep steps=many", "--sweep steps=many has the value 'many': it must be a number"),
+    ("--optimizers grassjump --sweep completion=all", "has the value 'all': it must be one of none, isotropic"),
+    ("--optimizers grasswalk --sweep rank=8 --sweep rank=9", "--sweep rank=9 sweeps rank a second time: give all"),
+    ("--optimizers grasswalk --sweep walk_rank=2,64", "--walk-rank 64 must be at most 32"),
+    ("--optimizers adamw --tuning-seeds 1", "--tuning-seeds 1 have no effect without --sweep learning_rate=... or"),
+    ("--optimizers adamw --sweep scale=1,2 --tuning-seeds 0", "--tuning-seeds 0 has 0, which the table would have"),
+    ("--optimizers adamw --lr 1", "--lr is not a flag of this command: give --sweep learning_rate=VALUE"),
     ("--optimizers adamw --steps 0", "--steps 0 must be at least 1"),
     ("--optimizers adamw grassjump --rank 128", "--rank 128 must be below the hidden size of tiny, which is 128"),
     ("--optimizers adamw --model huge", "--model huge is unknown"),
@@ -270,7 +314,7 @@ def test_other_common_flags_are_refused_but_other_optimizers_are_not(
     assert "--rank 8 (it has 32)" in error
     assert "choose another --run-dir" in error
     # These flags may change, so the next error is that the text has changed.
-    error = refusal(tmp_path, "--optimizers muon galore --sweep-lr 1 2 --log-every 3", capsys)
+    error = refusal(tmp_path, "--optimizers muon galore --sweep learning_rate=1,2 --log-every 3", capsys)
     assert "--data stdlib is no longer the text of the comparison" in error
 
 

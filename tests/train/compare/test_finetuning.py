@@ -15,7 +15,7 @@ from tests.train.finetune.test_labelling import texts, write
 from tests.train.small_run import ROOT, Launcher
 from train.storage.folder import RunFolder
 
-SMALL = "--batch-size 4 --rank 4 --update-proj-gap 3 --save-every 3 --sweep-lr 1e-2"
+SMALL = "--batch-size 4 --rank 4 --update-proj-gap 3 --save-every 3 --sweep learning_rate=1e-2"
 OPTIMIZERS = ("adamw", "grassjump")
 NAMES = {"adamw": "adamw-lr0.01-scale1-seed{}", "grassjump": "grassjump-lr0.01-scale2-seed{}"}
 

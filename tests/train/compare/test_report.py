@@ -15,7 +15,7 @@ from train.compare.command import remove_checkpoints
 from train.compare.config import Compare
 from train.compare.grid import cells
 from train.compare.record import Record, mark_diverged, speed_quartiles
-from train.compare.report import curve_of, edges, summary_line, trials, write_report
+from train.compare.report import curve_of, edges, points, summary_line, write_report
 from train.system.devices import device_summary
 
 RECORD = Record({"schedule": {"steps": 30}}, "a text")
@@ -35,7 +35,10 @@ def leave_run(folder: Path, name: str, eval_loss: float, **more: Any) -> None:
     (run / "summary.json").write_text(json.dumps(summary | more))
     rows: list[dict[str, float]] = [{"step": 0, "eval_loss": 9.0, "bits_per_byte": 4.5}]
     speeds = [1.0] * 5 + [100.0, 300.0, 4000.0]
-    rows += [{"step": t, "loss": 8.0, "lr": 0.1, "tokens_per_second": v} for t, v in enumerate(speeds, 1)]
+    rows += [
+        {"step": t, "loss": 8.0, "lr": 0.1, "tokens_per_second": v, "seconds": 15.0 * t}
+        for t, v in enumerate(speeds, 1)
+    ]
     rows.append({"step": 8, "eval_loss": eval_loss, "bits_per_byte": eval_loss / 2})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -65,19 +68,19 @@ def swept(tmp_path: Path) -> Compare:
         leave_run(tmp_path, name, loss, **({"peak_memory_bytes": 7654321} if "muon" in name else {}))
     for name in ("muon-lr0.01-scale1-seed0", "grassjump-lr0.001-scale0.25-seed0", "grassjump-lr0.01-scale0.25-seed0"):
         leave_diverged(tmp_path, name)
-    return comparison(tmp_path, "--optimizers adamw muon grassjump --sweep-lr 1e-3 1e-2")
+    return comparison(tmp_path, "--optimizers adamw muon grassjump --sweep learning_rate=1e-3,1e-2")
 
 
 def test_the_table_has_the_best_run_of_each_optimizer_the_best_first(swept: Compare) -> None:
     text = write_report(swept, RECORD)
     assert (swept.run_dir / "compare.md").read_text() == text
     head, _, *rows = table_of(text.partition("## All runs")[0])
-    assert head == ["optimizer", "lr", "scale", "eval loss", "bits per byte", "tokens/s", "optimizer bytes",
+    assert head == ["optimizer", "lr", "scale", "eval loss", "bits per byte", "minutes", "tokens/s", "optimizer bytes",
                     "peak memory bytes"]  # fmt: skip
     assert rows == [
-        ["muon", "0.001", "1", "4.2500", "2.1250", "300 (200 to 2,150)", "12,345", "7,654,321"],
-        ["adamw", "0.01", "1", "4.5000", "2.2500", "300 (200 to 2,150)", "12,345", "-"],
-        ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-"],
+        ["muon", "0.001", "1", "4.2500", "2.1250", "2.0", "300 (200 to 2,150)", "12,345", "7,654,321"],
+        ["adamw", "0.01", "1", "4.5000", "2.2500", "2.0", "300 (200 to 2,150)", "12,345", "-"],
+        ["grassjump", "0.001", "0.25", "diverged", "-", "-", "-", "-", "-"],
     ]
     assert "on abacus; the best of learning rates 0.001, 0.01, chosen by the eval loss shown, so on the same " in text
     assert "are missing" not in text
@@ -97,13 +100,13 @@ def test_the_table_of_all_runs_hides_nothing(swept: Compare) -> None:
 
 def test_a_best_run_at_an_edge_is_noted(swept: Compare) -> None:
     text = write_report(swept, RECORD)
-    assert "* adamw: 0.01 is the upper edge of --sweep-lr; the optimum may be beyond it." in text
-    assert "* muon: 0.001 is the lower edge of --sweep-lr; the optimum may be beyond it." in text
+    assert "* adamw: 0.01 is the upper edge of --sweep learning_rate; the optimum may be beyond it." in text
+    assert "* muon: 0.001 is the lower edge of --sweep learning_rate; the optimum may be beyond it." in text
     assert "grassjump:" not in text
 
 
 def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> None:
-    config = comparison(tmp_path, "--optimizers adamw badam --sweep-lr 1 2 3 --sweep-scale 0.5 1 2")
+    config = comparison(tmp_path, "--optimizers adamw badam --sweep learning_rate=1,2,3 --sweep scale=0.5,1,2")
     for cell in cells(config):
         leave_run(tmp_path, cell.folder, 2.0 + abs(cell.learning_rate - 2))
     assert [note[:21] for note in edges(config, results(config))] == ["adamw: 0.5 is the low"]
@@ -121,7 +124,7 @@ def test_inside_the_sweep_and_without_one_there_is_no_edge(tmp_path: Path) -> No
     assert len(rewritten(3, 0.5)) == 2
     (tmp_path / "adamw-lr1-scale1-seed0" / "summary.json").unlink()  # a run is missing
     assert rewritten(3, 0.5) == []
-    config = comparison(tmp_path, "--optimizers adamw --sweep-lr 3")
+    config = comparison(tmp_path, "--optimizers adamw --sweep learning_rate=3")
     assert edges(config, results(config)) == []
 
 
@@ -135,10 +138,10 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
     ]  # fmt: skip
     assert len(content["runs"]) == 6
     assert content["runs"][1] == {
-        "optimizer": "adamw", "basis": "haar", "learning_rate": 0.01, "scale": 1.0, "seed": 0,
+        "optimizer": "adamw", "settings": {}, "learning_rate": 0.01, "scale": 1.0, "seed": 0,
         "folder": "adamw-lr0.01-scale1-seed0", "diverged": False,
         "eval_loss": 4.5, "bits_per_byte": 2.25, "tokens_per_second": 300.0,
-        "tokens_per_second_quartiles": [200.0, 2150.0], "optimizer_bytes": 12345,
+        "tokens_per_second_quartiles": [200.0, 2150.0], "optimizer_bytes": 12345, "seconds": 120.0,
         "peak_memory_bytes": None, "device": "abacus",
     }  # fmt: skip
     assert len(content["notes"]) == 2
@@ -146,12 +149,12 @@ def test_the_record_has_every_run_and_the_settings(swept: Compare) -> None:
 
 def test_the_plot_has_the_curve_of_the_best_run_of_each_optimizer(swept: Compare) -> None:
     done = results(swept)
-    curves = [curve_of(swept, result) for result in best_of_each(swept, done) if not result.diverged]
+    curves = [curve_of(swept, best.runs[0]) for best in best_of_each(swept, done) if not best.diverged]
     assert [tuple(curve) for curve in curves] == [
         ("muon", "lr 0.001, scale 1", [0, 8], [9.0, 4.25]),
         ("adamw", "lr 0.01, scale 1", [0, 8], [9.0, 4.5]),
     ]
-    assert sorted(map(tuple, trials(swept, done)), key=str) == [
+    assert sorted(map(tuple, points(swept, done)), key=str) == [
         ("adamw", 0.001, 5.0), ("adamw", 0.01, 4.5), ("grassjump", 0.001, None), ("grassjump", 0.01, None),
         ("muon", 0.001, 4.25), ("muon", 0.01, None),
     ]  # fmt: skip
@@ -177,7 +180,7 @@ def seeded(tmp_path: Path) -> Compare:
             leave_run(tmp_path, f"{name}-scale1-seed{seed}", loss)
     leave_run(tmp_path, "adamw-lr0.001-scale1-seed0", 5.0)
     leave_diverged(tmp_path, "muon-lr0.01-scale1-seed0")
-    return comparison(tmp_path, "--optimizers adamw muon --sweep-lr 1e-3 1e-2 --seeds 0 1 2")
+    return comparison(tmp_path, "--optimizers adamw muon --sweep learning_rate=1e-3,1e-2 --seeds 0 1 2")
 
 
 def test_the_table_has_the_seeds_that_did_not_choose(seeded: Compare) -> None:
@@ -190,7 +193,11 @@ def test_the_table_has_the_seeds_that_did_not_choose(seeded: Compare) -> None:
     assert "seed 1 2, rank" in text
     assert "0.01, chosen by the eval loss of seed 0, on the same held-out text." in text
     _, _, *rows = table_of(text.partition("## Eval loss less that of adamw, by seed")[2].partition("##")[0])
-    assert rows == [["muon", "-0.5000", "+0.3000", "-0.1000"], ["adamw", "+0.0000", "+0.0000", "+0.0000"]]
+    assert rows == [
+        ["muon", "-0.5000", "+0.3000", "-0.1000 ± 0.5657"],
+        ["adamw", "+0.0000", "+0.0000", "+0.0000 ± 0.0000"],
+    ]
+    assert text.count("±: the standard deviation over the seeds.") == 1
     assert len(table_of(text.partition("## All runs")[2])) == 2 + 8
     content = json.loads((seeded.run_dir / "compare.json").read_text())
     assert content["seeds"]["muon"]["seeds"] == [1, 2]
@@ -200,7 +207,7 @@ def test_the_table_has_the_seeds_that_did_not_choose(seeded: Compare) -> None:
 
 
 def test_without_a_sweep_all_seeds_are_shown_and_their_checkpoints_kept(seeded: Compare) -> None:
-    config = comparison(seeded.run_dir, "--optimizers muon adamw --sweep-lr 1e-2 --seeds 0 1 2")
+    config = comparison(seeded.run_dir, "--optimizers muon adamw --sweep learning_rate=1e-2 --seeds 0 1 2")
     text = write_report(config, RECORD)
     _, _, *rows = table_of(text.partition("## ")[0])
     assert [row[:5] for row in rows] == [
@@ -215,6 +222,24 @@ def test_without_a_sweep_all_seeds_are_shown_and_their_checkpoints_kept(seeded: 
     remove_checkpoints(seeded)
     removed = {run.name for run in seeded.run_dir.iterdir() if run.is_dir() and not (run / "checkpoints").exists()}
     assert removed == {f"{name}-lr{lr}-scale1-seed0" for name in ("adamw", "muon") for lr in ("0.001", "0.01")}
+
+
+def test_seeds_of_their_own_choose_and_all_others_are_reported(seeded: Compare) -> None:
+    """By the mean over two seeds 0.001 is the better rate of adamw, although seed 0 says 0.01."""
+    leave_run(seeded.run_dir, "adamw-lr0.001-scale1-seed2", 3.0)
+    leave_run(seeded.run_dir, "adamw-lr0.001-scale1-seed1", 4.8)
+    config = comparison(
+        seeded.run_dir, "--optimizers adamw --sweep learning_rate=1e-3,1e-2 --seeds 1 --tuning-seeds 0 2"
+    )
+    text = write_report(config, RECORD)
+    _, _, *rows = table_of(text.partition("## ")[0])
+    assert [row[:5] for row in rows] == [["adamw", "0.001", "1", "1", "4.8000"]]
+    assert "chosen by the eval loss of seeds 0 2, on the same held-out text." in text
+    assert "are missing" not in text
+    _, _, *every = table_of(text.partition("## All runs")[2])
+    assert sorted((row[1], row[3]) for row in every) == [
+        ("0.001", "0"), ("0.001", "1"), ("0.001", "2"), ("0.01", "0"), ("0.01", "1"), ("0.01", "2")
+    ]  # fmt: skip
 
 
 def test_a_seed_that_diverged_is_counted(seeded: Compare) -> None:

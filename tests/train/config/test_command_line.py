@@ -10,9 +10,10 @@ import pytest
 
 from tests.train.small_run import ROOT
 from train.__main__ import Command, main, parse
+from train.config.machine_flags import ProcessFlags
 from train.config.optimizers import OPTIMIZERS
 from train.config.resumed import refuse_conflicts
-from train.config.run import Pretrain, ProcessFlags, UserError
+from train.config.run import Pretrain, UserError
 from train.config.stored import COMMANDS, groups_of, settings_of
 from train.evaluate.config import Evaluate
 from train.export.config import Export
@@ -41,8 +42,16 @@ OTHER: dict[str, object] = {
     "optimizer": "grasswalk",
     "learning_rate": 0.5,
     "adam_learning_rate": 0.25,
+    "rule": "tracking",
+    "transport": "keep",
+    "residual": "dropped",
     "rank": 5,
     "basis": "gaussian",
+    "step_size": 0.5,
+    "walk_rank": 2,
+    "tracking_rank": 3,
+    "completion": "isotropic",
+    "max_norm_growth": 1.5,
     "update_proj_gap": 17,
     "scale": 0.75,
     "weight_decay": 0.125,
@@ -103,17 +112,27 @@ def test_other_covers_every_flag() -> None:
     assert list(OTHER) == list(flat(parse(command())))
 
 
+# Without these a flag would have no effect.
+BESIDE = {
+    "cooldown": ("--schedule", "wsd"),
+    **dict.fromkeys(("rule", "transport", "residual"), ("--optimizer", "assemble")),
+    **dict.fromkeys(("step_size", "walk_rank"), ("--optimizer", "grasswalk")),
+    "tracking_rank": ("--optimizer", "subtrack"),
+}
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_every_flag_arrives_alone(name: str) -> None:
-    value, beside = OTHER[name], ("--schedule", "wsd") if name == "cooldown" else ()
+    value, beside = OTHER[name], BESIDE.get(name, ())
     assert flat(parse(command()))[name] != value
     assert flat(parse(command(*words(name, value), *beside)))[name] == value
 
 
 def test_all_flags_arrive_together() -> None:
-    other = OTHER | {"optimizer": "grassjump"}  # which has them all
+    absent = {"rule", "transport", "residual", "step_size", "walk_rank", "tracking_rank"}
+    other = {name: value for name, value in OTHER.items() if name not in absent} | {"optimizer": "grassjump"}
     config = parse(command(*(word for name, value in other.items() for word in words(name, value))))
-    assert flat(config) == other
+    assert {name: value for name, value in flat(config).items() if name not in absent} == other
     assert config.run_dir == Path("runs/x")
     assert not config.resume
 
@@ -345,7 +364,8 @@ def test_a_folder_that_cannot_be_written_is_reported(
 def test_the_groups_are_the_fields_of_a_configuration() -> None:
     for name, kind in COMMANDS.items():
         fields = [field.name for field in dataclasses.fields(kind)]
-        assert fields == ["run_dir", "resume", "config", "processes", *groups_of(kind)], name
+        first = ["run_dir", "resume", "config", *(["preset"] if name == "pretrain" else [])]
+        assert fields == [*first, "processes", *groups_of(kind)], name
 
 
 def test_the_processes_are_not_stored() -> None:

@@ -16,6 +16,7 @@ from train.__main__ import COMMAND_OF, Command, main, parse
 from train.config.mistakes import ELSEWHERE, check_finite, check_words, flags_of, values_of
 from train.config.run import Pretrain, UserError
 from train.config.stored import settings_of
+from train.config.validate import check
 
 REQUIRED = {  # flags without which a command line is not read
     "pretrain": "--run-dir x",
@@ -43,7 +44,7 @@ def spelled(name: str) -> str:
 def test_there_are_numbers_to_check() -> None:
     assert {flag for _, flag in FLOATS} >= {
         "learning_rate", "adam_learning_rate", "scale", "weight_decay", "clip", "final_lr_fraction", "data_megabytes",
-        "sweep_lr", "sweep_scale", "temperature", "top_p",
+        "max_norm_growth", "step_size", "temperature", "top_p",
     }  # fmt: skip
     assert {"epochs", "final_lr_fraction", "clip"} <= {
         flag for flag, kind in flags_of(COMMAND_OF["finetune"]) if takes_float(kind)
@@ -61,7 +62,7 @@ def replaced(config: Any, name: str, value: Any) -> Any:
     for field in dataclasses.fields(config):
         part = getattr(config, field.name)
         if field.name == name:
-            changes[name] = (0.5, value) if name.startswith("sweep") else value
+            changes[name] = value
         elif dataclasses.is_dataclass(part):
             changes[field.name] = replaced(part, name, value)
     return dataclasses.replace(config, **changes)
@@ -81,7 +82,7 @@ def test_a_number_that_is_not_finite_is_refused_by_name(where: tuple[str, str], 
 
 @pytest.mark.parametrize(
     "words",
-    ["pretrain --run-dir x --weight-decay inf", "compare --run-dir x --optimizers adamw --sweep-scale 1 nan",
+    ["pretrain --run-dir x --weight-decay inf", "compare --run-dir x --optimizers adamw --clip nan",
      "plan --scale nan", "sample --run-dir x --top-p nan"],
 )  # fmt: skip
 def test_every_command_checks_its_numbers(words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +101,9 @@ def test_every_command_checks_its_numbers(words: str, capsys: pytest.CaptureFixt
         ("pretrain --run-dir x --warmup_steps 3", "its name here is --warmup."),
         ("finetune --run-dir x --warmup-fraction 0.1", "its name here is --warmup."),
         ("compare --run-dir x --optimizer adamw", "its name here is --optimizers."),
-        ("compare --run-dir x --learning-rate 1", "its name here is --sweep-lr."),
+        ("compare --run-dir x --completion none", "give --sweep completion=VALUE, or several values."),
+        ("compare --run-dir x --sweep-scale 1 2", "give --sweep scale=VALUE, or several values."),
+        ("compare --run-dir x --learning-rate 1", "give --sweep learning_rate=VALUE, or several values."),
     ],
 )
 def test_a_word_of_other_trainers_is_answered_with_ours(
@@ -143,3 +146,47 @@ def test_a_stored_configuration_may_hold_values_without_effect(tmp_path: Path) -
     assert dict(values_of(parse(words)))["rank"] == 8
     with pytest.raises(UserError, match="--rank 9 has no effect on adamw: leave it out"):
         parse([*words, "--rank", "9"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("galore --max-norm-growth 2", "--max-norm-growth 2.0 has no effect on galore: leave it out"),
+        ("adamw --completion isotropic", "--completion isotropic has no effect on adamw: leave it out"),
+        ("grassjump --walk-rank 2", "--walk-rank 2 has no effect on grassjump: leave it out"),
+        ("grasswalk --tracking-rank 2", "--tracking-rank 2 has no effect on grasswalk: leave it out"),
+        ("grassjump --step-size 2", "--step-size 2.0 has no effect on grassjump: leave it out"),
+        ("grassjump --rule svd", "--rule svd has no effect on grassjump: leave it out"),
+        ("assemble --rule svd --step-size 1", "--step-size 1.0 has no effect on assemble with --rule svd, --transport"),
+        ("assemble --rule frozen --transport keep", "--transport keep has no effect on assemble with --rule frozen"),
+        ("assemble --residual dropped --max-norm-growth 2", "--max-norm-growth 2.0 has no effect on assemble"),
+        ("assemble --transport keep --completion isotropic", "--completion isotropic has no effect on assemble"),
+    ],
+)
+def test_a_knob_that_does_nothing_is_refused_by_name(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(["pretrain", "--run-dir", "x", "--optimizer", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("grassjump --max-norm-growth 0", "--max-norm-growth 0.0 must be positive, or None"),
+        ("subtrack --step-size -1", "--step-size -1.0 must be positive, or None"),
+        ("grasswalk --walk-rank 0", "--walk-rank 0 must be at least 1"),
+        ("grasswalk --walk-rank 33", "--walk-rank 33 must be at most 32: a subspace of --rank 32 has no more to turn"),
+        ("subtrack --tracking-rank 9 --rank 120", "--tracking-rank 9 must be at most 8"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused(words: str, message: str) -> None:
+    config = parse(["pretrain", "--run-dir", "x", "--optimizer", *words.split()])
+    assert isinstance(config, Pretrain)
+    with pytest.raises(UserError, match=message):
+        check(config)
+    check(parse(["pretrain", "--run-dir", "x", "--optimizer", words.split()[0]]))  # type: ignore[arg-type]
+
+
+def test_no_limit_and_every_angle_are_spelled_as_in_the_library() -> None:
+    words = ["--optimizer", "subtrack", "--max-norm-growth", "None", "--step-size", "None"]
+    found = dict(values_of(parse(["pretrain", "--run-dir", "x", *words])))
+    assert (found["max_norm_growth"], found["step_size"]) == (None, None)

@@ -8,6 +8,7 @@ import pytest
 
 from train.__main__ import main, parse
 from train.config.finetune import EpochFlags
+from train.config.optimizers import KNOBS
 from train.config.run import Pretrain, UserError
 from train.config.schedule import ScheduleFlags
 from train.config.stored import differences, read_config, settings_of
@@ -67,8 +68,11 @@ def test_a_config_file_does_not_name_the_folder(tmp_path: Path, capsys: pytest.C
 def test_settings_that_did_not_exist_yet_have_their_defaults(tmp_path: Path) -> None:
     settings = settings_of(pretrain("--seed", "3"))
     del settings["devices"], settings["model"]["remat"]
+    for name in (*KNOBS - {"basis", "blocks"}, "rule", "transport", "residual"):
+        del settings["optimizer"][name]
     config = read_config(write(tmp_path / "c.json", settings), Path("runs/x"))
     assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", "none", 3)
+    assert config.optimizer == pretrain("--seed", "3").optimizer
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tests.train.program.test_backward import NETWORK, SCHEDULE, TASK
-from train.config.run import OptimizerFlags
+from train.config.optimizer_flags import OptimizerFlags
 from train.plan.cost import step_operations
 from train.program.program import make_program
 from train.program.sharding import make_mesh

@@ -11,8 +11,8 @@ import pytest
 
 from models import LlamaConfig
 from tests.util import long_but
+from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import OptimizerFlags
 from train.config.schedule import ScheduleFlags
 from train.program.program import make_program
 from train.program.sharding import make_mesh

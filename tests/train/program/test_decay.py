@@ -12,8 +12,8 @@ import optax
 import pytest
 
 from tests.util import long_but
+from train.config.optimizer_flags import Decay, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import Decay, OptimizerFlags
 from train.config.schedule import ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule
 

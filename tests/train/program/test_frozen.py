@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from models import LlamaConfig
+from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
-from train.config.run import OptimizerFlags, UserError
+from train.config.run import UserError
 from train.config.schedule import ScheduleFlags
 from train.program.frozen import joined, parted
 from train.program.program import Program, make_program

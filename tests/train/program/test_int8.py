@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.train.program.test_backward import NETWORK, SCHEDULE, TASK, rows
-from train.config.run import OptimizerFlags
+from train.config.optimizer_flags import OptimizerFlags
 from train.program.optimizer import as_floats, in_8_bits
 from train.program.program import make_program
 from train.program.sharding import make_mesh

@@ -1,5 +1,6 @@
 """Every optimizer by name: its row is true of the library, and the trainer's flags reach it."""
 
+import dataclasses
 import functools
 import inspect
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 import grass_optax
 from grass_optax.bases import blocks
 from tests.util import OF_CHEAP_KINDS, long_but
-from train.config.optimizers import OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
-from train.config.run import OptimizerFlags
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.optimizers import KNOBS, OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
 from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
-from train.program.optimizer import MAX_NORM_GROWTH, diagnostics, make_optimizer, state_bytes
+from train.program.optimizer import diagnostics, make_optimizer, state_bytes
 from train.storage.quantities import DIAGNOSTICS
 
 SCHEDULE = ScheduleFlags(steps=20, warmup=0)
@@ -64,8 +65,10 @@ def test_a_row_has_the_defaults_of_the_function(name: OptimizerName) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_lists_the_arguments_that_the_function_takes(name: OptimizerName) -> None:
     defaults, row = signature(name), OPTIMIZERS[name]
-    of_a_jump = {"basis", "blocks"} if "basis" in defaults else set()  # badam's blocks are something else
-    assert row.takes == defaults.keys() & (SPLIT_ARGUMENTS | of_a_jump | {row.gap_argument})
+    knobs = KNOBS if "basis" in defaults else KNOBS - {"blocks"}  # badam's blocks are something else
+    assert row.takes == defaults.keys() & (SPLIT_ARGUMENTS | knobs | {row.gap_argument})
+    flags = {field.name: field.default for field in dataclasses.fields(OptimizerFlags)}
+    assert all(flags[name] == defaults[name] for name in row.takes & KNOBS & flags.keys())
     assert (row.update_proj_gap is not None) == (row.gap_argument in row.takes)
     # Everything else has a default, so a row that lacks something is a TypeError here.
     required = {argument for argument, default in defaults.items() if default is inspect.Parameter.empty}
@@ -81,6 +84,47 @@ def test_a_number_of_blocks_arrives() -> None:
     state = optimizer("grassjump", basis="blocks:2").init(PARAMS)
     basis = optax.tree_utils.tree_get(state, "SplitState").basis["layers"]["up"]["kernel"]
     assert basis.blocks.shape == (2, 2, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("grassjump", {"rule": "random_jump", "completion": "isotropic"}),
+        ("grasswalk", {"rule": "random_walk", "max_norm_growth": 1.5}),
+        ("subtrack", {"rule": "tracking", "step_size": 10.0}),
+        ("subtrack_grad", {"rule": "tracking", "transport": "keep", "residual": "dropped"}),
+        ("fira", {"rule": "svd", "transport": "keep", "max_norm_growth": None}),
+    ],
+)
+def test_published_methods_are_cells_of_the_grid_of_axes(name: OptimizerName, axes: dict[str, Any]) -> None:
+    """Over two refreshes, bit for bit; a knob reaches the method and the grid alike."""
+    own = {flag: value for flag, value in axes.items() if flag in KNOBS}
+    published, assembled = optimizer(name, **own), optimizer("assemble", **axes, scale=OPTIMIZERS[name].scale)
+    results = [updates_of(tx) for tx in (published, assembled)]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *results)))
+    if own:
+        plain = updates_of(optimizer(name))
+        assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, results[0], plain)))
+
+
+def updates_of(tx: optax.GradientTransformation) -> list[Any]:
+    """Updates of gradients that change and grow, so that a limit is felt."""
+    state, found, update = tx.init(PARAMS), [], jax.jit(tx.update)
+    for step in range(5):
+        grads = jax.tree.map(lambda x, t=step: (1 + t) * x, random_tree(step))
+        updates, state = update(grads, state, PARAMS)
+        found.append(updates)
+    return found
+
+
+def test_a_frozen_subspace_stays_where_it_began() -> None:
+    tx = optimizer("assemble", rule="frozen", residual="sign", transport="reset")
+    state, bases = tx.init(PARAMS), []
+    for step in range(5):
+        _, state = jax.jit(tx.update)(random_tree(step), state, PARAMS)
+        bases.append(optax.tree_utils.tree_get(state, "SplitState").basis["layers"]["up"]["kernel"])
+    assert np.any(bases[0])
+    assert all(np.array_equal(basis, bases[0]) for basis in bases)
 
 
 def test_every_method_of_the_library_has_a_row() -> None:
@@ -114,7 +158,9 @@ def has_limit(name: OptimizerName) -> bool:
 
 
 def test_the_limit_is_that_of_the_library() -> None:
-    assert {signature(name)["max_norm_growth"] for name in filter(has_limit, METHODS)} == {MAX_NORM_GROWTH}
+    assert {signature(name)["max_norm_growth"] for name in filter(has_limit, METHODS)} == {
+        OptimizerFlags.max_norm_growth
+    }
 
 
 def test_arguments_have_the_names_of_the_function() -> None:

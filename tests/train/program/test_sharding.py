@@ -10,7 +10,8 @@ from jax.sharding import AbstractMesh, AxisType
 
 from models import CONFIGS
 from tests.train.small_run import SAME_LOSS, STEADY, Launcher, losses
-from train.config.run import OptimizerFlags, UserError
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.run import UserError
 from train.config.schedule import ScheduleFlags
 from train.plan.cost import device_bytes
 from train.program import sharding

@@ -13,8 +13,8 @@ import pytest
 
 from models import LlamaConfig
 from tests.util import long_but
+from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import OptimizerFlags
 from train.config.schedule import ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
 from train.program.program import make_program

@@ -8,8 +8,9 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # private: what asks for a GPU is replaced
 
 from tests.util import long_but
+from train.config.optimizer_flags import OptimizerFlags, default_optimizer
 from train.config.optimizers import OPTIMIZERS, OptimizerName
-from train.config.run import DataFlags, ModelFlags, OptimizerFlags, default_optimizer
+from train.config.run import DataFlags, ModelFlags
 from train.config.schedule import ScheduleFlags
 from train.program.program import make_program, pretraining
 from train.program.sharding import make_mesh

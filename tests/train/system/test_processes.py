@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from tests.train.small_run import ROOT, SAME_LOSS, STEADY, Job, Launcher, free_port, losses
-from train.config.run import ProcessFlags, UserError
+from train.config.machine_flags import ProcessFlags
+from train.config.run import UserError
 from train.program import sharding
 from train.system.processes import joined
 

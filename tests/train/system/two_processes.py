@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from train.config.run import DataFlags, ProcessFlags, UserError
+from train.config.machine_flags import ProcessFlags
+from train.config.run import DataFlags, UserError
 from train.data.windows import training_rows, training_windows
 from train.program.sharding import AXES, batch_sharding, place_batch
 from train.storage.folder import RunFolder

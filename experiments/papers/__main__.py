@@ -1,0 +1,33 @@
+"""Print what the experiments are, how many runs they have, and what these would cost."""
+
+from experiments.papers import (
+    ablation,
+    interval,
+    limiter,
+    long_run,
+    main_comparison,
+    rank,
+    step_size,
+    wall_time,
+)
+from experiments.papers.scales import SCALES, seconds_of
+from experiments.papers.tables import duration
+from experiments.study import row
+
+MODULES = (main_comparison, ablation, rank, interval, limiter, step_size, long_run, wall_time)
+
+
+def overview() -> str:
+    """A Markdown table: the runs of each experiment at each scale, and an estimate of the time."""
+    lines = [row("experiment", "of", *(f"`--scale {name}`" for name in SCALES)), "|---|---|" + "---:|" * len(SCALES)]
+    for module in MODULES:
+        experiment, costs = module.EXPERIMENT, []
+        for scale in SCALES.values():
+            runs = list(dict.fromkeys([*experiment.rate_runs(scale), *experiment.runs(scale, {})]))
+            costs.append(f"{len(runs)} runs, {duration(sum(seconds_of(run, scale) for run in runs))}")
+        lines.append(row(f"`{module.__name__.rpartition('.')[2]}`", experiment.source, *costs))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(overview())

@@ -1,0 +1,59 @@
+"""What every experiment does when it is run as a module."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.papers.drawing import figure
+from experiments.papers.experiment import Experiment
+from experiments.papers.scales import SCALES
+from experiments.papers.tables import report, to_do
+from experiments.papers.trained import STUDY, Outcome, Run
+from experiments.study import command_line
+from train.config.run import UserError
+from train.storage.metrics import save_figure
+
+BEGIN, END = "<!-- tables -->\n", "\n<!-- end of tables -->"
+
+
+def main(experiment: Experiment, description: str | None) -> None:
+    """Make what is missing, then print the tables and write them and the figure."""
+    parser = command_line(description, experiment.results)
+    parser.add_argument("--scale", choices=tuple(SCALES), default="cpu", help="how large the runs are")
+    parser.add_argument("--list", "--dry-run", action="store_true", help="only list what is missing, and its cost")
+    parser.add_argument("--seeds", type=int, help="make the first seeds only")
+    parser.add_argument("--default-rates", action="store_true", help="try no learning rates yet")
+    args = parser.parse_args()
+    scale = SCALES[args.scale]
+    some = scale if args.seeds is None else dataclasses.replace(scale, seeds=scale.seeds[: args.seeds])
+    if args.list:
+        print(to_do(experiment, some, STUDY.read(args.results)))
+        return
+    if not args.report:
+        try:
+            if not args.default_rates:
+                STUDY.make(experiment.rate_runs(some), args.results, args.workers)
+            STUDY.make(experiment.runs(some, STUDY.read(args.results)), args.results, args.workers)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+    outcomes = STUDY.read(args.results)
+    print(report(experiment, outcomes))
+    if not args.report:
+        write_page(experiment, args.results, outcomes)
+
+
+def write_page(experiment: Experiment, results: Path, outcomes: Mapping[Run, Outcome]) -> None:
+    """Write the figures beside the results, and the tables into the page, if there is one."""
+    for name in SCALES:
+        if drawn := figure(experiment, name, outcomes):
+            save_figure(drawn, results.with_name(f"{results.stem}-{name}.png"))
+    write_tables(results.with_suffix(".md"), report(experiment, outcomes))
+
+
+def write_tables(page: Path, tables: str) -> None:
+    """Put tables between the marks of a page, if there is one."""
+    if page.exists():
+        before, _, rest = page.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")

@@ -1,0 +1,147 @@
+"""What a table or a figure of a paper is: arms, and how their runs follow from a scale."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.papers.scales import Scale
+from experiments.papers.trained import Outcome, Run
+from train.config.axes import idle
+from train.config.optimizer_flags import OptimizerFlags
+from train.config.optimizers import OPTIMIZERS
+from train.config.presets import PRESETS
+from train.config.run import ModelFlags, Pretrain, defaults
+from train.config.schedule import ScheduleFlags
+
+RESULTS = Path("docs/results")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A row of a table, or a point of a figure.
+
+    Attributes:
+      method: What is compared. All arms of a method have the learning rate of its first.
+      optimizer: Its optimizer.
+      x: Where the point is; None for a row.
+      settings: Flags of the optimizer, or steps, in place of those of the scale.
+      preset: The trainer's --preset, in place of that of the scale.
+      printed: What the paper prints for it.
+    """
+
+    method: str
+    optimizer: str
+    x: float | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preset: str | None = None
+    printed: str = "-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table or a figure.
+
+    Attributes:
+      name: Of its files in docs/results.
+      title: Of its tables.
+      source: The paper and the table.
+      arms: Its arms at a scale; the first is the reference.
+      x: Name and unit of what the arms differ in; empty for rows.
+      metric: "eval_loss" or "seconds".
+      tunes: Whether each method has the best of some learning rates. False for times, which do not
+        depend on it.
+    """
+
+    name: str
+    title: str
+    source: str
+    arms: Callable[[Scale], Sequence[Arm]]
+    x: str = ""
+    metric: str = "eval_loss"
+    tunes: bool = True
+
+    @property
+    def results(self) -> Path:
+        """The file of the finished runs."""
+        return RESULTS / f"{self.name}.jsonl"
+
+    def rate_runs(self, scale: Scale) -> list[Run]:
+        """The runs that choose the learning rate of each method, on a seed of their own."""
+        if not self.tunes or len(scale.factors) == 1:
+            return []
+        return [run for arm in _firsts(self.arms(scale)) for run in trials(scale, arm)]
+
+    def runs(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
+        """The runs of all arms: whole seeds first, so that one cut short is comparable."""
+        return [run for seed in scale.seeds for run in self.by_arm(scale, outcomes, seed)]
+
+    def by_arm(self, scale: Scale, outcomes: Mapping[Run, Outcome], seed: int) -> list[Run]:
+        """The run of each arm with a seed, each at the rate of its method."""
+        arms = self.arms(scale)
+        rates = {arm.method: best_rate(scale, arm, outcomes) for arm in _firsts(arms)}
+        return [run_of(scale, arm, seed, rates[arm.method]) for arm in arms]
+
+
+def _firsts(arms: Sequence[Arm]) -> list[Arm]:
+    found: dict[str, Arm] = {}
+    for arm in arms:
+        found.setdefault(arm.method, arm)
+    return list(found.values())
+
+
+def run_of(scale: Scale, arm: Arm, seed: int, learning_rate: float | None = None) -> Run:
+    """The run of an arm; without a learning rate, at the trainer's."""
+    config = _defaults_of(scale, arm)
+    row, flags = OPTIMIZERS[arm.optimizer], config.optimizer
+    settings = dict(arm.settings)
+    steps = settings.pop("steps", config.schedule.steps)
+    flags = dataclasses.replace(flags, **settings)
+    subspaces: dict[str, Any] = {"rank": scale.rank, "update_proj_gap": scale.update_proj_gap}
+    if arm.preset is None:
+        keeps = {*settings, *idle(flags)} if row.refreshes else {*settings, *idle(flags), "update_proj_gap"}
+        flags = dataclasses.replace(flags, **{name: value for name, value in subspaces.items() if name not in keeps})
+    names = {field.name for field in dataclasses.fields(Run)}
+    of_optimizer = {name: value for name, value in dataclasses.asdict(flags).items() if name in names}
+    if learning_rate is not None:
+        of_optimizer["learning_rate"] = learning_rate
+    return Run(
+        model=config.model.model,
+        precision=config.model.precision,
+        data=scale.data,
+        batch_size=config.data.batch_size,
+        accumulate=config.data.accumulate,
+        steps=steps,
+        seed=seed,
+        **of_optimizer,
+    )
+
+
+def _defaults_of(scale: Scale, arm: Arm) -> Pretrain:
+    preset = arm.preset or scale.preset
+    model = scale.model if preset is None else PRESETS[preset].model
+    steps = scale.steps if arm.preset is None else PRESETS[arm.preset].steps
+    parsed = Pretrain(
+        run_dir=Path(),
+        preset=preset,
+        model=ModelFlags(model=model),
+        optimizer=OptimizerFlags(optimizer=arm.optimizer),
+        schedule=ScheduleFlags(steps=steps),
+    )
+    return defaults(parsed)
+
+
+def trials(scale: Scale, arm: Arm) -> list[Run]:
+    """The runs of an arm with each rate that is tried."""
+    usual = run_of(scale, arm, scale.seed_of_rates)
+    return [usual.at(learning_rate=factor * usual.learning_rate) for factor in scale.factors]
+
+
+def best_rate(scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> float:
+    """The rate of the least loss if all were tried, else the trainer's."""
+    tried = trials(scale, arm)
+    losses = {run: outcomes[run].eval_loss for run in tried if run in outcomes}
+    finite = {run: loss for run, loss in losses.items() if loss is not None}
+    if len(losses) < len(tried) or not finite:
+        return run_of(scale, arm, scale.seed_of_rates).learning_rate
+    return min(finite, key=finite.__getitem__).learning_rate

@@ -1,0 +1,76 @@
+"""How large the runs of an experiment are: what a CPU can do, a GPU, or what the papers have."""
+
+import dataclasses
+
+from experiments.papers.trained import Run
+from models.config import CONFIGS
+from models.parameters import count_parameters
+
+C4 = "hf:allenai/c4,en"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The size of runs.
+
+    Attributes:
+      preset: The settings of the trainer's --preset; None for the defaults of `model`.
+      model: Size of the model, if there is no preset.
+      data: The text.
+      steps: Updates.
+      rank, update_proj_gap: The subspaces, where they are not what is swept.
+      seeds: Those that are reported.
+      seed_of_rates: The one by which learning rates are chosen.
+      factors: Of the trainer's default rate, to choose from; those of the papers are not tuned.
+      flops_per_second: What an estimate of the time assumes.
+    """
+
+    preset: str | None
+    model: str
+    data: str
+    steps: int
+    rank: int
+    update_proj_gap: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seed_of_rates: int = 100
+    factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    flops_per_second: float
+
+
+SCALES = {
+    "cpu": Scale(
+        preset=None,
+        model="tiny",
+        data="stdlib",
+        steps=300,
+        rank=32,
+        update_proj_gap=20,
+        flops_per_second=4e10,
+    ),
+    "gpu": Scale(
+        preset="subtrack-60m",
+        model="60m",
+        data=C4,
+        steps=10_000,
+        rank=128,
+        update_proj_gap=100,
+        flops_per_second=1e14,
+    ),
+    "paper": Scale(
+        preset="paper-1b",
+        model="1b",
+        data=C4,
+        steps=10_000,
+        rank=512,
+        update_proj_gap=100,
+        seeds=(0,),
+        factors=(1.0,),
+        flops_per_second=5e13,  # an A6000's in the papers: 417 minutes for AdamW
+    ),
+}
+
+
+def seconds_of(run: Run, scale: Scale) -> float:
+    """An estimate of the time of a run, from six operations for each parameter and token."""
+    tokens = run.steps * run.batch_size * run.config().data.seq_len
+    return 6 * count_parameters(CONFIGS[run.model]) * tokens / scale.flops_per_second

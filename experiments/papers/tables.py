@@ -1,0 +1,121 @@
+"""The table of an experiment in Markdown, and how much is left to do."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from experiments.papers.experiment import Arm, Experiment, best_rate
+from experiments.papers.scales import SCALES, Scale, seconds_of
+from experiments.papers.trained import Outcome, Run
+from experiments.study import row
+
+HEAD = ("method", "setting", "rate", "seeds", "loss", "from the first, by seed", "minutes", "state, MB", "printed")
+Found = dict[int, Outcome]  # by seed
+
+
+def report(experiment: Experiment, outcomes: Mapping[Run, Outcome]) -> str:
+    """The tables of all scales that have runs."""
+    texts = [table(experiment, name, outcomes) for name in SCALES]
+    return "\n\n".join(text for text in texts if text)
+
+
+def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) -> str:
+    """The table of a scale; empty if it has no runs."""
+    scale = SCALES[name]
+    arms, found = experiment.arms(scale), found_by_arm(experiment, scale, outcomes)
+    if not any(found):
+        return ""
+    reference = next(of_seed for of_seed in found if of_seed)
+    lines = [
+        f"**{experiment.title}**, --scale {name}: {described(scale, found)}.",
+        "",
+        row(*HEAD),
+        "|---|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for arm, of_seed in zip(arms, found, strict=True):
+        if of_seed:
+            lines.append(row(*cells(experiment, scale, arm, of_seed, reference, outcomes)))
+    missing = [run for run in experiment.runs(scale, outcomes) if run not in outcomes]
+    untried = [run for run in experiment.rate_runs(scale) if run not in outcomes]
+    if missing or untried:
+        lines += ["", f"Not made yet: {len(missing)} runs of the table, {len(untried)} that choose rates."]
+    return "\n".join(lines)
+
+
+def found_by_arm(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Found]:
+    """The outcomes of each arm by seed, at the rate of its method."""
+    by_seed = {seed: experiment.by_arm(scale, outcomes, seed) for seed in scale.seeds}
+    return [
+        {seed: outcomes[runs[number]] for seed, runs in by_seed.items() if runs[number] in outcomes}
+        for number in range(len(experiment.arms(scale)))
+    ]
+
+
+def cells(
+    experiment: Experiment,
+    scale: Scale,
+    arm: Arm,
+    found: Found,
+    reference: Found,
+    outcomes: Mapping[Run, Outcome],
+) -> list[str]:
+    """The cells of an arm."""
+    first = next(one for one in experiment.arms(scale) if one.method == arm.method)
+    losses, base = losses_of(found), losses_of(reference)
+    differences = [f"{losses[seed] - base[seed]:+.3f}" for seed in losses if seed in base]
+    seconds = [outcome.seconds for outcome in found.values() if outcome.seconds is not None]
+    state = [outcome.optimizer_bytes for outcome in found.values() if outcome.optimizer_bytes is not None]
+    return [
+        arm.method,
+        "-" if arm.x is None else f"{experiment.x.split(',')[0]} = {arm.x:g}",
+        f"{best_rate(scale, first, outcomes):g}",
+        str(len(found)),
+        "diverged" if len(losses) < len(found) else spread(list(losses.values())),
+        "-" if found is reference else ", ".join(differences) or "-",
+        f"{statistics.median(seconds) / 60:.2f}" if seconds else "-",
+        f"{state[0] / 1e6:.2f}" if state else "-",
+        arm.printed,
+    ]
+
+
+def losses_of(found: Found) -> dict[int, float]:
+    """The losses of the seeds that did not diverge."""
+    return {seed: outcome.eval_loss for seed, outcome in found.items() if outcome.eval_loss is not None}
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation if there are several."""
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def described(scale: Scale, found: Sequence[Found]) -> str:
+    """The runs, and where they come from."""
+    outcomes = [outcome for of_seed in found for outcome in of_seed.values()]
+
+    def of(name: str) -> str:
+        return ", ".join(sorted({str(getattr(outcome, name)) for outcome in outcomes}))
+
+    return (
+        f"{scale.model}, {scale.steps} steps, r = {scale.rank}, T = {scale.update_proj_gap}, {scale.data} of hash "
+        f"{of('corpus')[:12]}; on {of('device')}, {of('date')}, commit {of('commit')}"
+    )
+
+
+def to_do(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> str:
+    """The runs that are missing, and an estimate of their time."""
+    runs = [*experiment.rate_runs(scale), *experiment.runs(scale, outcomes)]
+    missing = [run for run in dict.fromkeys(runs) if run not in outcomes]
+    lines = []
+    for run in missing:
+        shown = f"{run.optimizer} rate {run.learning_rate:g} scale {run.scale:g} r {run.rank} T {run.update_proj_gap}"
+        lines.append(f"{shown} steps {run.steps} seed {run.seed}: {duration(seconds_of(run, scale))}")
+    total = sum(seconds_of(run, scale) for run in missing)
+    return "\n".join([*lines, f"{len(missing)} runs are missing: about {duration(total)} of one after another"])
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which there is one."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

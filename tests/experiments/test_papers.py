@@ -1,0 +1,192 @@
+"""The papers' experiments: `pretrain` accepts every run, and the tables say what was found."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.papers import ablation, ackley, command, interval, limiter, step_size, trained
+from experiments.papers.__main__ import MODULES, overview
+from experiments.papers.drawing import figure
+from experiments.papers.experiment import Experiment, best_rate, run_of
+from experiments.papers.scales import SCALES
+from experiments.papers.tables import report, to_do
+from experiments.papers.trained import STUDY, Outcome, Run
+from train.__main__ import parse
+from train.config.mistakes import check_effect
+from train.config.optimizer_flags import default_optimizer
+from train.config.presets import PRESETS
+from train.config.run import DIVERGED, Pretrain
+from train.config.stored import settings_of
+from train.config.validate import check
+
+CPU = SCALES["cpu"]
+OUTCOME = Outcome(4.0, 60.0, 2_000_000, None, device="abacus", corpus="of the text", commit="abc", date="2026-01-01")
+GRID: Experiment = ablation.EXPERIMENT
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_every_run_is_one_that_pretrain_accepts(module: Any, scale: str) -> None:
+    experiment, size = module.EXPERIMENT, SCALES[scale]
+    arms = experiment.arms(size)
+    assert len({(arm.method, arm.x) for arm in arms}) == len(arms)
+    assert size.seed_of_rates not in size.seeds
+    for run in {*experiment.rate_runs(size), *experiment.by_arm(size, {}, seed=0)}:
+        config = run.config()
+        check(config)
+        if size.preset is None:  # a preset gives all optimizers a rank
+            usual = default_optimizer(run.optimizer, run.model)
+            check_effect(config, dataclasses.replace(config, optimizer=usual))
+
+
+def test_a_run_at_the_scale_of_the_paper_has_the_paper_s_settings() -> None:
+    (run,) = [run for run in GRID.runs(SCALES["paper"], {}) if (run.rule, run.residual) == ("frozen", "recovery")]
+    column = PRESETS["paper-1b"]
+    assert (run.model, run.batch_size, run.accumulate, run.steps) == ("1b", 64, 2, 10_000)
+    assert (run.rank, run.learning_rate, run.precision) == (column.rank, column.learning_rate, "bfloat16")
+    assert GRID.rate_runs(SCALES["paper"]) == []
+
+
+def test_a_run_is_a_command_line_of_pretrain() -> None:
+    arm = next(arm for arm in GRID.arms(CPU) if arm.method == "tracking + RS")
+    config = run_of(CPU, arm, seed=2).config()
+    words = "--optimizer assemble --rule tracking --transport keep --update-proj-gap 20 --seed 2 --sample-tokens 0"
+    plain = parse(["pretrain", "--run-dir", "x", "--save-every", "1000", "--save-minutes", "10", *words.split()])
+    assert isinstance(plain, Pretrain)
+    assert settings_of(config) == settings_of(plain)
+
+
+def test_no_limit_and_random_angles_are_what_the_library_calls_none() -> None:
+    growths = {run.max_norm_growth for run in limiter.EXPERIMENT.by_arm(CPU, {}, seed=0)}
+    assert growths == {0.1, 1.01, 10.0, None}
+    assert step_size.EXPERIMENT.by_arm(CPU, {}, seed=0)[0].step_size is None
+    assert {run.update_proj_gap for run in interval.EXPERIMENT.by_arm(SCALES["gpu"], {}, 0)} == set(interval.INTERVALS)
+
+
+def test_a_rate_is_chosen_by_a_seed_of_its_own_when_all_were_tried() -> None:
+    arm = GRID.arms(CPU)[0]
+    tried = [run for run in GRID.rate_runs(CPU) if run.transport == "keep" and run.residual == "dropped"][:3]
+    losses = dict(zip(tried, (4.2, None, 4.1), strict=True))
+    outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
+    assert best_rate(CPU, arm, outcomes) == tried[2].learning_rate == 2 * tried[1].learning_rate
+    assert best_rate(CPU, arm, dict(list(outcomes.items())[:2])) == tried[1].learning_rate
+    assert {run.learning_rate for run in GRID.by_arm(CPU, outcomes, 0)[:1]} == {tried[2].learning_rate}
+
+
+def found(*losses: tuple[int, int, float | None]) -> dict[Run, Outcome]:
+    """Outcomes of arms of the grid, each (number, seed, loss)."""
+    return {GRID.by_arm(CPU, {}, seed)[number]: OUTCOME._replace(eval_loss=loss) for number, seed, loss in losses}
+
+
+def test_the_table_has_means_differences_by_seed_and_what_is_missing() -> None:
+    outcomes = found((0, 0, 4.0), (0, 1, 4.2), (1, 0, 4.1), (1, 1, 4.1), (2, 0, None))
+    text = report(GRID, outcomes)
+    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert rows["| jump"] == "| jump | - | 0.005 | 2 | 4.100 ± 0.141 | - | 1.00 | 2.00 | 6.16 |"
+    assert rows["| jump + AO"] == "| jump + AO | - | 0.005 | 2 | 4.100 ± 0.000 | +0.100, -0.100 | 1.00 | 2.00 | 4.94 |"
+    assert "| 1 | diverged | - |" in rows["| jump + RS"]
+    assert "Not made yet: 46 runs of the table, 51 that choose rates." in text
+    assert "stdlib of hash of the text; on abacus, 2026-01-01, commit abc" in text
+    assert report(GRID, {}) == ""
+    assert to_do(GRID, CPU, outcomes).splitlines()[-1].startswith("97 runs are missing: about 3.3 hours")
+
+
+def test_the_figure_has_units_and_error_bars() -> None:
+    drawn = figure(GRID, "cpu", found((0, 0, 4.0), (0, 1, 4.2), (1, 0, 4.1)))
+    assert drawn is not None
+    (axes,) = drawn.axes
+    assert axes.get_xlabel() == "held-out loss (nats per token)"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["jump", "jump + AO"]
+    first = axes.containers[0].lines[2][0].get_segments()[0]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(first[:, 0], 4.1 + np.array([-1, 1]) * 0.02**0.5)
+    assert figure(GRID, "gpu", {}) is None
+    runs = limiter.EXPERIMENT.by_arm(CPU, {}, seed=0)
+    swept = figure(limiter.EXPERIMENT, "cpu", dict.fromkeys(runs, OUTCOME))
+    assert swept is not None
+    assert swept.axes[0].get_xlabel() == "zeta, the largest growth (100: no limit)"
+    assert [text.get_text() for text in swept.axes[0].get_legend().get_texts()] == ["grasswalk", "grassjump"]  # type: ignore[union-attr]
+
+
+def test_a_finished_run_is_not_made_again_and_a_diverged_one_has_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "RUNS", tmp_path)
+    made = []
+
+    def child(config: Pretrain, folder: Any, poll: object) -> int:
+        folder.path.mkdir()
+        settings = {"config": settings_of(config), "data_fingerprint": "a text"}
+        (folder.path / "config.json").write_text(json.dumps(settings))
+        (folder.path / "metrics.jsonl").write_text('{"step": 1, "loss": 5.0, "seconds": 7.5}\n')
+        made.append(config.optimizer.rule)
+        if config.optimizer.rule == "svd":
+            return DIVERGED
+        summary = {"eval_loss": 4.5, "optimizer_bytes": 12, "device": "abacus"}
+        (folder.path / "summary.json").write_text(json.dumps(summary))
+        return 0
+
+    monkeypatch.setattr(trained, "run_child", child)
+    run = GRID.by_arm(CPU, {}, seed=0)[0]
+    outcome = trained.train(run)
+    assert trained.train(run) == outcome
+    assert outcome[:3] == (4.5, 7.5, 12)
+    assert (outcome.corpus, outcome.device, made) == ("a text", "abacus", ["random_jump"])
+    diverged = trained.train(run.at(rule="svd"))
+    assert (diverged.eval_loss, diverged.seconds) == (None, 7.5)
+    path = tmp_path / "runs.jsonl"
+    path.write_text(STUDY.line(run, outcome))
+    assert STUDY.read(path) == {run: outcome}
+
+
+def test_the_command_lists_what_is_missing_and_writes_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "ablation.jsonl"
+    outcomes = found((0, 0, 4.0))
+    results.write_text("".join(STUDY.line(run, outcome) for run, outcome in outcomes.items()))
+    monkeypatch.setattr("sys.argv", ["ablation", "--list", "--seeds", "1", "--results", str(results)])
+    command.main(GRID, None)
+    assert "67 runs are missing" in capsys.readouterr().out
+    page = results.with_suffix(".md")
+    page.write_text("# Title\n\n<!-- tables -->\nold\n<!-- end of tables -->\nend\n")
+    command.write_page(GRID, results, outcomes)
+    text = page.read_text()
+    assert text.startswith("# Title\n\n<!-- tables -->\n\n**Parts of a method**")
+    assert text.endswith("<!-- end of tables -->\nend\n")
+    assert "old" not in text
+    assert (tmp_path / "ablation-cpu.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_has_the_overview() -> None:
+    assert overview() in (Path(__file__).parents[2] / "docs" / "results" / "papers.md").read_text()
+
+
+def test_ackley_is_least_at_zero_and_columns_stay_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [float(ackley.height(np.array(point, np.float32))) for point in ([0, 0], [1, 0], [0.05, 0.0])]
+    assert at[0] == pytest.approx(0, abs=1e-5)
+    assert at[1] > at[2] > 0.01
+    monkeypatch.setattr(ackley, "STEPS", 12)
+    monkeypatch.setattr(ackley, "STARTS", 4)
+    found = ackley.paths(ackley.Run(method="no recovery, jump", scale=1.0, learning_rate=0.1))
+    assert found.shape == (13, 4, 2)
+    steps = np.diff(found[:11], axis=0)  # within an interval all steps of a point are on one line
+    across = steps[0, :, 0] * steps[5, :, 1] - steps[0, :, 1] * steps[5, :, 0]
+    np.testing.assert_allclose(across, 0, atol=1e-6)
+
+
+@pytest.mark.long
+def test_an_experiment_makes_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real run of a few updates, resumed by its results."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    run = GRID.by_arm(CPU, {}, seed=0)[0].at(steps=3)
+    STUDY.make([run], tmp_path / "runs.jsonl", workers=1)
+    outcome = STUDY.read(tmp_path / "runs.jsonl")[run]
+    assert outcome.eval_loss is not None
+    assert 5 < outcome.eval_loss < 7.8
+    assert outcome.optimizer_bytes

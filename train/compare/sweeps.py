@@ -1,0 +1,122 @@
+"""What --sweep says: a setting of the runs, and the values that it takes.
+
+The best learning rate and the best scale are chosen for each row of the table; the values of any
+other setting are rows of their own.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from train.config.run import UserError
+from train.config.schedule import ScheduleFlags, default_warmup
+from train.config.stored import COMMANDS, Run, groups_of
+from train.config.validate import refuse
+
+CHOSEN = ("learning_rate", "scale")
+# Groups with settings that may differ between runs. Others say what a run reports, and where it is.
+GROUPS = ("optimizer", "schedule", "data", "model", "start")
+# These have flags of their own, or would change the text and what is scored.
+COMMON = frozenset(
+    ("optimizer", "seed", "model", "init_from", "init_step", "task", "data", "data_megabytes", "held_out", "seq_len")
+    + ("tokenizer", "vocab_size", "end_of_text", "skip_unreadable", "text_fields", "label_field", "cache_dir", "freeze")
+)
+
+
+class Sweep(NamedTuple):
+    """A setting and its values.
+
+    Attributes:
+      text: What the command line says.
+      group, name: The setting.
+      values: What it takes, in the order of the command line.
+    """
+
+    text: str
+    group: str
+    name: str
+    values: tuple[Any, ...]
+
+
+def sweeps_of(texts: Sequence[str], command: type[Run]) -> list[Sweep]:
+    """Read the sweeps of a command line.
+
+    Raises:
+      UserError: For a text that is no sweep, a setting that cannot be swept, and a value that it
+        cannot take.
+    """
+    found = [_sweep(text, command) for text in texts]
+    for number, sweep in enumerate(found):
+        if sweep.name in [other.name for other in found[:number]]:
+            refuse("sweep", sweep.text, f"sweeps {sweep.name} a second time: give all its values at once")
+    return found
+
+
+def with_setting(run: Run, group: str, name: str, value: Any) -> Run:
+    """Return a run with another value of a setting; a warm-up that follows the steps still does."""
+    flags = getattr(run, group)
+    changes = {name: value}
+    if name == "steps" and isinstance(flags, ScheduleFlags) and flags.warmup == default_warmup(flags.steps):
+        changes["warmup"] = default_warmup(value)
+    return dataclasses.replace(run, **{group: dataclasses.replace(flags, **changes)})
+
+
+def _sweep(text: str, command: type[Run]) -> Sweep:
+    spelled, equals, listed = text.partition("=")
+    name = spelled.removeprefix("--").replace("-", "_")
+    kinds = _kinds(command)
+    if not equals or not listed:
+        refuse("sweep", text or "''", "needs a setting and values, for example --sweep rank=16,32")
+    if name not in kinds:
+        word = next(word for word, kind in COMMANDS.items() if kind is command)
+        refuse("sweep", text, f"is not possible: {spelled} is no setting of {word} that may differ between runs")
+    group, kind = kinds[name]
+    values = tuple(_value(kind, word, text) for word in listed.split(","))
+    if len(set(values)) < len(values):
+        refuse("sweep", text, "contains a value twice: give each once")
+    return Sweep(text, group, name, values)
+
+
+def _kinds(command: type[Run]) -> dict[str, tuple[str, Any]]:
+    """Return the group and the type of each setting that may be swept."""
+    return {
+        name: (group, kind)
+        for group, flags in groups_of(command).items()
+        if group in GROUPS
+        for name, kind in get_type_hints(flags).items()
+        if name not in COMMON
+    }
+
+
+def _value(kind: Any, word: str, text: str) -> Any:
+    """Return the value that a word stands for, of a setting of type `kind`."""
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for option in options:
+        try:
+            value = _of_kind(option, word)
+        except ValueError:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            refuse("sweep", text, f"has the value {word}: it must be a finite number")
+        return value
+    choices = [str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    raise UserError(
+        f"--sweep {text} has the value {word!r}: it must be "
+        + (f"one of {', '.join(choices)}." if choices else "a number, as in --sweep rank=16,32.")
+    )
+
+
+def _of_kind(kind: Any, word: str) -> Any:
+    if get_origin(kind) is Literal:
+        kind = {str(choice): choice for choice in get_args(kind)}
+    if kind is types.NoneType:
+        kind = {"None": None}
+    if kind is bool:
+        kind = {"True": True, "False": False}
+    if isinstance(kind, dict):
+        if word not in kind:
+            raise ValueError(word)
+        return kind[word]
+    return kind(word)
