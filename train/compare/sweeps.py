@@ -10,10 +10,10 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from train.config.bounds import refuse
 from train.config.run import UserError
 from train.config.schedule import ScheduleFlags, default_warmup
 from train.config.stored import COMMANDS, Run, groups_of
-from train.config.validate import refuse
 
 CHOSEN = ("learning_rate", "scale")
 # Groups with settings that may differ between runs. Others say what a run reports, and where it is.
