@@ -9,10 +9,11 @@ from train.config.optimizer_flags import HAAR
 from train.config.run import Pretrain, UserError
 from train.config.stored import Run, settings_of
 from train.loop.diagnosis import Diagnosis
+from train.loop.given import Data, Tools
 from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
-from train.loop.trainer import Data, Diverged, Tools, Trainer
+from train.loop.trainer import Diverged, Trainer
 from train.program.program import Program
 from train.program.step import TrainState
 from train.storage.checkpoint import Checkpoints, bytes_of
