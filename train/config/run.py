@@ -227,6 +227,6 @@ def with_preset(config: Pretrain, parsed: Pretrain) -> Pretrain:
         preset=parsed.preset,
         model=dataclasses.replace(config.model, model=parsed.model.model, precision=PRECISION),
         data=dataclasses.replace(config.data, batch_size=preset.batch_size, accumulate=preset.accumulate),
-        optimizer=preset.optimizer(optimizer),
+        optimizer=preset.optimizer(optimizer, parsed.optimizer.rule),
         schedule=dataclasses.replace(config.schedule, steps=steps, warmup=default_warmup(steps)),
     )
