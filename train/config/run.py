@@ -73,7 +73,7 @@ class ModelFlags:
     """The model."""
 
     model: ModelName = "tiny"
-    """Size of the LLaMA model."""
+    """Size of the model: a LLaMA, or qwen2-1.5b."""
     vocab_size: int = CONFIGS["tiny"].vocab_size
     """Size of the vocabulary; that of the model by default, mostly 32000."""
     precision: PrecisionName = "float32"

@@ -162,6 +162,7 @@ def _how_to_plan(config: Run) -> str:
     words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]
     words += ["--mu-dtype", optimizer.mu_dtype, "--nu-dtype", optimizer.nu_dtype]
     words += ["--basis", optimizer.basis] if optimizer.basis != HAAR else []
-    words += ["--update-in-backward"] if optimizer.update_in_backward else []
+    if optimizer.update_in_backward:
+        words += ["--update-in-backward", "--clip-by", optimizer.clip_by, "--keep-every", optimizer.keep_every]
     words += ["--mesh", config.devices.mesh or "data=1"]
     return f"; python -m train plan {' '.join(map(str, words))} reports what it needs"

@@ -66,6 +66,7 @@ class Trainer:
         )
         self.saved_at = time.monotonic()
         self.in_flight: Report | None = None
+        self.limit = math.inf  # above which the loss of the update in flight is a spike
         jax.block_until_ready(self.state)  # so that no update is charged for drawing or reading it
         self.clock = time.perf_counter()
 
@@ -114,10 +115,11 @@ class Trainer:
             profile.start()
         batch = place_batch(self.program.batch, self.data.rows(self.step))
         self.diagnose_if_due(batch)
-        highest = (np.float32(self.skips.highest(self.step)),) if self.flags.skip_spikes else ()
-        self.state, report = self.train_step(self.state, batch, *highest)
+        limit = self.skips.highest(self.step)
+        limits = (np.float32(limit),) if self.flags.skip_spikes else ()
+        self.state, report = self.train_step(self.state, batch, *limits)
         self.record()
-        self.step, self.in_flight = self.step + 1, report
+        self.step, self.in_flight, self.limit = self.step + 1, report, limit
         if profile.is_over(self.step):
             self.record()
             profile.stop()
@@ -223,8 +225,7 @@ class Trainer:
         """Say why an update was skipped."""
         if not math.isfinite(loss):
             return "its loss is not finite"
-        is_spike = loss > self.skips.highest(self.step - 1)
-        return f"its loss {loss:.4f} is a spike" if is_spike else "its gradient is not finite"
+        return f"its loss {loss:.4f} is a spike" if loss > self.limit else "its gradient is not finite"
 
     def finish(self) -> None:
         """Write the results, last the summary, which marks the end."""
