@@ -61,24 +61,21 @@ def test_the_tangent_points_away_from_the_better_subspace():
     assert gained == pytest.approx(step * norm**2, rel=1e-3)
 
 
-@pytest.mark.parametrize("size", [1e30, 1e15, 1e-25])
-def test_the_relative_tangent_does_not_depend_on_the_size_of_the_gradient(size):
-    params = jax.random.normal(jax.random.key(0), (12, 20))
-    state = run(make("grassjump", rank=4), params, 1)[1][-1]
-    of_one, tangent = (error_tangent(state, x)[""] for x in (params, size * params))
+def test_the_relative_tangent_does_not_depend_on_the_size_of_the_gradient():
+    grads = jax.random.normal(jax.random.key(0), (8, 12))
+    state = run(make("grassjump", rank=4), grads, 1)[1][-1]
+    tangent_of = jax.jit(lambda grads: error_tangent(state, grads, k=2)[""])
+    of_one = tangent_of(grads)
     assert of_one.relative > 0.1
-    assert tangent.relative == pytest.approx(float(of_one.relative), rel=1e-5)
-    with np.errstate(over="ignore", under="ignore"):  # quadratic, so not all are numbers of float32
-        norm, values = (np.float32(np.float64(x) * size**2) for x in (of_one.norm, of_one.singular_values))
-    np.testing.assert_allclose(tangent.norm, norm, rtol=1e-5)
-    np.testing.assert_allclose(tangent.singular_values, values, rtol=1e-3)
-
-
-def test_a_gradient_that_is_not_finite_has_no_tangent():
-    params = jnp.ones((3, 5))
-    state = run(make("grassjump", rank=2), params, 1)[1][-1]
-    for broken in (jnp.nan, jnp.inf):
-        assert np.isnan(error_tangent(state, params.at[1, 2].set(broken))[""].relative)
+    for size in (1e30, 1e15, 1e-25):
+        tangent = tangent_of(size * grads)
+        np.testing.assert_allclose(tangent.relative, of_one.relative, rtol=1e-5)
+        with np.errstate(over="ignore", under="ignore"):  # quadratic, so not all are numbers of float32
+            norm, values = (np.float32(np.float64(x) * size**2) for x in (of_one.norm, of_one.singular_values))
+        np.testing.assert_allclose(tangent.norm, norm, rtol=1e-5)
+        np.testing.assert_allclose(tangent.singular_values, values, rtol=1e-3)
+    for broken in (jnp.nan, jnp.inf):  # and is seen where there is none
+        assert np.isnan(tangent_of(grads.at[1, 2].set(broken)).relative)
 
 
 def test_the_leading_subspace_has_no_tangent():
