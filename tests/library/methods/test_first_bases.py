@@ -43,6 +43,7 @@ def test_a_walk_turns_as_many_directions_by_as_much_as_asked(walk_rank):
         np.testing.assert_allclose(cosines, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_walk_without_a_step_size_turns_by_any_angle():
     tx = grass_optax.grasswalk(0.1, rank=RANK, update_proj_gap=1)
     states = run(tx, jnp.zeros(SHAPE), 40)[1]

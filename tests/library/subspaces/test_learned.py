@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from grass_optax import grassmann, subspaces
 from tests import tolerances
@@ -76,6 +77,7 @@ def test_coap_factorises_at_its_interval_and_takes_clipped_steps_between():
         assert 0 < float(jnp.linalg.norm(after - before)) <= 0.1 * (1 + 1e-6)  # rate 0.1, gradient clipped to 1
 
 
+@pytest.mark.long
 def test_coaps_cheap_svd_approaches_the_leading_singular_vectors():
     """Of a gradient whose singular values halve, by a factor of four at every refresh."""
     left, right = (grassmann.random_basis(jax.random.key(n), (n, 6), jnp.float32) for n in (M, N))

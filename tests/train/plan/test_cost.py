@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from tests.train.program.test_backward import NETWORK, SCHEDULE, TASK
 from train.config.optimizer_flags import OptimizerFlags
 from train.plan.cost import step_operations
@@ -14,6 +16,7 @@ def operations(task=TASK, weights="float", **flags):
     return step_operations(make_program(make_mesh("", 4), task, optimizer, SCHEDULE, seed=0, weights=weights))
 
 
+@pytest.mark.long
 def test_an_update_in_backward_has_the_operations_of_a_step_that_computes_blocks_again():
     """And one product a layer more, which the compiler drops: the last, whose result nothing
     reads.

@@ -95,6 +95,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(clip):
     chex.assert_trees_all_equal(after, before)
 
 
+@pytest.mark.long
 def test_bfloat16_weights_are_rounded_stochastically():
     """The same draws; bfloat16 gradients that are added in another order may differ."""
     network = dataclasses.replace(NETWORK, dtype="bfloat16", param_dtype="bfloat16")

@@ -56,6 +56,7 @@ def test_an_evaluation_reads_the_weights_as_they_are_stored():
     chex.assert_trees_all_equal_shapes_and_dtypes(run.read(state.params), run.weights)
 
 
+@pytest.mark.long
 def test_first_weights_are_those_of_a_run_in_floats():
     run = program(name="adamw")
     weights = jax.jit(lambda: TASK.draw(0))()
