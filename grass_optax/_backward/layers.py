@@ -13,6 +13,7 @@ from grass_optax._trees.mesh import is_mesh_free
 from grass_optax._trees.paths import leaf_path
 
 Stacks = list[Array]
+_TILE = 128  # the longer side of a tile of a TPU
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,13 @@ def in_order(x: Array) -> Array:
     """The array with its axes in memory in their order, as a program gets its arguments.
 
     A compiler chooses the layout of a stack by the products that read its layers, and copies the
-    whole stack if that is not the layout of the argument. With this it copies a layer. On a mesh
-    the constraint would gather the array, so there it is left out.
+    whole stack if that is not the layout of the argument. With this it copies a layer. Arguments
+    with an axis shorter than a tile have another order on a TPU, and on a mesh XLA on CPU copies
+    stacks because of the constraint, so there it is left out.
     """
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if is_mesh_free(x) else x
+    if min(x.shape[-2:], default=0) < _TILE or not is_mesh_free(x):
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def resized(tree: PyTree, is_stack: tuple[bool, ...], count: int) -> PyTree:
