@@ -27,7 +27,7 @@ from grass_optax import subspaces
 from grass_optax.residual import recovery
 from models.config import CONFIGS
 from train.config.optimizers import OPTIMIZERS, Optimizer
-from train.program.optimizer import stacked_kernels
+from train.program.kernels import stacked_kernels
 
 RESULTS = Path("docs/results/bases.jsonl")
 SEEDS, SEED_OF_RATES = (0, 1, 2, 3), 100

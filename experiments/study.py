@@ -113,11 +113,11 @@ def _keep_to_own_cores(numbers: Any, workers: int) -> None:
         os.sched_setaffinity(0, cores[number::workers] or cores)
 
 
-def command_line(description: str | None, results: Path) -> argparse.ArgumentParser:
-    """The flags that studies share."""
+def command_line(description: str | None, results: Path, workers: int | None = None) -> argparse.ArgumentParser:
+    """The flags that studies share; by default, as many workers as there are cores."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="only print the tables of the runs that are there")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--workers", type=int, default=workers or os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--results", type=Path, default=results, help="file of the finished runs")
     return parser
 

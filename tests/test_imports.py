@@ -29,7 +29,9 @@ PACKAGES = {
 }
 OURS = {*PACKAGES, "tests"}
 # The one file of the trainer that knows the library.
-WITH_THE_LIBRARY = {ROOT / "train" / "program" / "optimizer.py"}
+WITH_THE_LIBRARY = {
+    ROOT / "train" / "program" / f"{name}.py" for name in ("optimizer", "kernels", "measurements", "narrow_weights")
+}
 LIBRARY_NEEDS = {"jax", "optax", "jaxtyping", "numpy"}
 
 

@@ -9,7 +9,7 @@ from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment
 from experiments.papers.scales import SCALES
 from experiments.papers.tables import report, to_do
-from experiments.papers.trained import STUDY, Outcome, Run
+from experiments.papers.trained import Outcome, Run
 from experiments.study import command_line
 from train.config.run import UserError
 from train.storage.metrics import save_figure
@@ -19,7 +19,8 @@ BEGIN, END = "<!-- tables -->\n", "\n<!-- end of tables -->"
 
 def main(experiment: Experiment, description: str | None) -> None:
     """Make what is missing, then print the tables and write them and the figure."""
-    parser = command_line(description, experiment.results)
+    study, is_timed = experiment.study, experiment.metric == "seconds"
+    parser = command_line(description, experiment.results, workers=1 if is_timed else None)
     parser.add_argument("--scale", choices=tuple(SCALES), default="cpu", help="how large the runs are")
     parser.add_argument("--list", "--dry-run", action="store_true", help="only list what is missing, and its cost")
     parser.add_argument("--seeds", type=int, help="make the first seeds only")
@@ -28,16 +29,16 @@ def main(experiment: Experiment, description: str | None) -> None:
     scale = SCALES[args.scale]
     some = scale if args.seeds is None else dataclasses.replace(scale, seeds=scale.seeds[: args.seeds])
     if args.list:
-        print(to_do(experiment, some, STUDY.read(args.results)))
+        print(to_do(experiment, some, study.read(args.results)))
         return
     if not args.report:
         try:
             if not args.default_rates:
-                STUDY.make(experiment.rate_runs(some), args.results, args.workers)
-            STUDY.make(experiment.runs(some, STUDY.read(args.results)), args.results, args.workers)
+                study.make(experiment.rate_runs(some), args.results, args.workers)
+            study.make(experiment.runs(some, study.read(args.results)), args.results, args.workers)
         except UserError as error:
             sys.exit(f"error: {error}")
-    outcomes = STUDY.read(args.results)
+    outcomes = study.read(args.results)
     print(report(experiment, outcomes))
     if not args.report:
         write_page(experiment, args.results, outcomes)

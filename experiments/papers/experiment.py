@@ -1,12 +1,14 @@
 """What a table or a figure of a paper is: arms, and how their runs follow from a scale."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.papers.scales import Scale
-from experiments.papers.trained import Outcome, Run
+from experiments.papers.trained import STUDY, Outcome, Run, train
+from experiments.study import Study
 from train.config.axes import idle
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
@@ -60,6 +62,13 @@ class Experiment:
     x: str = ""
     metric: str = "eval_loss"
     tunes: bool = True
+
+    @property
+    def study(self) -> Study[Run, Outcome]:
+        """How its runs are made; times are never those of runs of another experiment."""
+        if self.metric != "seconds":
+            return STUDY
+        return dataclasses.replace(STUDY, train=functools.partial(train, subfolder=self.name))
 
     @property
     def results(self) -> Path:
@@ -121,11 +130,12 @@ def _defaults_of(scale: Scale, arm: Arm) -> Pretrain:
     preset = arm.preset or scale.preset
     model = scale.model if preset is None else PRESETS[preset].model
     steps = scale.steps if arm.preset is None else PRESETS[arm.preset].steps
+    rule = arm.settings.get("rule", OptimizerFlags.rule)  # a preset gives those that track their step
     parsed = Pretrain(
         run_dir=Path(),
         preset=preset,
         model=ModelFlags(model=model),
-        optimizer=OptimizerFlags(optimizer=arm.optimizer),
+        optimizer=OptimizerFlags(optimizer=arm.optimizer, rule=rule),
         schedule=ScheduleFlags(steps=steps),
     )
     return defaults(parsed)

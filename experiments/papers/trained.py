@@ -58,16 +58,16 @@ class Run:
         return dataclasses.replace(self, **settings)
 
     @property
-    def folder(self) -> Path:
-        """Its folder, named by what it trains and a hash of all its settings."""
+    def name(self) -> str:
+        """The name of its folder: what it trains, and a hash of all its settings."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return RUNS / f"{self.model}-{self.optimizer}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{self.model}-{self.optimizer}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def config(self) -> Pretrain:
-        """The configuration of `pretrain`."""
+        """The configuration of `pretrain`, in the folder that experiments share."""
         usual = defaults(
             Pretrain(
-                run_dir=self.folder,
+                run_dir=RUNS / self.name,
                 model=ModelFlags(model=self.model),
                 data=DataFlags(data=self.data),
                 optimizer=OptimizerFlags(optimizer=self.optimizer),
@@ -99,16 +99,19 @@ class Outcome(NamedTuple):
     date: str
 
 
-def train(run: Run) -> Outcome:
-    """Train, or resume, until the run ends; a run that another experiment made is not repeated."""
-    kept = run.folder / OUTCOME
+def train(run: Run, subfolder: str = "") -> Outcome:
+    """Train, or resume, until the run ends; a run that another experiment made is not repeated.
+
+    Those in a subfolder are shared with nobody.
+    """
+    path = RUNS / subfolder / run.name
+    kept = path / OUTCOME
     if not kept.exists():
-        write_whole(kept, json.dumps(_trained(run)._asdict()) + "\n")
+        write_whole(kept, json.dumps(_trained(run, RunFolder(path))._asdict()) + "\n")
     return Outcome(**json.loads(kept.read_text()))
 
 
-def _trained(run: Run) -> Outcome:
-    folder = RunFolder(run.folder)
+def _trained(run: Run, folder: RunFolder) -> Outcome:
     status = run_child(run.config(), folder, lambda: None)
     if status != DIVERGED and not folder.summary.exists():
         raise UserError(f"{run} ended with status {status}: {last_line(folder.path / LOG)}")

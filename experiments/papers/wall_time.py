@@ -2,8 +2,9 @@
 
     python -m experiments.papers.wall_time --scale cpu
 
-The time of the updates of a run. Make these runs alone on the machine, with `--workers 1`. The
-paper has GaLore and SubTrack-Grad, fine-tuning and pretraining at 50 to 500 steps of 2500.
+The time of the updates of a run. One run is made at a time, and none is taken from another
+experiment, whose runs may have shared the machine. Leave the machine alone meanwhile.
+The paper has GaLore and SubTrack-Grad, fine-tuning and pretraining at 50 to 500 steps of 2500.
 """
 
 from experiments.papers.command import main

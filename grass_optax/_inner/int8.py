@@ -1,8 +1,8 @@
 """Weights as INT8 codes with a scale for each block of a column, and optimizers that update them.
 
 A block is 256 entries of a column, those of the axis that a product sums over. Its scale is a power
-of two. So float32 and bfloat16 have exactly what is stored, a sum of a weight and an update lies
-among the same numbers until the largest entry of the block has grown or shrunk by a factor of 2,
+of two. So float32 and bfloat16 have exactly what is stored, a sum of a weight and an update is
+rounded to the same grid until the largest entry of the block has grown or shrunk by a factor of 2,
 and a weight that is not updated stays as it is. A scale that follows the largest entry itself would
 round all entries of the block at every step.
 """
@@ -184,7 +184,7 @@ def codes_of(tree: PyTree) -> PyTree:
 
 
 def is_int8(x: Any) -> bool:
-    """Whether this is a stored weight, and no leaf."""
+    """Whether this is an `Int8`."""
     return isinstance(x, Int8)
 
 

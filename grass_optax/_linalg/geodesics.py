@@ -1,7 +1,7 @@
 """Geodesics of the Grassmann manifold between points and tangents, in matrix products only.
 
-With A = H^T H = V diag(sigma^2) V^T, every formula is one in H V, whose columns are orthogonal and
-as long as the singular values of the tangent H: no singular vector is divided by a small number.
+With H^T H = V diag(sigma^2) V^T, every formula is one in H V, whose columns are orthogonal and as
+long as the singular values of the tangent H: no singular vector is divided by a small number.
 The eigenvectors V are found by Jacobi rotations, so all of it runs under `jax.jit` and `jax.vmap`
 and over any leading axes, and has derivatives forwards.
 """
@@ -42,19 +42,19 @@ def exp(basis: Float[Array, "*b m r"], tangent: Float[Array, "*b m r"]) -> Float
 
 
 def log(basis: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
-    """The tangent H at S of the shortest geodesic to the subspace of T: the inverse of `exp`.
+    """The tangent H at S of the shortest geodesic to the subspace of S': the inverse of `exp`.
 
-    With the part outside E = T - S S^T T, the eigenvectors W of E^T E and the principal angles
-    theta, sin(theta) = ||E W||::
+    With the part outside E = S' - S S^T S', the eigenvectors Z of E^T E and the principal angles
+    theta, sin(theta) = ||E Z||::
 
-      H = E W diag(theta / (sin(theta) cos(theta))) W^T T^T S
+      H = E Z diag(theta / (sin(theta) cos(theta))) Z^T S'^T S
 
-    exp(S, H) spans the subspace of T, in the basis of it that is nearest to S. Where an angle is
+    exp(S, H) spans the subspace of S', in the basis of it that is nearest to S. Where an angle is
     pi/2, the shortest geodesic is not unique; the result then lacks this direction.
 
     Args:
       basis: S (..., m, r), orthonormal.
-      other: T (..., m, r), orthonormal.
+      other: S' (..., m, r), orthonormal.
 
     Returns:
       H (..., m, r), with S^T H = 0.
@@ -115,11 +115,11 @@ def parallel_transport(
 def principal_angles(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
     """The principal angles between two subspaces, the smallest first.
 
-    Angles below pi/4 are arcsines of the singular values of T - S S^T T, and the others arccosines
-    of those of S^T T: both are accurate where they are used.
+    Angles below pi/4 are arcsines of the singular values of S' - S S^T S', and the others
+    arccosines of those of S^T S': both are accurate where they are used.
 
     Args:
-      first, second: two orthonormal bases S and T (..., m, r).
+      first, second: two orthonormal bases S and S' (..., m, r).
 
     Returns:
       The angles (..., r), in radians, from 0 to pi/2.
@@ -136,15 +136,16 @@ def principal_angles(first: Float[Array, "*b m r"], second: Float[Array, "*b m r
 
 
 def angles_of(inside: Float[Array, "*b k r"], outside: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
-    """The principal angles, given S^T T and T - S S^T T."""
+    """The principal angles, given S^T S' and S' - S S^T S'."""
     cosines, sines = (jnp.clip(singular_values(x), 0, 1) for x in (inside, outside))
     sines = sines[..., ::-1]
     return jnp.where(sines < 0.5**0.5, jnp.arcsin(sines), jnp.arccos(cosines))
 
 
 def distance(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> Float[Array, "*b"]:
-    """The length of the shortest geodesic between two subspaces: ||theta||_2 of the principal
-    angles.
+    """The length of the shortest geodesic between two subspaces.
+
+    It is that of the principal angles as a vector, ||theta||_2.
 
     Args:
       first, second: two orthonormal bases (..., m, r).
@@ -175,8 +176,8 @@ def _singular_frames(tangent: Float[Array, "*b m r"]) -> tuple[Array, Array, Arr
 
 
 def _inside_and_outside(basis: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> tuple[Array, Array]:
-    """S^T T, and what of T is outside the subspace; projected twice, so that small angles are not
-    the rounding of the first time.
+    """S^T S', and the part of S' outside the subspace; projected twice, so that small angles are
+    not the rounding of the first time.
     """
     inside = project(basis, other)
     outside = other - lift(basis, inside)

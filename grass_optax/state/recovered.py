@@ -35,11 +35,11 @@ class RecoveredResidual(NamedTuple):
 def recovered_residual(
     before: optax.OptState, after: optax.OptState, grads: optax.Updates, *, max_norm_growth: ArrayLike
 ) -> dict[str, RecoveredResidual]:
-    """Return how large the recovered residual L of an update is beside the gradient, and whether
-    the limit held it down (Lambda and eq. 10 in the papers).
+    """Return how large the recovered residual L of an update is, and whether it was limited.
 
-    The state holds p, the norm of the last L, and no factor of the limit, which need not be stored:
-    the limit was active if it left the norm at its ceiling::
+    Its size is relative to the gradient's (Lambda and eq. 10 in the papers). The state holds p, the
+    norm of the last L, and no factor of the limit, which need not be stored: the limit was active
+    if it left the norm at its ceiling::
 
       limited = p_after >= zeta p_before,  unless p_before was not set
 

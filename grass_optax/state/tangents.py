@@ -51,13 +51,15 @@ class SubspaceChange(NamedTuple):
 def error_tangent(state: optax.OptState, grads: optax.Updates, k: int = 20) -> dict[str, ErrorTangent]:
     """Return the tangent of the subspace error, which Figures 2 and 9 of the paper show.
 
-    It is the derivative of the error ||S A - G||^2, A = S^T G, by the subspace (SubTrack-Grad,
+    It is the derivative of the error ||S g - G||^2, g = S^T G, by the subspace (SubTrack-Grad,
     eq. 3 to 5)::
 
-      -2 (G - S A) A^T
+      -2 (G - S g) g^T
 
-    It is quadratic in G, so it falls with the gradient. `relative` does not. It is 0 where the
-    subspace cannot be better at once, as the leading singular vectors cannot, and at most 1.
+    It is quadratic in G, so it falls with the gradient: in float32 `norm` and `singular_values`
+    are infinite for ||G|| far above 1e19, and 0 far below 1e-19. `relative` does not depend on the
+    size of G. It is 0 where the subspace cannot be better at once, as the leading singular vectors
+    cannot, and at most 1. All are NaN if G is not finite.
 
     Args:
       state: the state of a method, or of any transformation around `split_by_subspace`.
@@ -91,12 +93,12 @@ def error_tangent(state: optax.OptState, grads: optax.Updates, k: int = 20) -> d
 
 
 def subspace_change(before: optax.OptState, after: optax.OptState) -> dict[str, SubspaceChange]:
-    """Return the principal angles between the subspaces of two states, such as those before and
-    after a refresh.
+    """Return the principal angles between the subspaces of two states, and their overlap.
 
-    With orthonormal S and T they are (eq. 7 has the rotation)::
+    Such states are those before and after a refresh. With orthonormal S and S' the angles are (eq.
+    7 has the rotation)::
 
-      theta,  cos(theta) the singular values of T^T S;  overlap = ||T^T S||_F^2 / r
+      theta,  cos(theta) the singular values of S'^T S;  overlap = ||S'^T S||_F^2 / r
 
     A state before its first update has no subspaces: its overlap with any is 0. Under `jax.jit` the
     angles cost nothing if only the overlap is returned.
@@ -130,14 +132,17 @@ def subspace_change(before: optax.OptState, after: optax.OptState) -> dict[str, 
 
 
 def _tangent(leaf: SplitLeaf, k: int) -> ErrorTangent:
-    # Of G / ||G||, so that no square over- or underflows.
-    size = frobenius_norm(leaf.grad)
-    basis, grad = _orthonormal(leaf.basis), ratio(leaf.grad, size[..., None, None])
+    # Of G / ||G||, which is found of entries of at most 1, so that no square over- or underflows.
+    largest = jnp.max(jnp.abs(leaf.grad), axis=(-2, -1))
+    scaled = ratio(leaf.grad, largest[..., None, None])
+    size = frobenius_norm(scaled)
+    basis, grad = _orthonormal(leaf.basis), ratio(scaled, size[..., None, None])
     inside = project(basis, grad)
     tangent = -2 * matmul(grad - lift(basis, inside), transpose(inside))
-    relative, square = frobenius_norm(tangent), jnp.square(size)
+    relative, norm = frobenius_norm(tangent), size * largest
     _, values, _ = leading_singular_triplets(tangent, k)
-    return ErrorTangent(-jnp.sort(-values, axis=-1) * square[..., None], relative * square, relative)
+    values = -jnp.sort(-values, axis=-1)
+    return ErrorTangent(values * norm[..., None] * norm[..., None], relative * norm * norm, relative)
 
 
 def _change(old: Basis, new: Basis) -> SubspaceChange:

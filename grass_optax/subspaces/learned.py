@@ -48,7 +48,7 @@ def online_descent(step_size: ArrayLike) -> SubspaceRule:
 
       S <- S - step_size (Mh / (sqrt(Vh) + 1e-8) + 0.01 S)
 
-    with AdamW's moments of 2 (S A A^T + G' A^T (S^T S - 2 I)), A = S^T G'. The gradient of one
+    with AdamW's moments of 2 (S g g^T + G' g^T (S^T S - 2 I)), g = S^T G'. The gradient of one
     update moves the basis of the next: the step uses the stored moments, and only then are these
     updated with the gradient. That is why this is not `optax.scale_by_adam`. The first basis is
     that of the `range_finder`.

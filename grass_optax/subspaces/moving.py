@@ -22,13 +22,13 @@ _POWER_SHIFT = 1e-4
 def tracking(step_size: ArrayLike | None = None, tracking_rank: int = 1) -> SubspaceRule:
     """A step along the geodesic on which the captured energy rises fastest (SubTrack, eq. 3-6).
 
-    With A = S^T G, R = G - S A and the tangent H = 2 R A^T, which is uphill (the paper's -2 R A^T
+    With g = S^T G, R = G - S g and the tangent H = 2 R g^T, which is uphill (the paper's -2 R g^T
     goes down), for each of its leading singular triplets (u, sigma, v)::
 
       S' = S + ((cos(theta) - 1) S v + sin(theta) u) v^T
 
     Without a step size the angle in each plane of S v and u is the one that captures most of this
-    gradient, whose captured energy then never falls. With x = v^T A and y = u^T G, rows of n::
+    gradient, whose captured energy then never falls. With x = v^T g and y = u^T G, rows of n::
 
       theta = atan2(2 x y^T, x x^T - y y^T) / 2
 

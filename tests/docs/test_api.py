@@ -86,6 +86,13 @@ def test_the_table_of_a_page_is_that_of_its_module(page: str) -> None:
     assert written.strip() == table(page), "write it with: python -m tests.docs.test_api"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_cell_of_a_table_is_a_whole_sentence(page: str) -> None:
+    """The first line of a docstring is all of its first sentence."""
+    rows = table(page).splitlines()[2:]
+    assert [cell for cell in rows if not cell.endswith(". |")] == []
+
+
 def test_every_public_name_has_one_page() -> None:
     listed = [name for page in ("optimizers", "directions", "building", "backward") for name in PAGES[page][1]]
     named = {*listed, *MODULES, *state.__all__, "methods"}

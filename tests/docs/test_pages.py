@@ -29,6 +29,15 @@ def test_prose_is_wrapped(page):
 
 
 @every_page
+def test_no_space_is_where_nobody_sees_it(page):
+    text = page.read_text()
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+    assert re.findall(r"(?m)^ \S.*", without_code(page)) == []
+
+
+@every_page
 def test_words_are_those_of_the_style_sheet(page):
     text = without_code(page)
     if page.name == "CONTRIBUTING.md":  # it lists them

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from train.config.validate import TRACKERS
+from train.config.bounds import TRACKERS
 from train.storage.quantities import BOTH, COLUMNS, DIAGNOSTICS, LOSS, UPDATES
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "watching.md"

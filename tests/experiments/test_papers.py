@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.papers import ablation, ackley, command, interval, limiter, step_size, trained
+from experiments.papers import ablation, ackley, command, interval, limiter, step_size, trained, wall_time
 from experiments.papers.__main__ import MODULES, overview
 from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment, best_rate, run_of
 from experiments.papers.scales import SCALES
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
+from experiments.study import Study
 from train.__main__ import parse
 from train.config.mistakes import check_effect
 from train.config.optimizer_flags import default_optimizer
@@ -49,6 +50,9 @@ def test_a_run_at_the_scale_of_the_paper_has_the_paper_s_settings() -> None:
     assert (run.model, run.batch_size, run.accumulate, run.steps) == ("1b", 64, 2, 10_000)
     assert (run.rank, run.learning_rate, run.precision) == (column.rank, column.learning_rate, "bfloat16")
     assert GRID.rate_runs(SCALES["paper"]) == []
+    tracking = [run for run in GRID.runs(SCALES["paper"], {}) if run.rule == "tracking"]
+    assert [run.step_size for run in tracking] == [column.step_size] * 4
+    assert {run.step_size for run in GRID.runs(SCALES["paper"], {}) if run.rule != "tracking"} == {None}
 
 
 def test_a_run_is_a_command_line_of_pretrain() -> None:
@@ -114,11 +118,26 @@ def test_the_figure_has_units_and_error_bars() -> None:
 def test_a_finished_run_is_not_made_again_and_a_diverged_one_has_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained, "RUNS", tmp_path)
-    made = []
+    made = replace_runs(tmp_path, monkeypatch)
+    run = GRID.by_arm(CPU, {}, seed=0)[0]
+    outcome = trained.train(run)
+    assert trained.train(run) == outcome
+    assert outcome[:3] == (4.5, 7.5, 12)
+    assert (outcome.corpus, outcome.device, made) == ("a text", "abacus", ["random_jump"])
+    diverged = trained.train(run.at(rule="svd"))
+    assert (diverged.eval_loss, diverged.seconds) == (None, 7.5)
+    path = tmp_path / "runs.jsonl"
+    path.write_text(STUDY.line(run, outcome))
+    assert STUDY.read(path) == {run: outcome}
+
+
+def replace_runs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace `pretrain` by what writes its files. The list gets the rule of each run."""
+    monkeypatch.setattr(trained, "RUNS", runs)
+    made: list[str] = []
 
     def child(config: Pretrain, folder: Any, poll: object) -> int:
-        folder.path.mkdir()
+        folder.path.mkdir(parents=True)
         settings = {"config": settings_of(config), "data_fingerprint": "a text"}
         (folder.path / "config.json").write_text(json.dumps(settings))
         (folder.path / "metrics.jsonl").write_text('{"step": 1, "loss": 5.0, "seconds": 7.5}\n')
@@ -130,16 +149,25 @@ def test_a_finished_run_is_not_made_again_and_a_diverged_one_has_no_loss(
         return 0
 
     monkeypatch.setattr(trained, "run_child", child)
-    run = GRID.by_arm(CPU, {}, seed=0)[0]
-    outcome = trained.train(run)
-    assert trained.train(run) == outcome
-    assert outcome[:3] == (4.5, 7.5, 12)
-    assert (outcome.corpus, outcome.device, made) == ("a text", "abacus", ["random_jump"])
-    diverged = trained.train(run.at(rule="svd"))
-    assert (diverged.eval_loss, diverged.seconds) == (None, 7.5)
-    path = tmp_path / "runs.jsonl"
-    path.write_text(STUDY.line(run, outcome))
-    assert STUDY.read(path) == {run: outcome}
+    return made
+
+
+def test_times_are_of_runs_made_one_at_a_time_and_of_no_other_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = replace_runs(tmp_path, monkeypatch)
+    losses, times = interval.EXPERIMENT, wall_time.EXPERIMENT
+    run = next(run for run in losses.by_arm(CPU, {}, seed=0) if run in times.by_arm(CPU, {}, seed=0))
+    for experiment, count in ((losses, 1), (times, 2), (limiter.EXPERIMENT, 2), (times, 2)):
+        experiment.study.train(run)
+        assert len(made) == count
+    workers = []
+    monkeypatch.setattr(Study, "make", lambda study, runs, path, number: workers.append(number))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for experiment in (losses, times):
+        monkeypatch.setattr("sys.argv", [experiment.name, "--default-rates", "--results", str(tmp_path / "none")])
+        command.main(experiment, None)
+    assert workers == [8, 1]
 
 
 def test_the_command_lists_what_is_missing_and_writes_pages(

@@ -17,7 +17,7 @@ from train.config.finetune import (
     finetune_defaults,
     finetuning_optimizer,
 )
-from train.config.optimizer_flags import Decay, OptimizerFlags, default_optimizer
+from train.config.optimizer_flags import Decay, OptimizerFlags, RuleName, default_optimizer
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.presets import PRESETS, PresetName
 from train.config.run import DataFlags, ModelFlags, Pretrain, ReportFlags, defaults
@@ -102,10 +102,10 @@ class Compare:
         """What all runs train."""
         return f"{self.model.model}, {self.schedule.steps} steps"
 
-    def optimizer(self, name: OptimizerName) -> OptimizerFlags:
-        """Return the flags of an optimizer, with its own rate and scale."""
+    def optimizer(self, name: OptimizerName, rule: RuleName = OptimizerFlags.rule) -> OptimizerFlags:
+        """Return the flags of an optimizer, with its own rate and scale, made for a --rule."""
         flags = default_optimizer(name, self.model.model)
-        return self.compare.applied_to(flags if self.preset is None else PRESETS[self.preset].optimizer(flags))
+        return self.compare.applied_to(flags if self.preset is None else PRESETS[self.preset].optimizer(flags, rule))
 
     def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Pretrain:
         """Return the configuration of a run."""
@@ -157,8 +157,9 @@ class CompareFinetune:
         length = f"{self.schedule.steps} steps" if self.schedule.steps else f"{self.schedule.epochs:g} epochs"
         return f"{self.start.init_from}, {length}"
 
-    def optimizer(self, name: OptimizerName) -> OptimizerFlags:
-        """Return the flags of an optimizer, with its own rate and scale."""
+    def optimizer(self, name: OptimizerName, rule: RuleName = OptimizerFlags.rule) -> OptimizerFlags:
+        """Return the flags of an optimizer, with its own rate and scale, the same for all rules."""
+        del rule
         return self.compare.applied_to(finetuning_optimizer(name))
 
     def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Finetune:

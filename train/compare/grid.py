@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from train.compare.config import Comparison
 from train.compare.sweeps import CHOSEN, Sweep, with_setting
 from train.config.axes import idle
+from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.stored import Run, Settings, settings_of
 
@@ -129,9 +130,14 @@ def _effective(config: Comparison, name: OptimizerName, settings: tuple[tuple[Sw
 
 
 def _apart(config: Comparison, name: OptimizerName, own: Own) -> Own:
-    base = config.run(config.run_dir, config.optimizer(name), seeds(config)[0])
+    base = config.run(config.run_dir, _flags_of(config, name, own), seeds(config)[0])
     groups = {sweep.name: sweep.group for sweep in config.sweeps}
     return tuple((key, value) for key, value in own if getattr(getattr(base, groups[key]), key) != value)
+
+
+def _flags_of(config: Comparison, name: OptimizerName, own: Own) -> OptimizerFlags:
+    """Return the flags of an optimizer before the sweep sets its own; some depend on the rule."""
+    return config.optimizer(name, dict(own).get("rule", OptimizerFlags.rule))
 
 
 def scales(config: Comparison, name: OptimizerName) -> tuple[float, ...]:
@@ -144,7 +150,7 @@ def scales(config: Comparison, name: OptimizerName) -> tuple[float, ...]:
 
 def run_of(config: Comparison, cell: Cell) -> Run:
     """Return the configuration of the run of a cell."""
-    flags = config.optimizer(cell.optimizer)
+    flags = _flags_of(config, cell.optimizer, cell.own)
     optimizer = dataclasses.replace(flags, learning_rate=cell.learning_rate, scale=cell.scale)
     run: Run = config.run(config.run_dir / cell.folder, optimizer, cell.seed)
     groups = {sweep.name: sweep.group for sweep in config.sweeps}

@@ -10,10 +10,10 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from train.config.bounds import refuse
 from train.config.run import UserError
 from train.config.schedule import ScheduleFlags, default_warmup
 from train.config.stored import COMMANDS, Run, groups_of
-from train.config.validate import refuse
 
 CHOSEN = ("learning_rate", "scale")
 # Groups with settings that may differ between runs. Others say what a run reports, and where it is.
@@ -101,22 +101,23 @@ def _value(kind: Any, word: str, text: str) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             refuse("sweep", text, f"has the value {word}: it must be a finite number")
         return value
-    choices = [str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)]
-    raise UserError(
-        f"--sweep {text} has the value {word!r}: it must be "
-        + (f"one of {', '.join(choices)}." if choices else "a number, as in --sweep rank=16,32.")
-    )
+    words = [choice for option in options for choice in _words(option)]
+    numbers = [name for number, name in ((int, "an integer"), (float, "a number")) if number in options]
+    expected = " or ".join([*numbers, *words]) if numbers else f"one of {', '.join(words)}"
+    raise UserError(f"--sweep {text} has the value {word!r}: it must be {expected}.")
 
 
 def _of_kind(kind: Any, word: str) -> Any:
-    if get_origin(kind) is Literal:
-        kind = {str(choice): choice for choice in get_args(kind)}
-    if kind is types.NoneType:
-        kind = {"None": None}
-    if kind is bool:
-        kind = {"True": True, "False": False}
-    if isinstance(kind, dict):
-        if word not in kind:
+    if words := _words(kind):
+        if word not in words:
             raise ValueError(word)
-        return kind[word]
+        return words[word]
     return kind(word)
+
+
+def _words(kind: Any) -> dict[str, Any]:
+    """Return the words of a type that has only these, and what they stand for."""
+    if kind is types.NoneType:
+        return {"None": None}
+    values = (True, False) if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+    return {str(value): value for value in values}

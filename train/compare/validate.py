@@ -5,10 +5,11 @@ from pathlib import Path
 
 from train.compare.config import CompareFinetune, Comparison
 from train.compare.grid import cells, is_swept, repeated, run_of, seeds, unused
+from train.config.bounds import refuse
 from train.config.resumed import changed_flags
 from train.config.run import Pretrain, UserError
 from train.config.stored import Settings
-from train.config.validate import check, check_finetuning, refuse
+from train.config.validate import check, check_finetuning
 from train.storage.model import read_model
 
 # How to pass the lists of a comparison.

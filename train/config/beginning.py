@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from models.config import CONFIGS, LlamaConfig
+from train.config.bounds import refuse
 from train.config.run import DataFlags, ModelFlags, Pretrain, UserError, defaults
-from train.config.validate import refuse
 from train.data.tokenizer import read_tokenizer
 from train.storage.model import TOKENIZER, read_model
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from train.config.axes import described, idle
+from train.config.bounds import refuse
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import UserError
 from train.config.schedule import CONSTANT, WSD, CurveFlags
-from train.config.validate import refuse
 
 # What other trainers call a flag, and what it is here: the first that the command has.
 ELSEWHERE: dict[str, tuple[str, ...]] = {

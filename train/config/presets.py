@@ -7,7 +7,8 @@ released configurations; the notes say where the two differ.
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from train.config.optimizer_flags import OptimizerFlags
+from train.config.axes import idle
+from train.config.optimizer_flags import OptimizerFlags, RuleName
 from train.config.optimizers import OPTIMIZERS
 
 # What all columns share, beside a gradient clip of 1 and 1000 updates of warm-up, which are the
@@ -51,17 +52,18 @@ class Preset:
         """Windows per update."""
         return self.windows * self.accumulate
 
-    def optimizer(self, flags: OptimizerFlags) -> OptimizerFlags:
+    def optimizer(self, flags: OptimizerFlags, rule: RuleName) -> OptimizerFlags:
         """Return the flags of an optimizer, with those that the table gives.
 
         The scale is that of the methods whose own it is. LDAdam moves its subspaces at every step
-        by definition, and a walk has the law of the papers' eta without a step size.
+        by definition, and a walk has the law of the papers' eta without a step size. What
+        assemble does is said by `rule`, the value of --rule.
         """
         row = OPTIMIZERS[flags.optimizer]
         gap = self.update_proj_gap if row.refreshes else flags.update_proj_gap
         if row.name == "badam":
             gap = self.switch_gap or flags.update_proj_gap
-        tracks = row.package == "grass_optax" and "tracking_rank" in row.takes
+        tracks = "tracking_rank" not in idle(dataclasses.replace(flags, rule=rule))
         return dataclasses.replace(
             flags,
             rank=self.rank,

@@ -73,7 +73,7 @@ class ModelFlags:
     """The model."""
 
     model: ModelName = "tiny"
-    """Size of the LLaMA model."""
+    """Size of the model: a LLaMA, or qwen2-1.5b."""
     vocab_size: int = CONFIGS["tiny"].vocab_size
     """Size of the vocabulary; that of the model by default, mostly 32000."""
     precision: PrecisionName = "float32"
@@ -227,6 +227,6 @@ def with_preset(config: Pretrain, parsed: Pretrain) -> Pretrain:
         preset=parsed.preset,
         model=dataclasses.replace(config.model, model=parsed.model.model, precision=PRECISION),
         data=dataclasses.replace(config.data, batch_size=preset.batch_size, accumulate=preset.accumulate),
-        optimizer=preset.optimizer(optimizer),
+        optimizer=preset.optimizer(optimizer, parsed.optimizer.rule),
         schedule=dataclasses.replace(config.schedule, steps=steps, warmup=default_warmup(steps)),
     )

@@ -1,13 +1,9 @@
 """Refuses settings that cannot run."""
 
-import importlib.util
-import re
-from collections.abc import Mapping
-from typing import Any
-
 from models.config import CONFIGS, TransformerConfig
 from models.encoder_config import EncoderConfig
 from train.config.axes import wrong_axes
+from train.config.bounds import check_bounds, refuse
 from train.config.finetune import (
     CLASSIFICATION,
     LANGUAGE,
@@ -24,11 +20,8 @@ from train.config.run import (
     FILES,
     HUB,
     INT8,
-    SMALLEST_VOCABULARY,
     STDLIB,
     Pretrain,
-    TrackerName,
-    UserError,
     WeightsName,
 )
 from train.config.schedule import WSD, ScheduleFlags
@@ -37,30 +30,16 @@ from train.data.tokenizer import read_tokenizer, size_of
 
 NARROWEST_BLOCK = 32  # columns: `bases.blocks.WIDTH`, without importing JAX; a test keeps them in sync
 
-PERCENTAGE = re.compile(r"\d+(\.\d+)?%", re.ASCII)
-
-TRACKERS: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}  # packages
-
 METRICS: dict[TaskName, tuple[MetricName, ...]] = {  # of evaluations, by task
     LANGUAGE: ("eval_loss",),
     CLASSIFICATION: ("eval_loss", "accuracy", "f1", "matthews"),
     REGRESSION: ("eval_loss", "pearson", "spearman"),
 }
 
-AT_LEAST: Mapping[str, Mapping[str, float]] = {
-    "model": {"vocab_size": SMALLEST_VOCABULARY},
-    "data": {"batch_size": 1, "accumulate": 1, "seq_len": 1, "seed": 0, "data_megabytes": 0},
-    "optimizer": {"rank": 1, "update_proj_gap": 1, "scale": 0, "weight_decay": 0, "clip": 0} | {"keep_every": 1},
-    "schedule": {"steps": 1, "epochs": 0, "final_lr_fraction": 0},
-    "report": {"log_every": 1, "eval_every": 0, "eval_batches": 0, "save_every": 1, "sample_tokens": 0, "patience": 0}
-    | dict.fromkeys(("save_minutes", "skip_nonfinite", "skip_spikes"), 0)
-    | {"keep": 1},
-}
-
 
 def check(config: Pretrain) -> None:
     """Refuse settings of `pretrain` that cannot run, before anything is written."""
-    _check_bounds(config)
+    check_bounds(config)
     if config.model.model not in CONFIGS:
         refuse("model", config.model.model, f"is unknown: choose one of {', '.join(CONFIGS)}")
     check_text(config.data.data)
@@ -78,7 +57,7 @@ def check(config: Pretrain) -> None:
 
 def check_finetuning(config: Finetune, network: TransformerConfig) -> None:
     """Refuse settings of `finetune` that cannot run with a model."""
-    _check_bounds(config)
+    check_bounds(config)
     if (config.data.task == LANGUAGE) == isinstance(network, EncoderConfig):
         kinds = "a decoder, such as LLaMA" if config.data.task == LANGUAGE else "an encoder, such as BERT"
         refuse("task", config.data.task, f"needs {kinds}, and {config.start.init_from} is none")
@@ -196,61 +175,6 @@ def _check_tokenizer(config: Pretrain) -> None:
         refuse("vocab_size", config.model.vocab_size, f"must be at least {least}, the tokens of {flags.tokenizer}")
 
 
-def check_step(step: int | None) -> None:
-    """Refuse a step that no checkpoint has."""
-    if step is not None and step < 0:
-        refuse("step", step, "must be at least 0")
-
-
-def _check_bounds(config: Run) -> None:
-    for group, bounds in AT_LEAST.items():
-        for name, least in bounds.items():
-            value = getattr(getattr(config, group, None), name, None)
-            if value is not None and not value >= least:  # written this way round so that nan is refused too
-                refuse(name, value, f"must be at least {least}")
-    if not _is_text(config.report.sample_prompt):
-        refuse("sample_prompt", ascii(config.report.sample_prompt), "is not UTF-8: give it in this encoding")
-    if 0 < config.report.skip_spikes <= 1:
-        refuse("skip_spikes", config.report.skip_spikes, "must be above 1: it is a factor over the usual loss")
-    if config.data.batch_size % config.data.accumulate:
-        refuse("accumulate", config.data.accumulate, f"must divide --batch-size {config.data.batch_size}")
-    _check_profile(config.report.profile)
-    if config.data.seed >= 2**32:
-        refuse("seed", config.data.seed, "must be below 2^32")
-    for name in ("warmup", "cooldown"):
-        _check_part(name, getattr(config.schedule, name))
-    _check_trackers(config.report.log)
-
-
-def _check_part(name: str, part: int | str) -> None:
-    if isinstance(part, int):
-        if part < 0:
-            refuse(name, part, "must be at least 0")
-    elif not PERCENTAGE.fullmatch(part):
-        refuse(name, part or "''", "must be a number of updates, or a percentage of them, such as 10%")
-    elif float(part.removesuffix("%")) >= 100:
-        refuse(name, part, "must be below 100%")
-
-
-def _check_profile(span: str) -> None:
-    first, _, last = span.partition(":")
-    if span and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        refuse("profile", span, "must be FIRST:LAST, two updates from 1 on, for example 10:12")
-
-
-def _check_trackers(names: tuple[TrackerName, ...]) -> None:
-    if len(set(names)) < len(names):
-        refuse("log", " ".join(names), "contains a name twice: give each once")
-    for name in names:
-        if importlib.util.find_spec(TRACKERS[name]) is None:
-            refuse("log", name, f"needs a package that is missing: pip install {TRACKERS[name]}, or leave {name} out")
-
-
-def _is_text(words: str) -> bool:
-    """Whether words of the command line were UTF-8; Python escapes bytes that were not."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in words)
-
-
 def _check_optimizer(flags: OptimizerFlags, model: str, network: TransformerConfig) -> None:
     hidden, row = network.hidden_size, OPTIMIZERS[flags.optimizer]
     for name in ("learning_rate", "adam_learning_rate"):
@@ -275,8 +199,3 @@ def _check_basis(flags: OptimizerFlags, hidden: int) -> None:
         refuse(
             "basis", flags.basis, f"must have a number that divides the hidden size {hidden} and --rank {flags.rank}"
         )
-
-
-def refuse(name: str, value: Any, reason: str) -> None:
-    """Raise the error for a setting that has a wrong value."""
-    raise UserError(f"--{' '.join([name.replace('_', '-'), *str(value).split()])} {reason}.")

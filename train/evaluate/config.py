@@ -4,8 +4,9 @@ import dataclasses
 import os
 from pathlib import Path
 
+from train.config.bounds import check_step, refuse
 from train.config.run import Precision, UserError
-from train.config.validate import check_step, check_text, refuse
+from train.config.validate import check_text
 
 LONGEST = 1024  # tokens of a window by default: logits of more take much memory
 

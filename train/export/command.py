@@ -8,7 +8,7 @@ import jax
 
 from models import EncoderConfig, to_hf_state_dict
 from models.hf_folder import write_folder
-from train.config.validate import check_step
+from train.config.bounds import check_step
 from train.export.config import Export
 from train.export.encoder_verification import verify_encoder
 from train.export.verification import require_transformers, verify_decoder

@@ -19,7 +19,7 @@ from train.config.run import UserError
 from train.figures.config import Figures
 from train.figures.losses import Losses, loss_figure
 from train.figures.subspaces import curvature_figure, energy_figure, spectrum_figure, subspaces_figure
-from train.storage.folder import RunFolder
+from train.storage.folder import RunFolder, rows_of_any_version
 from train.storage.metrics import Row, evaluations_of, read_rows, save_figure, updates_of
 from train.storage.quantities import loss_unit
 
@@ -33,6 +33,8 @@ OF_SUBSPACES = {
 
 def run_figures(config: Figures) -> None:
     """Write the figures, and print where they are."""
+    if not config.run_dir:
+        raise UserError("--run-dir names no folder: give those of one or more runs.")
     folders = {path: RunFolder(path) for path in config.run_dir}
     for path, folder in folders.items():
         if not folder.config.exists():
@@ -56,7 +58,7 @@ def _figures(folders: dict[Path, RunFolder]) -> Iterator[tuple[str, Figure]]:
     for path, folder in folders.items():
         run = folder.stored().config
         units[loss_unit(run)] = None
-        if updates := updates_of(rows := read_rows(folder.metrics)):
+        if updates := updates_of(rows := rows_of_any_version(folder, run)):
             losses.append(Losses(names[path], f"with {run.optimizer.optimizer}", updates, evaluations_of(rows)))
     if len(units) > 1:
         raise UserError(f"--run-dir has runs whose losses are in {' and in '.join(units)}: draw them apart.")
@@ -66,7 +68,8 @@ def _figures(folders: dict[Path, RunFolder]) -> Iterator[tuple[str, Figure]]:
         prefix = f"{names[path]}-" if len(folders) > 1 else ""
         if rows := _measurements(folder):
             for name, draw in OF_SUBSPACES.items():
-                yield f"{prefix}{name}", draw(rows, names[path])
+                if figure := draw(rows, names[path]):
+                    yield f"{prefix}{name}", figure
 
 
 def _measurements(folder: RunFolder) -> list[Row]:

@@ -38,7 +38,8 @@ def loss_figure(runs: Sequence[Losses], unit: str) -> Figure:
         axes.grid(alpha=0.3)
         for number, run in enumerate(runs):
             look = style(number, len(runs))
-            points = list(thinned([row[x] for row in run.updates], [row["loss"] for row in run.updates]))
+            updates = [row for row in run.updates if x in row]
+            points = list(thinned([row[x] for row in updates], [row["loss"] for row in updates]))
             axes.plot([p.x for p in points], [p.y for p in points], color=look["color"], alpha=0.45, linewidth=1)
             held_out = [(row[x], row["eval_loss"]) for row in run.evaluations if x in row]
             steps, losses = zip(*held_out, strict=True) if held_out else ((), ())

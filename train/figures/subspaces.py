@@ -77,14 +77,17 @@ def curvature_figure(rows: Sequence[Row], name: str) -> Figure:
     )
 
 
-def subspaces_figure(rows: Sequence[Row], name: str) -> Figure:
-    """Return how far the subspaces move at refreshes, and what is recovered outside them."""
+def subspaces_figure(rows: Sequence[Row], name: str) -> Figure | None:
+    """Return how far the subspaces move at refreshes, and what is recovered outside them; nothing
+    if no row has either.
+    """
     wanted = [
         ("overlap", "mean squared cosine\nwith the subspace before", np.mean, "part"),
         ("recovered", r"recovered residual $\|L\| / \|G\|$", np.mean, "linear"),
         ("limited", "part of the columns\nthat the limit held down", np.mean, "part"),
     ]
-    return _by_type(rows, f"{name}: means of layers", [panel for panel in wanted if panel[0] in rows[0]])
+    shown = [panel for panel in wanted if panel[0] in rows[0] and _rows_of(panel[0], rows)]
+    return _by_type(rows, f"{name}: means of layers", shown) if shown else None
 
 
 def _by_type(rows: Sequence[Row], title: str, panels: Sequence[tuple[str, str, Callable[..., Any], str]]) -> Figure:
@@ -95,8 +98,7 @@ def _by_type(rows: Sequence[Row], title: str, panels: Sequence[tuple[str, str, C
     for axes, (quantity, label, reduce, scale) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        # Before the first update there is no subspace to overlap with.
-        shown = [row for row in rows if quantity != "overlap" or row["step"] > 1]
+        shown = _rows_of(quantity, rows)
         for number, kind in enumerate(kinds):
             values = reduce(_over_steps(shown, quantity, kind), axis=1)
             axes.plot(_steps(shown), values, label=short_names(kinds)[number], **style(number, len(kinds)))
@@ -109,6 +111,13 @@ def _by_type(rows: Sequence[Row], title: str, panels: Sequence[tuple[str, str, C
         whole_steps(axes)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", handlelength=4)
     return figure
+
+
+def _rows_of(quantity: str, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that have a quantity: before the first update there is no subspace to overlap
+    with.
+    """
+    return [row for row in rows if quantity != "overlap" or row["step"] > 1]
 
 
 def _panels(rows: Sequence[Row], title: str) -> tuple[Figure, list[tuple[str, Axes]]]:

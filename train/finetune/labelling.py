@@ -13,7 +13,7 @@ from train.data.labelled import LabelledData, load_labelled
 from train.data.windows import training_rows
 from train.finetune.metrics import of_classes, of_numbers
 from train.finetune.work import Work, adapted
-from train.loop.trainer import Data, Predict
+from train.loop.given import Data, Predict
 from train.program.labelling import Labelling, Texts
 from train.storage.model import StoredModel
 from train.system.processes import is_first

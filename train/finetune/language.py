@@ -13,7 +13,7 @@ from train.config.finetune import ExampleFlags, Finetune
 from train.data.examples import ExampleData, load_examples, shuffled
 from train.data.windows import training_rows
 from train.finetune.work import Work, adapted
-from train.loop.trainer import Data, Predict
+from train.loop.given import Data, Predict
 from train.pretrain.sample import write_sample
 from train.program.chunks import chunk_of
 from train.program.sharding import rows_of_a_device

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from train.config.finetune import Finetune
 from train.config.run import PRECISIONS
-from train.loop.trainer import Data
+from train.loop.given import Data
 from train.program.attention import with_attention
 from train.program.task import Network, Task
 from train.storage.model import StoredModel

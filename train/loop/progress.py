@@ -2,6 +2,7 @@
 
 import datetime
 import time
+from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
@@ -68,3 +69,12 @@ class Display:
             return "-"
         first, then = self.first
         return str(datetime.timedelta(seconds=round((now - then) / (step - first) * (self.steps - step))))
+
+
+def described(evaluation: Mapping[str, float]) -> str:
+    """Return an evaluation as one line."""
+    words = {"eval_loss": "held-out loss {:.4f}", "bits_per_byte": "{:.4f} bits per byte"}
+    return ", ".join(
+        words[name].format(value) if name in words else f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in evaluation.items()
+    )

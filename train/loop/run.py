@@ -9,10 +9,11 @@ from train.config.optimizer_flags import HAAR
 from train.config.run import Pretrain, UserError
 from train.config.stored import Run, settings_of
 from train.loop.diagnosis import Diagnosis
+from train.loop.given import Data, Tools
 from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
-from train.loop.trainer import Data, Diverged, Tools, Trainer
+from train.loop.trainer import Diverged, Trainer
 from train.program.program import Program
 from train.program.step import TrainState
 from train.storage.checkpoint import Checkpoints, bytes_of
@@ -161,6 +162,7 @@ def _how_to_plan(config: Run) -> str:
     words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]
     words += ["--mu-dtype", optimizer.mu_dtype, "--nu-dtype", optimizer.nu_dtype]
     words += ["--basis", optimizer.basis] if optimizer.basis != HAAR else []
-    words += ["--update-in-backward"] if optimizer.update_in_backward else []
+    if optimizer.update_in_backward:
+        words += ["--update-in-backward", "--clip-by", optimizer.clip_by, "--keep-every", optimizer.keep_every]
     words += ["--mesh", config.devices.mesh or "data=1"]
     return f"; python -m train plan {' '.join(map(str, words))} reports what it needs"

@@ -4,28 +4,24 @@ Before update t + 1 the state has seen t updates. Whether an evaluation or a che
 depends on t alone, so a run resumed at t does exactly what an uninterrupted run does from there.
 """
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from train.config.run import DIVERGED, ReportFlags, UserError
-from train.loop.diagnosis import Diagnosis
-from train.loop.profile import Profile
-from train.loop.progress import Display
+from train.loop.given import Data, Tools
+from train.loop.progress import described
 from train.loop.spikes import Skips
 from train.loop.stopping import EarlyStop
 from train.program.program import Program
 from train.program.sharding import place_batch
 from train.program.speed import mfu
 from train.program.step import Report, TrainState, all_finite
-from train.program.task import Batch, Params
-from train.storage.checkpoint import Checkpoints
-from train.storage.folder import RunFolder
-from train.storage.metrics import Metrics, Row
+from train.program.task import Batch
+from train.storage.metrics import Row
 from train.storage.quantities import aligned
 from train.system.devices import device_summary, peak_memory
 from train.system.processes import on_first
@@ -36,39 +32,6 @@ class Diverged(UserError):
     """The loss or the state is infinite or nan."""
 
     status = DIVERGED
-
-
-Predict = Callable[[Batch], np.ndarray]  # of up to one batch, in NumPy
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """The text of a run.
-
-    Attributes:
-      fingerprint: Identifies the text and its tokens.
-      rows: Returns the function that reads rows [start, stop) of the batch of update `step` + 1.
-      evaluate: Returns what the model is worth on held-out text; a loss is called `eval_loss`.
-      sample: Returns a text that the model writes, given its weights; None for no sample.
-    """
-
-    fingerprint: str
-    rows: Callable[[int], Callable[[int, int], Batch]]
-    evaluate: Callable[[Predict], Mapping[str, float]]
-    sample: Callable[[Params], str] | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tools:
-    """Output sinks of a run, and its source of signals."""
-
-    folder: RunFolder
-    display: Display
-    metrics: Metrics
-    checkpoints: Checkpoints
-    profile: Profile
-    diagnosis: Diagnosis | None
-    poll: Callable[[int], None]  # raises Stopped after a signal, at the same step in all processes
 
 
 class Trainer:
@@ -103,6 +66,7 @@ class Trainer:
         )
         self.saved_at = time.monotonic()
         self.in_flight: Report | None = None
+        self.limit = math.inf  # above which the loss of the update in flight is a spike
         jax.block_until_ready(self.state)  # so that no update is charged for drawing or reading it
         self.clock = time.perf_counter()
 
@@ -151,10 +115,11 @@ class Trainer:
             profile.start()
         batch = place_batch(self.program.batch, self.data.rows(self.step))
         self.diagnose_if_due(batch)
-        highest = (np.float32(self.skips.highest(self.step)),) if self.flags.skip_spikes else ()
-        self.state, report = self.train_step(self.state, batch, *highest)
+        limit = self.skips.highest(self.step)
+        limits = (np.float32(limit),) if self.flags.skip_spikes else ()
+        self.state, report = self.train_step(self.state, batch, *limits)
         self.record()
-        self.step, self.in_flight = self.step + 1, report
+        self.step, self.in_flight, self.limit = self.step + 1, report, limit
         if profile.is_over(self.step):
             self.record()
             profile.stop()
@@ -260,8 +225,7 @@ class Trainer:
         """Say why an update was skipped."""
         if not math.isfinite(loss):
             return "its loss is not finite"
-        is_spike = loss > self.skips.highest(self.step - 1)
-        return f"its loss {loss:.4f} is a spike" if is_spike else "its gradient is not finite"
+        return f"its loss {loss:.4f} is a spike" if loss > self.limit else "its gradient is not finite"
 
     def finish(self) -> None:
         """Write the results, last the summary, which marks the end."""
@@ -283,12 +247,3 @@ class Trainer:
             self.tools.display.say(f"--- sample\n{sample}\n---")
         for line in aligned(summary, self.tools.metrics.loss_unit):
             self.tools.display.say(line)
-
-
-def described(evaluation: Mapping[str, float]) -> str:
-    """Return an evaluation as one line."""
-    words = {"eval_loss": "held-out loss {:.4f}", "bits_per_byte": "{:.4f} bits per byte"}
-    return ", ".join(
-        words[name].format(value) if name in words else f"{name.replace('_', ' ')} {value:.4f}"
-        for name, value in evaluation.items()
-    )

@@ -16,10 +16,10 @@ from train.data.cache import Tokens
 from train.data.tokenizer import token_bytes
 from train.data.tokens import load_tokens
 from train.data.windows import held_out_batches, training_rows, training_windows
+from train.loop.given import Data
 from train.loop.run import is_finished, refuse_different_processes, train
 from train.loop.start import state_of_model, step_of_model
 from train.loop.stopping import EarlyStop
-from train.loop.trainer import Data
 from train.pretrain.evaluation import evaluate
 from train.pretrain.sample import write_sample
 from train.program.program import Program, make_program, pretraining, refuse_untraceable

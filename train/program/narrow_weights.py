@@ -1,5 +1,5 @@
-"""Weights that are stored in 8 bits, where floats of all of them may not fit: how the first ones
-are made, and how an evaluation reads them.
+"""Weights whose kernels are stored in 8 bits, where floats of all of them may not fit: how the
+first ones are made, and how an evaluation reads them.
 """
 
 import functools
@@ -8,10 +8,44 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
+import grass_optax
+from grass_optax import layouts
+from train.program.kernels import kernel_labels
 from train.program.micro_batches import Loss, ValueAndGrad
-from train.program.optimizer import as_floats, in_8_bits
 from train.program.task import Batch, Params, Parts, Task
+
+
+def in_8_bits(params: Params) -> Params:
+    """Store the kernels of the layers in 8 bits."""
+
+    def is_kernel(params: Params) -> Any:
+        return jax.tree.map(lambda label: label == layouts.SPLIT, kernel_labels(params))
+
+    return grass_optax.to_int8(params, is_kernel)
+
+
+def as_floats(params: Params) -> Params:
+    """Return parameters of which some may be stored in 8 bits as the network reads them."""
+    return grass_optax.from_int8(params)
+
+
+def shapes_in_8_bits(params: Params) -> Params:
+    """Return the shapes of `in_8_bits`, each with the sharding of the weight, which is of one
+    device, or that of a weight that every device holds whole.
+    """
+    shapes = jax.eval_shape(in_8_bits, params)
+
+    def placed(like: Any, x: Any) -> Any:
+        sharding = getattr(like, "sharding", None)
+        if isinstance(sharding, NamedSharding):  # blocks may cross what it cuts
+            sharding = NamedSharding(sharding.mesh, PartitionSpec())
+        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), x)
+
+    return jax.tree.map(
+        lambda like, x: like if like.shape == getattr(x, "shape", None) else placed(like, x), params, shapes
+    )
 
 
 def drawn_in_8_bits(task: Task, seed: int) -> Params:

@@ -1,4 +1,4 @@
-"""The optimizer of a run: the only file of the trainer that imports grass_optax."""
+"""The optimizer of a run, from its flags."""
 
 import dataclasses
 import functools
@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
-from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from grass_optax import layouts, residual, subspaces, transport
@@ -17,6 +15,7 @@ from train.config.optimizer_flags import Decay, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
+from train.program.kernels import kernel_labels, stacked_kernels
 from train.program.previous_norm import place_for_norm, with_norm
 from train.program.task import Batch, Params, Parts
 
@@ -77,90 +76,19 @@ def make_optimizer(
     return optax.chain(place_for_norm(), tx) if config.clip_by == PREVIOUS else tx
 
 
-def in_8_bits(params: Params) -> Params:
-    """Store the kernels of the layers in 8 bits."""
-
-    def is_kernel(params: Params) -> Any:
-        return jax.tree.map(lambda label: label == layouts.SPLIT, _labels(params))
-
-    return grass_optax.to_int8(params, is_kernel)
-
-
-def as_floats(params: Params) -> Params:
-    """Return parameters of which some may be stored in 8 bits as the network reads them."""
-    return grass_optax.from_int8(params)
-
-
-def shapes_in_8_bits(params: Params) -> Params:
-    """Return the shapes of `in_8_bits`, each with the sharding of the weight, which is of one
-    device, or that of a weight that every device holds whole.
-    """
-    shapes = jax.eval_shape(in_8_bits, params)
-
-    def placed(like: Any, x: Any) -> Any:
-        sharding = getattr(like, "sharding", None)
-        if isinstance(sharding, NamedSharding):  # blocks may cross what it cuts
-            sharding = NamedSharding(sharding.mesh, PartitionSpec())
-        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), x)
-
-    return jax.tree.map(
-        lambda like, x: like if like.shape == getattr(x, "shape", None) else placed(like, x), params, shapes
-    )
-
-
 def _clipped(
     config: OptimizerFlags, schedule: ScheduleFlags, seed: int, map_stacks: bool
 ) -> optax.GradientTransformation:
-    clip, row = _clip(config), OPTIMIZERS[config.optimizer]
+    clip, row = gradient_clip(config), OPTIMIZERS[config.optimizer]
     if row.name == "lora":
         return _lora(config, schedule, seed, clip)
     make = {"grass_optax": _method, "axes": _assembled}.get(row.package, _baseline)
     return optax.chain(clip, make(row, config, schedule, seed, map_stacks))
 
 
-def _clip(config: OptimizerFlags) -> optax.GradientTransformation:
+def gradient_clip(config: OptimizerFlags) -> optax.GradientTransformation:
+    """Return the clip of the gradient by its global norm."""
     return optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-
-
-def diagnostics(
-    config: OptimizerFlags, before: optax.OptState, after: optax.OptState, grads: Params
-) -> dict[str, dict[str, jax.Array]]:
-    """Return what an update says of its subspaces: quantity -> type of layer -> array with the
-    layers first. `train.storage.quantities.DIAGNOSTICS` says what each is.
-
-    Args:
-      config: Flags of the optimizer.
-      before, after: Its states around the update.
-      grads: The gradient, not clipped.
-    """
-    grads, _ = _clip(config).update(grads, optax.EmptyState())
-    energy = grass_optax.captured_energy(after, grads, key=0)
-    tangent, change = grass_optax.error_tangent(after, grads), grass_optax.subspace_change(before, after)
-    by_leaf: dict[str, dict[str, Any]] = {
-        "captured": {path: x.captured for path, x in energy.items()},
-        "captured_by_random": {path: jnp.full_like(x.captured, x.of_random) for path, x in energy.items()},
-        "captured_by_best": {path: x.of_best for path, x in energy.items()},
-        "tangent_singular_values": {path: x.singular_values for path, x in tangent.items()},
-        "tangent_norm": {path: x.norm for path, x in tangent.items()},
-        "tangent_relative": {path: x.relative for path, x in tangent.items()},
-        "overlap": {path: x.overlap for path, x in change.items()},
-    }
-    if config.max_norm_growth is not None and _limits(after):
-        recovered = grass_optax.recovered_residual(before, after, grads, max_norm_growth=config.max_norm_growth)
-        by_leaf["recovered"] = {path: x.relative for path, x in recovered.items()}
-        by_leaf["limited"] = {path: x.limited.astype(jnp.float32) for path, x in recovered.items()}
-    return {name: _by_layer(values, name == "tangent_singular_values") for name, values in by_leaf.items()}
-
-
-def _by_layer(values: dict[str, Any], trailing: int) -> dict[str, jax.Array]:
-    of_types = grass_optax.by_layer(values, trailing)
-    return {kind: jnp.stack(list(layers.values())) for kind, layers in of_types.items()}
-
-
-def _limits(state: optax.OptState) -> bool:
-    """Whether a residual is recovered with a limit."""
-    kind = grass_optax.residual.NormGrowthLimitState
-    return any(isinstance(x, kind) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind)))
 
 
 def backward_step(
@@ -273,8 +201,8 @@ def _baseline(row: Optimizer, config: OptimizerFlags, schedule: ScheduleFlags, *
         layouts.SPLIT: grass_optax.in_float32(optax.chain(of_kernels(), optax.scale(config.scale))),
         layouts.ADAM: grass_optax.in_float32(optax.scale_by_adam()),
     }
-    rate, both = make_schedule(config.learning_rate, schedule), optax.partition(directions, _labels)
-    return grass_optax.with_rates(both, rate, labels=_labels, **_adam_and_decay(config, schedule))
+    rate, both = make_schedule(config.learning_rate, schedule), optax.partition(directions, kernel_labels)
+    return grass_optax.with_rates(both, rate, labels=kernel_labels, **_adam_and_decay(config, schedule))
 
 
 def _scale_by_muon() -> optax.GradientTransformation:
@@ -304,31 +232,14 @@ def _lora(
     }
 
     def labels(params: Any) -> Any:
-        return {name: HEAD if name == HEAD else label for name, label in _labels(params).items()}
+        return {name: HEAD if name == HEAD else label for name, label in kernel_labels(params).items()}
 
     return optax.partition(transforms, labels)
 
 
-def _labels(params: Any) -> Any:
-    """Tell the kernels of the layers from all other parameters."""
-    return layouts.split_labels(0, stacked_kernels)(params)
-
-
 def _decaying(decay: Decay) -> Callable[[Any], Any]:
     """Return the function that marks the parameters that decay."""
-    return lambda params: jax.tree.map(lambda label: decay == "all" or label == layouts.SPLIT, _labels(params))
-
-
-def stacked_kernels(params: Any, rank: int = 0) -> Any:
-    """Mark the kernels (layers, in, out) as stacks of matrices; everything else is left to Adam, as
-    are kernels that have no subspace of a rank: few grouped keys at a high rank.
-    """
-
-    def numbers(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
-        is_kernel = jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and leaf.ndim == 3
-        return MuonDimensionNumbers(1, 2) if is_kernel and min(leaf.shape[1:]) > rank else None
-
-    return jax.tree.map_with_path(numbers, params)
+    return lambda params: jax.tree.map(lambda label: decay == "all" or label == layouts.SPLIT, kernel_labels(params))
 
 
 def state_bytes(tx: optax.GradientTransformation, params: Any) -> int:

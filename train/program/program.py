@@ -21,17 +21,17 @@ from train.config.schedule import ScheduleFlags
 from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
+from train.program.measurements import diagnostics
 from train.program.micro_batches import ValueAndGrad, accumulated, mapped
-from train.program.narrow_weights import by_floats, drawn_in_8_bits, predict_by_layer, stored_in_8_bits
-from train.program.optimizer import (
+from train.program.narrow_weights import (
     as_floats,
-    backward_step,
-    diagnostics,
+    by_floats,
+    drawn_in_8_bits,
     in_8_bits,
-    make_optimizer,
-    make_schedule,
-    state_bytes,
+    predict_by_layer,
+    stored_in_8_bits,
 )
+from train.program.optimizer import backward_step, make_optimizer, make_schedule, state_bytes
 from train.program.sharding import (
     batch_sharding,
     check_micro_batches,

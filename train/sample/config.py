@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from train.config.bounds import check_step, refuse
 from train.config.run import Precision
-from train.config.validate import check_step, refuse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -110,15 +110,17 @@ class Checkpoints:
             shutil.rmtree(path)
         steps = steps_in(self.folder)
         step, damaged = newest_intact(self.folder)
-        for name, reason in damaged.items():
-            used = f"the run resumes from step {step}" if step is not None else "no intact one is left"
-            print(f"note: {self.folder / str(name)} is damaged ({reason}), so {used}; it is kept as {name}{DAMAGED}")
         if steps and step is None:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in damaged.items())
             raise UserError(
-                f"all checkpoints in {self.folder} are damaged: restore one from a backup, or start a new run in "
-                "another --run-dir."
+                f"all checkpoints in {self.folder} are damaged ({reasons}): restore one from a backup, or start a new "
+                "run in another --run-dir."
             )
-        for name in damaged:
+        for name, reason in damaged.items():
+            print(
+                f"note: {self.folder / str(name)} is damaged ({reason}), so the run resumes from step {step}; it is "
+                f"kept as {name}{DAMAGED}"
+            )
             aside = self.folder / f"{name}{DAMAGED}"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(name)).rename(aside)

@@ -69,7 +69,9 @@ def damage(folder: Path) -> str | None:
     if links := [name for name, path in files.items() if path.is_symlink() or not path.is_file()]:
         return f"{links[0]} is no ordinary file"
     with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
-        for name, entry in zip(files, threads.map(_entry, files.values()), strict=True):
+        for name, entry in zip(files, threads.map(_entry_or_reason, files.values()), strict=True):
+            if isinstance(entry, str):
+                return f"{name} {entry}"
             if entry != expected[name]:
                 return f"{name} has changed since it was written"
     return None
@@ -102,6 +104,14 @@ def _checksums(folder: Path) -> dict[str, Any] | None:
 def _entry(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _entry_or_reason(path: Path) -> dict[str, Any] | str:
+    """Return what a file is, or why it cannot be read, as on a disk that fails."""
+    try:
+        return _entry(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _flushed(path: Path) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
 from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
 from train.storage.checkpoint import steps_in
-from train.storage.metrics import Metrics, is_update, plot, read_rows
+from train.storage.metrics import Metrics, Row, completed, is_update, plot, read_rows
 from train.storage.model import StoredModel
 from train.system.devices import machine
 from train.system.files import as_json, locked, write_whole
@@ -149,6 +150,17 @@ class RunFolder:
         changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
         if changed:
             print(f"note: resuming with other versions is not bit-exact: {', '.join(changed)}")
+
+
+def rows_of_any_version(folder: RunFolder, run: Run) -> list[Row]:
+    """Return the rows of the metrics; those of older versions get the seconds and tokens that they
+    lack, unless only the data know these.
+    """
+    rows = read_rows(folder.metrics)
+    if isinstance(run, Finetune) and run.data.task != LANGUAGE:
+        return rows
+    is_old = any("tokens" not in row for row in rows)
+    return list(completed(rows, run.data.batch_size * run.data.seq_len)) if is_old else rows
 
 
 def versions() -> dict[str, str]:

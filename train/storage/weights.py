@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.config.run import UserError
-from train.program.optimizer import as_floats, shapes_in_8_bits
+from train.program.narrow_weights import as_floats, shapes_in_8_bits
 from train.storage.checkpoint import ITEM, newest_intact, steps_in
 from train.storage.checksums import SealedPath, damage
 

@@ -15,7 +15,7 @@ from models import CONFIGS, Llama
 from tests import tolerances
 from tests.oracles.block_coordinate import BlockOracle
 from tests.oracles.column_sgd import ColumnOracle
-from train.program.optimizer import stacked_kernels
+from train.program.kernels import stacked_kernels
 
 ADAM = dict(b1=0.8, b2=0.95, eps=1e-6)
 SHAPES = {

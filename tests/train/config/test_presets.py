@@ -10,6 +10,7 @@ import pytest
 from models.config import CONFIGS
 from train.__main__ import parse
 from train.compare.config import Compare
+from train.compare.grid import cells, run_of
 from train.config.optimizers import OPTIMIZERS
 from train.config.presets import PRESETS
 from train.config.run import Pretrain, UserError
@@ -55,6 +56,20 @@ def test_eta_is_the_step_of_tracking_and_no_angle_of_a_walk() -> None:
     etas = [("subtrack", "paper-7b", 1e4), ("subtrack_grad", "subtrack-60m", 10.0), ("grasswalk", "paper-1b", None)]
     for name, preset, eta in etas:
         assert pretrain("--preset", preset, "--optimizer", name).optimizer.step_size == eta
+    assembled = ["--preset", "paper-1b", "--optimizer", "assemble", "--rule"]
+    assert pretrain(*assembled, "tracking").optimizer.step_size == 1e4
+    assert pretrain(*assembled, "tracking", "--step-size", "3").optimizer.step_size == 3
+    assert pretrain(*assembled, "random_walk").optimizer.step_size is None
+    with pytest.raises(UserError, match="--rule tracking has no effect"):
+        pretrain("--preset", "paper-1b", "--optimizer", "grassjump", "--rule", "tracking")
+
+
+def test_a_sweep_of_the_rule_has_the_eta_where_it_tracks() -> None:
+    words = "--preset paper-1b --optimizers assemble --sweep rule=tracking,svd"
+    config = parse(["compare", "--run-dir", "x", *words.split()])
+    assert isinstance(config, Compare)
+    runs = [run_of(config, cell) for cell in cells(config)]
+    assert [(run.optimizer.rule, run.optimizer.step_size) for run in runs] == [("tracking", 1e4), ("svd", None)]
 
 
 def test_other_flags_override_a_preset_even_with_the_value_of_no_flag() -> None:

@@ -39,8 +39,22 @@ def test_spectra_and_norms_are_the_largest_over_layers() -> None:
 
 def test_a_run_without_a_limit_has_the_panels_that_it_can_have() -> None:
     without = [{name: x for name, x in row.items() if name not in ("recovered", "limited")} for row in ROWS]
-    assert [len(subspaces_figure(rows, "run").axes) for rows in (ROWS, without)] == [3, 1]
-    assert lines(subspaces_figure(ROWS, "run").axes[2])[0][0, 1] == pytest.approx(0.5)
+    figures = [subspaces_figure(rows, "run") for rows in (ROWS, without)]
+    assert [len(figure.axes) for figure in figures if figure] == [3, 1]
+    assert figures[0] is not None
+    assert lines(figures[0].axes[2])[0][0, 1] == pytest.approx(0.5)
+
+
+def test_a_run_with_one_measurement_has_the_panels_that_it_can_have() -> None:
+    first = ROWS[:1]
+    assert first[0]["step"] == 1
+    for draw in (energy_figure, spectrum_figure, curvature_figure):
+        assert draw(first, "run").axes
+    figure = subspaces_figure(first, "run")
+    assert figure is not None
+    assert len(figure.axes) == 2  # nothing has overlapped yet
+    bare = [{name: x for name, x in first[0].items() if name not in ("recovered", "limited")}]
+    assert subspaces_figure(bare, "run") is None
 
 
 def test_types_lose_what_all_of_them_have() -> None:

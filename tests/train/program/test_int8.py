@@ -11,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from tests.train.program.test_backward import NETWORK, SCHEDULE, TASK, rows
 from train.config.optimizer_flags import OptimizerFlags
-from train.program.optimizer import as_floats, in_8_bits
+from train.program.narrow_weights import as_floats, in_8_bits
 from train.program.program import make_program
 from train.program.sharding import make_mesh
 from train.storage.checkpoint import Checkpoints

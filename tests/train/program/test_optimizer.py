@@ -18,7 +18,8 @@ from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import KNOBS, OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
 from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
-from train.program.optimizer import diagnostics, make_optimizer, state_bytes
+from train.program.measurements import diagnostics
+from train.program.optimizer import make_optimizer, state_bytes
 from train.storage.quantities import DIAGNOSTICS
 
 SCHEDULE = ScheduleFlags(steps=20, warmup=0)

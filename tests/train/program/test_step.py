@@ -16,7 +16,8 @@ from tests.util import long_but
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, OptimizerName
 from train.config.schedule import ScheduleFlags
-from train.program.optimizer import make_optimizer, make_schedule, stacked_kernels
+from train.program.kernels import stacked_kernels
+from train.program.optimizer import make_optimizer, make_schedule
 from train.program.program import make_program
 from train.program.sharding import make_mesh
 from train.program.step import all_finite, first_state, make_train_step

@@ -1,11 +1,14 @@
 """Any change of a checkpoint shows, and nothing in it is followed or executed."""
 
+import errno
+import hashlib
 import json
 import os
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import pytest
 
@@ -100,3 +103,11 @@ def test_damage_is_described(name: str, checkpoint: Path, monkeypatch: pytest.Mo
     spoil(checkpoint)
     assert message in (damage(checkpoint) or "")
     assert not Path("executed").exists()
+
+
+def test_a_file_that_cannot_be_read_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(file: BinaryIO, digest: str) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(hashlib, "file_digest", failing)
+    assert damage(checkpoint) == "_CHECKPOINT_METADATA cannot be read: Input/output error"

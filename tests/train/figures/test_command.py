@@ -1,0 +1,46 @@
+"""`figures` as a command: from the files of a run, whatever its age and its version."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.train.figures.measured import measured
+from train.__main__ import main, parse
+from train.config.run import Pretrain
+from train.storage.folder import RunFolder
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run of three updates by an older version, which wrote neither seconds nor tokens."""
+    config = parse(["pretrain", "--run-dir", str(tmp_path / "run")])
+    assert isinstance(config, Pretrain)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.store(config, "2-abc")
+    rows = [{"step": t, "loss": 9.0 - t, "lr": 0.1, "tokens_per_second": 100.0} for t in range(1, 4)]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder.path
+
+
+def test_a_run_of_an_older_version_is_drawn(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures", "--run-dir", str(run_dir)]) == 0
+    assert [path.name for path in RunFolder(run_dir).figures.iterdir()] == ["loss.png"]
+    assert "has no measurements of subspaces" in capsys.readouterr().out
+
+
+def test_a_young_run_has_the_figures_that_it_can_have(run_dir: Path, tmp_path: Path) -> None:
+    RunFolder(run_dir).diagnostics.write_text(json.dumps(measured(1)) + "\n")
+    assert main(["figures", "--run-dir", str(run_dir), "--out", str(tmp_path / "out")]) == 0
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {
+        *("loss", "energy", "spectrum", "curvature", "subspaces")
+    }
+
+
+@pytest.mark.parametrize(("words", "message"), [((), "names no folder"), (("nowhere",), "contains no run")])
+def test_a_folder_without_a_run_is_one_sentence(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["figures", "--run-dir", *words]) == 2
+    assert message in capsys.readouterr().err
