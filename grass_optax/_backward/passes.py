@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from grass_optax._backward.layers import in_order
 from grass_optax._backward.scanned import Batch, Params, ScannedLoss
 from grass_optax._inner.int8 import from_int8
 
@@ -120,4 +121,4 @@ def _inputs(
 
 def layer_at(layers: Params, i: Index) -> Params:
     """The parameters of one layer as arrays, without the axis of layers."""
-    return from_int8(jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, keepdims=False), layers))
+    return from_int8(jax.tree.map(lambda x: in_order(lax.dynamic_index_in_dim(x, i, 0, keepdims=False)), layers))

@@ -235,6 +235,24 @@ def test_weights_in_int8_are_never_there_as_a_stack_of_floats():
     assert not re.findall(r"= s8\[16,\d+,\d+\]\S* copy\(", text)
 
 
+def test_layers_are_written_in_the_layout_of_arguments():
+    """What else reads them could ask for another layout of the stack, which would be copied."""
+    shape = jax.ShapeDtypeStruct
+    params = parameters() | {"layers": {"norm": shape((4, 128), jnp.float32), "up": shape((4, 128, 256), jnp.float32)}}
+    wide = grass_optax.ScannedLoss(
+        embed=lambda w, x: (x @ w["embed"], None),
+        block=lambda layer, x, _: x * layer["norm"][None] + jnp.tanh(x @ layer["up"])[:, :128],
+        head=lambda w, x, _: jnp.mean(x),
+    )
+    params["embed"], tx = shape((8, 128), jnp.float32), optax.adam(0.1)
+    step = jax.jit(grass_optax.update_in_backward(wide, tx))
+    lines = step.lower(params, jax.eval_shape(tx.init, params), shape((3, 8), jnp.float32)).as_text().splitlines()
+    in_order = {line.split(" = ")[0].strip() for line in lines if "@LayoutConstraint" in line}
+    writes = [found[1] for line in lines if (found := re.search(r"update_slice %\w+, (%\w+).*<4x128x256xf32>$", line))]
+    assert len(writes) == 3  # the kernel and its two moments
+    assert set(writes) <= in_order
+
+
 def test_inputs_are_saved_for_every_kth_layer_and_computed_again_for_k():
     """16 inputs for k = 1, and 4 + 4 for k = 4."""
     layers, width, rows = 16, 64, 4096
