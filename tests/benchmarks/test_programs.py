@@ -50,6 +50,7 @@ def own_promotion():
         yield
 
 
+@pytest.mark.long
 def test_step_times_refreshes_apart_and_names_what_is_missing(tmp_path, capsys):
     methods = ["adamw", "apollo", "optax-galore", "rollfast-apollo"]
     arguments = [*SMALL, "--steps", "9", "--gap", "2", "--methods", *methods]
@@ -116,6 +117,7 @@ def test_instructions_are_counted():
     assert compile_time.size_of(program) == {"instructions": 2, "bytes": len(program), "conditionals": 1}
 
 
+@pytest.mark.long
 def test_roofline_puts_each_step_beside_its_floor(tmp_path):
     arguments = [*SMALL, "--steps", "4", "--warmup", "1", "--copy-megabytes", "1", "--product-width", "64"]
     (table,) = written(tmp_path, roofline, *arguments, "--methods", "adamw", "apollo")
@@ -135,6 +137,7 @@ def test_kernels_reads_times_and_bytes_of_every_operation(tmp_path, capsys):
     assert "GB/s" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_passes_counts_what_a_step_reads_and_writes(tmp_path, capsys):
     (table,) = written(tmp_path, passes, *SMALL, "--methods", "adamw", "galore-randomized", "--details")
     adamw, galore = table["rows"]
@@ -155,6 +158,7 @@ def test_least_traffic_and_arithmetic_by_hand():
     assert roofline.least_operations(roofline.COSTS["adamw"], matrices, 1) == 0
 
 
+@pytest.mark.long
 def test_train_step_is_compared_with_its_base(tmp_path):
     arguments = ["--batch", "1", "--sequence", "8", "--methods", "adamw", "column_sgd"]
     (table,) = written(tmp_path, train_step, *arguments, "--steps", "4", "--warmup", "1")
@@ -169,6 +173,7 @@ def test_train_step_plans_its_memory(tmp_path):
     assert table["rows"][0]["planned_bytes"] > 0
 
 
+@pytest.mark.long
 def test_communication_counts_what_is_sent_by_hand(tmp_path):
     """AdamW sends nothing; a split leaf sends less than its gradient, and on one device nothing."""
     path = tmp_path / "found.json"
@@ -205,6 +210,7 @@ def test_weak_scaling_sends_what_is_counted_by_hand(tmp_path):
     assert rows["grassjump", 2]["refresh"] > 0
 
 
+@pytest.mark.long
 def test_plans_shows_what_does_not_fit(tmp_path, capsys):
     small = ["--models", "tiny", "--meshes", "fsdp=2", "--sequence", "8", "--dtype", "float32"]
     (table,) = written(tmp_path, plans, *small, "--methods", "adamw")

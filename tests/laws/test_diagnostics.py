@@ -86,6 +86,7 @@ def test_every_method_that_recovers_can_be_asked_what(name):
     assert np.all(np.asarray(of["stack"].relative) > 0)
 
 
+@pytest.mark.long
 def test_a_mask_and_a_box_hide_no_leaf_and_a_stack_is_its_matrices():
     """The best subspace too: its start is that of the matrix, in a stack or in a list."""
     params = {"stack": jnp.ones((2, 6, 16)), "box": jnp.ones((6, 16)), "masked": jnp.ones((6, 6))}

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.train.small_run import STEPS, Launcher
 from train.__main__ import main
-from train.config import validate
+from train.config import bounds
 from train.config.run import TrackerName
 from train.storage.metrics import Metrics
 from train.watch import trackers
@@ -227,7 +227,7 @@ def test_a_run_that_is_stopped_and_resumed_is_in_tensorboard_once(
 def test_a_missing_package_is_one_sentence_before_anything_is_written(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(validate.TRACKERS, "trackio", "a_package_that_is_missing")
+    monkeypatch.setitem(bounds.TRACKERS, "trackio", "a_package_that_is_missing")
     words = ["--run-dir", str(tmp_path / "run"), "--log", "tensorboard", "trackio"]
     assert main([*command, *words]) == 2
     assert capsys.readouterr().err == (
@@ -242,4 +242,4 @@ def test_packages_of_trackers_are_imported_only_when_they_are_used() -> None:
     names = {alias.name for node in loaded if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in loaded if isinstance(node, ast.ImportFrom)}
     assert "train.config.run" in names
-    assert not {name.split(".")[0] for name in names} & set(validate.TRACKERS.values())
+    assert not {name.split(".")[0] for name in names} & set(bounds.TRACKERS.values())
