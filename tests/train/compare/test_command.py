@@ -51,7 +51,8 @@ class Comparison(NamedTuple):
 
 def make_comparison(launcher: Launcher, run_dir: Path) -> Comparison:
     process = launcher.start(launcher.comparison(run_dir, *SWEEP, warmup=0))
-    wait_for(process, lambda: (run_dir / ADAMW / "metrics.jsonl").exists())  # it compiles, and handles signals
+    metrics = run_dir / ADAMW / "metrics.jsonl"
+    wait_for(process, lambda: metrics.exists() and b'"loss"' in metrics.read_bytes())  # there is something to save
     process.send_signal(signal.SIGTERM)
     stopped, _ = process.communicate(timeout=200)
     assert process.returncode == 0, stopped
