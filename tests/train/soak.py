@@ -99,8 +99,10 @@ class Soak:
         return row | {"step": last_step(run_dir), "checkpoints": spoil(draw, name, run_dir)}
 
     def command(self, run_dir: Path, more: dict[str, Any]) -> list[str]:
-        """Return the command line that starts the run, or resumes it once it has an update."""
-        if last_step(run_dir):
+        """Return the command line that starts the run, or resumes it once it has an update, or the
+        checkpoint of a signal before the first one.
+        """
+        if last_step(run_dir) or checkpoints_of(run_dir):
             return ["pretrain", "--run-dir", str(run_dir), "--resume"]
         return self.launcher.arguments(run_dir, **self.flags, **more)
 
@@ -118,12 +120,17 @@ def last_step(run_dir: Path) -> int:
     return max((row["step"] for row in read_rows(run_dir / "metrics.jsonl") if "loss" in row), default=0)
 
 
+def checkpoints_of(run_dir: Path) -> list[int]:
+    """Return the steps of the checkpoints."""
+    folder = run_dir / "checkpoints"
+    return steps_in(folder) if folder.is_dir() else []
+
+
 def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
     """Damage the files of a run that goes on, but never its last intact checkpoint; return its
     checkpoints.
     """
-    checkpoints = run_dir / "checkpoints"
-    steps = steps_in(checkpoints) if checkpoints.is_dir() else []
+    checkpoints, steps = run_dir / "checkpoints", checkpoints_of(run_dir)
     if len(steps) > 1 and name in DAMAGES[:3] and not (run_dir / "summary.json").exists():
         newest = checkpoints / str(steps[-1])
         files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
