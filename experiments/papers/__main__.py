@@ -2,11 +2,13 @@
 
 from experiments.papers import (
     ablation,
+    completion,
     interval,
     limiter,
     long_run,
     main_comparison,
     rank,
+    ratio,
     step_size,
     wall_time,
 )
@@ -14,7 +16,7 @@ from experiments.papers.scales import SCALES, seconds_of
 from experiments.papers.tables import duration
 from experiments.study import row
 
-MODULES = (main_comparison, ablation, rank, interval, limiter, step_size, long_run, wall_time)
+MODULES = (main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, wall_time)
 
 
 def overview() -> str:

@@ -52,6 +52,7 @@ class Run:
     tracking_rank: int
     completion: Any
     max_norm_growth: float | None
+    diagnostics: bool = False
 
     def at(self, **settings: Any) -> "Run":
         """The same run with other settings."""
@@ -82,7 +83,9 @@ class Run:
             model=dataclasses.replace(usual.model, precision=self.precision),
             data=dataclasses.replace(usual.data, **batch),
             optimizer=dataclasses.replace(usual.optimizer, **flags),
-            report=dataclasses.replace(usual.report, sample_tokens=0, save_every=1000, save_minutes=10.0),
+            report=dataclasses.replace(
+                usual.report, sample_tokens=0, save_every=1000, save_minutes=10.0, diagnostics=self.diagnostics
+            ),
         )
 
 
