@@ -100,6 +100,7 @@ _ADAMW = {
     **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_TABLE_14)),
     **_at("1b 7b qwen2-1.5b", Recipe(learning_rate=1e-4, source=_TABLE_7)),
 }
+_RACS, _SINKGD = "Table 9 of arXiv 2502.07752", "the paper's, as ports quote it (arXiv 2502.06742)"
 _ONLINE = "the README of its code (arXiv 2408.12857)"
 
 PRETRAINING: dict[str, dict[str, Recipe]] = {
@@ -163,6 +164,15 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
         **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_SCALE)),
         "1b": Recipe(learning_rate=2e-4, source=_SCALE),
         "7b": Recipe(learning_rate=1e-4, source=_SCALE),
+    },
+    "racs": {
+        **_tiny(2e-2, "its paper's, not tuned"),
+        **_at("60m 130m 350m", Recipe(learning_rate=2e-2, source=_RACS)),
+        "1b": Recipe(learning_rate=2e-2, scale=0.02, source=_RACS),
+    },
+    "sinkgd": {
+        **_tiny(2e-2, "its paper's, not tuned"),
+        **_at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_SINKGD)),
     },
     "assemble": {
         size: dataclasses.replace(recipe, source="GrassJump's, which it is without other flags")
