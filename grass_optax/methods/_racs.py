@@ -12,6 +12,7 @@ from grass_optax._checks import positive
 from grass_optax._inner.transforms import adam, in_float32
 from grass_optax._linalg.scalings import divided, fisher_scales, matrix_norms
 from grass_optax._trees import layouts
+from grass_optax._trees.boxes import without_boxes
 from grass_optax._trees.sides import sides_of
 from grass_optax.methods._common import Mask, adam_elsewhere, with_rates
 from grass_optax.residual.limit import NormGrowthLimitState, limited, unset
@@ -99,7 +100,7 @@ def scale_by_racs(
     """
     fisher = _scale_by_fisher(beta, positive("iterations", iterations), weight_dimension_numbers)
     limit = optax.identity() if max_norm_growth is None else _limit(max_norm_growth, weight_dimension_numbers)
-    matrices = in_float32(optax.chain(fisher, limit, optax.scale(scale)))
+    matrices = without_boxes(in_float32(optax.chain(fisher, limit, optax.scale(scale))))
     labels = layouts.split_labels(0, weight_dimension_numbers)
     return adam_elsewhere(matrices, adam(b1, b2, eps, mu_dtype, nu_dtype), labels)
 
@@ -185,7 +186,7 @@ def _scale_by_fisher(
             updates,
             sides_of(updates, weight_dimension_numbers),
         )
-        fresh = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0)), pairs)
+        fresh = [jax.tree.map(lambda _, pair, i=i: pair[i], updates, pairs) for i in range(2)]
 
         def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
             decay = jnp.asarray(beta, old.dtype)

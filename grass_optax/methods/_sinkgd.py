@@ -37,7 +37,7 @@ def scale_by_sinkgd(
     State: none for a matrix.
 
     Matrices are the leaves that `layouts.split_labels` calls "split" at rank 0. Embeddings, the
-    output head and vectors get Adam, as in the paper's experiments.
+    output head and vectors get Adam.
 
     Under `optax.inject_hyperparams`, `iterations` and callables that are not schedules go to
     `static_args`.
