@@ -36,8 +36,8 @@ def sinkhorn_scaled(x: Float[Array, "..."], inputs: Axes, outputs: Axes, iterati
       a_j = 1 / mean_i(b_i P_ij),   b_i = 1 / mean_j(a_j P_ij)    `iterations` times
       X_ij sqrt(b_i a_j)
 
-    So X is read twice in an iteration and written once at the end. A row or column of zeros stays
-    zero, and what is not finite makes its whole matrix NaN.
+    An iteration reads P and writes two vectors. A row or column of zeros stays zero, and what is
+    not finite makes its whole matrix NaN.
     """
     x = x / _largest(x, inputs + outputs)
     squares = jnp.square(x)
