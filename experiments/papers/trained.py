@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import english
 from experiments.study import Study
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import DIVERGED, DataFlags, ModelFlags, PrecisionName, Pretrain, UserError, defaults
@@ -147,6 +148,8 @@ def commit() -> str:
 
 def fingerprint(run: Run) -> str:
     """Prepare the tokens of a run, and identify them."""
+    if run.data == english.DATA:
+        english.prepare()
     config = run.config()
     return load_tokens(config.data, config.model.vocab_size).fingerprint
 
