@@ -11,7 +11,7 @@ trainer's default.
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,8 +190,8 @@ def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
         f"**{table.title}**: r = {table.rank}, T = {table.update_proj_gap}. A random subspace captures "
         f"{(table.rank / HIDDEN) ** 0.5:.3f}.",
         "",
-        "| basis | rate | seeds | loss | deviation | from the first, by seed | energy |",
-        "|---|---:|---:|---:|---:|---|---:|",
+        "| basis | rate | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
+        "|---|---:|---:|---:|---:|---|---:|---:|",
     ]
     first: dict[int, float] = {}
     for name in table.contestants:
@@ -200,18 +200,26 @@ def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
             continue
         losses = {seed: outcome.eval_loss for seed, outcome in found.items()}
         first = first or losses
-        differences = [f"{losses[seed] - first[seed]:+.3f}" for seed in losses if seed in first]
+        differences = [losses[seed] - first[seed] for seed in losses if seed in first and losses is not first]
         cells = [
             name,
             f"{rates[name]:g}",
             str(len(losses)),
             f"{statistics.mean(losses.values()):.3f}",
             f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "-",
-            "-" if losses is first else ", ".join(differences),
+            ", ".join(f"{difference:+.3f}" for difference in differences) or "-",
+            _mean_and_error(differences),
             f"{statistics.mean(outcome.energy for outcome in found.values()):.3f}",
         ]
         lines.append(row(*cells))
     return "\n".join(lines)
+
+
+def _mean_and_error(values: Sequence[float]) -> str:
+    """The mean, and its standard error."""
+    if len(values) < 2:
+        return "-"
+    return f"{statistics.mean(values):+.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
 
 
 STUDY = study_of(optimizer)
