@@ -117,25 +117,29 @@ def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
 class Split(NamedTuple):
     """What one step knows: the extra argument `split` of a residual transformation.
 
+    The inner optimizer gets it too, without what that optimizer makes: it is None there.
+
     Attributes:
       grad: G (..., m, n) per leaf, with the error that was fed back.
       projected: g = S^T G (..., r, n) per leaf.
-      direction: D (..., r, n) per leaf, what `inner` returned for g.
       basis: S (..., m, r) per leaf.
       previous_basis: S of the step before; zero at the first step.
       inner_state: the inner state after the transport.
       removed_fraction: c of the R = G - c S g that the residual transformation is given.
       previous_inner_state: the inner state before the transport.
+      direction: D (..., r, n) per leaf, what `inner` returned for g.
+      updated_inner_state: the inner state that `inner` returned with it.
     """
 
     grad: PyTree
     projected: PyTree
-    direction: PyTree
     basis: PyTree
     previous_basis: PyTree
     inner_state: PyTree
     previous_inner_state: PyTree
     removed_fraction: ArrayLike
+    direction: PyTree = None
+    updated_inner_state: PyTree = None
 
 
 def by_leaf(state: PyTree, treedef: Any) -> tuple[list[list[Array]], Callable[[list[Array]], PyTree]]:
