@@ -1,6 +1,7 @@
 """The records of a split: its configuration, its state, and what it passes to residuals."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,6 +41,11 @@ class SplitConfig:
     def orthonormal(self) -> bool:
         """Whether every basis is orthonormal, including the first."""
         return self.rule.orthonormal and self.initial.orthonormal
+
+    @property
+    def inner_takes_split(self) -> bool:
+        """Whether the inner optimizer takes extra arguments without a name, as Optax's do."""
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.inner.update).parameters.values())
 
 
 class SplitState(NamedTuple):

@@ -78,7 +78,7 @@ def split_by_subspace(
 
     The two large products run at JAX's default matmul precision (`jax.default_matmul_precision`).
     Extra arguments of `update` reach `inner` and `residual` untouched. Both get one more, `split`,
-    a record of what the step knows (`residual` lists its fields).
+    a record of what the step knows (`residual` lists its fields); `inner` if it takes any.
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
@@ -227,7 +227,7 @@ def _step(
         previous_inner_state=state.inner_state,
         removed_fraction=config.residual.marks.removed_fraction if config.residual else 1.0,
     )
-    of_inner = extra_args | {"split": split}
+    of_inner = extra_args | ({"split": split} if config.inner_takes_split else {})
     direction, inner_state = config.inner.update(projected, now.inner_state, shapes, **of_inner)
     split = split._replace(direction=direction, updated_inner_state=inner_state)
     directions, residual_state = combined(config, updates, state, split, extra_args)

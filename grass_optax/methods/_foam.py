@@ -35,7 +35,7 @@ def scale_by_foam(
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction of FOAM: Adam whose moments blocks of rows share, but for their residuals.
+    """The direction of FOAM: Adam with moments that rows share, and with the residual in them.
 
     With A G, the means of r blocks of m/r neighbouring rows, and E, which gives each row those of
     its block (Algorithm 1, and Adam's correction of the released code)::
@@ -109,7 +109,7 @@ def foam(
     mask: Mask | None = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """FOAM: Adam with moments that blocks of rows share, and the residual of each row in them.
+    """FOAM: Adam with moments that blocks of rows share, and with the residual in them.
 
     With the direction U of `scale_by_foam`::
 

@@ -34,7 +34,7 @@ def test_both_read_the_moments_of_adam(make):
 
 
 def test_lifted_moments_are_those_of_any_basis():
-    """Without a residual in them, columns of I: Adam on the rows that were chosen, zero elsewhere."""
+    """Of columns of I, without the residual: Adam on the rows that were chosen, zero elsewhere."""
     args = 0.9, 0.999, 1e-8
     grad = jax.random.normal(jax.random.key(0), (8, 12))
     tx = split(residual.unfolded_adam(*args, residual_scale=0.0), subspaces.columns(), lift=False)
