@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
-from grass_optax.bases import BasisLike, Blocks
+from grass_optax.bases import BasisLike, Blocks, Fold
 from grass_optax.residual import Residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
@@ -80,7 +80,7 @@ class SplitState(NamedTuple):
 
     @property
     def block_counts(self) -> PyTree:
-        """The number of blocks of the basis per leaf; 1 if it is not a `bases.Blocks`."""
+        """The number of blocks of the basis per leaf; 1 if it has none (`block_count`)."""
         return _read(lambda spec: spec.get(_BLOCKS, 1), self.layout)
 
 
@@ -101,7 +101,9 @@ def _read(f: Callable[[dict[str, Any]], Any], layout: PyTree) -> PyTree:
 
 
 def block_count(basis: BasisLike) -> int:
-    """The number of blocks of a basis; 1 if it is not a `bases.Blocks`."""
+    """The number of blocks of a basis of one size, in rows and columns; 1 if there are none."""
+    if isinstance(basis, Fold):
+        return basis.rank if basis.m % basis.rank == 0 else 1
     return basis.blocks.shape[-3] if isinstance(basis, Blocks) else 1
 
 
@@ -114,7 +116,7 @@ def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
     """
 
     def stored(spec: MatrixLayout, basis: BasisLike) -> dict[str, optax.EmptyState]:
-        blocks = {_BLOCKS: block_count(basis)} if isinstance(basis, Blocks) else {}
+        blocks = {_BLOCKS: block_count(basis)} if isinstance(basis, Blocks | Fold) else {}
         return {json.dumps(dataclasses.asdict(spec) | blocks, default=int): optax.EmptyState()}
 
     return map_layouts(stored, layouts, bases)

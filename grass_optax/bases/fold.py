@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from grass_optax._linalg.dtypes import wide
-from grass_optax._trees.mesh import whole_along
+from grass_optax._trees.mesh import is_mesh_free
+from grass_optax.bases.dense import Dense
 
 
 @jax.tree_util.register_static
@@ -49,10 +50,16 @@ class Fold:
     def sums(self, x: Float[Array, "*b m n"]) -> Float[Array, "*b r n"]:
         """The sum of each block of rows, in float32 at least."""
         x = x.astype(wide(x.dtype))
-        return whole_along(_joined([jnp.sum(part, axis=-2) for part in self._cut(x)]), (-2,), x)
+        if self._crosses_devices(x):
+            with jax.default_matmul_precision("highest"):
+                return self._rows_of_blocks(x).project(x)
+        return _joined([jnp.sum(part, axis=-2) for part in self._cut(x)])
 
     def spread(self, x: Float[Array, "*b r n"]) -> Float[Array, "*b m n"]:
         """The matrix whose rows are those of their blocks in x."""
+        if self._crosses_devices(x):
+            with jax.default_matmul_precision("highest"):
+                return self._rows_of_blocks(x).lift(x)
         shorter, more = divmod(self.m, self.rank)
         parts = [(x[..., :more, :], shorter + 1), (x[..., more:, :], shorter)]
         return _joined([jnp.repeat(part, rows, axis=-2) for part, rows in parts if part.shape[-2]])
@@ -85,13 +92,31 @@ class Fold:
         """S, with its zeros."""
         return self.lift(jnp.eye(self.rank))
 
+    def _crosses_devices(self, x: Float[Array, "*b _ n"]) -> bool:
+        """Whether a block may have rows on two devices of a mesh, which cutting rows into blocks
+        would gather.
+        """
+        devices = jax.typeof(x).sharding.mesh.size
+        return not is_mesh_free(x) and (self.m % self.rank != 0 or self.rank % devices != 0)
+
+    def _rows_of_blocks(self, x: Float[Array, "*b _ n"]) -> Dense:
+        """The map with a 1 where a row is in a block, for each matrix of x."""
+        block_of_row = np.repeat(np.arange(self.rank), self._rows())
+        ones = jax.nn.one_hot(block_of_row, self.rank, dtype=wide(x.dtype))
+        return Dense(jnp.broadcast_to(ones, (*x.shape[:-2], *ones.shape)))
+
+    def _rows(self) -> np.ndarray:
+        """c, the rows of each block."""
+        shorter, more = divmod(self.m, self.rank)
+        return shorter + (np.arange(self.rank) < more)
+
     def _over_roots(self, x: Float[Array, "*b r n"]) -> Float[Array, "*b r n"]:
         """Each row over c^(power/2) of its block."""
         shorter, more = divmod(self.m, self.rank)
         if not more:
             return x / shorter ** (self.power / 2)
-        sizes = shorter + (np.arange(self.rank) < more)[:, None]
-        return x / jnp.broadcast_to(jnp.asarray(sizes ** (self.power / 2), x.dtype), x.shape)
+        roots = self._rows()[:, None] ** (self.power / 2)
+        return x / jnp.broadcast_to(jnp.asarray(roots, x.dtype), x.shape)
 
     def _cut(self, x: Float[Array, "*b m n"]) -> list[Float[Array, "*b k c n"]]:
         """The rows of each block, of the longer blocks and of the others."""

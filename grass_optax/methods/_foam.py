@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from grass_optax import subspaces, transport
 from grass_optax._checks import one_of
-from grass_optax._inner.transforms import narrow_moments
+from grass_optax._inner.transforms import averaged, narrow_moments
 from grass_optax._linalg.dtypes import wide
 from grass_optax._trees import layouts
 from grass_optax.bases import Fold
@@ -169,12 +169,9 @@ def _adam_of_squares(b1: ArrayLike, b2: ArrayLike) -> optax.GradientTransformati
         def of_all_rows(grad: Array, basis: Fold) -> Array:
             return basis.sums(jnp.square(grad.astype(wide(grad.dtype))))
 
-        mu = _averaged(b1, updates, state.mu)
-        nu = _averaged(b2, jax.tree.map(of_all_rows, split.grad, split.basis), state.nu)
+        squares = jax.tree.map(of_all_rows, split.grad, split.basis)
+        mu = jax.tree.map(lambda x, m: averaged(x, m, b1), updates, state.mu)
+        nu = jax.tree.map(lambda x, m: averaged(x, m, b2), squares, state.nu)
         return mu, optax.ScaleByAdamState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
 
     return optax.GradientTransformationExtraArgs(optax.scale_by_adam(b1, b2).init, update)
-
-
-def _averaged(decay: ArrayLike, new: PyTree, moment: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, m: x + jnp.asarray(decay, m.dtype) * (m - x), new, moment)

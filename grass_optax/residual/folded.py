@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from grass_optax._inner.states import adam_state
+from grass_optax._inner.transforms import averaged
 from grass_optax._linalg.norms import frobenius_norm
 from grass_optax.bases import BasisLike, Fold, as_basis
 from grass_optax.residual.marks import map_present, split_of
@@ -61,15 +62,18 @@ def block_scaling(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         del params
         split = split_of(extra_args)
-        adam = adam_state(split.updated_inner_state)
+        adam = adam_state(split.inner_state)
+        count = optax.safe_increment(adam.count)
 
-        def one(outside: Array, basis: BasisLike, mu: Array, nu: Array, direction: Array) -> Array:
-            mean, square, correction = _corrected(mu, nu, adam.count, b1, b2)
+        def one(outside: Array, basis: BasisLike, mu: Array, nu: Array, projected: Array, direction: Array) -> Array:
+            # Not those after the update, which narrow types have rounded.
+            mu, nu = averaged(projected, mu, b1), averaged(jnp.square(projected), nu, b2)
+            mean, square, correction = _corrected(mu, nu, count, b1, b2)
             root = jnp.sqrt(square) + jnp.asarray(eps, square.dtype)
             factor = jnp.asarray(scale, root.dtype) * _ratio(direction, mean / root) / correction
             return outside * _fold(basis).spread(factor / root)
 
-        return map_present(one, updates, split.basis, adam.mu, adam.nu, split.direction), state
+        return map_present(one, updates, split.basis, adam.mu, adam.nu, split.projected, split.direction), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
@@ -129,8 +133,11 @@ def unfolded_adam(
 def _corrected(
     mean: Float[Array, "*b k n"], square: Float[Array, "*b k n"], count: Any, b1: ArrayLike, b2: ArrayLike
 ) -> tuple[Float[Array, "*b k n"], Float[Array, "*b k n"], Float[Array, ""]]:
-    """Moments with Adam's hats, and 1 - b1^t."""
-    first, second = (1 - jnp.asarray(b, mean.dtype) ** jnp.asarray(count, mean.dtype) for b in (b1, b2))
+    """Moments with Adam's hats, and 1 - b1^t. As 1 - 0.999^t the second correction would have lost
+    four of its digits at the first updates.
+    """
+    logs = (jnp.log(jnp.asarray(b, mean.dtype)) for b in (b1, b2))
+    first, second = (-jnp.expm1(jnp.asarray(count, mean.dtype) * log) for log in logs)
     return mean / first, square / second, first
 
 
