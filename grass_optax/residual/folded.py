@@ -136,7 +136,7 @@ def _corrected(
     """Moments with Adam's hats, and 1 - b1^t. As 1 - 0.999^t the second correction would have lost
     four of its digits at the first updates.
     """
-    logs = (jnp.log(jnp.asarray(b, mean.dtype)) for b in (b1, b2))
+    logs = (jnp.log1p(jnp.asarray(b - 1, mean.dtype)) for b in (b1, b2))
     first, second = (-jnp.expm1(jnp.asarray(count, mean.dtype) * log) for log in logs)
     return mean / first, square / second, first
 
