@@ -8,7 +8,7 @@ the first basis.
 `rule` defines what a rule is. `random` has the rules that draw a basis, `fixed` those whose basis
 stays, `gradient` those that make one from the gradient, `moving` those that move the old basis by
 it, and `learned` those that take gradient steps on the basis itself. `blockwise` applies a rule to
-each block of rows.
+each block of rows, and `switching` one of two rules at a time.
 """
 
 from grass_optax.subspaces.blockwise import by_blocks
@@ -30,8 +30,8 @@ from grass_optax.subspaces.rule import (
     kept_unless_finite,
     no_state,
     stateless_rule,
-    switch,
 )
+from grass_optax.subspaces.switching import interleave, switch
 
 __all__ = [
     "random_jump",
@@ -50,6 +50,7 @@ __all__ = [
     "coap",
     "by_blocks",
     "switch",
+    "interleave",
     "SubspaceRule",
     "Refresh",
     "stateless_rule",
