@@ -10,7 +10,7 @@ import grass_optax
 from grass_optax import bases, residual, split_by_subspace, subspaces, transport
 from tests.oracles.drive import ALL_SHAPES, RANK, close, gradients, history, matrices, turned
 from tests.oracles.folded import Foam, Gwt, haar, inverse_haar
-from tests.util import stacked_dimensions
+from tests.util import long_but, stacked_dimensions
 
 ADAM = dict(b1=0.8, b2=0.95, eps=1e-6)
 FOUR_TO_A_BLOCK = (("stack", (2, 8, 16)), ("square", (8, 8)), ("tall", (20, 8)))
@@ -33,7 +33,11 @@ def follow(tx, make, shapes):
 
 
 @pytest.mark.parametrize(
-    ("second_moment", "residual_scale"), [("mean_of_squares", 1.0), ("mean_of_squares", 0.5), ("square_of_means", 1.0)]
+    ("second_moment", "residual_scale"),
+    long_but(
+        [("mean_of_squares", 0.5)],
+        [("mean_of_squares", 1.0), ("mean_of_squares", 0.5), ("square_of_means", 1.0)],
+    ),
 )
 def test_foam_follows_its_oracle(second_moment, residual_scale):
     """In blocks of 2 rows, and of 3, 3 and 2."""
@@ -42,7 +46,7 @@ def test_foam_follows_its_oracle(second_moment, residual_scale):
     follow(tx, lambda: Foam(of_squares=second_moment == "mean_of_squares", **options), ALL_SHAPES)
 
 
-@pytest.mark.parametrize("growth", [1.01, None])
+@pytest.mark.parametrize("growth", long_but([1.01], [1.01, None]))
 def test_gwt_follows_its_oracle_which_transforms_level_by_level(growth):
     options = dict(rank=2, scale=0.3, **ADAM)
     tx = grass_optax.scale_by_gwt(max_norm_growth=growth, weight_dimension_numbers=stacked_dimensions, **options)
@@ -50,7 +54,7 @@ def test_gwt_follows_its_oracle_which_transforms_level_by_level(growth):
     assert all((0 < x.limit.fired < 11) == (growth is not None) for x in oracles)
 
 
-@pytest.mark.parametrize("levels", [0, 1, 2, 3])
+@pytest.mark.parametrize("levels", long_but([2], [0, 1, 2, 3]))
 def test_one_basis_has_the_folds_of_foam_and_the_approximations_of_gwt(levels):
     """S^T G is FOAM's fold times the root of a block, and GWT's approximation; G - S S^T G is what
     FOAM's fold leaves over, and what the details make.
