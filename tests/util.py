@@ -1,6 +1,7 @@
 """What several test files share: the methods under test, gradients, and bases from outside."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ class Method:
         self.arguments, self.needs = row.arguments, row.run_fractions
         self.splits, self.recovers = row.splits, row.recovers
         self.draws_bases = row.splits and row.draws
+        self.parameters = set(inspect.signature(self.scale_by).parameters)
+        # Whether its state has bases, for some of its options
+        self.has_bases = row.splits and (row.stores_bases or "store_basis" in self.parameters)
         self.has_rank, self.has_svd = "rank" in row.takes, row.svd != "never"
         # What inject_hyperparams must leave alone
         self.static = {"rank", row.gap_argument, "key", "blocks", "weight_dimension_numbers", *row.static_integers}

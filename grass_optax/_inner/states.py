@@ -195,6 +195,22 @@ def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
     )
 
 
+def adam_state(inner_state: Any) -> optax.ScaleByAdamState:
+    """The state of Adam in an inner state, moments in float32 at least.
+
+    Raises:
+      TypeError: there is none.
+    """
+    for state in _parts(inner_state):
+        plain = decoded(state) if isinstance(state, CompressedState) else state
+        if _is_adam(plain):
+            return plain
+    raise TypeError(
+        f"the inner state {type(inner_state).__name__} is not Adam's, and this residual reads Adam's moments. Give an "
+        "`inner` that is optax.scale_by_adam, or a chain with it."
+    )
+
+
 def _parts(state: Any) -> list[Any]:
     """The states in a chain of chains."""
     return [x for part in state for x in _parts(part)] if type(state) is tuple else [state]

@@ -87,6 +87,11 @@ def orthogonalize(method: Orthogonalization = "exact") -> optax.GradientTransfor
     return optax.stateless(update)
 
 
+def averaged(new: Array, moment: Array, decay: ArrayLike) -> Array:
+    """A moving average of Adam's, as Optax writes it: 1 - 0.999 in float32 would be 1e-5 off."""
+    return jnp.asarray(1 - decay, moment.dtype) * new + jnp.asarray(decay, moment.dtype) * moment
+
+
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Run a transformation with its state and arithmetic in float32 at least.
 

@@ -1,6 +1,7 @@
 """The records of a split: its configuration, its state, and what it passes to residuals."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from grass_optax._trees.layouts import map_layouts
 from grass_optax._trees.matrix_layout import MatrixLayout
-from grass_optax.bases import BasisLike, Blocks
+from grass_optax.bases import BasisLike, Blocks, Fold
 from grass_optax.residual import Residual
 from grass_optax.subspaces import SubspaceRule
 from grass_optax.transport import Transport
@@ -40,6 +41,11 @@ class SplitConfig:
     def orthonormal(self) -> bool:
         """Whether every basis is orthonormal, including the first."""
         return self.rule.orthonormal and self.initial.orthonormal
+
+    @property
+    def inner_takes_split(self) -> bool:
+        """Whether the inner optimizer takes extra arguments without a name, as Optax's do."""
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.inner.update).parameters.values())
 
 
 class SplitState(NamedTuple):
@@ -74,7 +80,7 @@ class SplitState(NamedTuple):
 
     @property
     def block_counts(self) -> PyTree:
-        """The number of blocks of the basis per leaf; 1 if it is not a `bases.Blocks`."""
+        """The number of blocks of the basis per leaf; 1 if it has none (`block_count`)."""
         return _read(lambda spec: spec.get(_BLOCKS, 1), self.layout)
 
 
@@ -95,7 +101,9 @@ def _read(f: Callable[[dict[str, Any]], Any], layout: PyTree) -> PyTree:
 
 
 def block_count(basis: BasisLike) -> int:
-    """The number of blocks of a basis; 1 if it is not a `bases.Blocks`."""
+    """The number of blocks of a basis of one size, in rows and columns; 1 if there are none."""
+    if isinstance(basis, Fold):
+        return basis.rank if basis.m % basis.rank == 0 else 1
     return basis.blocks.shape[-3] if isinstance(basis, Blocks) else 1
 
 
@@ -108,7 +116,7 @@ def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
     """
 
     def stored(spec: MatrixLayout, basis: BasisLike) -> dict[str, optax.EmptyState]:
-        blocks = {_BLOCKS: block_count(basis)} if isinstance(basis, Blocks) else {}
+        blocks = {_BLOCKS: block_count(basis)} if isinstance(basis, Blocks | Fold) else {}
         return {json.dumps(dataclasses.asdict(spec) | blocks, default=int): optax.EmptyState()}
 
     return map_layouts(stored, layouts, bases)
@@ -117,25 +125,29 @@ def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
 class Split(NamedTuple):
     """What one step knows: the extra argument `split` of a residual transformation.
 
+    The inner optimizer gets it too, without what that optimizer makes: it is None there.
+
     Attributes:
       grad: G (..., m, n) per leaf, with the error that was fed back.
       projected: g = S^T G (..., r, n) per leaf.
-      direction: D (..., r, n) per leaf, what `inner` returned for g.
       basis: S (..., m, r) per leaf.
       previous_basis: S of the step before; zero at the first step.
       inner_state: the inner state after the transport.
       removed_fraction: c of the R = G - c S g that the residual transformation is given.
       previous_inner_state: the inner state before the transport.
+      direction: D (..., r, n) per leaf, what `inner` returned for g.
+      updated_inner_state: the inner state that `inner` returned with it.
     """
 
     grad: PyTree
     projected: PyTree
-    direction: PyTree
     basis: PyTree
     previous_basis: PyTree
     inner_state: PyTree
     previous_inner_state: PyTree
     removed_fraction: ArrayLike
+    direction: PyTree = None
+    updated_inner_state: PyTree = None
 
 
 def by_leaf(state: PyTree, treedef: Any) -> tuple[list[list[Array]], Callable[[list[Array]], PyTree]]:

@@ -30,7 +30,9 @@ def basis_dtype(config: SplitConfig, grad: Any) -> Any:
 
 
 def zero_bases(config: SplitConfig, grads: PyTree) -> PyTree:
-    """Bases before the first update, for canonical gradients (..., m, n)."""
+    """Bases before the first update, for canonical gradients (..., m, n); those of a fixed rule are
+    its bases.
+    """
 
     def form(grad: jax.Array) -> BasisLike:
         *batch, m, _ = grad.shape
@@ -57,6 +59,8 @@ def rule_states(config: SplitConfig, grads: PyTree) -> PyTree:
 
 def moved(config: SplitConfig, state: SplitState, grads: PyTree) -> SplitState:
     """The state with the bases of this update: kept, refreshed or made for the first time."""
+    if config.rule.fixed:
+        return state._replace(basis=zero_bases(config, grads))
     index = state.count // config.update_proj_gap
     if not config.store_basis:
         return _redrawn(config, state, grads, index)

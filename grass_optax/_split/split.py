@@ -77,8 +77,8 @@ def split_by_subspace(
     too if that treats matrices apart, as Adam does and Adafactor does not.
 
     The two large products run at JAX's default matmul precision (`jax.default_matmul_precision`).
-    Extra arguments of `update` reach `inner` and `residual` untouched. `residual` gets one more,
-    `split`, a record of what the step knows (`residual` lists its fields).
+    Extra arguments of `update` reach `inner` and `residual` untouched. Both get one more, `split`,
+    a record of what the step knows (`residual` lists its fields); `inner` if it takes any.
 
     Args:
       rule: where the basis goes at a refresh (`subspaces`).
@@ -134,7 +134,7 @@ def split_by_subspace(
         scale=scale,
         key=checked_key(key),
         basis_dtype=floating_type(basis_dtype),
-        store_basis=store_basis,
+        store_basis=store_basis and not rule.fixed,
         map_stacks=map_stacks,
     )
     require_consistent(config)
@@ -218,17 +218,18 @@ def _step(
     now = moved(config, state, grads)
     projected = jax.tree.map(functools.partial(projection, config), grads, now.basis)
     shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), projected)
-    direction, inner_state = config.inner.update(projected, now.inner_state, shapes, **extra_args)
     split = Split(
         grad=grads,
         projected=projected,
-        direction=direction,
         basis=now.basis,
         previous_basis=state.basis,
         inner_state=now.inner_state,
         previous_inner_state=state.inner_state,
         removed_fraction=config.residual.marks.removed_fraction if config.residual else 1.0,
     )
+    of_inner = extra_args | ({"split": split} if config.inner_takes_split else {})
+    direction, inner_state = config.inner.update(projected, now.inner_state, shapes, **of_inner)
+    split = split._replace(direction=direction, updated_inner_state=inner_state)
     directions, residual_state = combined(config, updates, state, split, extra_args)
     back = map_layouts(MatrixLayout.from_matrix, state.layouts, directions)
     return jax.tree.map(lambda u, g: u.astype(g.dtype), back, updates), SplitState(

@@ -17,11 +17,13 @@ from grass_optax.methods._coap import coap, scale_by_coap
 from grass_optax.methods._column_sgd import column_sgd, scale_by_column_sgd
 from grass_optax.methods._common import assemble, with_rates
 from grass_optax.methods._fira import fira, scale_by_fira
+from grass_optax.methods._foam import foam, scale_by_foam
 from grass_optax.methods._frugal import frugal, scale_by_frugal
 from grass_optax.methods._galore import galore, scale_by_galore
 from grass_optax.methods._golore import golore, scale_by_golore
 from grass_optax.methods._grassjump import grassjump, scale_by_grassjump
 from grass_optax.methods._grasswalk import grasswalk, scale_by_grasswalk
+from grass_optax.methods._gwt import gwt, scale_by_gwt
 from grass_optax.methods._ldadam import ldadam, scale_by_ldadam
 from grass_optax.methods._online_descent import online_subspace_descent, scale_by_online_subspace_descent
 from grass_optax.methods._racs import racs, scale_by_racs
@@ -42,6 +44,8 @@ __all__ = [  # in reading order
     "apollo_mini",
     "ldadam",
     "frugal",
+    "foam",
+    "gwt",
     "online_subspace_descent",
     "coap",
     "sumo",
@@ -60,6 +64,8 @@ __all__ = [  # in reading order
     "scale_by_apollo_mini",
     "scale_by_ldadam",
     "scale_by_frugal",
+    "scale_by_foam",
+    "scale_by_gwt",
     "scale_by_online_subspace_descent",
     "scale_by_coap",
     "scale_by_sumo",

@@ -22,7 +22,7 @@ class LeafMemory(NamedTuple):
       shape: the shape of the leaf.
       state_bytes: the bytes of the optimizer's state.
       adam_bytes: the bytes of `optax.adam`'s state.
-      blocks: the number of blocks of its basis (`bases.Blocks`), or 1.
+      blocks: the number of blocks of its basis (`bases.Blocks`, `bases.Fold`), or 1.
     """
 
     path: str

@@ -5,20 +5,20 @@ maps it over stacks: `update` is a pure function from a `Refresh` to the new bas
 new state. Most rules keep no state and are a `stateless_rule` of one function. A rule also makes
 the first basis.
 
-`rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
-those that make a basis from it, `moving` those that move the old basis by it, and `learned` those
-that take gradient steps on the basis itself. `blockwise` applies a rule to each block of rows, and
-`switching` one of two rules at a time.
+`rule` defines what a rule is. `random` has the rules that draw a basis, `fixed` those whose basis
+stays, `gradient` those that make one from the gradient, `moving` those that move the old basis by
+it, and `learned` those that take gradient steps on the basis itself. `blockwise` applies a rule to
+each block of rows, and `switching` one of two rules at a time.
 """
 
 from grass_optax.subspaces.blockwise import by_blocks
+from grass_optax.subspaces.fixed import fold, frozen
 from grass_optax.subspaces.gradient import dct, range_finder, svd
 from grass_optax.subspaces.learned import coap, online_descent
 from grass_optax.subspaces.moving import power_iteration, tracking
 from grass_optax.subspaces.random import (
     RandomBasis,
     columns,
-    frozen,
     random_jump,
     random_projection,
     random_walk,
@@ -40,6 +40,7 @@ __all__ = [
     "random_projection",
     "columns",
     "frozen",
+    "fold",
     "svd",
     "range_finder",
     "dct",

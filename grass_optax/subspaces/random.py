@@ -1,4 +1,4 @@
-"""Rules that do not read the gradient."""
+"""Rules that draw a basis, whatever the gradient is."""
 
 import math
 from typing import Any, Literal, get_args
@@ -186,36 +186,6 @@ def columns() -> SubspaceRule:
         return Columns.of(_chosen(refresh.key, m, rank), m)
 
     return stateless_rule(draw, form=form, keyed=True)
-
-
-def frozen(basis: Float[Array, "m r"] | None = None, orthonormal: bool = True) -> SubspaceRule:
-    """The basis does not move.
-
-    Every refresh returns `basis`, or without it the old one.
-
-    Args:
-      basis: the basis (m, r) of every matrix; None keeps the old basis.
-      orthonormal: pass False if `basis` is not orthonormal; the norms of the residual are then
-        corrected with its Gram matrix.
-
-    Returns:
-      A rule without state. Without `basis` it needs a first one.
-
-    Examples:
-      >>> tx = grass_optax.split_by_subspace(
-      ...     subspaces.frozen(jnp.eye(2, 1)), optax.identity(), transport.keep(), None,
-      ...     rank=1, update_proj_gap=100,
-      ... )
-      >>> grad = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-      >>> tx.update(grad, tx.init(grad))[0]  # S S^T G
-      Array([[1., 2.],
-             [0., 0.]], dtype=float32)
-    """
-
-    def stay(refresh: Refresh) -> Float[Array, "m r"]:
-        return refresh.basis if basis is None else basis.astype(refresh.basis.dtype)
-
-    return stateless_rule(stay, orthonormal=orthonormal, moves=basis is None)
 
 
 def _chosen(key: Key[Array, ""], m: int, rank: int) -> Int[Array, " r"]:

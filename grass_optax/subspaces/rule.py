@@ -51,6 +51,8 @@ class SubspaceRule:
         inside.
       keyed: whether it reads only the key, so that the basis need not be stored.
       moves: whether it starts from the old basis, so that another rule must make the first one.
+      fixed: whether `form` makes the basis itself. It is neither stored nor refreshed, and `update`
+        is not called.
     """
 
     init: Callable[[tuple[int, int], Any], PyTree]
@@ -59,6 +61,7 @@ class SubspaceRule:
     orthonormal: bool = True
     keyed: bool = False
     moves: bool = False
+    fixed: bool = False
 
     def forms(self, batch: tuple[int, ...], basis_shape: tuple[int, int], dtype: Any) -> BasisLike:
         """Bases of the rule's form, one for each matrix of a stack."""

@@ -23,6 +23,7 @@ DEFAULTS = {
     "orthonormal": "yes",
     "keyed": "no",
     "moves": "no",
+    "fixed": "no",
     "per_column": "no",
     "removed_fraction": "1",
     "feedback": "no",
@@ -44,7 +45,12 @@ def configuration(name):
 
 
 def inner_name(config):
+    """An Adam of its own also reads what the step knows."""
     state = jax.eval_shape(config.inner.init, jnp.ones((3, 8)))
+    try:
+        jax.eval_shape(config.inner.update, jnp.ones((3, 8)), state)
+    except TypeError:
+        return "its own"
     return "Adam" if isinstance(state, optax.ScaleByAdamState) else "its own"
 
 
@@ -66,6 +72,7 @@ def switches(config):
         "orthonormal": spelled[rule.orthonormal],
         "keyed": spelled[rule.keyed],
         "moves": spelled[rule.moves],
+        "fixed": spelled[rule.fixed],
     }
     if marks:
         row |= {

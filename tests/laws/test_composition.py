@@ -36,7 +36,9 @@ optimizer = functools.partial(util.optimizer, weight_dimension_numbers=stacked_d
 
 @of_each_kind(OF_CHEAP_KINDS)
 def test_composes_with_chain_and_jit_and_donation(name):
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer(name, gap=50))
+    # Gwt divides by roots of sums, some of them near zero: its updates are large.
+    rate = 0.01 if name == "gwt" else 0.1
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optimizer(name, gap=50, learning_rate=rate))
     params = jax.tree.map(jnp.zeros_like, PARAMS)
     target = grads_like(params, 0)
 

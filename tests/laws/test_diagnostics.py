@@ -1,7 +1,6 @@
 """What a state says of its subspaces, for every method that splits its leaves."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,8 @@ from tests.util import (
     run,
 )
 
-# frugal's bases are drawn again at each step, and so are apollo's unless they are asked for.
-STORED = [name for name in SPLIT if name != "frugal"]
-LIMITED = [name for name in STORED if "max_norm_growth" in inspect.signature(METHODS[name].scale_by).parameters]
+STORED = [name for name in SPLIT if METHODS[name].has_bases]  # apollo's if they are asked for
+LIMITED = [name for name in STORED if "max_norm_growth" in METHODS[name].parameters]
 PATHS = {"wide", "head", "stack"}
 
 

@@ -137,7 +137,7 @@ def test_multi_axis_kernels_are_their_matrices(name):
 def test_state_is_a_fixed_point_of_update(dtype, name):
     params = jax.tree.map(lambda x: x.astype(dtype), LEAVES)
     narrow = {"mu_dtype": "float8_e4m3fn", "nu_dtype": "float8_e4m3fn"}
-    half = {"mu_dtype": "bfloat16"} | ({"basis_dtype": "bfloat16"} if METHODS[name].splits else {})
+    half = {"mu_dtype": "bfloat16"} | ({"basis_dtype": "bfloat16"} if "basis_dtype" in METHODS[name].parameters else {})
     for options in ({}, half, narrow):
         tx = make(name, **options)
         state = jax.eval_shape(tx.init, params)

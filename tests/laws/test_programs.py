@@ -60,14 +60,16 @@ def test_a_step_between_refreshes_is_products_alone(name, options):
 
     Other loops of every step can only be draws, of APOLLO's projections and of bases that are not
     stored (FRUGAL's are not), and SUMO's Newton-Schulz iteration: nothing of a refresh is taken out
-    of its loop.
+    of its loop. A fixed basis has no refresh.
     """
-    program = hlo(name, options)
+    program, is_fixed = hlo(name, options), name in ("foam", "gwt")
     assert "custom-call" not in program
-    unstored = (name in ("apollo", "apollo_mini", "frugal") and not options) or "store_basis" in options
-    assert program.count(" conditional(") == (0 if unstored else 1)
+    drawn = (name in ("apollo", "apollo_mini", "frugal") and not options) or "store_basis" in options
+    assert program.count(" conditional(") == (0 if drawn or is_fixed else 1)
     assert " conditional(" not in entry_of(program)
-    if name not in ("apollo", "apollo_mini", "frugal", "sumo") and "store_basis" not in options:
+    if is_fixed:
+        assert " while(" not in program
+    elif name not in ("apollo", "apollo_mini", "frugal", "sumo") and "store_basis" not in options:
         assert entry_of(program).count(" while(") == 1
 
 
@@ -153,6 +155,8 @@ def costs(name, m=7, n=19, rank=2, **options):
         ("apollo_mini", {}, 1, 3),
         ("grassjump", {}, 2, 4),  # square and sum for the norms, scale and add
         ("ldadam", {"feedback": False}, 2, None),
+        ("foam", {}, 0, None),  # sums and copies
+        ("gwt", {}, 0, None),
     ],
 )
 def test_a_method_pays_for_nothing_it_does_not_use(name, options, products, passes):

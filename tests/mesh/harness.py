@@ -38,6 +38,8 @@ VARIANTS = [(name, {}) for name in SPLIT if name not in FACTORISE] + [
 # Every refresh makes a basis from the gradient. Singular vectors turn by a rounding over the
 # distance of their values, so numbers are compared in float64.
 FOLLOW_THE_GRADIENT = {"subtrack", "subtrack_grad", "ldadam", "online_subspace_descent", "sumo", *FACTORISE}
+# Gwt divides by roots of sums of rows, some of which nearly cancel: numbers of 20,000 beside 1.
+IN_FLOAT64 = FOLLOW_THE_GRADIENT | {"gwt"}
 # Products of the gradient with something of the n side: their sums over shards of n are (m, r).
 READ_THE_GRADIENT = FOLLOW_THE_GRADIENT | {"grasswalk"}
 
@@ -145,22 +147,24 @@ def legal(leaves, reads_the_gradient, rank):
     return with_batches(gathered), with_batches(gathered | summed)
 
 
-def assert_small_collectives(program, leaves, reads_the_gradient, rank=RANK):
+def assert_small_collectives(program, leaves, reads_the_gradient, rank=RANK, is_local=False):
     """No array of an m axis is gathered or exchanged: only sums of r x r, r x n and vectors, and
     gathers of r x n.
 
     A rule that multiplies the gradient by something of the n side sums (m, r) over the shards of n
-    beside.
+    beside. One that is local sends nothing.
     """
     gathered, summed = legal(leaves, reads_the_gradient, rank)
     found = {(one.kind, tuple(n for n in one.shape if n != 1)) for one in collectives(program)}
     bad = {(kind, x) for kind, x in found if tuple(sorted(x)) not in (summed if "reduce" in kind else gathered)}
-    assert found
+    assert bool(found) != is_local
     assert not bad
 
 
 def assert_laws(name, run, leaves=SHAPES, rank=RANK):
-    assert_small_collectives(run.program, leaves, name in READ_THE_GRADIENT, rank)
+    # A fold whose blocks each lie on one device; gwt has the norm of its limit.
+    is_local = name == "foam" and rank % 8 == 0
+    assert_small_collectives(run.program, leaves, name in READ_THE_GRADIENT, rank, is_local)
     assert jax.tree.leaves(run.found) == jax.tree.leaves(
         run.expected
     )  # spelled alike, so that the next call finds its program
@@ -170,7 +174,7 @@ def assert_numbers(run, name, options, mesh_name, leaves=LEAVES, rank=RANK):
     """Updates and the last state of a run are those of one device."""
     if "nu_dtype" in dict(options):
         return  # what is rounded to the other neighbour is far from near
-    if name not in FOLLOW_THE_GRADIENT:
+    if name not in IN_FLOAT64:
         updates, states = on_one_device(name, options, leaves, rank)
         assert_near((run.updates, run.states[-1]), (updates, states[-1]))
         return

@@ -23,7 +23,7 @@ from tests.util import METHODS, long_but, optimizer, stacked_dimensions
 FIRST = ("grassjump",)
 TESTED = [name for name in METHODS if name not in ("badam", "coap")]
 EXACT = ("galore", "golore", "fira")
-STORED = [name for name in TESTED if METHODS[name].splits and name not in ("apollo", "apollo_mini", "frugal")]
+STORED = [name for name in TESTED if METHODS[name].has_bases and not name.startswith("apollo")]
 
 
 @pytest.mark.filterwarnings("ignore:no leaf is split")  # the suite's own params

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.config.recipes import FINETUNING, FULL_RANK, PRETRAINING, Defaults, Recipe, of_size
 
 SPLIT_ARGUMENTS = frozenset({"rank", "update_proj_gap", "scale", "key", "map_stacks"})
+_FOLDED = SPLIT_ARGUMENTS - {"update_proj_gap", "map_stacks"}  # no refreshes and no products
 _GROWTH, _TURN, _COMPLETION = {"max_norm_growth"}, {"step_size", "tracking_rank"}, {"completion"}
 # What else the flags may change, under the names of the library.
 KNOBS = frozenset({"basis", "blocks", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth"})
@@ -171,6 +172,22 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(name="ldadam", update_proj_gap=1),
         Optimizer(name="frugal", update_proj_gap=200, stores_bases=False),
+        Optimizer(
+            name="foam",
+            scale=0.25,
+            takes=_FOLDED,
+            stores_bases=False,
+            draws=False,
+            recovers=True,
+        ),
+        Optimizer(
+            name="gwt",
+            scale=0.25,
+            takes=_FOLDED | _GROWTH,
+            stores_bases=False,
+            draws=False,
+            recovers=True,
+        ),
         Optimizer(
             name="badam",
             update_proj_gap=100,

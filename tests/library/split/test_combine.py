@@ -68,10 +68,30 @@ def test_a_residual_sees_what_the_step_knows():
     np.testing.assert_array_equal(split.previous_basis, first.basis)
     np.testing.assert_array_equal(split.basis, second.basis)
     np.testing.assert_array_equal(split.previous_inner_state.mu, first.inner_state.mu)
+    np.testing.assert_array_equal(split.updated_inner_state.mu, second.inner_state.mu)
     moved = grassmann.rotation(second.basis, first.basis) @ first.inner_state.mu
     np.testing.assert_allclose(split.inner_state.mu, moved, atol=1e-6)
     np.testing.assert_allclose(split.projected, grassmann.project(second.basis, grads), atol=1e-6)
     assert split.direction.shape == (3, 16)
+
+
+def test_an_inner_optimizer_sees_what_the_step_knows_but_not_what_it_makes_itself():
+    seen = []
+
+    def update(updates, state, params=None, **extra):
+        seen.append(extra["split"])
+        return updates, state
+
+    tx = split_by_subspace(
+        subspaces.random_jump(), optax.GradientTransformationExtraArgs(optax.init_empty_state, update),
+        transport.keep(), None, rank=3, update_proj_gap=1,
+    )  # fmt: skip
+    grads = jnp.ones(WIDE)
+    jax.eval_shape(tx.update, grads, tx.init(grads))
+    (split,) = (x for x in seen if x is not None)
+    assert (split.grad.shape, split.projected.shape) == (WIDE, (3, WIDE[1]))
+    assert split.direction is None
+    assert split.updated_inner_state is None
 
 
 def test_the_extra_argument_grad_of_line_searches_is_passed_through_untouched():

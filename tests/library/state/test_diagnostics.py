@@ -8,7 +8,7 @@ import pytest
 
 import grass_optax
 from grass_optax import captured_energy
-from tests.util import LEAVES, SPLIT, basis_of, grads_like, long_but, make, matrix_of, run
+from tests.util import LEAVES, METHODS, SPLIT, basis_of, grads_like, long_but, make, matrix_of, run
 
 BASES = [
     {"basis": "haar"}, {"basis": "gaussian"}, {"basis": "blocks", "blocks": 2}, {"basis": "columns"},
@@ -47,7 +47,7 @@ def test_a_random_subspace_captures_its_share_and_the_leading_one_more():
     assert captured["galore"].captured > 0.99
 
 
-@pytest.mark.parametrize("name", [name for name in SPLIT if name != "frugal"])  # its bases are drawn again
+@pytest.mark.parametrize("name", [name for name in SPLIT if METHODS[name].has_bases])
 def test_every_method_whose_bases_are_stored_has_an_energy(name):
     """Under jit, beside leaves that are not split."""
     tx = make(name, **({"store_basis": True} if name in ("apollo", "apollo_mini") else {}))

@@ -106,9 +106,13 @@ NUMBERS = {
     "online_subspace_descent": lambda m, n, r: 3 * m * r + 2 * n * r + 1,
     "coap": lambda m, n, r: m * r + 2 * n * r,
     "sumo": lambda m, n, r: m * r + n * r,
+    "foam": lambda m, n, r: 2 * n * r,
+    "gwt": lambda m, n, r: 2 * n * r + 2,
 }
 VARIANTS = [(name, {}, numbers) for name, numbers in NUMBERS.items()] + [
     ("golore", dict(random_start=5), NUMBERS["galore"]),
+    ("foam", dict(second_moment="square_of_means"), NUMBERS["foam"]),
+    ("gwt", dict(max_norm_growth=None), NUMBERS["foam"]),
     ("grassjump", dict(store_basis=False), lambda m, n, r: 2 * n * r + 2),
     ("apollo", dict(store_basis=True), NUMBERS["grassjump"]),
     ("ldadam", dict(feedback=False), NUMBERS["galore"]),
