@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from grass_optax._inner.sums import leaf_draws, step_seed
 from grass_optax._linalg.rounding import power_of_two, rounded_to_multiple
 from grass_optax._trees.keys import checked_key, numbers_of
+from grass_optax._trees.mesh import in_order
 from grass_optax._trees.paths import is_function, require_float
 
 BLOCK = 256  # entries of a column with one scale, which takes a hundredth of the memory of their codes
@@ -170,7 +171,10 @@ def in_int8(tx: optax.GradientTransformation, key: jax.Array | int = 0) -> optax
         def one(path: Any, param: Any, weight: Array, update: Array) -> Any:
             if not is_int8(param):
                 return update
-            return _change(param, weight + update, leaf_draws(seed, numbers[path], weight.shape))
+            # Else a TPU would have them in the order that the products of `tx` prefer, and turn four
+            # float32 arrays of their size.
+            sums = in_order(weight + in_order(update))
+            return _change(param, sums, leaf_draws(seed, numbers[path], weight.shape))
 
         changes = jax.tree.map_with_path(one, params, weights, updates, is_leaf=is_int8)
         return changes, Int8State(state.count + 1, inner)
