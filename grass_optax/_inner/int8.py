@@ -199,8 +199,8 @@ def _nearest(x: Float[Array, "*b m n"]) -> Int8:
 def _change(param: Int8, update: Float[Array, "*b m n"], draws: Float[Array, "*b m n"]) -> Int8:
     """What leads from a stored weight to its sum with an update; integers of 8 bits wrap around."""
     old = param.scale.astype(jnp.float32)
-    # Without an order the compiler of a TPU has scales and sums whole in float32, some of them
-    # twice, in the order that the products of the optimizer prefer.
+    # In an order of its choice, and on whole columns, the compiler of a TPU turned the sums, and had
+    # the scales spread over the matrix in float32, twice.
     codes, update = in_order(_blocks(param.codes)), in_order(_blocks(update))
     blocks = codes.astype(jnp.float32) * old[..., None, :] + update
     scale = _scale(blocks)
