@@ -52,6 +52,11 @@ def _walk_of_blocks(blocks: int) -> Rules:
     return Rules(subspaces.by_blocks(walk, blocks), subspaces.by_blocks(first, blocks))
 
 
+def _walk_with_jumps(every: int) -> Rules:
+    rule = subspaces.interleave(subspaces.random_walk(), subspaces.random_jump(), every)
+    return Rules(rule, subspaces.range_finder())
+
+
 RULES: dict[str, Rules] = {
     "haar": _jump(),
     "gaussian": _jump("gaussian"),
@@ -66,6 +71,8 @@ RULES: dict[str, Rules] = {
     "walk": Rules(subspaces.random_walk(), subspaces.range_finder()),
     "walk, blocks:4": _walk_of_blocks(4),
     "walk, blocks:8": _walk_of_blocks(8),
+    "walk, every 2nd a jump": _walk_with_jumps(2),
+    "walk, every 5th a jump": _walk_with_jumps(5),
 }
 # The heads of q, k and v along m, too, so that each of the four heads of `tiny` is a block; every
 # 4th row spreads each head over all blocks.
@@ -130,7 +137,7 @@ TABLES = (
     Table("A block for each head, and heads over all blocks", ("blocks:4", *HEADS_FIRST), QUARTER, 100),
     Table("Blocks of other rows", ("blocks:8", "blocks:8, every 8th row"), QUARTER, 100),
     Table("Frequent jumps", _JUMPS, QUARTER, 20),
-    Table("Frequent walks", _WALKS, QUARTER, 20),
+    Table("Frequent walks", (*_WALKS, "walk, every 2nd a jump", "walk, every 5th a jump"), QUARTER, 20),
     Table("Frequent jumps at a low rank", _NARROW, SIXTEENTH, 20),
 )
 

@@ -65,8 +65,19 @@ def linear(config: Shared, inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: b
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         kernel_init=jax.nn.initializers.normal(config.init_std),
+        dot_general=_over_rows,
         rngs=rngs,
     )
+
+
+def _over_rows(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) -> Array:
+    """`jax.lax.dot_general` of rows: the axes of `x` before its last become one, and come back.
+
+    The gradient of the kernel is then a sum over one axis. XLA's CPU backend transposes a whole
+    operand to sum over two.
+    """
+    del dimension_numbers  # of `nnx.Linear`: the last axis of `x`, the first of the kernel
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel, **options).reshape(*x.shape[:-1], -1)
 
 
 def embedding(config: Shared, count: int, features: int, rngs: nnx.Rngs) -> nnx.Embed:

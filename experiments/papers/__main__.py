@@ -2,11 +2,13 @@
 
 from experiments.papers import (
     ablation,
+    completion,
     interval,
     limiter,
     long_run,
     main_comparison,
     rank,
+    ratio,
     step_size,
     wall_time,
 )
@@ -14,15 +16,16 @@ from experiments.papers.scales import SCALES, seconds_of
 from experiments.papers.tables import duration
 from experiments.study import row
 
-MODULES = (main_comparison, ablation, rank, interval, limiter, step_size, long_run, wall_time)
+MODULES = (main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, wall_time)
 
 
 def overview() -> str:
     """A Markdown table: the runs of each experiment at each scale, and an estimate of the time."""
-    lines = [row("experiment", "of", *(f"`--scale {name}`" for name in SCALES)), "|---|---|" + "---:|" * len(SCALES)]
+    scales = {name: scale for name, scale in SCALES.items() if name != "cpu-english"}  # as cpu
+    lines = [row("experiment", "of", *(f"`--scale {name}`" for name in scales)), "|---|---|" + "---:|" * len(scales)]
     for module in MODULES:
         experiment, costs = module.EXPERIMENT, []
-        for scale in SCALES.values():
+        for scale in scales.values():
             runs = list(dict.fromkeys([*experiment.rate_runs(scale), *experiment.runs(scale, {})]))
             costs.append(f"{len(runs)} runs, {duration(sum(seconds_of(run, scale) for run in runs))}")
         lines.append(row(f"`{module.__name__.rpartition('.')[2]}`", experiment.source, *costs))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.papers.scales import Scale
 from experiments.papers.trained import STUDY, Outcome, Run, train
@@ -40,6 +40,13 @@ class Arm:
     printed: str = "-"
 
 
+class Rates(NamedTuple):
+    """What is chosen for a method before it is compared."""
+
+    learning_rate: float
+    scale: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A table or a figure.
@@ -53,6 +60,8 @@ class Experiment:
       metric: "eval_loss" or "seconds".
       tunes: Whether each method has the best of some learning rates. False for times, which do not
         depend on it.
+      ratios: Factors of the scale to choose from, too: how much faster the matrices that a method
+        splits learn than the other parameters.
     """
 
     name: str
@@ -62,6 +71,7 @@ class Experiment:
     x: str = ""
     metric: str = "eval_loss"
     tunes: bool = True
+    ratios: tuple[float, ...] = (1.0,)
 
     @property
     def study(self) -> Study[Run, Outcome]:
@@ -76,20 +86,38 @@ class Experiment:
         return RESULTS / f"{self.name}.jsonl"
 
     def rate_runs(self, scale: Scale) -> list[Run]:
-        """The runs that choose the learning rate of each method, on a seed of their own."""
+        """The runs that choose the rates of each method, on a seed of their own."""
         if not self.tunes or len(scale.factors) == 1:
             return []
-        return [run for arm in _firsts(self.arms(scale)) for run in trials(scale, arm)]
+        return [run for arm in _firsts(self.arms(scale)) for run in self.trials(scale, arm)]
+
+    def trials(self, scale: Scale, arm: Arm) -> list[Run]:
+        """The runs of an arm with all rates that are tried."""
+        usual = run_of(scale, arm, scale.seed_of_rates)
+        return [
+            usual.at(learning_rate=factor * usual.learning_rate, scale=ratio * usual.scale)
+            for factor in scale.factors
+            for ratio in self.ratios
+        ]
+
+    def best(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> Rates:
+        """The rates of the least loss if all were tried, else the trainer's."""
+        tried = self.trials(scale, arm)
+        losses = {run: outcomes[run].eval_loss for run in tried if run in outcomes}
+        finite = {run: loss for run, loss in losses.items() if loss is not None}
+        usual = run_of(scale, arm, scale.seed_of_rates)
+        chosen = usual if len(losses) < len(tried) or not finite else min(finite, key=finite.__getitem__)
+        return Rates(chosen.learning_rate, chosen.scale)
 
     def runs(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
         """The runs of all arms: whole seeds first, so that one cut short is comparable."""
         return [run for seed in scale.seeds for run in self.by_arm(scale, outcomes, seed)]
 
     def by_arm(self, scale: Scale, outcomes: Mapping[Run, Outcome], seed: int) -> list[Run]:
-        """The run of each arm with a seed, each at the rate of its method."""
+        """The run of each arm with a seed, each at the rates of its method."""
         arms = self.arms(scale)
-        rates = {arm.method: best_rate(scale, arm, outcomes) for arm in _firsts(arms)}
-        return [run_of(scale, arm, seed, rates[arm.method]) for arm in arms]
+        rates = {arm.method: self.best(scale, arm, outcomes) for arm in _firsts(arms)}
+        return [run_of(scale, arm, seed).at(**rates[arm.method]._asdict()) for arm in arms]
 
 
 def _firsts(arms: Sequence[Arm]) -> list[Arm]:
@@ -99,8 +127,8 @@ def _firsts(arms: Sequence[Arm]) -> list[Arm]:
     return list(found.values())
 
 
-def run_of(scale: Scale, arm: Arm, seed: int, learning_rate: float | None = None) -> Run:
-    """The run of an arm; without a learning rate, at the trainer's."""
+def run_of(scale: Scale, arm: Arm, seed: int) -> Run:
+    """The run of an arm at the trainer's rates."""
     config = _defaults_of(scale, arm)
     row, flags = OPTIMIZERS[arm.optimizer], config.optimizer
     settings = dict(arm.settings)
@@ -112,8 +140,6 @@ def run_of(scale: Scale, arm: Arm, seed: int, learning_rate: float | None = None
         flags = dataclasses.replace(flags, **{name: value for name, value in subspaces.items() if name not in keeps})
     names = {field.name for field in dataclasses.fields(Run)}
     of_optimizer = {name: value for name, value in dataclasses.asdict(flags).items() if name in names}
-    if learning_rate is not None:
-        of_optimizer["learning_rate"] = learning_rate
     return Run(
         model=config.model.model,
         precision=config.model.precision,
@@ -139,19 +165,3 @@ def _defaults_of(scale: Scale, arm: Arm) -> Pretrain:
         schedule=ScheduleFlags(steps=steps),
     )
     return defaults(parsed)
-
-
-def trials(scale: Scale, arm: Arm) -> list[Run]:
-    """The runs of an arm with each rate that is tried."""
-    usual = run_of(scale, arm, scale.seed_of_rates)
-    return [usual.at(learning_rate=factor * usual.learning_rate) for factor in scale.factors]
-
-
-def best_rate(scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> float:
-    """The rate of the least loss if all were tried, else the trainer's."""
-    tried = trials(scale, arm)
-    losses = {run: outcomes[run].eval_loss for run in tried if run in outcomes}
-    finite = {run: loss for run, loss in losses.items() if loss is not None}
-    if len(losses) < len(tried) or not finite:
-        return run_of(scale, arm, scale.seed_of_rates).learning_rate
-    return min(finite, key=finite.__getitem__).learning_rate

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from experiments import english
 from experiments.papers.trained import Run
 from models.config import CONFIGS
 from models.parameters import count_parameters
@@ -37,16 +38,18 @@ class Scale:
     flops_per_second: float
 
 
+_CPU = Scale(
+    preset=None,
+    model="tiny",
+    data="stdlib",
+    steps=300,
+    rank=32,
+    update_proj_gap=20,
+    flops_per_second=4e10,
+)
 SCALES = {
-    "cpu": Scale(
-        preset=None,
-        model="tiny",
-        data="stdlib",
-        steps=300,
-        rank=32,
-        update_proj_gap=20,
-        flops_per_second=4e10,
-    ),
+    "cpu": _CPU,
+    "cpu-english": dataclasses.replace(_CPU, data=english.DATA),
     "gpu": Scale(
         preset="subtrack-60m",
         model="60m",

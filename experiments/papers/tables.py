@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from experiments.papers.experiment import Arm, Experiment, best_rate
+from experiments.papers.experiment import Arm, Experiment
 from experiments.papers.scales import SCALES, Scale, seconds_of
 from experiments.papers.trained import Outcome, Run
 from experiments.study import row
@@ -60,6 +60,7 @@ def cells(
 ) -> list[str]:
     """The cells of an arm."""
     first = next(one for one in experiment.arms(scale) if one.method == arm.method)
+    rates = experiment.best(scale, first, outcomes)
     losses, base = losses_of(found), losses_of(reference)
     differences = [f"{losses[seed] - base[seed]:+.3f}" for seed in losses if seed in base]
     seconds = [outcome.seconds for outcome in found.values() if outcome.seconds is not None]
@@ -67,7 +68,7 @@ def cells(
     return [
         arm.method,
         "-" if arm.x is None else f"{experiment.x.split(',')[0]} = {arm.x:g}",
-        f"{best_rate(scale, first, outcomes):g}",
+        f"{rates.learning_rate:g}" + (f" x {rates.scale:g}" if len(experiment.ratios) > 1 else ""),
         str(len(found)),
         "diverged" if len(losses) < len(found) else spread(list(losses.values())),
         "-" if found is reference else ", ".join(differences) or "-",

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import english
 from experiments.study import Study
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import DIVERGED, DataFlags, ModelFlags, PrecisionName, Pretrain, UserError, defaults
@@ -52,6 +53,7 @@ class Run:
     tracking_rank: int
     completion: Any
     max_norm_growth: float | None
+    diagnostics: bool = False
 
     def at(self, **settings: Any) -> "Run":
         """The same run with other settings."""
@@ -82,7 +84,9 @@ class Run:
             model=dataclasses.replace(usual.model, precision=self.precision),
             data=dataclasses.replace(usual.data, **batch),
             optimizer=dataclasses.replace(usual.optimizer, **flags),
-            report=dataclasses.replace(usual.report, sample_tokens=0, save_every=1000, save_minutes=10.0),
+            report=dataclasses.replace(
+                usual.report, sample_tokens=0, save_every=1000, save_minutes=10.0, diagnostics=self.diagnostics
+            ),
         )
 
 
@@ -144,6 +148,8 @@ def commit() -> str:
 
 def fingerprint(run: Run) -> str:
     """Prepare the tokens of a run, and identify them."""
+    if run.data == english.DATA:
+        english.prepare()
     config = run.config()
     return load_tokens(config.data, config.model.vocab_size).fingerprint
 

@@ -4,8 +4,8 @@ A method is an answer to three questions: where the subspace goes (a rule), what
 when it moves (a transport), and what becomes of the gradient outside it (a residual). The body of
 `scale_by_<method>` is that answer: one call of `assemble`, which makes the direction U of the
 update. `<method>` adds weight decay, learning rates and the sign with `with_rates`, as
-`optax.adamw` does for `optax.scale_by_adam`. `badam`, `column_sgd` and the blocks of `frugal` use
-no subspace.
+`optax.adamw` does for `optax.scale_by_adam`. `badam`, `column_sgd`, `racs`, `sinkgd` and the blocks
+of `frugal` use no subspace.
 
 Read `_grassjump.py` first, then `split_by_subspace`, which runs the step.
 """
@@ -24,6 +24,8 @@ from grass_optax.methods._grassjump import grassjump, scale_by_grassjump
 from grass_optax.methods._grasswalk import grasswalk, scale_by_grasswalk
 from grass_optax.methods._ldadam import ldadam, scale_by_ldadam
 from grass_optax.methods._online_descent import online_subspace_descent, scale_by_online_subspace_descent
+from grass_optax.methods._racs import racs, scale_by_racs
+from grass_optax.methods._sinkgd import scale_by_sinkgd, sinkgd
 from grass_optax.methods._subtrack import scale_by_subtrack, subtrack
 from grass_optax.methods._subtrack_grad import scale_by_subtrack_grad, subtrack_grad
 from grass_optax.methods._sumo import scale_by_sumo, sumo
@@ -45,6 +47,8 @@ __all__ = [  # in reading order
     "sumo",
     "badam",
     "column_sgd",
+    "racs",
+    "sinkgd",
     "scale_by_grassjump",
     "scale_by_grasswalk",
     "scale_by_subtrack",
@@ -61,6 +65,8 @@ __all__ = [  # in reading order
     "scale_by_sumo",
     "scale_by_badam",
     "scale_by_column_sgd",
+    "scale_by_racs",
+    "scale_by_sinkgd",
     "assemble",
     "with_rates",
 ]

@@ -8,7 +8,6 @@ from collections.abc import Hashable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
@@ -16,9 +15,11 @@ from optax.contrib import MuonDimensionNumbers
 
 from grass_optax._inner.narrow import storage_type
 from grass_optax._inner.transforms import adam, in_float32, narrow_moments
-from grass_optax._linalg.dtypes import as_shapes, as_wide_as, wide
+from grass_optax._linalg.dtypes import as_shapes, as_wide_as
+from grass_optax._linalg.scalings import normalized
 from grass_optax._trees import layouts
 from grass_optax._trees.paths import is_embedding, is_head, leaf_path, require_float
+from grass_optax._trees.sides import Sides
 from grass_optax.methods._common import Labels, Mask, with_rates
 
 _HIDDEN, _EMBEDDING, _HEAD = "hidden", "embedding", "head"  # beside layouts.ADAM
@@ -193,36 +194,22 @@ def normalize_columns(
     a zero column stays zero.
     """
 
-    def normalized(path: Any, grad: jax.Array, dims: MuonDimensionNumbers | None) -> jax.Array:
+    def normalized_leaf(path: Any, grad: jax.Array, dims: MuonDimensionNumbers | None) -> jax.Array:
         if dims is None:
             raise ValueError(
                 f"leaf {leaf_path(path)!r} of shape {grad.shape} is not a matrix and has no dimension numbers. "
                 "Keep it away with optax.partition, or give it weight_dimension_numbers."
             )
-        return _normalized(grad, dims, scale, eps, unit_rms)
+        return normalized(grad, Sides.of(dims).inputs, scale, eps, unit_rms)
 
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None
     ) -> tuple[optax.Updates, PyTree]:
         updates = as_wide_as(updates, params)
         dims = _dimension_numbers(updates, weight_dimension_numbers)
-        return jax.tree.map_with_path(normalized, updates, dims), state
+        return jax.tree.map_with_path(normalized_leaf, updates, dims), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
-
-
-def _normalized(
-    grad: jax.Array, dims: MuonDimensionNumbers, scale: ArrayLike, eps: ArrayLike, unit_rms: bool
-) -> jax.Array:
-    """A column holds the weights of one output: all axes of the inputs, one index along the
-    others.
-    """
-    inputs = tuple(jax.tree.leaves(dims.reduction_axis))
-    x = grad.astype(wide(grad.dtype))
-    squares = jnp.square(x)
-    sizes = jnp.mean(squares, inputs, keepdims=True) if unit_rms else jnp.sum(squares, inputs, keepdims=True)
-    divisor = jnp.maximum(jnp.sqrt(sizes), jnp.asarray(eps, x.dtype))
-    return (jnp.asarray(scale, x.dtype) * x / divisor).astype(grad.dtype)
 
 
 def _dimension_numbers(params: optax.Params, weight_dimension_numbers: layouts.DimensionNumbersOrFn) -> PyTree:

@@ -57,19 +57,29 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     """
 
     def init(params: optax.Params) -> NormGrowthLimitState:
-        norm = jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params)
-        return NormGrowthLimitState(norm, jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.int32), norm))
+        return unset(jax.tree.map(lambda x: jnp.zeros(x.shape[:-2], x.dtype), params))
 
     def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, NormGrowthLimitState]:
         del params
-        norms = jax.tree.map(frobenius_norm, updates)
-        limit = functools.partial(_limit, growth=max_norm_growth)
-        factors = jax.tree.map(limit, norms, state.norm, state.held)
-        held = jax.tree.map(lambda f, count: jnp.where(f < 0.5, count + 1, 0), factors, state.held)
-        updates = jax.tree.map(lambda f, x: f[..., None, None] * x, factors, updates)
-        return updates, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms), held)
+        factors, state = limited(jax.tree.map(frobenius_norm, updates), state, max_norm_growth)
+        return jax.tree.map(lambda f, x: f[..., None, None] * x, factors, updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def unset(zeros: PyTree) -> NormGrowthLimitState:
+    """The first state, for norms of these shapes and types."""
+    return NormGrowthLimitState(zeros, jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.int32), zeros))
+
+
+def limited(
+    norms: PyTree, state: NormGrowthLimitState, max_norm_growth: ArrayLike
+) -> tuple[PyTree, NormGrowthLimitState]:
+    """The factors that keep norms to their limit, and the new state."""
+    limit = functools.partial(_limit, growth=max_norm_growth)
+    factors = jax.tree.map(limit, norms, state.norm, state.held)
+    held = jax.tree.map(lambda f, count: jnp.where(f < 0.5, count + 1, 0), factors, state.held)
+    return factors, NormGrowthLimitState(jax.tree.map(jnp.multiply, factors, norms), held)
 
 
 @jax.jit

@@ -7,8 +7,8 @@ the first basis.
 
 `rule` defines what a rule is. `random` has the rules that do not read the gradient, `gradient`
 those that make a basis from it, `moving` those that move the old basis by it, and `learned` those
-that take gradient steps on the basis itself. `blockwise` applies a rule to each block of
-rows.
+that take gradient steps on the basis itself. `blockwise` applies a rule to each block of rows, and
+`switching` one of two rules at a time.
 """
 
 from grass_optax.subspaces.blockwise import by_blocks
@@ -30,8 +30,8 @@ from grass_optax.subspaces.rule import (
     kept_unless_finite,
     no_state,
     stateless_rule,
-    switch,
 )
+from grass_optax.subspaces.switching import interleave, switch
 
 __all__ = [
     "random_jump",
@@ -49,6 +49,7 @@ __all__ = [
     "coap",
     "by_blocks",
     "switch",
+    "interleave",
     "SubspaceRule",
     "Refresh",
     "stateless_rule",

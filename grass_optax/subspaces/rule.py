@@ -1,4 +1,4 @@
-"""What a rule is, and the switch from one rule to another."""
+"""What a rule is, and what rules share."""
 
 import dataclasses
 import functools
@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from grass_optax.bases import BasisLike
@@ -106,60 +104,6 @@ def stateless_rule(
         return f(refresh), refresh.rule_state
 
     return SubspaceRule(init=no_state, update=update, form=form, orthonormal=orthonormal, keyed=keyed, moves=moves)
-
-
-def switch(first: SubspaceRule, then: SubspaceRule, start: ArrayLike) -> SubspaceRule:
-    """Use the rule `first` for the first `start` updates, and `then` afterwards (GoLore).
-
-    Args:
-      first, then: rules; both are initialised at the beginning.
-      start: the number of updates from which on a refresh uses `then`.
-
-    Returns:
-      A rule whose state is the pair of the states of both; its S (m, r) is theirs.
-
-    Raises:
-      ValueError: when initialised, if their bases are of different forms.
-
-    Examples:
-      >>> rule = subspaces.switch(subspaces.svd(), subspaces.random_jump(), start=200)
-      >>> rule.init((4, 2), jnp.float32)
-      (EmptyState(), EmptyState())
-
-    References:
-      He et al., `GoLore <https://arxiv.org/abs/2410.11289>`_, 2024
-    """
-
-    def init(basis_shape: tuple[int, int], dtype: Any) -> PyTree:
-        forms = [jax.eval_shape(functools.partial(rule.form, basis_shape, dtype)) for rule in (first, then)]
-        if forms[0] != forms[1]:
-            raise ValueError(
-                f"the rules of a switch make bases of different forms, {forms[0]} and {forms[1]}. Give two rules whose "
-                "bases are of one form."
-            )
-        return first.init(basis_shape, dtype), then.init(basis_shape, dtype)
-
-    def update(refresh: Refresh) -> tuple[BasisLike, PyTree]:
-        old, new = refresh.rule_state
-
-        def by_first() -> tuple[BasisLike, PyTree]:
-            basis, state = first.update(refresh._replace(rule_state=old))
-            return basis, (state, new)
-
-        def by_then() -> tuple[BasisLike, PyTree]:
-            basis, state = then.update(refresh._replace(rule_state=new))
-            return basis, (old, state)
-
-        return lax.cond(refresh.count < start, by_first, by_then)
-
-    return SubspaceRule(
-        init=init,
-        update=update,
-        form=then.form,
-        orthonormal=first.orthonormal and then.orthonormal,
-        keyed=False,  # which of the two drew a basis depends on the count, whatever they read
-        moves=first.moves or then.moves,
-    )
 
 
 def no_state(basis_shape: tuple[int, int], dtype: Any) -> optax.EmptyState:

@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.papers import ablation, ackley, command, interval, limiter, step_size, trained, wall_time
+from experiments.papers import (
+    ablation,
+    ackley,
+    command,
+    interval,
+    limiter,
+    ratio,
+    step_size,
+    trained,
+    wall_time,
+)
 from experiments.papers.__main__ import MODULES, overview
 from experiments.papers.drawing import figure
-from experiments.papers.experiment import Experiment, best_rate, run_of
+from experiments.papers.experiment import Experiment, run_of
 from experiments.papers.scales import SCALES
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
@@ -76,9 +86,23 @@ def test_a_rate_is_chosen_by_a_seed_of_its_own_when_all_were_tried() -> None:
     tried = [run for run in GRID.rate_runs(CPU) if run.transport == "keep" and run.residual == "dropped"][:3]
     losses = dict(zip(tried, (4.2, None, 4.1), strict=True))
     outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
-    assert best_rate(CPU, arm, outcomes) == tried[2].learning_rate == 2 * tried[1].learning_rate
-    assert best_rate(CPU, arm, dict(list(outcomes.items())[:2])) == tried[1].learning_rate
+    assert GRID.best(CPU, arm, outcomes) == (tried[2].learning_rate, 0.25)
+    assert tried[2].learning_rate == 2 * tried[1].learning_rate
+    assert GRID.best(CPU, arm, dict(list(outcomes.items())[:2])) == (tried[1].learning_rate, 0.25)
     assert {run.learning_rate for run in GRID.by_arm(CPU, outcomes, 0)[:1]} == {tried[2].learning_rate}
+
+
+def test_a_ratio_is_chosen_with_the_rate() -> None:
+    arm = next(arm for arm in ratio.ARMS if arm.method == "grassjump")
+    tried = ratio.EXPERIMENT.trials(CPU, arm)
+    assert len({(run.learning_rate, run.scale) for run in tried}) == 9
+    outcomes = {run: OUTCOME._replace(eval_loss=4.0 + i) for i, run in enumerate(reversed(tried))}
+    best = ratio.EXPERIMENT.best(CPU, arm, outcomes)
+    assert best == (tried[-1].learning_rate, 0.75)
+    chosen = [run for run in ratio.EXPERIMENT.by_arm(CPU, outcomes, 0) if run.optimizer == "grassjump"]
+    assert [(run.learning_rate, run.scale) for run in chosen] == [best]
+    table = report(ratio.EXPERIMENT, outcomes | {chosen[0]: OUTCOME})
+    assert f"| grassjump | - | {best.learning_rate:g} x 0.75 | 1 |" in table
 
 
 def found(*losses: tuple[int, int, float | None]) -> dict[Run, Outcome]:

@@ -61,10 +61,10 @@ def test_methods_train_as_in_float32(name):
             errors.append(float(jnp.linalg.norm(u[leaf] - x) / jnp.linalg.norm(x)))
     assert max(errors) < (0.3 if name == "ldadam" else 0.2)
     # No Adam in the subspace; moments of one row; none but of heads.
-    assert (max(errors) > 0) == (name not in ("sumo", "apollo_mini", "column_sgd"))
+    assert (max(errors) > 0) == (name not in ("sumo", "apollo_mini", "column_sgd", "racs", "sinkgd"))
 
 
-def test_blocks_and_column_sgd_take_narrow_moments():
+def test_blocks_and_scaled_sgd_take_narrow_moments():
     """Those that the table above does not have."""
     layers = {"layers": {"kernel": jnp.ones((4, 8, 12))}, "norm": jnp.ones(8)}
     for tx in (
@@ -73,6 +73,8 @@ def test_blocks_and_column_sgd_take_narrow_moments():
         grass_optax.frugal(0.1, 2, 2, projection="blocks", **NARROW8),
         grass_optax.column_sgd(0.1, weight_dimension_numbers=None, **NARROW8),
         grass_optax.scale_by_column_sgd(mu_dtype=BF16, nu_dtype=BF16),
+        grass_optax.racs(0.1, **NARROW8),
+        grass_optax.sinkgd(0.1, **NARROW8),
     ):
         params = layers if "Block" in str(jax.tree.structure(jax.eval_shape(tx.init, layers))) else HEAD
         state = tx.init(params)

@@ -78,6 +78,7 @@ def _tiny(learning_rate: float, source: str) -> dict[str, Recipe]:
 
 _SWEEP = "best of a sweep by factors of 2 at 300 steps"
 _BETTER_OF_TWO = "better of 0.003 and 0.01 at 100 steps of 8 windows"
+_BETTER_OF_LARGE = "better of 0.01 and 0.03 at 100 steps of 8 windows"
 _NOT_TUNED = "GaLore's, not tuned"
 
 # SubTrack++ has no rate for Qwen of its own: Table 7 trains all its rivals alike.
@@ -100,6 +101,7 @@ _ADAMW = {
     **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_TABLE_14)),
     **_at("1b 7b qwen2-1.5b", Recipe(learning_rate=1e-4, source=_TABLE_7)),
 }
+_RACS, _SINKGD = "Table 9 of arXiv 2502.07752", "the paper's, as ports quote it (arXiv 2502.06742)"
 _ONLINE = "the README of its code (arXiv 2408.12857)"
 
 PRETRAINING: dict[str, dict[str, Recipe]] = {
@@ -164,6 +166,15 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
         "1b": Recipe(learning_rate=2e-4, source=_SCALE),
         "7b": Recipe(learning_rate=1e-4, source=_SCALE),
     },
+    "racs": {
+        **_tiny(3e-2, _BETTER_OF_LARGE),
+        **_at("60m 130m 350m", Recipe(learning_rate=2e-2, source=_RACS)),
+        "1b": Recipe(learning_rate=2e-2, scale=0.02, source=_RACS),
+    },
+    "sinkgd": {
+        **_tiny(3e-2, _BETTER_OF_LARGE),
+        **_at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_SINKGD)),
+    },
     "assemble": {
         size: dataclasses.replace(recipe, source="GrassJump's, which it is without other flags")
         for size, recipe in (_tiny(5e-3, "") | _GRASS).items()
@@ -187,6 +198,7 @@ _GLUE = Recipe(
 FULL_RANK = Recipe(learning_rate=3e-5, source="the rate of full fine-tuning in the same tables, not tuned")
 FINETUNING = {
     **_at("grassjump grasswalk subtrack subtrack_grad galore golore fira assemble", _GLUE),
+    **_at("racs sinkgd", dataclasses.replace(FULL_RANK, scale=1.0)),
     "badam": Recipe(
         learning_rate=1e-5, update_proj_gap=100, source="BAdam's for RoBERTa on SuperGLUE (arXiv 2404.02827)"
     ),

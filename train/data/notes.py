@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config.run import FILES, DataFlags
+from train.config.run import FILES, STDLIB, DataFlags
 from train.data.cache import LAYOUT
 from train.data.sources import State
 
@@ -25,6 +26,8 @@ def note_path(config: DataFlags, vocab_size: int) -> Path:
     data = config.data
     if data.startswith(FILES):
         data = FILES + os.path.abspath(os.path.expanduser(data.removeprefix(FILES)))
+    if data == STDLIB:  # of this environment
+        data = f"{STDLIB} {sys.prefix}"
     tokenizer: object = vocab_size
     if config.tokenizer is not None:
         content = config.tokenizer.read_bytes() if config.tokenizer.is_file() else b""

@@ -1,4 +1,4 @@
-"""What every rule shares: the guards against bad gradients, and the switch between two rules."""
+"""What every rule shares: the guards against bad gradients, and two rules as one."""
 
 import jax
 import jax.numpy as jnp
@@ -37,22 +37,42 @@ def test_a_gradient_is_used_if_it_is_finite_and_replaced_by_noise_of_the_key_if_
     assert not np.array_equal(noise, subspaces.finite_or_noise(refresh(broken, key=jax.random.key(1))))
 
 
+def counting(value):
+    """A rule whose bases are this value, and whose state counts its refreshes."""
+
+    def update(refresh):
+        return jnp.full_like(refresh.basis, value), refresh.rule_state + 1
+
+    return subspaces.SubspaceRule(init=lambda shape, dtype: jnp.int32(0), update=update, orthonormal=False)
+
+
+def made_by(rule, count, **options):
+    """The states of a split with this rule."""
+    tx = grass_optax.split_by_subspace(
+        rule, optax.scale_by_adam(), grass_optax.transport.keep(), None, rank=2, **options
+    )
+    return run(tx, jnp.ones(WIDE), count)[1]
+
+
 def test_a_switch_uses_one_rule_before_its_start_and_the_other_from_then_on():
     """Each has a state of its own, which rests while the other is used."""
-
-    def counting(value):
-        def update(refresh):
-            return jnp.full_like(refresh.basis, value), refresh.rule_state + 1
-
-        return subspaces.SubspaceRule(init=lambda shape, dtype: jnp.int32(0), update=update, orthonormal=False)
-
-    rule = subspaces.switch(counting(1.0), counting(2.0), start=4)
-    tx = grass_optax.split_by_subspace(
-        rule, optax.scale_by_adam(), grass_optax.transport.keep(), None, rank=2, update_proj_gap=2
-    )
-    states = run(tx, jnp.ones(WIDE), 7)[1]
+    states = made_by(subspaces.switch(counting(1.0), counting(2.0), start=4), 7, update_proj_gap=2)
     assert [float(basis_of(s)[0, 0]) for s in states] == [1, 1, 1, 1, 2, 2, 2]
     assert [tuple(map(int, s.rule_state)) for s in states][::2] == [(1, 0), (2, 0), (2, 1), (2, 2)]
+
+
+def test_rules_that_are_interleaved_take_turns():
+    states = made_by(subspaces.interleave(counting(1.0), counting(2.0), every=3), 10, update_proj_gap=1)
+    assert [float(basis_of(s)[0, 0]) for s in states] == [1, 1, 2] * 3 + [1]
+    assert [int(s.rule_state[0]) for s in states] == [1, 2, 0] * 3 + [1]
+    assert tuple(map(int, states[-1].rule_state[1])) == (7, 3)
+    # A first basis of another rule is no refresh.
+    fives = subspaces.stateless_rule(lambda refresh: jnp.full_like(refresh.basis, 5.0), orthonormal=False)
+    rule = subspaces.interleave(counting(1.0), counting(2.0), every=2)
+    first = made_by(rule, 6, update_proj_gap=1, initial=fives)
+    assert [float(basis_of(s)[0, 0]) for s in first] == [5, 1, 2, 1, 2, 1]
+    with pytest.raises(ValueError, match="every"):
+        subspaces.interleave(counting(1.0), counting(2.0), every=0)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +85,9 @@ def test_a_switch_uses_one_rule_before_its_start_and_the_other_from_then_on():
         (subspaces.power_iteration(b1=0.9), subspaces.svd(), True, True),
     ],
 )
-def test_a_switch_promises_what_both_of_its_rules_promise(first, then, orthonormal, moves):
-    rule = subspaces.switch(first, then, start=3)
-    assert (rule.orthonormal, rule.moves, rule.keyed) == (orthonormal, moves, False)
+def test_two_rules_promise_what_both_promise(first, then, orthonormal, moves):
+    for rule in (subspaces.switch(first, then, start=3), subspaces.interleave(first, then, every=3)):
+        assert (rule.orthonormal, rule.moves, rule.keyed) == (orthonormal, moves, False)
 
 
 def test_a_rule_that_does_not_return_its_form_is_an_error():
@@ -78,13 +98,16 @@ def test_a_rule_that_does_not_return_its_form_is_an_error():
 
 
 def test_rules_of_different_forms_are_an_error():
-    """As the two rules of a switch, and as `initial` and `rule` of a split."""
+    """As the two rules of one, and as `initial` and `rule` of a split."""
     blocks, params = subspaces.random_jump("blocks", 2), jnp.ones((8, 12))
     axes = (optax.scale_by_adam(), transport.rotate(0.9, 0.999), None)
     options = dict(rank=4, update_proj_gap=2)
-    switched = split_by_subspace(subspaces.switch(subspaces.svd(), blocks, 3), *axes, **options)
-    with pytest.raises(ValueError, match="bases of different forms, .*Blocks.*Give two rules"):
-        switched.init(params)
+    for two in (subspaces.switch, subspaces.interleave):
+        tx = split_by_subspace(two(subspaces.svd(), blocks, 3), *axes, **options)
+        with pytest.raises(
+            ValueError, match=f"the rules of {two.__name__} .* different forms, .*Blocks.*Give two rules"
+        ):
+            tx.init(params)
     other_first = split_by_subspace(blocks, *axes, initial=subspaces.range_finder(), **options)
     with pytest.raises(
         ValueError, match=r"first basis makes a basis that is array of \(8, 4\), and `rule` one that is Blocks of"

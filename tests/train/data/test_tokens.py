@@ -21,6 +21,7 @@ from tests.train.small_run import ROOT, write_texts
 from train.config.run import DataFlags, UserError
 from train.data import cache
 from train.data.cache import CHUNK, UNFINISHED, TokenFile, Tokens, Writer
+from train.data.notes import note_path
 from train.data.tokenizer import END_OF_TEXT, train_tokenizer
 from train.data.tokens import load_tokens
 
@@ -60,6 +61,17 @@ def test_tokens_are_made_once_for_each_text_and_tokenizer(cached: DataFlags, tmp
     named = dataclasses.replace(cached, tokenizer=tmp_path / "tokenizer.json")
     assert load_tokens(named, 9999, say=said.append).fingerprint == first.fingerprint
     assert load_tokens(cached, VOCABULARY + 1, say=said.append).fingerprint != first.fingerprint
+
+
+def test_each_environment_notes_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `stdlib` is what is installed in it; other texts are the same in all."""
+    notes: list[list[Path]] = []
+    for prefix in ("one", "other"):
+        monkeypatch.setattr(sys, "prefix", str(tmp_path / prefix))
+        flags = [DataFlags(data=data, cache_dir=tmp_path) for data in ("stdlib", "files:*.txt")]
+        notes.append([note_path(of_data, VOCABULARY) for of_data in flags])
+    assert notes[0][0] != notes[1][0]
+    assert notes[0][1] == notes[1][1]
 
 
 def test_an_unchanged_text_is_not_read_again_and_a_change_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What is left when every method also has its own ratio between matrices and the other parameters?
+
+    python -m experiments.papers.ratio --scale cpu
+
+The subspace methods multiply the update of a matrix by a scale, a quarter by default, and so train
+embeddings, head and norms faster than matrices; AdamW trains all alike. Here each method has the
+best of nine: three learning rates, each with three scales.
+"""
+
+from experiments.papers.command import main
+from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.scales import Scale
+
+_FROZEN = {"rule": "frozen", "residual": "recovery"}
+ARMS = (
+    *(Arm(method=name, optimizer=name) for name in ("adamw", "muon", "column_sgd", "grassjump", "grasswalk")),
+    Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
+    *(Arm(method=name, optimizer=name) for name in ("subtrack", "fira", "galore")),
+)
+
+
+def arms(scale: Scale) -> tuple[Arm, ...]:
+    """The methods, the same at every scale."""
+    del scale
+    return ARMS
+
+
+EXPERIMENT = Experiment(
+    name="ratio",
+    title="Methods with their own ratios",
+    source="arXiv 2510.01878, Table 1, with one more choice",
+    arms=arms,
+    ratios=(0.3, 1.0, 3.0),
+)
+
+
+if __name__ == "__main__":
+    main(EXPERIMENT, __doc__)
