@@ -199,7 +199,7 @@ def _nearest(x: Float[Array, "*b m n"]) -> Int8:
 def _change(param: Int8, update: Float[Array, "*b m n"], draws: Float[Array, "*b m n"]) -> Int8:
     """What leads from a stored weight to its sum with an update; integers of 8 bits wrap around."""
     old = param.scale.astype(jnp.float32)
-    # In an order of its choice, and on whole columns, the compiler of a TPU turned the sums, and had
+    # In an order of its choice, and on whole columns, the compiler of a TPU turned the sums and had
     # the scales spread over the matrix in float32, twice.
     codes, update = in_order(_blocks(param.codes)), in_order(_blocks(update))
     blocks = codes.astype(jnp.float32) * old[..., None, :] + update
