@@ -109,7 +109,8 @@ def _forward(
     parts = _chunks((hidden_BTD, targets_BT, weights_BT.astype(dtype)), chunk, place)
     sum_G, (dx_NGRCD, losses_NGRC) = jax.lax.scan(step, zeros_G, parts)
     losses_BT = _rows(losses_NGRC, targets_BT)
-    d_weights = sum_G.sum(0).astype(weights.dtype)
+    # The compiler would keep the sum, not what it is rounded to, until it is read.
+    d_weights = jax.lax.optimization_barrier(sum_G.sum(0).astype(weights.dtype))
     return jnp.sum(weights_BT.astype(dtype) * losses_BT), (_rows(dx_NGRCD, targets_BT), d_weights, losses_BT)
 
 

@@ -6,14 +6,12 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Int, PyTree
 
-from grass_optax._trees.mesh import is_mesh_free
+from grass_optax._trees.mesh import in_order
 from grass_optax._trees.paths import leaf_path
 
 Stacks = list[Array]
-_TILE = 128  # the longer side of a tile of a TPU
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,19 +82,6 @@ def layer_of(stacks: Stacks, i: Int[Array, ""]) -> Stacks:
 def with_layer(stacks: Stacks, i: Int[Array, ""], layer: Stacks) -> Stacks:
     """The stacks with another layer i."""
     return [lax.dynamic_update_slice_in_dim(x, in_order(new), i, 0) for x, new in zip(stacks, layer, strict=True)]
-
-
-def in_order(x: Array) -> Array:
-    """The array with its axes in memory in their order, as a program gets its arguments.
-
-    A compiler chooses the layout of a stack by the products that read its layers, and copies the
-    whole stack if that is not the layout of the argument. With this it copies a layer. Arguments
-    with an axis shorter than a tile have another order on a TPU, and on a mesh XLA on CPU copies
-    stacks because of the constraint, so there it is left out.
-    """
-    if min(x.shape[-2:], default=0) < _TILE or not is_mesh_free(x):
-        return x
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def resized(tree: PyTree, is_stack: tuple[bool, ...], count: int) -> PyTree:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from grass_optax._backward.layers import in_order
 from grass_optax._backward.scanned import Batch, Params, ScannedLoss
 from grass_optax._inner.int8 import from_int8
+from grass_optax._trees.mesh import in_order
 
 Carry = TypeVar("Carry")
 Index = Int[Array, ""]

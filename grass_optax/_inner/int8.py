@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from grass_optax._inner.sums import leaf_draws, step_seed
 from grass_optax._linalg.rounding import power_of_two, rounded_to_multiple
 from grass_optax._trees.keys import checked_key, numbers_of
+from grass_optax._trees.mesh import in_order
 from grass_optax._trees.paths import is_function, require_float
 
 BLOCK = 256  # entries of a column with one scale, which takes a hundredth of the memory of their codes
@@ -167,12 +168,12 @@ def in_int8(tx: optax.GradientTransformation, key: jax.Array | int = 0) -> optax
         seed = step_seed(key, state.count)
         numbers = numbers_of(path for path, _ in jax.tree.leaves_with_path(weights))
 
-        def one(path: Any, param: Any, weight: Array, update: Array) -> Any:
+        def one(path: Any, param: Any, update: Array) -> Any:
             if not is_int8(param):
                 return update
-            return _change(param, weight + update, leaf_draws(seed, numbers[path], weight.shape))
+            return _change(param, update, leaf_draws(seed, numbers[path], update.shape))
 
-        changes = jax.tree.map_with_path(one, params, weights, updates, is_leaf=is_int8)
+        changes = jax.tree.map_with_path(one, params, updates, is_leaf=is_int8)
         return changes, Int8State(state.count + 1, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -195,13 +196,17 @@ def _nearest(x: Float[Array, "*b m n"]) -> Int8:
     return Int8(_whole(codes, x.shape), scale.astype(x.dtype))
 
 
-def _change(param: Int8, weight: Float[Array, "*b m n"], draws: Float[Array, "*b m n"]) -> Int8:
-    """What leads from a stored weight to another one; integers of 8 bits wrap around."""
-    blocks = _blocks(weight)
+def _change(param: Int8, update: Float[Array, "*b m n"], draws: Float[Array, "*b m n"]) -> Int8:
+    """What leads from a stored weight to its sum with an update; integers of 8 bits wrap around."""
+    old = param.scale.astype(jnp.float32)
+    # In an order of its choice, and on whole columns, the compiler of a TPU turned the sums and had
+    # the scales spread over the matrix in float32, twice.
+    codes, update = in_order(_blocks(param.codes)), in_order(_blocks(update))
+    blocks = codes.astype(jnp.float32) * old[..., None, :] + update
     scale = _scale(blocks)
     spacing = scale[..., None, :]
     codes = (rounded_to_multiple(blocks, spacing, _blocks(draws)) / spacing).astype(jnp.int8)
-    return Int8(_whole(codes, weight.shape) - param.codes, scale - param.scale.astype(jnp.float32))
+    return Int8(_whole(codes, param.codes.shape) - param.codes, scale - old)
 
 
 def _scale(blocks: Float[Array, "*b k p n"]) -> Float[Array, "*b k n"]:

@@ -28,6 +28,14 @@ def sum_of_squares(x: Float[Array, "*b m n"]) -> Float[Array, "*b 1 n"]:
     return jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=-2, keepdims=True)
 
 
+def over_largest(x: Float[Array, "*b m n"]) -> tuple[Float[Array, "*b m n"], Float[Array, "*b"]]:
+    """X over the largest size of its entries, and that size: the square of what is at most 1 does
+    not overflow, nor do those that count underflow. Zero stays zero; NaN if X is not finite.
+    """
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1))
+    return x / jnp.where(largest == 0, 1, largest)[..., None, None], largest
+
+
 @jax.jit
 def frobenius_norm(x: Float[Array, "*b m n"]) -> Float[Array, "*b"]:
     """The Frobenius norm of each matrix, or of its row of column norms; 0 if it overflowed."""

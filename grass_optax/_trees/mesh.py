@@ -1,4 +1,5 @@
-"""What a step must know of a mesh: where the axes are Explicit, and where stacking would gather.
+"""What a step must know of placement: where the axes of a mesh are Explicit, where stacking would
+gather, and the order of axes in memory.
 
 On a mesh with Explicit axes the arithmetic of a step runs as on one with Auto axes. There the type
 of an array says how it is sharded, and JAX refuses a product that sums over a sharded axis unless
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+_TILE = 128  # the longer side of a tile of a TPU
 
 
 def with_auto_axes(f: Callable[..., Any], like: PyTree) -> Callable[..., Any]:
@@ -46,3 +50,16 @@ def is_mesh_free(x: Any) -> bool:
     """
     mesh = jax.typeof(x).sharding.mesh
     return bool(mesh.empty or mesh.size == 1)
+
+
+def in_order(x: jax.Array) -> jax.Array:
+    """The array with its axes in memory in their order, as a program gets its arguments.
+
+    A compiler chooses the layout of an array by what reads it. Where that is not the layout of the
+    argument from which it comes, or of the result to which it goes, it copies it, and a whole stack
+    if the array is its layer. Arguments with an axis shorter than a tile have another order on a
+    TPU, and on a mesh XLA on CPU copies stacks because of the constraint, so there it is left out.
+    """
+    if min(x.shape[-2:], default=0) < _TILE or not is_mesh_free(x):
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

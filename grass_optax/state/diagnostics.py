@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from grass_optax._linalg.dtypes import wide
-from grass_optax._linalg.norms import frobenius_norm
+from grass_optax._linalg.norms import frobenius_norm, over_largest
 from grass_optax._linalg.products import project
 from grass_optax._linalg.spectral import range_basis
 from grass_optax._split.records import SplitState
@@ -29,7 +29,8 @@ class CapturedEnergy(NamedTuple):
     """The part of a gradient inside a subspace, as a ratio of norms.
 
     Attributes:
-      captured: ||S^T G|| / ||G|| (...) of each matrix of the leaf; 0 if G is zero.
+      captured: ||S^T G|| / ||G|| (...) of each matrix of the leaf; 0 if G is zero, NaN if it is not
+        finite.
       of_random: sqrt(r/m), the root of its mean square for a uniformly random subspace.
       of_best: the same as `captured` (...) for the best subspace of dimension r, nearly; None if it
         was not asked for.
@@ -189,9 +190,10 @@ def ratio(part: Float[Array, "*b"], whole: Float[Array, "*b"]) -> Float[Array, "
 
 
 def _energy(leaf: SplitLeaf, key: Key[Array, ""] | None) -> CapturedEnergy:
-    whole, rank = frobenius_norm(leaf.grad), leaf.basis.rank
-    captured = ratio(frobenius_norm(leaf.basis.project(leaf.grad)), whole)
-    best = None if key is None else ratio(_best_norm(key, leaf), whole)
+    grad, _ = over_largest(leaf.grad)
+    whole, rank = frobenius_norm(grad), leaf.basis.rank
+    captured = ratio(frobenius_norm(leaf.basis.project(grad)), whole)
+    best = None if key is None else ratio(_best_norm(key, leaf._replace(grad=grad)), whole)
     return CapturedEnergy(captured, (rank / leaf.grad.shape[-2]) ** 0.5, best)
 
 

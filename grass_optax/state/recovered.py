@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from grass_optax._linalg.norms import frobenius_norm
+from grass_optax._linalg.norms import frobenius_norm, over_largest
 from grass_optax._split.records import SplitState
 from grass_optax._trees.boxes import unboxed
 from grass_optax._trees.matrix_layout import MatrixLayout, is_layout
@@ -23,7 +23,7 @@ class RecoveredResidual(NamedTuple):
     """What a residual returned for every matrix of a leaf.
 
     Attributes:
-      relative: ||L|| / ||G|| (...), after the limit; 0 if G is zero.
+      relative: ||L|| / ||G|| (...), after the limit; 0 if G is zero, NaN if it is not finite.
       limited: (...): whether the limit held L down. It multiplies a matrix by one factor, so that
         all of its columns are limited or none is.
     """
@@ -79,7 +79,9 @@ def recovered_residual(
         growth = jnp.asarray(max_norm_growth, norm.dtype)
         ceiling = growth * last * (1 - 4 * jnp.finfo(norm.dtype).eps)  # the norm is rounded twice
         limited = is_set(last, held) & (norm >= ceiling)
-        of_leaf[path] = RecoveredResidual(ratio(norm, frobenius_norm(grad_of(path, layout))), limited)
+        grad, largest = over_largest(grad_of(path, layout))
+        relative = ratio(ratio(norm, frobenius_norm(grad)), largest)
+        of_leaf[path] = RecoveredResidual(relative, limited)
     if not of_leaf:
         raise ValueError(
             "the state holds no norm-growth limit. Give states of a method whose residual is recovered with one."

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from grass_optax._linalg.dtypes import wide
 from grass_optax._linalg.geodesics import angles_of
-from grass_optax._linalg.norms import frobenius_norm
+from grass_optax._linalg.norms import frobenius_norm, over_largest
 from grass_optax._linalg.orthonormal import orthonormalize
 from grass_optax._linalg.products import lift, matmul, project, transpose
 from grass_optax._linalg.spectral import leading_singular_triplets
@@ -132,9 +132,8 @@ def subspace_change(before: optax.OptState, after: optax.OptState) -> dict[str, 
 
 
 def _tangent(leaf: SplitLeaf, k: int) -> ErrorTangent:
-    # Of G / ||G||, which is found of entries of at most 1, so that no square over- or underflows.
-    largest = jnp.max(jnp.abs(leaf.grad), axis=(-2, -1))
-    scaled = ratio(leaf.grad, largest[..., None, None])
+    # Of G / ||G||.
+    scaled, largest = over_largest(leaf.grad)
     size = frobenius_norm(scaled)
     basis, grad = _orthonormal(leaf.basis), ratio(scaled, size[..., None, None])
     inside = project(basis, grad)

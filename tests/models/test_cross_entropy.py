@@ -1,5 +1,7 @@
 """The loss in chunks: the plain loss and its gradients, from logits that are never whole."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +101,14 @@ def test_logits_are_never_whole():
     chunked = temporaries(lambda x, w: weighted_loss(x, Head(w), targets, weights, chunk=4))
     assert temporaries(plain) >= logits
     assert chunked <= logits / 3  # a sixteenth for each array of a chunk, and the rest
+
+
+def test_the_gradient_of_the_head_is_not_kept_in_float32():
+    """Of narrow weights a compiler would keep the sum until it is read."""
+    hidden, head, targets, weights = case("DV", "bfloat16")
+
+    def loss(head):
+        return weighted_loss(hidden, Head(head), targets, weights, chunk=4)
+
+    program = jax.jit(jax.grad(loss)).lower(head).as_text()
+    assert re.findall(r"stablehlo.optimization_barrier %\w+ : (.*)", program) == [f"tensor<{D}x{V}xbf16>"]

@@ -1,6 +1,7 @@
 """Weights in INT8: exact where nothing changes, exact on average where something does."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -169,3 +170,12 @@ def test_what_has_no_columns_is_refused():
     stored = to_int8(jnp.ones((2, 2)), True)
     with pytest.raises(ValueError, match="pass params to update"):
         in_int8(optax.sgd(0.1)).update(jnp.ones((2, 2)), in_int8(optax.sgd(0.1)).init(stored))
+
+
+def test_sums_are_taken_on_blocks_in_the_order_of_the_codes():
+    """In memory: a compiler that prefers another one would turn float32 arrays of their size."""
+    params = to_int8({"w": jnp.ones((2, 512, 128))}, mask=True)
+    tx = in_int8(optax.sgd(0.1))
+    program = jax.jit(tx.update).lower({"w": jnp.ones((2, 512, 128))}, tx.init(params), params).as_text()
+    held = re.findall(r"@LayoutConstraint.*tensor<2x2x256x128x(\w+)>$", program, re.MULTILINE)
+    assert sorted(held) == ["f32", "i8"]  # updates and codes

@@ -57,6 +57,25 @@ def test_every_method_whose_bases_are_stored_has_an_energy(name):
     assert "bias" not in found
 
 
+@pytest.mark.parametrize("size", [2.0**-100, 2.0**100])
+def test_the_size_of_a_gradient_does_not_change_its_energy(size):
+    """Even where its squares leave float32."""
+    params = {"w": jax.random.normal(jax.random.key(0), (3, 8, 12))}
+    tx = make("grassjump", rank=2)
+    _, state = tx.update(params, tx.init(params))
+    expected, found = (captured_energy(state, {"w": c * params["w"]}, key=0)["w"] for c in (1.0, size))
+    assert expected.captured.min() > 0
+    np.testing.assert_array_equal(found.captured, expected.captured)
+    np.testing.assert_array_equal(found.of_best, expected.of_best)
+
+
+def test_a_gradient_that_is_not_finite_has_an_energy_that_is_none():
+    tx, params = make("grassjump", rank=2), jnp.ones((4, 6))
+    _, state = tx.update(params, tx.init(params))
+    for bad in (jnp.inf, jnp.nan):
+        assert jnp.isnan(captured_energy(state, params.at[0, 0].set(bad))[""].captured)
+
+
 def test_a_gradient_of_zero_has_no_energy():
     tx = make("galore", rank=2)
     params = jnp.zeros((4, 6))

@@ -46,6 +46,18 @@ def test_it_is_the_part_of_the_update_outside_and_the_limit_is_seen(name):
     assert seen == {True, False}
 
 
+@pytest.mark.parametrize("size", [2.0**-100, 2.0**100])
+def test_the_norm_of_a_gradient_is_found_where_its_squares_leave_float32(size):
+    tx, grads = make("grassjump", rank=4), grads_like(PARAMS, 0)
+    before = tx.init(PARAMS)
+    _, after = tx.update(grads, before)
+    scaled = jax.tree.map(lambda g: size * g, grads)
+    expected, found = (recovered_residual(before, after, g, max_norm_growth=ZETA) for g in (grads, scaled))
+    for path in expected:
+        assert np.all(expected[path].relative > 0)
+        np.testing.assert_array_equal(found[path].relative * size, expected[path].relative)
+
+
 def test_a_method_without_a_limit_has_none():
     state = make("galore").init(PARAMS)
     with pytest.raises(ValueError, match="no norm-growth limit"):

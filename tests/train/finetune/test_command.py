@@ -165,6 +165,11 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--init-step", 99), r"has no checkpoint of step 99: it has 10, 12"),
         (("--rank", 999), r"--rank 999 must be below the hidden size"),
         (("--freeze", "head"), r"--freeze head names no parameter"),
+        (("--weights", "int8", "--freeze", "embed/*"), r"--weights int8 is for parameters that are all trained"),
+        (
+            ("--weights", "int8", "--optimizer", "lora"),
+            r"--weights int8 rounds every .* those of lora have few numbers",
+        ),
         (("--warmup", "100%"), r"--warmup 100% must be below 100%"),
         (("--epochs", "nan"), r"--epochs nan must be a finite number"),
         (("--epochs", "inf"), r"--epochs inf must be a finite number"),

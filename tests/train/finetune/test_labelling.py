@@ -57,6 +57,14 @@ def test_classes_are_learnt_and_named(encoder: Path, tmp_path: Path, capsys: pyt
     assert "accuracy 1.0000" in said
 
 
+def test_weights_in_8_bits_are_refused(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path, texts({"good": 0, "bad": 1, "fine": 1}))
+    words = ("--init-from", encoder, "--data", data, "--run-dir", tmp_path / "run", "--task", "classification")
+    assert main(["finetune", *map(str, words), "--weights", "int8"]) == 2
+    assert "error: --weights int8 is for language models: leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.long
 def test_numbers_are_learnt(encoder: Path, tmp_path: Path) -> None:
     rows = texts({"good": 1.0, "bad": -1.0, "fine": 0.2})
