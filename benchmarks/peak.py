@@ -23,7 +23,8 @@ from benchmarks.step import Step, donated_step
 
 METHODS = (
     "adamw", "muon", "optax-galore", "grassjump", "grassjump-unstored", "grasswalk", "subtrack", "galore-randomized",
-    "fira-randomized", "apollo", "apollo_mini", "ldadam", "frugal", "badam", "column_sgd", "racs", "sinkgd", "foam", "gwt",
+    "fira-randomized", "apollo", "apollo_mini", "ldadam", "frugal", "badam", "column_sgd", "racs", "sinkgd", "foam",
+    "gwt",
 )  # fmt: skip
 STEPS, GAP = 4, 2  # first, regular, refresh, regular
 
