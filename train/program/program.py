@@ -15,6 +15,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from models.blocks import Placement
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import INT8, DataFlags, ModelFlags, UserError, WeightsName
 from train.config.schedule import ScheduleFlags
@@ -22,7 +23,7 @@ from train.program.attention import with_attention
 from train.program.chunks import chunk_of
 from train.program.frozen import Pattern, check_patterns, parted
 from train.program.measurements import diagnostics
-from train.program.micro_batches import ValueAndGrad, accumulated, mapped
+from train.program.micro_batches import Loss, ValueAndGrad, accumulated, mapped
 from train.program.narrow_weights import (
     as_floats,
     by_floats,
@@ -109,24 +110,22 @@ def make_program(
         no parameter.
     """
     params = jax.eval_shape(lambda: task.draw(seed))
-    is_narrow = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
     is_int8 = weights == INT8
-    options = {"map_stacks": maps_stacks(mesh, planned), "is_narrow": is_narrow, "is_int8": is_int8}
+    options = {
+        "map_stacks": maps_stacks(mesh, planned),
+        "is_narrow": any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params)),
+        "is_int8": is_int8,
+    }
     tx = make_optimizer(optimizer, schedule, seed, **options)
     check_patterns(params, frozen)
+    check_micro_batches(mesh, task.batch_size, accumulate)
 
     start = functools.partial(first_state, tx=tx, frozen=frozen)
     state = placed(mesh, tx, jax.eval_shape(start, jax.eval_shape(in_8_bits, params) if is_int8 else params), frozen)
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    place = placement(mesh)
-    check_micro_batches(mesh, task.batch_size, accumulate)
     place_of_weights = param_shardings(mesh, params)
-    loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
-    value_and_grad = accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
-    if is_int8:
-        assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
-        predict = functools.partial(predict_by_layer, task.parts(place))
-        value_and_grad = by_floats(value_and_grad)
+    place = placement(mesh)
+    loss, predict, value_and_grad = _functions(task, place, accumulate, is_int8)
     rate = make_schedule(optimizer.learning_rate, schedule)
     if optimizer.update_in_backward:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
@@ -134,9 +133,7 @@ def make_program(
         train_step = make_backward_step(step, rate, knows_norm=optimizer.clip > 0 and optimizer.clip_by == "two_pass")
     else:
         train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
-    state_of = jax.jit(start, donate_argnums=0, out_shardings=shardings)
-    # Under jit each device draws only its own shard of the state.
-    draw_state: Callable[[], TrainState] = jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings)
+    draw_state, state_of = _beginnings(task, seed, start, shardings, is_int8)
     return Program(
         mesh=mesh,
         task=task,
@@ -148,18 +145,44 @@ def make_program(
         updates_in_backward=optimizer.update_in_backward,
         micro_batch=_batch(mesh, task, accumulate),
         value_and_grad=value_and_grad(loss),
-        draw_state=(lambda: state_of(drawn_in_8_bits(task, seed))) if is_int8 else draw_state,
-        first_state=(lambda params: state_of(stored_in_8_bits(params))) if is_int8 else state_of,
+        draw_state=draw_state,
+        first_state=state_of,
         read=jax.jit(as_floats, out_shardings=place_of_weights) if is_int8 else _as_they_are,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
         diagnose=jax.jit(
             make_diagnosis(loss, tx, functools.partial(diagnostics, optimizer), frozen, value_and_grad),
             out_shardings=replicated(mesh),
         ),
-        predict=jax.jit(
-            mapped(predict, accumulate, place) if accumulate > 1 else predict, out_shardings=replicated(mesh)
-        ),
+        predict=jax.jit(predict, out_shardings=replicated(mesh)),
     )
+
+
+def _functions(
+    task: Task, place: Placement, accumulate: int, is_int8: bool
+) -> tuple[Loss, Callable[[Params, Batch], Array], Callable[[Loss], ValueAndGrad]]:
+    """Return the loss of a batch, the losses of its rows, and how the first is differentiated, of
+    parameters as they are stored.
+    """
+    loss, predict = (functools.partial(function, place=place) for function in (task.loss, task.predict))
+    value_and_grad: Callable[[Loss], ValueAndGrad] = (
+        accumulated(task.weight, accumulate, place) if accumulate > 1 else jax.value_and_grad
+    )
+    if is_int8:
+        assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
+        predict = functools.partial(predict_by_layer, task.parts(place))
+        value_and_grad = by_floats(value_and_grad)
+    return loss, mapped(predict, accumulate, place) if accumulate > 1 else predict, value_and_grad
+
+
+def _beginnings(
+    task: Task, seed: int, start: Callable[[Params], TrainState], shardings: TrainState, is_int8: bool
+) -> tuple[Callable[[], TrainState], Callable[[Params], TrainState]]:
+    """Return what draws a first state, and what makes one of given weights."""
+    state_of = jax.jit(start, donate_argnums=0, out_shardings=shardings)
+    if is_int8:
+        return lambda: state_of(drawn_in_8_bits(task, seed)), lambda params: state_of(stored_in_8_bits(params))
+    # Under jit each device draws only its own shard of the state.
+    return jax.jit(lambda: start(task.draw(seed)), out_shardings=shardings), state_of
 
 
 def _as_they_are(params: Params) -> Params:
