@@ -3,7 +3,7 @@
     python -m experiments.transports
 
 Eq. 8 of arXiv 2510.01878 has lost the hats that its moments have in LDAdam. The code of SubTrack++,
-the only one that its authors have released, has no hats either, and the factor 1 - b2 where eq. 8 has
+the only one that its authors have released, has no hats either, and 1 - b2 where eq. 8 has
 1 - b2^(t-1). Both make the second moment smaller at every refresh, so that steps are larger.
 
 By how much is measured here on gradients of independent Gaussian numbers, the same at all times.
