@@ -2,12 +2,12 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment
-from experiments.papers.scales import SCALES
+from experiments.papers.scales import SCALES, Scale
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import Outcome, Run
 from experiments.study import command_line
@@ -24,24 +24,40 @@ def main(experiment: Experiment, description: str | None) -> None:
     parser.add_argument("--scale", choices=tuple(SCALES), default="cpu", help="how large the runs are")
     parser.add_argument("--list", "--dry-run", action="store_true", help="only list what is missing, and its cost")
     parser.add_argument("--seeds", type=int, help="make the first seeds only")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="make the runs of these methods only")
     parser.add_argument("--default-rates", action="store_true", help="try no learning rates yet")
     args = parser.parse_args()
     scale = SCALES[args.scale]
     some = scale if args.seeds is None else dataclasses.replace(scale, seeds=scale.seeds[: args.seeds])
-    if args.list:
-        print(to_do(experiment, some, study.read(args.results)))
-        return
-    if not args.report:
-        try:
+    try:
+        wanted = experiment if args.only is None else only(experiment, scale, args.only)
+        if args.list:
+            print(to_do(wanted, some, study.read(args.results)))
+            return
+        if not args.report:
             if not args.default_rates:
-                study.make(experiment.rate_runs(some), args.results, args.workers)
-            study.make(experiment.runs(some, study.read(args.results)), args.results, args.workers)
-        except UserError as error:
-            sys.exit(f"error: {error}")
+                study.make(wanted.rate_runs(some), args.results, args.workers)
+            study.make(wanted.runs(some, study.read(args.results)), args.results, args.workers)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     outcomes = study.read(args.results)
     print(report(experiment, outcomes))
     if not args.report:
         write_page(experiment, args.results, outcomes)
+
+
+def only(experiment: Experiment, scale: Scale, methods: Sequence[str]) -> Experiment:
+    """An experiment with some of its methods.
+
+    Raises:
+      UserError: If it does not have one of them.
+    """
+    known = list(dict.fromkeys(arm.method for arm in experiment.arms(scale)))
+    if unknown := [name for name in methods if name not in known]:
+        raise UserError(f"--only {unknown[0]!r} is no method of {experiment.name}: choose from {', '.join(known)}.")
+    return dataclasses.replace(
+        experiment, arms=lambda scale: [arm for arm in experiment.arms(scale) if arm.method in methods]
+    )
 
 
 def write_page(experiment: Experiment, results: Path, outcomes: Mapping[Run, Outcome]) -> None:

@@ -213,6 +213,18 @@ def test_the_command_lists_what_is_missing_and_writes_pages(
     assert (tmp_path / "ablation-cpu.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_some_methods_can_be_made_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ablation", "--list", "--results", str(tmp_path / "none.jsonl"), "--only"]
+    monkeypatch.setattr("sys.argv", [*words, "jump", "frozen + RS"])
+    command.main(GRID, None)
+    assert "12 runs are missing" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*words, "leap"])
+    with pytest.raises(SystemExit, match="--only 'leap' is no method of ablation: choose from jump, jump \\+ AO"):
+        command.main(GRID, None)
+
+
 def test_the_page_has_the_overview() -> None:
     assert overview() in (Path(__file__).parents[2] / "docs" / "results" / "papers.md").read_text()
 
