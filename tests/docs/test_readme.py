@@ -109,6 +109,14 @@ def parts_of(name):
     return ["dropped" if part is None else next(n for one, n in made if one is part) for part in given]
 
 
+def test_the_methods_are_counted():
+    assert len(METHODS) == 20, "write the new number on these pages, and here"
+    assert "eighteen rival methods" in README
+    assert "the twenty above" in README
+    assert "eighteen rival methods" in (ROOT / "docs" / "index.md").read_text()
+    assert "eighteen other optimizers" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_method_table_names_every_method_and_its_parts():
     rows = method_table()
     assert sorted(rows) == sorted(METHODS)
