@@ -1,4 +1,4 @@
-"""Does isotropic completion mend frequent jumps? Those of Table 4 of arXiv 2510.01878 are worse.
+"""Do frequent jumps need isotropic completion? Those of Table 4 of arXiv 2510.01878 are worse.
 
     python -m experiments.papers.completion --scale cpu
 

@@ -26,7 +26,9 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
         return ""
     reference = next(of_seed for of_seed in found if of_seed)
     lines = [
-        f"**{experiment.title}**, --scale {name}: {described(scale, found)}.",
+        f"**{experiment.title}**, --scale {name}: {scale.model}, {scale.steps} steps, r = {scale.rank}, "
+        f"T = {scale.update_proj_gap};",
+        f"{described(scale, found)}.",
         "",
         row(*HEAD),
         "|---|---|---:|---:|---:|---|---:|---:|---:|",
@@ -90,16 +92,13 @@ def spread(values: Sequence[float]) -> str:
 
 
 def described(scale: Scale, found: Sequence[Found]) -> str:
-    """The runs, and where they come from."""
+    """Where the runs come from."""
     outcomes = [outcome for of_seed in found for outcome in of_seed.values()]
 
     def of(name: str) -> str:
         return ", ".join(sorted({str(getattr(outcome, name)) for outcome in outcomes}))
 
-    return (
-        f"{scale.model}, {scale.steps} steps, r = {scale.rank}, T = {scale.update_proj_gap}, {scale.data} of hash "
-        f"{of('corpus')[:12]}; on {of('device')}, {of('date')}, commit {of('commit')}"
-    )
+    return f"{scale.data} of hash {of('corpus')[:12]}; on {of('device')}, {of('date')}, commit {of('commit')}"
 
 
 def to_do(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> str:
