@@ -45,6 +45,7 @@ def small_model(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_run_learns_and_is_identified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = small_model(tmp_path / "model")

@@ -53,7 +53,7 @@ def test_each_checkpoint_can_be_evaluated(trained: Path, tmp_path: Path) -> None
     assert older["eval_loss"] != newest["eval_loss"]
 
 
-@pytest.mark.parametrize("seq_len", [7, 200])
+@pytest.mark.parametrize("seq_len", [7, pytest.param(200, marks=pytest.mark.long)])
 def test_documents_are_evaluated_as_by_hand(seq_len: int, imported: Path, tmp_path: Path) -> None:
     data = write_texts(tmp_path, **TEXTS)
     result = evaluated(tmp_path, imported, "--data", data, "--seq-len", str(seq_len), "--batch-size", "3")

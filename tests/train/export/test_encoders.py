@@ -112,7 +112,7 @@ def test_files_that_an_import_lacks_are_written(family: str, tmp_path: Path) -> 
     assert not (tmp_path / "again" / "generation_config.json").exists()
 
 
-@FAMILIES
+@pytest.mark.parametrize("family", long_but(["bert"], NETWORKS))
 @pytest.mark.parametrize("task", long_but(["classification"], ["classification", "regression"]))
 def test_a_fine_tuned_encoder_goes_full_circle(
     family: str, task: str, examples: str, tmp_path: Path, compiled: None, capsys: pytest.CaptureFixture[str]

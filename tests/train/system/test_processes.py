@@ -155,6 +155,7 @@ def test_an_error_in_one_process_is_reported_by_all(launcher: Launcher, tmp_path
         assert MISSED not in output
 
 
+@pytest.mark.long
 def test_different_flags_in_one_process_are_reported_by_all(launcher: Launcher, tmp_path: Path) -> None:
     arguments = launcher.arguments(tmp_path / "run", mesh="data=2")
     job = launcher.job(arguments, 2, 1, tmp_path, last=["--seq-len", "999999", "--steps", "-3"])

@@ -186,6 +186,7 @@ def test_event_files_hold_what_was_logged(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("compiled")
 def test_a_run_that_is_stopped_and_resumed_is_in_tensorboard_once(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
