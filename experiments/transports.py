@@ -69,7 +69,7 @@ TRANSPORTS: dict[str, Transport] = {
 }
 
 
-def multiplier(transports: Transport, interval: int, jumps: bool) -> float:
+def multiplier(transported: Transport, interval: int, jumps: bool) -> float:
     """The mean norm of Adam's direction with a transport at every interval, over that without."""
     adam, rule = optax.scale_by_adam(B1, B2, EPS), subspaces.random_jump()
 
@@ -92,7 +92,7 @@ def multiplier(transports: Transport, interval: int, jumps: bool) -> float:
         plain, other = states
         grad = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (RANK, COLUMNS))
         due = (t % interval == 0) & (t > 0)
-        other = jax.lax.cond(due, lambda: transports(other, rotation(t // interval)), lambda: other)
+        other = jax.lax.cond(due, lambda: transported(other, rotation(t // interval)), lambda: other)
         of_plain, plain = adam.update(grad, plain)
         of_other, other = adam.update(grad, other)
         return (plain, other), (jnp.linalg.norm(of_plain), jnp.linalg.norm(of_other))

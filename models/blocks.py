@@ -77,7 +77,7 @@ def _over_rows(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) 
     operand to sum over two.
     """
     del dimension_numbers  # of `nnx.Linear`: the last axis of `x`, the first of the kernel
-    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel, **options).reshape(*x.shape[:-1], -1)
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel, **options).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def embedding(config: Shared, count: int, features: int, rngs: nnx.Rngs) -> nnx.Embed:

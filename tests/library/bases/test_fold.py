@@ -1,4 +1,4 @@
-"""Block means as a basis: the linear map that its matrix is, without arrays of its own."""
+"""Block means as a basis: the same linear map as its matrix, without arrays."""
 
 import jax
 import jax.numpy as jnp
