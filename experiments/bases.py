@@ -5,13 +5,13 @@
 Writes a line for each run to docs/results/bases.jsonl, and prints the tables of
 docs/results/bases.md. Finished runs are skipped.
 
-Every contestant differs from GrassJump or GrassWalk only in its bases. Its learning rate is the
-best of three at one rank and interval, on a seed of its own; until these runs are made, the
-trainer's default.
+Every contestant differs from GrassJump or GrassWalk only in its bases. Its learning rate is one of
+which neither half nor twice is better, at one rank and interval, on a seed of its own; until it is
+found, the trainer's default.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
+from experiments import search
 from experiments.pretraining import Outcome, Run, study_of
 from experiments.reordered import strided
 from experiments.study import command_line, row
@@ -31,7 +32,6 @@ from train.program.kernels import stacked_kernels
 
 RESULTS = Path("docs/results/bases.jsonl")
 SEEDS, SEED_OF_RATES = (0, 1, 2, 3), 100
-FACTORS = (0.5, 1.0, 2.0)  # of the trainer's default rate
 HIDDEN = CONFIGS["tiny"].hidden_size
 QUARTER, SIXTEENTH = HIDDEN // 4, HIDDEN // 16
 
@@ -142,13 +142,21 @@ TABLES = (
 )
 
 
-def runs_of_rates() -> list[Run]:
-    """The runs that choose the learning rate of each contestant."""
-    return [
-        Run(contestant=name, rank=QUARTER, update_proj_gap=100, learning_rate=rate, seed=SEED_OF_RATES)
-        for name in RULES
-        for rate in (factor * _rate(name) for factor in FACTORS)
-    ]
+def trial(contestant: str, point: search.Point) -> Run:
+    """The trial some steps of a factor of 2 from the default rate."""
+    rate = 2.0 ** point[0] * _rate(contestant)
+    return Run(contestant=contestant, rank=QUARTER, update_proj_gap=100, learning_rate=rate, seed=SEED_OF_RATES)
+
+
+def loss_at(contestant: str, outcomes: Mapping[Run, Outcome]) -> Callable[[search.Point], float | None]:
+    """The loss of a trial, if it was made."""
+    return lambda point: outcome.eval_loss if (outcome := outcomes.get(trial(contestant, point))) else None
+
+
+def missing_trials(outcomes: Mapping[Run, Outcome]) -> list[Run]:
+    """The trials to be made next."""
+    trials = [trial(name, point) for name in RULES for point in search.trials(loss_at(name, outcomes), axes=1)]
+    return [run for run in trials if run not in outcomes]
 
 
 def runs_of(table: Table, rates: Mapping[str, float]) -> list[Run]:
@@ -167,13 +175,9 @@ def runs_of(table: Table, rates: Mapping[str, float]) -> list[Run]:
 
 
 def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The learning rate of each contestant: that of the least loss if all were tried."""
-    rates = {name: _rate(name) for name in RULES}
-    for name in RULES:
-        tried = [run for run in runs_of_rates() if run.contestant == name]
-        if all(run in outcomes for run in tried):
-            rates[name] = min(tried, key=lambda run: outcomes[run].eval_loss).learning_rate
-    return rates
+    """The learning rate of each contestant: the default until it is found."""
+    found = {name: search.best(loss_at(name, outcomes), axes=1) for name in RULES}
+    return {name: trial(name, point or (0,)).learning_rate for name, point in found.items()}
 
 
 def report(outcomes: Mapping[Run, Outcome]) -> str:
@@ -231,7 +235,8 @@ def main() -> None:
     if not args.report:
         first, *others = TABLES
         STUDY.make(runs_of(first, best_rates(STUDY.read(args.results))), args.results, args.workers)
-        STUDY.make(runs_of_rates(), args.results, args.workers)
+        while trials := missing_trials(STUDY.read(args.results)):
+            STUDY.make(trials, args.results, args.workers)
         rates = best_rates(STUDY.read(args.results))
         runs = [run for table in (first, *others) for run in runs_of(table, rates)]
         STUDY.make(runs, args.results, args.workers)

@@ -6,17 +6,17 @@ Writes a line for each run to docs/results/finetuning.jsonl, and prints the tabl
 docs/results/finetuning.md. Finished runs are skipped. The tables of the paper need an accelerator:
 `--size full`. Those of `--size cpu` are a few epochs of few, short texts.
 
-The learning rate of a contestant is the best of its trials: of some factors of the trainer's
-default, on a seed of their own, trained and scored on parts of the texts to train on. Until all
-trials are made, it is the trainer's default.
+The learning rate of a contestant is one of which neither a quarter nor four times is better, by
+trials on a seed of their own, trained and scored on parts of the texts to train on. Until all are
+made, it is the trainer's default.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments import search
 from experiments.labelling import STUDY, Outcome, Run
 from experiments.study import command_line, row
 from train.config.finetune import RANK, finetuning_optimizer
@@ -24,10 +24,6 @@ from train.config.optimizers import OPTIMIZERS
 
 RESULTS = Path("docs/results/finetuning.jsonl")
 SEEDS, SEED_OF_TRIALS = (0, 1, 2), 100
-# Of the trainer's default rate for fine-tuning. The first three are tried, and the next one while
-# the largest is the best.
-FACTORS = (1.0, 4.0, 16.0, 64.0, 256.0)
-AT_LEAST = 3
 
 
 class Contestant(NamedTuple):
@@ -102,34 +98,37 @@ def run_of(table: Table, contestant: Contestant, learning_rate: float, seed: int
     )
 
 
-def trials_of(table: Table, contestant: Contestant, outcomes: Mapping[Run, Outcome]) -> list[Run]:
-    """The runs that choose the learning rate of a contestant, as far as is known by now."""
-    runs = [
-        run_of(table, contestant, factor * default_rate(contestant.optimizer), SEED_OF_TRIALS, is_trial=True)
-        for factor in FACTORS
-    ]
-    count = AT_LEAST
-    while count < len(runs) and best_of(table, runs[:count], outcomes) == runs[count - 1]:
-        count += 1
-    return runs[:count]
+def trial(table: Table, contestant: Contestant, factor: float) -> Run:
+    """The trial of a factor of the default rate."""
+    return run_of(table, contestant, factor * default_rate(contestant.optimizer), SEED_OF_TRIALS, is_trial=True)
 
 
-def best_of(table: Table, trials: Sequence[Run], outcomes: Mapping[Run, Outcome]) -> Run | None:
-    """The best trial by the first metric of the table, and of equal ones by the loss; None if some
-    were not made.
-    """
+def factor_at(point: search.Point) -> float:
+    """A factor of the default rate, which is that of a large model: the search starts at four."""
+    return 4.0 ** (1 + point[0])
 
-    def worth(run: Run) -> tuple[float, float]:
-        metrics = outcomes[run].metrics
-        return metrics[table.metrics[0]], -metrics["eval_loss"]
 
-    return max(trials, key=worth) if all(run in outcomes for run in trials) else None
+def worth_at(
+    table: Table, contestant: Contestant, outcomes: Mapping[Run, Outcome]
+) -> Callable[[search.Point], tuple[float, float] | None]:
+    """What the search minimizes: the first metric with a minus and, of equal ones, the loss."""
+
+    def worth(point: search.Point) -> tuple[float, float] | None:
+        outcome = outcomes.get(trial(table, contestant, factor_at(point)))
+        return outcome and (-outcome.metrics[table.metrics[0]], outcome.metrics["eval_loss"])
+
+    return worth
+
+
+def factors_of(table: Table, contestant: Contestant, outcomes: Mapping[Run, Outcome]) -> list[float]:
+    """The factors to be tried, as far as is known."""
+    return sorted(map(factor_at, search.trials(worth_at(table, contestant, outcomes), axes=1)))
 
 
 def missing_trials(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
-    """The trials to be made next, from the least factor to the largest."""
-    trials = [trials_of(table, contestant, outcomes) for contestant in TRIED]
-    return [run for runs in zip_longest(*trials) for run in runs if run and run not in outcomes]
+    """The trials to be made next."""
+    trials = [trial(table, one, factor) for one in TRIED for factor in factors_of(table, one, outcomes)]
+    return [run for run in trials if run not in outcomes]
 
 
 def runs_of(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
@@ -141,11 +140,9 @@ def runs_of(table: Table, outcomes: Mapping[Run, Outcome]) -> list[Run]:
 
 
 def best_rates(table: Table, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The learning rate of each optimizer, chosen at one rank: the best if all were tried."""
-    best = {
-        contestant.optimizer: best_of(table, trials_of(table, contestant, outcomes), outcomes) for contestant in TRIED
-    }
-    return {name: run.learning_rate if run else default_rate(name) for name, run in best.items()}
+    """The learning rate of each optimizer, chosen at one rank: the default until it is found."""
+    found = {one.optimizer: search.best(worth_at(table, one, outcomes), axes=1) for one in TRIED}
+    return {name: (factor_at(point) if point else 1.0) * default_rate(name) for name, point in found.items()}
 
 
 def report(outcomes: Mapping[Run, Outcome]) -> str:
@@ -197,21 +194,19 @@ def tests_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
 def trials_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table of the first metric at each rate that was tried."""
     lines, metric = [], table.metrics[0]
-    for contestant in TRIED:
-        values = [
-            f"{outcomes[run].metrics[metric]:.3f}" if run in outcomes else "-"
-            for run in trials_of(table, contestant, outcomes)
-        ]
+    factors = sorted({factor for one in TRIED for factor in factors_of(table, one, outcomes)})
+    for one in TRIED:
+        runs = [trial(table, one, factor) for factor in factors]
+        values = [f"{outcomes[run].metrics[metric]:.3f}" if run in outcomes else "-" for run in runs]
         if set(values) != {"-"}:
-            values += ["-"] * (len(FACTORS) - len(values))
-            lines.append(row(contestant.optimizer, f"{default_rate(contestant.optimizer):g}", *values))
+            lines.append(row(one.optimizer, f"{default_rate(one.optimizer):g}", *values))
     if not lines:
         return ""
     head = [
         f"**{table.title}, trials**: {NAMES[metric]} on a part of the texts to train on, by learning rate.",
         "",
-        row("optimizer", "default", *(f"{factor:g} times" for factor in FACTORS)),
-        "|---|" + "---:|" * (1 + len(FACTORS)),
+        row("optimizer", "default", *(f"{factor:g} times" for factor in factors)),
+        "|---|" + "---:|" * (1 + len(factors)),
     ]
     return "\n".join(head + lines)
 

@@ -26,7 +26,7 @@ def overview() -> str:
     for module in MODULES:
         experiment, costs = module.EXPERIMENT, []
         for scale in scales.values():
-            runs = list(dict.fromkeys([*experiment.rate_runs(scale), *experiment.runs(scale, {})]))
+            runs = list(dict.fromkeys([*experiment.trials(scale, {}), *experiment.runs(scale, {})]))
             costs.append(f"{len(runs)} runs, {duration(sum(seconds_of(run, scale) for run in runs))}")
         lines.append(row(f"`{module.__name__.rpartition('.')[2]}`", experiment.source, *costs))
     return "\n".join(lines)

@@ -36,7 +36,7 @@ def main(experiment: Experiment, description: str | None) -> None:
             return
         if not args.report:
             if not args.default_rates:
-                study.make(wanted.rate_runs(some), args.results, args.workers)
+                make_trials(wanted, some, args.results, args.workers)
             study.make(wanted.runs(some, study.read(args.results)), args.results, args.workers)
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -44,6 +44,16 @@ def main(experiment: Experiment, description: str | None) -> None:
     print(report(experiment, outcomes))
     if not args.report:
         write_page(experiment, args.results, outcomes)
+
+
+def make_trials(experiment: Experiment, scale: Scale, results: Path, workers: int) -> None:
+    """Try rates until those of every method are found."""
+    while True:
+        outcomes = experiment.study.read(results)
+        missing = [run for run in experiment.trials(scale, outcomes) if run not in outcomes]
+        if not missing:
+            return
+        experiment.study.make(missing, results, workers)
 
 
 def only(experiment: Experiment, scale: Scale, methods: Sequence[str]) -> Experiment:
@@ -64,8 +74,8 @@ def write_page(experiment: Experiment, results: Path, outcomes: Mapping[Run, Out
     """Write the figures beside the results, and the tables into the page, if there is one."""
     for name in SCALES:
         if drawn := figure(experiment, name, outcomes):
-            save_figure(drawn, results.with_name(f"{results.stem}-{name}.png"))
-    write_tables(results.with_suffix(".md"), report(experiment, outcomes))
+            save_figure(drawn, results.with_name(f"{experiment.name}-{name}.png"))
+    write_tables(results.with_name(f"{experiment.name}.md"), report(experiment, outcomes))
 
 
 def write_tables(page: Path, tables: str) -> None:

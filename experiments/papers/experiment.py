@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from experiments import search
 from experiments.papers.scales import Scale
 from experiments.papers.trained import STUDY, Outcome, Run, train
 from experiments.study import Study
@@ -47,6 +49,13 @@ class Rates(NamedTuple):
     scale: float
 
 
+# Steps of the search: learning rates by factors of 2, scales by 1, 3, 10, 30 and so on.
+FACTORS: dict[str, Callable[[int], float]] = {
+    "learning_rate": lambda steps: 2.0**steps,
+    "scale": lambda steps: float(f"{10 ** (steps / 2):.1g}"),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A table or a figure.
@@ -58,10 +67,8 @@ class Experiment:
       arms: Its arms at a scale; the first is the reference.
       x: Name and unit of what the arms differ in; empty for rows.
       metric: "eval_loss" or "seconds".
-      tunes: Whether each method has the best of some learning rates. False for times, which do not
-        depend on it.
-      ratios: Factors of the scale to choose from, too: how much faster the matrices that a method
-        splits learn than the other parameters.
+      tunes: What is chosen for each method. Nothing for times, which do not depend on it; the scale
+        says how much faster the matrices that a method splits learn than the other parameters.
     """
 
     name: str
@@ -70,8 +77,7 @@ class Experiment:
     arms: Callable[[Scale], Sequence[Arm]]
     x: str = ""
     metric: str = "eval_loss"
-    tunes: bool = True
-    ratios: tuple[float, ...] = (1.0,)
+    tunes: tuple[Literal["learning_rate", "scale"], ...] = ("learning_rate",)
 
     @property
     def study(self) -> Study[Run, Outcome]:
@@ -82,32 +88,41 @@ class Experiment:
 
     @property
     def results(self) -> Path:
-        """The file of the finished runs."""
-        return RESULTS / f"{self.name}.jsonl"
+        """The file of the finished runs, which experiments share but for times."""
+        return RESULTS / (f"{self.name}.jsonl" if self.metric == "seconds" else "papers.jsonl")
 
-    def rate_runs(self, scale: Scale) -> list[Run]:
-        """The runs that choose the rates of each method, on a seed of their own."""
-        if not self.tunes or len(scale.factors) == 1:
-            return []
-        return [run for arm in _firsts(self.arms(scale)) for run in self.trials(scale, arm)]
-
-    def trials(self, scale: Scale, arm: Arm) -> list[Run]:
-        """The runs of an arm with all rates that are tried."""
-        usual = run_of(scale, arm, scale.seed_of_rates)
-        return [
-            usual.at(learning_rate=factor * usual.learning_rate, scale=ratio * usual.scale)
-            for factor in scale.factors
-            for ratio in self.ratios
-        ]
+    def trials(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
+        """The runs that choose the rates of each method, as far as is known."""
+        found, axes = list[Run](), self._axes(scale)
+        for arm in _firsts(self.arms(scale)) if axes else ():
+            run_at, loss_at = self._search(scale, arm, outcomes)
+            found += map(run_at, search.trials(loss_at, axes))
+        return found
 
     def best(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> Rates:
-        """The rates of the least loss if all were tried, else the trainer's."""
-        tried = self.trials(scale, arm)
-        losses = {run: outcomes[run].eval_loss for run in tried if run in outcomes}
-        finite = {run: loss for run, loss in losses.items() if loss is not None}
-        usual = run_of(scale, arm, scale.seed_of_rates)
-        chosen = usual if len(losses) < len(tried) or not finite else min(finite, key=finite.__getitem__)
+        """The rates that are better than their neighbours; the trainer's until they are found."""
+        run_at, loss_at = self._search(scale, arm, outcomes)
+        chosen = run_at(search.best(loss_at, self._axes(scale)) or ())
         return Rates(chosen.learning_rate, chosen.scale)
+
+    def _axes(self, scale: Scale) -> int:
+        return len(self.tunes) if scale.is_tuned else 0
+
+    def _search(
+        self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]
+    ) -> tuple[Callable[[search.Point], Run], Callable[[search.Point], float | None]]:
+        """The trial some steps from the trainer's rates, and its loss if it was made."""
+        usual = run_of(scale, arm, scale.seed_of_rates)
+
+        def run_at(point: search.Point) -> Run:
+            steps = dict(zip(self.tunes, point, strict=False))
+            return usual.at(**{name: FACTORS[name](count) * getattr(usual, name) for name, count in steps.items()})
+
+        def loss_at(point: search.Point) -> float | None:
+            outcome = outcomes.get(run_at(point))
+            return math.inf if outcome and outcome.eval_loss is None else outcome and outcome.eval_loss
+
+        return run_at, loss_at
 
     def runs(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
         """The runs of all arms: whole seeds first, so that one cut short is comparable."""

@@ -2,8 +2,8 @@
 
     python -m experiments.papers.main_comparison --scale cpu
 
-The papers train all methods at one rate. Here each has the best of three, but at `--scale paper`,
-which has theirs. Muon, a frozen subspace with recovery and the methods that keep nothing for a
+The papers train all methods at one rate. Here each has its own, but at `--scale paper`, which has
+theirs. Muon, a frozen subspace with recovery and the methods that keep nothing for a
 matrix are not in the paper: they are the ones to beat.
 """
 

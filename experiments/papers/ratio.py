@@ -3,8 +3,8 @@
     python -m experiments.papers.ratio --scale cpu
 
 The subspace methods multiply the update of a matrix by a scale, a quarter by default, and so train
-embeddings, head and norms faster than matrices; AdamW trains all alike. Here each method has the
-best of nine: three learning rates, each with three scales.
+embeddings, head and norms faster than matrices; AdamW trains all alike. Here each method has a
+learning rate and a scale of which neither a step up nor down is better.
 """
 
 from experiments.papers.command import main
@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
     title="Methods with their own ratios",
     source="arXiv 2510.01878, Table 1, with one more choice",
     arms=arms,
-    ratios=(0.3, 1.0, 3.0),
+    tunes=("learning_rate", "scale"),
 )
 
 

@@ -22,7 +22,7 @@ class Scale:
       rank, update_proj_gap: The subspaces, where they are not what is swept.
       seeds: Those that are reported.
       seed_of_rates: The one by which learning rates are chosen.
-      factors: Of the trainer's default rate, to choose from; those of the papers are not tuned.
+      is_tuned: Whether each method has its own rates; those of the papers are one for all.
       flops_per_second: What an estimate of the time assumes.
     """
 
@@ -34,7 +34,7 @@ class Scale:
     update_proj_gap: int
     seeds: tuple[int, ...] = (0, 1, 2)
     seed_of_rates: int = 100
-    factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    is_tuned: bool = True
     flops_per_second: float
 
 
@@ -67,7 +67,7 @@ SCALES = {
         rank=512,
         update_proj_gap=100,
         seeds=(0,),
-        factors=(1.0,),
+        is_tuned=False,
         flops_per_second=5e13,  # an A6000's in the papers: 417 minutes for AdamW
     ),
 }

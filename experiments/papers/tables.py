@@ -37,9 +37,10 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
         if of_seed:
             lines.append(row(*cells(experiment, scale, arm, of_seed, reference, outcomes)))
     missing = [run for run in experiment.runs(scale, outcomes) if run not in outcomes]
-    untried = [run for run in experiment.rate_runs(scale) if run not in outcomes]
+    untried = [run for run in experiment.trials(scale, outcomes) if run not in outcomes]
     if missing or untried:
-        lines += ["", f"Not made yet: {len(missing)} runs of the table, {len(untried)} that choose rates."]
+        trials = f", {len(untried)} or more that choose rates" if untried else ""
+        lines += ["", f"Not made yet: {len(missing)} runs of the table{trials}."]
     return "\n".join(lines)
 
 
@@ -70,7 +71,7 @@ def cells(
     return [
         arm.method,
         "-" if arm.x is None else f"{experiment.x.split(',')[0]} = {arm.x:g}",
-        f"{rates.learning_rate:g}" + (f" x {rates.scale:g}" if len(experiment.ratios) > 1 else ""),
+        f"{rates.learning_rate:g}" + (f" x {rates.scale:g}" if "scale" in experiment.tunes else ""),
         str(len(found)),
         "diverged" if len(losses) < len(found) else spread(list(losses.values())),
         "-" if found is reference else ", ".join(differences) or "-",
@@ -103,7 +104,7 @@ def described(scale: Scale, found: Sequence[Found]) -> str:
 
 def to_do(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> str:
     """The runs that are missing, and an estimate of their time."""
-    runs = [*experiment.rate_runs(scale), *experiment.runs(scale, outcomes)]
+    runs = [*experiment.trials(scale, outcomes), *experiment.runs(scale, outcomes)]
     missing = [run for run in dict.fromkeys(runs) if run not in outcomes]
     lines = []
     for run in missing:

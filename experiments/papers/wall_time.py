@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
     arms=arms,
     x="T, updates between subspaces",
     metric="seconds",
-    tunes=False,
+    tunes=(),
 )
 
 

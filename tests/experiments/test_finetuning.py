@@ -38,24 +38,27 @@ def test_every_optimizer_has_trials() -> None:
     assert finetuning.SEED_OF_TRIALS not in finetuning.SEEDS
 
 
-def test_a_rate_is_chosen_when_all_were_tried() -> None:
-    trials = finetuning.trials_of(SMALL, GALORE, {})
+def trials_of(optimizer: finetuning.Contestant, *factors: float) -> list[Run]:
+    return [finetuning.trial(SMALL, optimizer, factor) for factor in factors]
+
+
+def test_a_rate_is_chosen_when_its_neighbours_were_tried() -> None:
+    trials = trials_of(GALORE, 1.0, 4.0, 16.0)
     assert all(run.is_trial for run in trials)
+    assert [run for run in finetuning.missing_trials(SMALL, {}) if run.optimizer == "galore"] == trials
     outcomes = outcomes_of(trials, (0.3, 0.6, 0.5))
-    assert finetuning.best_rates(SMALL, outcomes)["galore"] == trials[1].learning_rate
+    assert finetuning.best_rates(SMALL, outcomes)["galore"] == 4 * finetuning.default_rate("galore")
     fewer = dict(list(outcomes.items())[:2])
     assert finetuning.best_rates(SMALL, fewer)["galore"] == finetuning.default_rate("galore")
 
 
 def test_the_next_rate_is_tried_while_the_largest_is_the_best() -> None:
-    trials = finetuning.trials_of(SMALL, GALORE, {})
-    outcomes = outcomes_of(trials, (0.3, 0.4, 0.5))
+    outcomes = outcomes_of(trials_of(GALORE, 1.0, 4.0, 16.0), (0.3, 0.4, 0.5))
     [larger] = [run for run in finetuning.missing_trials(SMALL, outcomes) if run.optimizer == "galore"]
-    assert larger.learning_rate == 4 * trials[-1].learning_rate
+    assert [larger] == trials_of(GALORE, 64.0)
     assert finetuning.best_rates(SMALL, outcomes)["galore"] == finetuning.default_rate("galore")
     outcomes[larger] = outcome(0.45)
-    assert finetuning.trials_of(SMALL, GALORE, outcomes) == [*trials, larger]
-    assert finetuning.best_rates(SMALL, outcomes)["galore"] == trials[-1].learning_rate
+    assert finetuning.best_rates(SMALL, outcomes)["galore"] == 16 * finetuning.default_rate("galore")
 
 
 def test_runs_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:

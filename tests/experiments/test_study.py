@@ -46,13 +46,16 @@ def test_runs_on_another_text_are_not_continued(tmp_path: Path) -> None:
         bases.STUDY.make([RUN.at(seed=1)], path, workers=1)
 
 
-def test_a_rate_is_chosen_on_a_seed_of_its_own_when_all_were_tried() -> None:
-    tried = [run for run in bases.runs_of_rates() if run.contestant == "haar"]
+def test_a_rate_is_chosen_on_a_seed_of_its_own_when_its_neighbours_were_tried() -> None:
+    tried = [run for run in bases.missing_trials({}) if run.contestant == "haar"]
     assert {run.seed for run in tried}.isdisjoint(bases.SEEDS)
-    losses = dict(zip(tried, (4.2, 4.3, 4.1), strict=True))
+    assert [run.learning_rate / tried[0].learning_rate for run in tried] == [1, 0.5, 2]
+    losses = dict(zip(tried, (4.2, 4.1, 4.3), strict=True))
     outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
-    assert bases.best_rates(outcomes)["haar"] == tried[2].learning_rate
-    assert bases.best_rates(dict(list(outcomes.items())[:2]))["haar"] == RUN.learning_rate
+    (quarter,) = (run for run in bases.missing_trials(outcomes) if run.contestant == "haar")
+    assert bases.best_rates(outcomes)["haar"] == RUN.learning_rate
+    outcomes[quarter] = OUTCOME._replace(eval_loss=4.4)
+    assert bases.best_rates(outcomes)["haar"] == tried[1].learning_rate
 
 
 def test_contestants_are_compared_seed_by_seed() -> None:
