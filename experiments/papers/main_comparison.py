@@ -27,7 +27,7 @@ _NOT_IN_IT = (
     Arm(method="fira", optimizer="fira"),
     Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
     Arm(method="muon", optimizer="muon"),
-    *(Arm(method=name, optimizer=name) for name in ("column_sgd", "racs", "sinkgd", "foam", "gwt")),
+    *(Arm(method=name, optimizer=name) for name in ("column_sgd", "racs", "sinkgd", "foam", "gwt", "alice")),
 )
 _PRINTED = {
     "paper-qwen-1.5b": {"adamw": "4.84", "subtrack": "4.70", "grasswalk": "4.68", "grassjump": "4.66"},

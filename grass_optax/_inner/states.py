@@ -187,7 +187,7 @@ def first_moment(inner_state: Any, b1: ArrayLike) -> Any:
     if type(inner_state) in _FIRST_MOMENTS:
         return getattr(inner_state, _FIRST_MOMENTS[type(inner_state)])
     for state in inner_state if type(inner_state) is tuple else ():  # of optax.chain
-        if any(type(part) in (*_FIRST_MOMENTS, CompressedState) for part in _parts(state)):
+        if any(type(part) in (*_FIRST_MOMENTS, CompressedState) for part in parts_of_chain(state)):
             return first_moment(state, b1)
     raise TypeError(
         f"the inner state {type(inner_state).__name__} has no first moment that is known, and this method reads one. "
@@ -201,7 +201,7 @@ def adam_state(inner_state: Any) -> optax.ScaleByAdamState:
     Raises:
       TypeError: there is none.
     """
-    for state in _parts(inner_state):
+    for state in parts_of_chain(inner_state):
         plain = decoded(state) if isinstance(state, CompressedState) else state
         if _is_adam(plain):
             return plain
@@ -211,9 +211,9 @@ def adam_state(inner_state: Any) -> optax.ScaleByAdamState:
     )
 
 
-def _parts(state: Any) -> list[Any]:
+def parts_of_chain(state: Any) -> list[Any]:
     """The states in a chain of chains."""
-    return [x for part in state for x in _parts(part)] if type(state) is tuple else [state]
+    return [x for part in state for x in parts_of_chain(part)] if type(state) is tuple else [state]
 
 
 def _through_chains(f: Callable[[Any], Any], state: Any) -> Any:

@@ -92,6 +92,27 @@ def averaged(new: Array, moment: Array, decay: ArrayLike) -> Array:
     return jnp.asarray(1 - decay, moment.dtype) * new + jnp.asarray(decay, moment.dtype) * moment
 
 
+def bias_corrections(
+    count: Array, b1: ArrayLike, b2: ArrayLike, dtype: DTypeLike
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """1 - b1^t and 1 - b2^t, by which Adam divides its moments. Written as 1 - 0.999^t, the second
+    would have lost four of its digits at the first updates.
+    """
+    t = jnp.asarray(count, dtype)
+    first, second = (-jnp.expm1(t * jnp.log1p(jnp.asarray(b - 1, dtype))) for b in (b1, b2))
+    return first, second
+
+
+def without_hats(tx: optax.GradientTransformation, b1: ArrayLike, b2: ArrayLike) -> optax.GradientTransformation:
+    """Adam's direction with its bias corrections taken back: M / sqrt(V)."""
+
+    def factor(count: ArrayLike) -> Array:
+        first, second = bias_corrections(jnp.asarray(count) + 1, b1, b2, jnp.result_type(float))
+        return first / jnp.sqrt(second)
+
+    return optax.chain(tx, optax.scale_by_schedule(factor))
+
+
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Run a transformation with its state and arithmetic in float32 at least.
 

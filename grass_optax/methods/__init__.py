@@ -10,6 +10,7 @@ of `frugal` use no subspace.
 Read `_grassjump.py` first, then `split_by_subspace`, which runs the step.
 """
 
+from grass_optax.methods._alice import alice, scale_by_alice
 from grass_optax.methods._apollo import apollo, scale_by_apollo
 from grass_optax.methods._apollo_mini import apollo_mini, scale_by_apollo_mini
 from grass_optax.methods._badam import badam, scale_by_badam
@@ -47,6 +48,7 @@ __all__ = [  # in reading order
     "foam",
     "gwt",
     "online_subspace_descent",
+    "alice",
     "coap",
     "sumo",
     "badam",
@@ -67,6 +69,7 @@ __all__ = [  # in reading order
     "scale_by_foam",
     "scale_by_gwt",
     "scale_by_online_subspace_descent",
+    "scale_by_alice",
     "scale_by_coap",
     "scale_by_sumo",
     "scale_by_badam",

@@ -12,6 +12,7 @@ mark it receives R and must return the same factors times R. A chain of residual
 is given R; `per_column` marks it again.
 """
 
+from grass_optax.residual.compensated import ColumnEnergyState, compensation
 from grass_optax.residual.feedback import error_feedback
 from grass_optax.residual.folded import block_scaling, unfolded_adam
 from grass_optax.residual.limit import NormGrowthLimitState, norm_growth_limit
@@ -29,6 +30,7 @@ __all__ = [
     "recovery",
     "channel_scaling",
     "tensor_scaling",
+    "compensation",
     "sign",
     "error_feedback",
     "unfolded_adam",
@@ -42,4 +44,5 @@ __all__ = [
     "Marks",
     "NormGrowthLimitState",
     "ErrorFeedbackState",
+    "ColumnEnergyState",
 ]

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from grass_optax._inner.states import adam_state
-from grass_optax._inner.transforms import averaged
+from grass_optax._inner.transforms import averaged, bias_corrections
 from grass_optax._linalg.norms import frobenius_norm
 from grass_optax.bases import BasisLike, Fold, as_basis
 from grass_optax.residual.marks import map_present, split_of
@@ -133,11 +133,8 @@ def unfolded_adam(
 def _corrected(
     mean: Float[Array, "*b k n"], square: Float[Array, "*b k n"], count: Any, b1: ArrayLike, b2: ArrayLike
 ) -> tuple[Float[Array, "*b k n"], Float[Array, "*b k n"], Float[Array, ""]]:
-    """Moments with Adam's hats, and 1 - b1^t. As 1 - 0.999^t the second correction would have lost
-    four of its digits at the first updates.
-    """
-    logs = (jnp.log1p(jnp.asarray(b - 1, mean.dtype)) for b in (b1, b2))
-    first, second = (-jnp.expm1(jnp.asarray(count, mean.dtype) * log) for log in logs)
+    """Moments with Adam's hats, and 1 - b1^t."""
+    first, second = bias_corrections(count, b1, b2, mean.dtype)
     return mean / first, square / second, first
 
 

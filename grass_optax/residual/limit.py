@@ -67,6 +67,14 @@ def norm_growth_limit(max_norm_growth: ArrayLike) -> optax.GradientTransformatio
     return optax.GradientTransformation(init, update)
 
 
+def with_limit(
+    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation, and then the limit if there is one."""
+    limit = optax.identity() if max_norm_growth is None else norm_growth_limit(max_norm_growth)
+    return optax.chain(tx, limit)
+
+
 def unset(zeros: PyTree) -> NormGrowthLimitState:
     """The first state, for norms of these shapes and types."""
     return NormGrowthLimitState(zeros, jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.int32), zeros))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from grass_optax._linalg.norms import column_norms, frobenius_norm
-from grass_optax.residual.limit import norm_growth_limit
+from grass_optax.residual.limit import with_limit
 from grass_optax.residual.marks import Residual, map_present, marked, per_column, split_of
 
 # A column whose projected gradient is this far below the root mean square over columns has none:
@@ -50,7 +50,7 @@ def recovery(max_norm_growth: ArrayLike | None = 1.01, removed_fraction: ArrayLi
     References:
       Chen et al., `Fira <https://arxiv.org/abs/2410.01623>`_, 2024
     """
-    tx = _limited(recovery_scaling(), max_norm_growth)
+    tx = with_limit(recovery_scaling(), max_norm_growth)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, Any]:
         _require_removed(split_of(extra_args).removed_fraction, removed_fraction)
@@ -230,16 +230,9 @@ def _require_removed(given: ArrayLike, needed: ArrayLike) -> None:
         )
 
 
-def _limited(
-    tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None
-) -> optax.GradientTransformationExtraArgs:
-    limit = optax.identity() if max_norm_growth is None else norm_growth_limit(max_norm_growth)
-    return optax.chain(tx, limit)
-
-
 def _scaled(tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None, scale: ArrayLike) -> Residual:
     def scaled(updates: optax.Updates, params: Any) -> optax.Updates:
         del params
         return jax.tree.map(lambda x: jnp.sqrt(jnp.asarray(scale, x.dtype)) * x, updates)
 
-    return per_column(optax.chain(_limited(tx, max_norm_growth), optax.stateless(scaled)))
+    return per_column(optax.chain(with_limit(tx, max_norm_growth), optax.stateless(scaled)))

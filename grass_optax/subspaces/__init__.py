@@ -7,8 +7,9 @@ the first basis.
 
 `rule` defines what a rule is. `random` has the rules that draw a basis, `fixed` those whose basis
 stays, `gradient` those that make one from the gradient, `moving` those that move the old basis by
-it, and `learned` those that take gradient steps on the basis itself. `blockwise` applies a rule to
-each block of rows, and `switching` one of two rules at a time.
+it, `partly_random` the one that keeps some directions and draws the others, and `learned` those
+that take gradient steps on the basis itself. `blockwise` applies a rule to each block of rows, and
+`switching` one of two rules at a time.
 """
 
 from grass_optax.subspaces.blockwise import by_blocks
@@ -16,6 +17,7 @@ from grass_optax.subspaces.fixed import fold, frozen
 from grass_optax.subspaces.gradient import dct, range_finder, svd
 from grass_optax.subspaces.learned import coap, online_descent
 from grass_optax.subspaces.moving import power_iteration, tracking
+from grass_optax.subspaces.partly_random import GramState, averaged_gram, leading_and_random
 from grass_optax.subspaces.random import (
     RandomBasis,
     columns,
@@ -46,6 +48,9 @@ __all__ = [
     "dct",
     "tracking",
     "power_iteration",
+    "leading_and_random",
+    "averaged_gram",
+    "GramState",
     "online_descent",
     "coap",
     "by_blocks",

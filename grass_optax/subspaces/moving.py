@@ -105,11 +105,15 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
         target = rho * lift(basis, moment) + (1 - rho) * refresh.grad.astype(basis.dtype)
         target = scaled_to_one(target)
         power = matmul(target, matmul(transpose(target), basis))
-        norm = jnp.linalg.norm(power)
-        power = power * (basis.shape[-1] ** 0.5 / jnp.where(norm > 0, norm, 1))
-        return kept_unless_finite(refresh, orthonormalize(power + _POWER_SHIFT * basis))
+        return kept_unless_finite(refresh, orthonormalize(kept_rank(power, basis)))
 
     return stateless_rule(iterate, moves=True)
+
+
+def kept_rank(power: Float[Array, "m r"], basis: Float[Array, "m r"]) -> Float[Array, "m r"]:
+    """What a power iteration makes of S, with a little of S, so that it keeps the rank."""
+    norm = jnp.linalg.norm(power)
+    return power * (basis.shape[-1] ** 0.5 / jnp.where(norm > 0, norm, 1)) + _POWER_SHIFT * basis
 
 
 def _best_angles(

@@ -37,7 +37,7 @@ VARIANTS = [(name, {}) for name in SPLIT if name not in FACTORISE] + [
 ]
 # Every refresh makes a basis from the gradient. Singular vectors turn by a rounding over the
 # distance of their values, so numbers are compared in float64.
-FOLLOW_THE_GRADIENT = {"subtrack", "subtrack_grad", "ldadam", "online_subspace_descent", "sumo", *FACTORISE}
+FOLLOW_THE_GRADIENT = {"subtrack", "subtrack_grad", "ldadam", "online_subspace_descent", "sumo", "alice", *FACTORISE}
 # Gwt divides by roots of sums of rows, some of which nearly cancel: numbers of 20,000 beside 1.
 IN_FLOAT64 = FOLLOW_THE_GRADIENT | {"gwt"}
 # Products of the gradient with something of the n side: their sums over shards of n are (m, r).

@@ -197,6 +197,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             updates_apart=False,
         ),
         Optimizer(name="online_subspace_descent", update_proj_gap=200),
+        Optimizer(name="alice", scale=0.3, update_proj_gap=200, takes=SPLIT_ARGUMENTS | _GROWTH, recovers=True),
         Optimizer(name="coap", update_proj_gap=32, static_integers=("refreshes_per_svd",), svd="sometimes"),
         Optimizer(name="sumo", update_proj_gap=200),
         Optimizer(name="column_sgd", takes=frozenset({"scale"}), splits=False, draws=False),

@@ -102,6 +102,7 @@ _ADAMW = {
     **_at("1b 7b qwen2-1.5b", Recipe(learning_rate=1e-4, source=_TABLE_7)),
 }
 _FOAM, _GWT = "FOAM's scripts (arXiv 2512.07112)", "GWT's scripts (arXiv 2501.07237)"
+_ALICE = "the paper's, as ports quote it (arXiv 2502.07752)"
 _RACS, _SINKGD = "Table 9 of arXiv 2502.07752", "the paper's, as ports quote it (arXiv 2502.06742)"
 _ONLINE = "the README of its code (arXiv 2408.12857)"
 
@@ -148,6 +149,7 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
     },
     "foam": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_FOAM)),
     "gwt": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_GWT)),
+    "alice": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_ALICE)),
     "badam": {
         **_tiny(1e-3, "Adam's default, not tuned; BAdam is made for fine-tuning"),
         **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_TABLE_14)),

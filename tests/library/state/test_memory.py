@@ -104,6 +104,7 @@ NUMBERS = {
     "apollo": lambda m, n, r: 2 * n * r + 2,
     "ldadam": lambda m, n, r: m * n + m * r + 2 * n * r,
     "online_subspace_descent": lambda m, n, r: 3 * m * r + 2 * n * r + 1,
+    "alice": lambda m, n, r: m * r + 2 * n * r + r * r + n + 2,
     "coap": lambda m, n, r: m * r + 2 * n * r,
     "sumo": lambda m, n, r: m * r + n * r,
     "foam": lambda m, n, r: 2 * n * r,
@@ -112,6 +113,7 @@ NUMBERS = {
 VARIANTS = [(name, {}, numbers) for name, numbers in NUMBERS.items()] + [
     ("golore", dict(random_start=5), NUMBERS["galore"]),
     ("foam", dict(second_moment="square_of_means"), NUMBERS["foam"]),
+    ("alice", dict(b3=None), lambda m, n, r: m * r + 2 * n * r + n + 2),
     ("gwt", dict(max_norm_growth=None), NUMBERS["foam"]),
     ("grassjump", dict(store_basis=False), lambda m, n, r: 2 * n * r + 2),
     ("apollo", dict(store_basis=True), NUMBERS["grassjump"]),

@@ -1,0 +1,107 @@
+"""The leading directions stay while gradients say so, and the others are drawn anew."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import grass_optax
+from grass_optax import residual, split_by_subspace, subspaces, transport
+from tests.util import is_finite
+
+GAP, RANK, LEADING = 3, 4, 2
+SHAPE = (8, 12)
+
+
+def split(rule, inner):
+    return split_by_subspace(rule, inner, transport.keep(), None, rank=RANK, update_proj_gap=GAP)
+
+
+def bases(rule, inner, grads):
+    """The basis after each update."""
+    tx = split(rule, inner)
+    state, update, found = tx.init(grads[0]), jax.jit(tx.update), []
+    for grad in grads:
+        _, state = update(grad, state)
+        found.append(np.asarray(state.basis))
+    return found
+
+
+def remembering(decay):
+    return optax.chain(subspaces.averaged_gram(decay), optax.scale_by_adam())
+
+
+def outside(basis, direction):
+    return np.linalg.norm(direction - basis @ (basis.T @ direction))
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_two_strong_directions_are_kept_and_two_are_drawn(decay):
+    left = np.linalg.qr(np.asarray(jax.random.normal(jax.random.key(0), SHAPE)))[0]
+    strength = jnp.array([9.0, 5.0] + [0.01] * 6)
+    grads = [(left * strength[None]) @ jax.random.normal(jax.random.key(t), SHAPE) for t in range(3 * GAP)]
+    inner = optax.scale_by_adam() if decay is None else remembering(decay)
+    found = bases(subspaces.leading_and_random(LEADING, decay), inner, grads)
+    for basis in found:
+        np.testing.assert_allclose(basis.T @ basis, np.eye(RANK), atol=1e-5)
+        assert all(outside(basis[:, :LEADING], left[:, i]) < 0.01 for i in range(LEADING))
+    drawn = [found[i * GAP][:, LEADING:] for i in range(3)]
+    assert all(np.linalg.norm(a.T @ b) < 1.3 for a, b in itertools.pairwise(drawn))
+
+
+def test_what_is_remembered_outweighs_one_other_gradient():
+    """Rows 0 and 1 until the refresh, where the gradient is row 2 alone."""
+    usual = jnp.zeros(SHAPE).at[:2].set(jax.random.normal(jax.random.key(1), (2, SHAPE[1])))
+    other = jnp.zeros(SHAPE).at[2].set(1.0)
+    grads = [usual] * GAP + [other]
+    (remembers,) = bases(subspaces.leading_and_random(LEADING, 0.9), remembering(0.9), grads)[-1:]
+    assert outside(remembers[:, :LEADING], np.eye(8)[0]) < 1e-3
+    assert outside(remembers[:, :LEADING], np.eye(8)[1]) < 1e-3
+
+
+def test_all_can_be_leading_and_a_gradient_of_zero_keeps_them():
+    rule = subspaces.leading_and_random(RANK)
+    grads = [jax.random.normal(jax.random.key(0), SHAPE)] * GAP + [jnp.zeros(SHAPE)]
+    found = bases(rule, optax.scale_by_adam(), grads)
+    np.testing.assert_allclose(np.abs(found[-1].T @ found[0]).max(axis=0), np.ones(RANK), atol=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_keeps_the_basis():
+    grads = [jax.random.normal(jax.random.key(0), SHAPE)] * GAP + [jnp.full(SHAPE, jnp.nan)]
+    found = bases(subspaces.leading_and_random(LEADING), optax.scale_by_adam(), grads)
+    np.testing.assert_array_equal(found[-1], found[0])
+
+
+def test_more_leading_directions_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="leading is 5, but a subspace has 4 directions"):
+        split(subspaces.leading_and_random(5), optax.scale_by_adam()).init(jnp.ones(SHAPE))
+    with pytest.raises(ValueError, match="leading"):
+        subspaces.leading_and_random(0)
+
+
+def test_a_rule_that_remembers_needs_what_is_remembered():
+    tx = split(subspaces.leading_and_random(LEADING, 0.9), optax.scale_by_adam())
+    with pytest.raises(TypeError, match=r"Give inner=optax.chain\(subspaces.averaged_gram"):
+        tx.update(jnp.ones(SHAPE), tx.init(jnp.ones(SHAPE)))
+
+
+def test_columns_that_vanish_are_not_compensated_and_the_others_have_one_size():
+    tx = split_by_subspace(
+        subspaces.frozen(jnp.eye(8, RANK)), optax.scale(0.0), transport.keep(), residual.compensation(0.0, None, 0.5),
+        rank=RANK, update_proj_gap=GAP,
+    )  # fmt: skip
+    grad = (jax.random.normal(jax.random.key(0), SHAPE) * 10.0 ** jnp.arange(12.0)[None]).at[:, 3].set(0.0)
+    updates, state = tx.update(grad, tx.init(grad))
+    assert is_finite((updates, state))
+    sizes = np.where(np.arange(12) == 3, 0, 0.5 * np.sqrt(8 - RANK))
+    np.testing.assert_allclose(np.linalg.norm(updates, axis=0), sizes, rtol=1e-5)
+
+
+def test_alice_zero_keeps_no_gram():
+    params = {"kernel": jnp.ones((8, 12))}
+    for b3, count in ((0.999, 1), (None, 0)):
+        state = grass_optax.scale_by_alice(rank=2, b3=b3).init(params)
+        assert len(optax.tree_utils.tree_get_all_with_path(state, "gram")) == count
