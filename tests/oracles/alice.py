@@ -10,7 +10,7 @@ from tests.oracles.scaling import Limiter
 
 
 class Alice:
-    """step(G, S) is the direction in the basis S of this step, `switched` what the next one keeps."""
+    """step(G, S) is the direction in the basis S of this step, `switched` what is kept next."""
 
     def __init__(self, *, rank, gap, scale, leading, compensation, b1, b2, b3, eps, growth):
         self.rank, self.gap, self.scale, self.leading, self.compensation = rank, gap, scale, leading, compensation
