@@ -23,7 +23,7 @@ import grass_optax
 from experiments import search
 from experiments.pretraining import Outcome, Run, study_of
 from experiments.reordered import strided
-from experiments.study import command_line, row
+from experiments.study import command_line, row, run_command
 from grass_optax import subspaces
 from grass_optax.residual import recovery
 from models.config import CONFIGS
@@ -244,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from experiments import search
 from experiments.labelling import STUDY, Outcome, Run
-from experiments.study import command_line, row
+from experiments.study import command_line, row, run_command
 from train.config.finetune import RANK, finetuning_optimizer
 from train.config.optimizers import OPTIMIZERS
 
@@ -239,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -120,6 +121,14 @@ def command_line(description: str | None, results: Path, workers: int | None = N
     parser.add_argument("--workers", type=int, default=workers or os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--results", type=Path, default=results, help="file of the finished runs")
     return parser
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command: what its user can put right ends in one sentence, not in a traceback."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def row(*cells: str) -> str:

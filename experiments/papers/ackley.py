@@ -28,7 +28,7 @@ from optax.contrib import MuonDimensionNumbers
 import grass_optax
 from experiments.papers.command import write_tables
 from experiments.papers.trained import commit
-from experiments.study import Study, command_line, row
+from experiments.study import Study, command_line, row, run_command
 from train.compare.figures import style
 from train.storage.metrics import save_figure
 
@@ -212,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

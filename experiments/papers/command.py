@@ -1,7 +1,7 @@
 """What every experiment does when it is run as a module."""
 
 import dataclasses
-import sys
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from experiments.papers.experiment import Experiment
 from experiments.papers.scales import SCALES, Scale
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import Outcome, Run
-from experiments.study import command_line
+from experiments.study import command_line, run_command
 from train.config.run import UserError
 from train.storage.metrics import save_figure
 
@@ -18,6 +18,11 @@ BEGIN, END = "<!-- tables -->\n", "\n<!-- end of tables -->"
 
 
 def main(experiment: Experiment, description: str | None) -> None:
+    """Run the command of an experiment."""
+    run_command(functools.partial(make, experiment, description))
+
+
+def make(experiment: Experiment, description: str | None) -> None:
     """Make what is missing, then print the tables and write them and the figure."""
     study, is_timed = experiment.study, experiment.metric == "seconds"
     parser = command_line(description, experiment.results, workers=1 if is_timed else None)
@@ -29,17 +34,14 @@ def main(experiment: Experiment, description: str | None) -> None:
     args = parser.parse_args()
     scale = SCALES[args.scale]
     some = scale if args.seeds is None else dataclasses.replace(scale, seeds=scale.seeds[: args.seeds])
-    try:
-        wanted = experiment if args.only is None else only(experiment, scale, args.only)
-        if args.list:
-            print(to_do(wanted, some, study.read(args.results)))
-            return
-        if not args.report:
-            if not args.default_rates:
-                make_trials(wanted, some, args.results, args.workers)
-            study.make(wanted.runs(some, study.read(args.results)), args.results, args.workers)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    wanted = experiment if args.only is None else only(experiment, scale, args.only)
+    if args.list:
+        print(to_do(wanted, some, study.read(args.results)))
+        return
+    if not args.report:
+        if not args.default_rates:
+            make_trials(wanted, some, args.results, args.workers)
+        study.make(wanted.runs(some, study.read(args.results)), args.results, args.workers)
     outcomes = study.read(args.results)
     print(report(experiment, outcomes))
     if not args.report:

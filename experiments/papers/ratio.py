@@ -13,9 +13,10 @@ from experiments.papers.scales import Scale
 
 _FROZEN = {"rule": "frozen", "residual": "recovery"}
 ARMS = (
-    *(Arm(method=name, optimizer=name) for name in ("adamw", "muon", "column_sgd", "grassjump", "grasswalk")),
+    *(Arm(method=name, optimizer=name) for name in ("adamw", "muon", "column_sgd", "racs", "foam")),
+    *(Arm(method=name, optimizer=name) for name in ("grassjump", "grasswalk", "subtrack")),
     Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
-    *(Arm(method=name, optimizer=name) for name in ("subtrack", "fira", "galore")),
+    *(Arm(method=name, optimizer=name) for name in ("fira", "galore")),
 )
 
 

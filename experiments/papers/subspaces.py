@@ -18,7 +18,7 @@ from experiments.papers.command import write_tables
 from experiments.papers.experiment import RESULTS, Arm, run_of
 from experiments.papers.scales import SCALES, Scale
 from experiments.papers.trained import Run
-from experiments.study import Study, command_line, row
+from experiments.study import Study, command_line, row, run_command
 from train.figures.subspaces import curvature_figure, energy_figure, spectrum_figure
 from train.storage.folder import RunFolder
 from train.storage.metrics import Row, read_rows, save_figure
@@ -128,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import bases, pretraining
 from experiments.pretraining import Outcome, Run, study_of
+from experiments.study import run_command
 from train.config.run import UserError
 from train.data.cache import Tokens
 
@@ -89,3 +90,11 @@ def test_a_study_makes_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(found) == set(runs)
     assert all(5 < outcome.eval_loss < 7.7 for outcome in found.values())
     assert abs(found[runs[0]].energy - 0.5) < 0.03
+
+
+def test_a_command_says_in_one_sentence_what_its_user_can_put_right() -> None:
+    def refused() -> None:
+        raise UserError("another text")
+
+    with pytest.raises(SystemExit, match="^error: another text$"):
+        run_command(refused)

@@ -131,7 +131,8 @@ def legal(leaves, reads_the_gradient, rank):
     summed.
     """
     ranks = shares(rank)
-    gathered, summed = {(), *((i,) for i in ranks), *((i, j) for i in ranks for j in ranks)}, set()
+    drawn = rank - max(1, round(5 * rank / 16))  # by Alice, beside the leading directions
+    gathered, summed = {(), *((i,) for i in ranks), *((i, j) for i in ranks for j in ranks)}, {(drawn, drawn)}
     for shape in leaves.values():
         if len(shape) < 2:
             gathered |= {(k,) for k in shares(shape[0])}

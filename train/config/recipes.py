@@ -78,7 +78,6 @@ def _tiny(learning_rate: float, source: str) -> dict[str, Recipe]:
 
 _SWEEP = "best of a sweep by factors of 2 at 300 steps"
 _BETTER_OF_TWO = "better of 0.003 and 0.01 at 100 steps of 8 windows"
-_BETTER_OF_LARGE = "better of 0.01 and 0.03 at 100 steps of 8 windows"
 _NOT_TUNED = "GaLore's, not tuned"
 
 # SubTrack++ has no rate for Qwen of its own: Table 7 trains all its rivals alike.
@@ -110,7 +109,7 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
     "grassjump": _tiny(5e-3, _SWEEP) | _GRASS,
     "grasswalk": _tiny(1e-2, _SWEEP) | _GRASS,
     "subtrack": {
-        **_tiny(1e-2, _NOT_TUNED),
+        **_tiny(1e-2, _SWEEP),
         **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_SUBTRACK_SCRIPTS)),
         **_at("1b 3b", Recipe(learning_rate=1e-4, source=_SUBTRACK_SCRIPTS)),
         "7b": Recipe(learning_rate=1e-4, update_proj_gap=500, source=_SUBTRACK_SCRIPTS),
@@ -139,7 +138,7 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
         "130m": Recipe(learning_rate=1e-2, scale=192.0, source=_APOLLO),
     },
     "ldadam": {
-        **_tiny(1e-3, "that of its scripts; 0.003 and 0.01 were as good"),
+        **_tiny(2e-3, _SWEEP),
         "350m": Recipe(learning_rate=1e-3, source="LDAdam's scripts (arXiv 2410.16103)"),
     },
     "frugal": {
@@ -147,8 +146,8 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
         **_at("60m 130m 350m 1b", Recipe(learning_rate=1e-3, source=_FRUGAL)),
         "7b": Recipe(learning_rate=5e-4, update_proj_gap=500, source=_FRUGAL),
     },
-    "foam": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_FOAM)),
-    "gwt": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_GWT)),
+    "foam": _tiny(2e-2, _SWEEP) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_FOAM)),
+    "gwt": _tiny(2.5e-3, _SWEEP) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_GWT)),
     "alice": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_ALICE)),
     "badam": {
         **_tiny(1e-3, "Adam's default, not tuned; BAdam is made for fine-tuning"),
@@ -166,18 +165,18 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
     },
     "sumo": _tiny(1e-2, _NOT_TUNED),
     "column_sgd": {
-        **_tiny(3e-3, _BETTER_OF_TWO),
+        **_tiny(1.5e-3, _SWEEP),
         **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_SCALE)),
         "1b": Recipe(learning_rate=2e-4, source=_SCALE),
         "7b": Recipe(learning_rate=1e-4, source=_SCALE),
     },
     "racs": {
-        **_tiny(3e-2, _BETTER_OF_LARGE),
+        **_tiny(3e-2, _SWEEP),
         **_at("60m 130m 350m", Recipe(learning_rate=2e-2, source=_RACS)),
         "1b": Recipe(learning_rate=2e-2, scale=0.02, source=_RACS),
     },
     "sinkgd": {
-        **_tiny(3e-2, _BETTER_OF_LARGE),
+        **_tiny(3e-2, _SWEEP),
         **_at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_SINKGD)),
     },
     "assemble": {
@@ -187,8 +186,9 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
     "adamw": _tiny(3e-3, "best of a sweep by factors of 3 at 300 steps") | _ADAMW,
     "muon": {
         size: dataclasses.replace(recipe, source="AdamW's, as its updates have the size of AdamW's")
-        for size, recipe in (_tiny(3e-3, "") | _ADAMW).items()
-    },
+        for size, recipe in _ADAMW.items()
+    }
+    | _tiny(1.2e-2, _SWEEP),
     "lora": _tiny(2e-3, "not tuned; LoRA is made for fine-tuning"),
 }
 
