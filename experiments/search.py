@@ -4,11 +4,13 @@
     best(loss, axes=2)       # None until all of them were tried
 
 A point is a number of steps on each axis, up or down from where the search starts. `loss` gives the
-loss of a point, infinite if it diverged; None if it was not tried.
+loss of a point, infinite or NaN if it diverged; None if it was not tried.
 """
 
 from collections.abc import Callable
 from typing import TypeVar
+
+import numpy as np
 
 Point = tuple[int, ...]
 Loss = TypeVar("Loss", float, tuple[float, float])
@@ -39,4 +41,6 @@ def _neighbours(centre: Point) -> list[Point]:
 def _lowest(loss: Callable[[Point], Loss | None], points: list[Point]) -> Point | None:
     """The point of the least loss; None if some were not tried."""
     losses = {point: known for point in points if (known := loss(point)) is not None}
-    return min(points, key=losses.__getitem__) if len(losses) == len(points) else None
+    if len(losses) < len(points):
+        return None
+    return min(points, key=lambda point: (bool(np.any(np.isnan(losses[point]))), losses[point]))

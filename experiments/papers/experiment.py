@@ -88,7 +88,7 @@ class Experiment:
 
     @property
     def results(self) -> Path:
-        """The file of the finished runs, which experiments share but for times."""
+        """The file of the finished runs, which experiments share, except times."""
         return RESULTS / (f"{self.name}.jsonl" if self.metric == "seconds" else "papers.jsonl")
 
     def trials(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:

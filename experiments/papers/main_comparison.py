@@ -2,9 +2,9 @@
 
     python -m experiments.papers.main_comparison --scale cpu
 
-The papers train all methods at one rate. Here each has its own, but at `--scale paper`, which has
-theirs. Muon, a frozen subspace with recovery and the methods that keep nothing for a
-matrix are not in the paper: they are the ones to beat.
+The papers train all methods at one rate. Here each has its own, except at `--scale paper`, which
+has theirs. Fira, FOAM, GWT, Alice, Muon, a frozen subspace with recovery and the methods that keep
+next to nothing for a matrix are not in the paper.
 """
 
 from experiments.papers.command import main

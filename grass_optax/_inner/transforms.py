@@ -113,6 +113,16 @@ def without_hats(tx: optax.GradientTransformation, b1: ArrayLike, b2: ArrayLike)
     return optax.chain(tx, optax.scale_by_schedule(factor))
 
 
+def scaled_by(factor: ArrayLike) -> optax.GradientTransformation:
+    """`optax.scale` in the type of the updates, whatever type the factor has."""
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, updates)
+
+    return optax.stateless(update)
+
+
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Run a transformation with its state and arithmetic in float32 at least.
 

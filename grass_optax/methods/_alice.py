@@ -1,4 +1,4 @@
-"""Alice: Adam along the leading directions of all gradients, and a compensated residual."""
+"""Alice: Adam along leading and random directions, and the residual with its columns normalized."""
 
 import jax
 import optax
@@ -35,10 +35,11 @@ def scale_by_alice(
     weight_dimension_numbers: layouts.DimensionNumbersOrFn = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction of Alice: Adam along the leading directions, and the residual over its size.
+    """The direction of Alice: Adam along leading and random directions, and a normalized residual.
 
-    At a refresh the basis S keeps the l leading directions of the average of all G G^T, of which K
-    is remembered, and draws the others (tracking and switching). Then (Algorithm 4)::
+    At a refresh the basis S gets the l leading directions of the gradient and of an average of
+    earlier ones inside the subspace, K, and r - l random ones (tracking and switching). Then
+    (Algorithm 4)::
 
       g = S^T G,   K <- b3 K + (1 - b3) g g^T
       N = M / sqrt(V), moments without hats
@@ -48,10 +49,12 @@ def scale_by_alice(
 
     State per matrix: mr + 2nr + r^2 + n + 2 numbers, one of them the count by which
     `norm_growth_limit` lets go; the paper's limiter never does. `b3=None` is the paper's Alice-0,
-    which keeps no K and takes the directions from the last gradient alone.
+    which keeps no K and takes the directions from the current gradient alone.
 
     The moments and K are kept when the basis moves, as in the paper. The first basis takes its
     leading directions from `subspaces.range_finder`.
+
+    Under `optax.inject_hyperparams`, `leading` goes to `static_args`.
 
     Args:
       rank: r, the dimension of the subspaces.
@@ -96,13 +99,13 @@ def scale_by_alice(
       with a Low-Rank Extension <https://arxiv.org/abs/2502.07752>`_, 2025
     """
     rank = positive("rank", rank)
-    kept = max(1, round(_LEADING * rank)) if leading is None else leading
+    leading = max(1, round(_LEADING * rank)) if leading is None else leading
     if inner is None:
         inner = without_hats(adam(b1, b2, eps, mu_dtype, nu_dtype, key), b1, b2)
     if b3 is not None:
         inner = optax.chain(subspaces.averaged_gram(b3), inner)
     return assemble(
-        subspaces.leading_and_random(kept, b3), transport.keep(),
+        subspaces.leading_and_random(leading, b3), transport.keep(),
         compensation(b1, max_norm_growth, scale=scale * compensation_scale),
         rank=rank, update_proj_gap=update_proj_gap, scale=scale,
         inner=inner, b1=b1, b2=adam_b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
@@ -135,7 +138,7 @@ def alice(
     mask: Mask | None = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Alice: Adam along the leading directions of all gradients, and a compensated residual.
+    """Alice: Adam along leading and random directions, and a normalized residual.
 
     With the direction U of `scale_by_alice`::
 

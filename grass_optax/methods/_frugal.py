@@ -10,7 +10,7 @@ from grass_optax import subspaces, transport
 from grass_optax._blocks.labels import block_labels
 from grass_optax._blocks.turns import block_coordinate
 from grass_optax._checks import one_of
-from grass_optax._inner.transforms import adam
+from grass_optax._inner.transforms import adam, scaled_by
 from grass_optax._trees import layouts
 from grass_optax.methods._common import Mask, adam_elsewhere, assemble, with_rates
 from grass_optax.residual import sign
@@ -91,7 +91,7 @@ def scale_by_frugal(
     outside = sign(scale * sign_scale)
     if one_of("projection", projection, get_args(Projection)) == "blocks":
         plain_adam = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
-        inside = optax.chain(plain_adam if inner is None else inner, optax.scale(scale))
+        inside = optax.chain(plain_adam if inner is None else inner, scaled_by(scale))
         layers = block_coordinate(inside, outside, switch_gap=update_proj_gap, active=active, key=key)
         return adam_elsewhere(layers, plain_adam, block_labels(0, weight_dimension_numbers))
     rules = {"columns": subspaces.columns(), "random": subspaces.random_jump(), "svd": subspaces.svd()}

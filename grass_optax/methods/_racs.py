@@ -9,7 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
 
 from grass_optax._checks import positive
-from grass_optax._inner.transforms import adam, in_float32
+from grass_optax._inner.transforms import adam, in_float32, scaled_by
 from grass_optax._linalg.scalings import divided, fisher_scales, matrix_norms
 from grass_optax._trees import layouts
 from grass_optax._trees.boxes import without_boxes
@@ -100,7 +100,7 @@ def scale_by_racs(
     """
     fisher = _scale_by_fisher(beta, positive("iterations", iterations), weight_dimension_numbers)
     limit = optax.identity() if max_norm_growth is None else _limit(max_norm_growth, weight_dimension_numbers)
-    matrices = without_boxes(in_float32(optax.chain(fisher, limit, optax.scale(scale))))
+    matrices = without_boxes(in_float32(optax.chain(fisher, limit, scaled_by(scale))))
     labels = layouts.split_labels(0, weight_dimension_numbers)
     return adam_elsewhere(matrices, adam(b1, b2, eps, mu_dtype, nu_dtype), labels)
 

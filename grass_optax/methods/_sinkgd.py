@@ -5,7 +5,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from grass_optax._checks import positive
-from grass_optax._inner.transforms import adam, in_float32
+from grass_optax._inner.transforms import adam, in_float32, scaled_by
 from grass_optax._linalg.scalings import sinkhorn_scaled
 from grass_optax._trees import layouts
 from grass_optax._trees.sides import sides_of
@@ -81,7 +81,7 @@ def scale_by_sinkgd(
             sides_of(updates, weight_dimension_numbers),
         )
 
-    matrices = in_float32(optax.chain(optax.stateless(scaled), optax.scale(scale)))
+    matrices = in_float32(optax.chain(optax.stateless(scaled), scaled_by(scale)))
     labels = layouts.split_labels(0, weight_dimension_numbers)
     return adam_elsewhere(matrices, adam(b1, b2, eps, mu_dtype, nu_dtype), labels)
 

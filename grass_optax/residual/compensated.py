@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from grass_optax._inner.transforms import averaged
+from grass_optax._inner.transforms import averaged, scaled_by
 from grass_optax._linalg.norms import sum_of_squares
 from grass_optax.residual.limit import with_limit
 from grass_optax.residual.marks import Residual, map_present, per_column, split_of
@@ -27,8 +27,8 @@ class ColumnEnergyState(NamedTuple):
 def compensation(b1: ArrayLike, max_norm_growth: ArrayLike | None = 1.01, scale: ArrayLike = 1.0) -> Residual:
     """Divide each column of the residual by the root of its average squared norm (Alice).
 
-    It is the best such diagonal for what a low-rank Adam leaves out. The limit is applied before
-    the scale::
+    In the paper these factors are the best diagonal approximation of the Fisher information outside
+    the subspace. The limit is applied before the scale::
 
       p_i <- b1 p_i + (1 - b1) ||R_i||^2
       L_i = scale sqrt(m - r) R_i / sqrt(p_i),   ||L_t|| <= zeta ||L_{t-1}||
@@ -55,7 +55,7 @@ def compensation(b1: ArrayLike, max_norm_growth: ArrayLike | None = 1.01, scale:
     References:
       Gong et al., `Alice <https://arxiv.org/abs/2502.07752>`_, 2025
     """
-    return per_column(optax.chain(with_limit(_over_averages(b1), max_norm_growth), optax.scale(scale)))
+    return per_column(optax.chain(with_limit(_over_averages(b1), max_norm_growth), scaled_by(scale)))
 
 
 def _over_averages(b1: ArrayLike) -> optax.GradientTransformationExtraArgs:

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from grass_optax._inner.transforms import scaled_by
 from grass_optax._linalg.norms import column_norms, frobenius_norm
 from grass_optax.residual.limit import with_limit
 from grass_optax.residual.marks import Residual, map_present, marked, per_column, split_of
@@ -231,8 +232,4 @@ def _require_removed(given: ArrayLike, needed: ArrayLike) -> None:
 
 
 def _scaled(tx: optax.GradientTransformation, max_norm_growth: ArrayLike | None, scale: ArrayLike) -> Residual:
-    def scaled(updates: optax.Updates, params: Any) -> optax.Updates:
-        del params
-        return jax.tree.map(lambda x: jnp.sqrt(jnp.asarray(scale, x.dtype)) * x, updates)
-
-    return per_column(optax.chain(with_limit(tx, max_norm_growth), optax.stateless(scaled)))
+    return per_column(optax.chain(with_limit(tx, max_norm_growth), scaled_by(scale**0.5)))

@@ -78,7 +78,7 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
       S' = an orthonormal basis of (B B^T + delta I) S
 
     The released code takes Q of a QR factorisation. Here S' is the polar factor, of the same span
-    but nearest to S. delta, 1e-4 of the norm of B B^T S, keeps S where B B^T has a lower rank.
+    but nearest to S. delta = 1e-4 ||B B^T S||_F / sqrt(r) keeps S where B B^T has a lower rank.
 
     Args:
       b1: the decay rate of the inner first moment.
@@ -105,13 +105,13 @@ def power_iteration(b1: ArrayLike, blend: ArrayLike = 0.908) -> SubspaceRule:
         target = rho * lift(basis, moment) + (1 - rho) * refresh.grad.astype(basis.dtype)
         target = scaled_to_one(target)
         power = matmul(target, matmul(transpose(target), basis))
-        return kept_unless_finite(refresh, orthonormalize(kept_rank(power, basis)))
+        return kept_unless_finite(refresh, orthonormalize(with_some_of(power, basis)))
 
     return stateless_rule(iterate, moves=True)
 
 
-def kept_rank(power: Float[Array, "m r"], basis: Float[Array, "m r"]) -> Float[Array, "m r"]:
-    """What a power iteration makes of S, with a little of S, so that it keeps the rank."""
+def with_some_of(power: Float[Array, "m r"], basis: Float[Array, "m r"]) -> Float[Array, "m r"]:
+    """The result of a power iteration, plus a little of S, so that its rank stays r."""
     norm = jnp.linalg.norm(power)
     return power * (basis.shape[-1] ** 0.5 / jnp.where(norm > 0, norm, 1)) + _POWER_SHIFT * basis
 

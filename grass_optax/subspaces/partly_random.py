@@ -16,7 +16,7 @@ from grass_optax._linalg.jacobi import eigenvectors
 from grass_optax._linalg.orthonormal import orthonormalize
 from grass_optax._linalg.products import lift, matmul, project, rotation, to_tangent, transpose
 from grass_optax._linalg.spectral import range_basis
-from grass_optax.subspaces.moving import kept_rank
+from grass_optax.subspaces.moving import with_some_of
 from grass_optax.subspaces.rule import Refresh, SubspaceRule, kept_unless_finite, no_state
 
 
@@ -59,11 +59,11 @@ def averaged_gram(decay: ArrayLike) -> optax.GradientTransformation:
     def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, GramState]:
         del params
 
-        def one(gram: Array, grad: Array) -> Array:
+        def of_leaf(gram: Array, grad: Array) -> Array:
             grad = grad.astype(gram.dtype)
             return averaged(matmul(grad, transpose(grad)), gram, decay)
 
-        return updates, GramState(jax.tree.map(one, state.gram, updates))
+        return updates, GramState(jax.tree.map(of_leaf, state.gram, updates))
 
     return optax.GradientTransformation(init, update)
 
@@ -79,7 +79,7 @@ def leading_and_random(leading: int, decay: ArrayLike | None = None) -> Subspace
       U = an orthonormal basis of (Q + delta I) S,   W = the eigenvectors of U^T Q U
       S' = [the columns of U W of the l largest eigenvalues, r - l random ones]
 
-    delta, 1e-4 of the norm of Q S, keeps S where Q has a lower rank. The first basis takes its
+    delta = 1e-4 ||Q S||_F / sqrt(r) keeps S where Q has a lower rank. The first basis takes its
     leading directions from `range_finder`, as there is none to start from.
 
     Args:
@@ -120,11 +120,11 @@ def leading_and_random(leading: int, decay: ArrayLike | None = None) -> Subspace
             directions = range_basis(first_key, grad, rank)
         else:
             directions = _iterated(refresh.basis, grad, None if decay is None else _gram(refresh.inner_state), decay)
-        kept = directions[:, :leading]
+        new = directions[:, :leading]
         if leading < rank:
-            drawn = jax.random.normal(random_key, (m, rank - leading), grad.dtype)
-            kept = jnp.concatenate([kept, orthonormalize(to_tangent(kept, drawn))], axis=-1)
-        return kept_unless_finite(refresh, kept), refresh.rule_state
+            noise = jax.random.normal(random_key, (m, rank - leading), grad.dtype)
+            new = jnp.concatenate([new, orthonormalize(to_tangent(new, noise))], axis=-1)
+        return kept_unless_finite(refresh, new), refresh.rule_state
 
     return SubspaceRule(init=init, update=update)
 
@@ -148,7 +148,7 @@ def _iterated(
 
     inside = project(basis, grad)
     power = of_both(matmul(grad, transpose(inside)), lift(basis, gram))
-    new = orthonormalize(kept_rank(power, basis))
+    new = orthonormalize(with_some_of(power, basis))
     inside, turn = project(new, grad), rotation(new, basis)
     square = of_both(matmul(inside, transpose(inside)), matmul(turn, matmul(gram, transpose(turn))))
     return matmul(new, eigenvectors(square))

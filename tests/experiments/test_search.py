@@ -40,4 +40,5 @@ def test_what_was_made_before_a_stop_does_not_change_it(bottom: Point, count: in
 def test_the_start_is_kept_when_nothing_is_better_and_a_diverged_trial_is_worse() -> None:
     assert trials(lambda point: None, axes=1) == [(0,), (-1,), (1,)]
     assert best({(0,): 4.0, (-1,): 4.0, (1,): math.inf}.get, axes=1) == (0,)
+    assert best({(0,): math.nan, (-1,): 5.0, (-2,): 6.0, (1,): math.nan}.get, axes=1) == (-1,)
     assert best({(0,): math.inf, (-1,): 5.0, (-2,): 6.0, (1,): math.inf}.get, axes=1) == (-1,)

@@ -12,8 +12,8 @@ from tests.oracles.scaling import Limiter
 class Alice:
     """step(G, S) is the direction in the basis S of this step, `switched` what is kept next."""
 
-    def __init__(self, *, rank, gap, scale, leading, compensation, b1, b2, b3, eps, growth):
-        self.rank, self.gap, self.scale, self.leading, self.compensation = rank, gap, scale, leading, compensation
+    def __init__(self, *, rank, scale, leading, compensation, b1, b2, b3, eps, growth):
+        self.rank, self.scale, self.leading, self.compensation = rank, scale, leading, compensation
         self.b1, self.b2, self.b3, self.eps = b1, b2, b3, eps
         self.K = np.zeros((rank, rank))
         self.M = self.V = self.p = 0.0

@@ -1,4 +1,4 @@
-"""Alice and Alice-0 against a float64 oracle of the paper, but for the directions drawn."""
+"""Alice and Alice-0 against a float64 oracle of the paper, except directions that are drawn."""
 
 import functools
 
@@ -27,7 +27,7 @@ def test_alice_follows_its_oracle_and_its_limit_limits(b3):
         update_proj_gap=GAP, b3=b3, compensation_scale=0.4, weight_dimension_numbers=stacked_dimensions, **OPTIONS
     )
     steps = history(tx, SHAPES)
-    make = functools.partial(Alice, gap=GAP, compensation=0.4, growth=1.01, b3=b3 or 0.0, **OPTIONS)
+    make = functools.partial(Alice, compensation=0.4, growth=1.01, b3=b3 or 0.0, **OPTIONS)
     oracles = [make() for _ in turned(steps[0].grads)]
     last = [None] * len(oracles)
     for t, step in enumerate(steps):
