@@ -23,9 +23,13 @@ _TABLE_1 = (
     Arm(method="grassjump", optimizer="grassjump", printed="3.87"),
     Arm(method="grassjump, no QR", optimizer="grassjump", settings={"basis": "gaussian"}, printed="3.87"),
 )
+_COMPLETED = {"completion": "isotropic"}
+_NEVER = 10**9  # updates until the first jump
 _NOT_IN_IT = (
-    Arm(method="fira", optimizer="fira"),
+    Arm(method="grassjump, completed", optimizer="grassjump", settings=_COMPLETED),
+    Arm(method="grassjump, one random subspace", optimizer="grassjump", settings={"update_proj_gap": _NEVER}),
     Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
+    Arm(method="fira", optimizer="fira"),
     Arm(method="muon", optimizer="muon"),
     *(Arm(method=name, optimizer=name) for name in ("column_sgd", "racs", "sinkgd", "foam", "gwt", "alice")),
 )
