@@ -148,7 +148,7 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
     },
     "foam": _tiny(2e-2, _SWEEP) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_FOAM)),
     "gwt": _tiny(2.5e-3, _SWEEP) | _at("60m 130m 350m 1b", Recipe(learning_rate=1e-2, source=_GWT)),
-    "alice": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_ALICE)),
+    "alice": _tiny(2e-2, _SWEEP) | _at("60m 130m 350m 1b", Recipe(learning_rate=2e-2, source=_ALICE)),
     "badam": {
         **_tiny(1e-3, "Adam's default, not tuned; BAdam is made for fine-tuning"),
         **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_TABLE_14)),
