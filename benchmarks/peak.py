@@ -24,7 +24,7 @@ from benchmarks.step import Step, donated_step
 METHODS = (
     "adamw", "muon", "optax-galore", "grassjump", "grassjump-unstored", "grasswalk", "subtrack", "galore-randomized",
     "fira-randomized", "apollo", "apollo_mini", "ldadam", "frugal", "badam", "column_sgd", "racs", "sinkgd", "foam",
-    "gwt",
+    "gwt", "alice",
 )  # fmt: skip
 STEPS, GAP = 4, 2  # first, regular, refresh, regular
 

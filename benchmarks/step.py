@@ -26,7 +26,7 @@ from benchmarks.shapes import Problem, make_problem, random_grads, random_params
 METHODS = (
     "adamw", "adamw-again", "muon", "optax-galore", "rollfast-galore", "rollfast-apollo", "grassjump",
     "grassjump-unstored", "grasswalk", "subtrack", "galore", "galore-randomized", "fira", "fira-randomized", "apollo",
-    "ldadam", "frugal", "column_sgd", "racs", "sinkgd", "foam", "gwt", *torch_peers.TORCH_CONTESTANTS,
+    "ldadam", "frugal", "column_sgd", "racs", "sinkgd", "foam", "gwt", "alice", *torch_peers.TORCH_CONTESTANTS,
 )  # fmt: skip
 MODES = ("donated", "undonated")
 
