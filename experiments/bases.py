@@ -5,13 +5,10 @@
 Writes a line for each run to docs/results/bases.jsonl, and prints the tables of
 docs/results/bases.md. Finished runs are skipped.
 
-Every contestant differs from GrassJump or GrassWalk only in its bases. Its learning rate is one of
-which neither half nor twice is better, at one rank and interval, on a seed of its own; until it is
-found, the trainer's default.
+Every contestant differs from GrassJump or GrassWalk only in its bases, and has a learning rate of
+its own.
 """
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +17,15 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments import search
-from experiments.pretraining import Outcome, Run, study_of
+from experiments.contest import HIDDEN, Contest, Table
+from experiments.pretraining import Run, study_of
 from experiments.reordered import strided
-from experiments.study import command_line, row, run_command
+from experiments.study import run_command
 from grass_optax import subspaces
 from grass_optax.residual import recovery
-from models.config import CONFIGS
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.program.kernels import stacked_kernels
 
-RESULTS = Path("docs/results/bases.jsonl")
-SEEDS, SEED_OF_RATES = (0, 1, 2, 3), 100
-HIDDEN = CONFIGS["tiny"].hidden_size
 QUARTER, SIXTEENTH = HIDDEN // 4, HIDDEN // 16
 
 
@@ -118,15 +111,6 @@ def heads_first(params: Any) -> Any:
     )
 
 
-class Table(NamedTuple):
-    """A question: contestants at a rank and an interval, the first of which is the reference."""
-
-    title: str
-    contestants: tuple[str, ...]
-    rank: int
-    update_proj_gap: int
-
-
 _JUMPS = tuple(RULES)[:7]
 _NARROW = tuple(name for name in _JUMPS if name != "blocks:16")  # of a rank of 8
 _WALKS = ("walk", "walk, blocks:4", "walk, blocks:8")
@@ -142,106 +126,10 @@ TABLES = (
 )
 
 
-def trial(contestant: str, point: search.Point) -> Run:
-    """The trial some steps of a factor of 2 from the default rate."""
-    rate = 2.0 ** point[0] * _rate(contestant)
-    return Run(contestant=contestant, rank=QUARTER, update_proj_gap=100, learning_rate=rate, seed=SEED_OF_RATES)
-
-
-def loss_at(contestant: str, outcomes: Mapping[Run, Outcome]) -> Callable[[search.Point], float | None]:
-    """The loss of a trial, if it was made."""
-    return lambda point: outcome.eval_loss if (outcome := outcomes.get(trial(contestant, point))) else None
-
-
-def missing_trials(outcomes: Mapping[Run, Outcome]) -> list[Run]:
-    """The trials to be made next."""
-    trials = [trial(name, point) for name in RULES for point in search.trials(loss_at(name, outcomes), axes=1)]
-    return [run for run in trials if run not in outcomes]
-
-
-def runs_of(table: Table, rates: Mapping[str, float]) -> list[Run]:
-    """The runs of a table: whole seeds first, so that one cut short is comparable."""
-    return [
-        Run(
-            contestant=name,
-            rank=table.rank,
-            update_proj_gap=table.update_proj_gap,
-            learning_rate=rates[name],
-            seed=seed,
-        )
-        for seed in SEEDS
-        for name in table.contestants
-    ]
-
-
-def best_rates(outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The learning rate of each contestant: the default until it is found."""
-    found = {name: search.best(loss_at(name, outcomes), axes=1) for name in RULES}
-    return {name: trial(name, point or (0,)).learning_rate for name, point in found.items()}
-
-
-def report(outcomes: Mapping[Run, Outcome]) -> str:
-    """The tables in which two contestants have runs."""
-    rates = best_rates(outcomes)
-    begun = [table for table in TABLES if len({run.contestant for run in runs_of(table, rates) if run in outcomes}) > 1]
-    return "\n\n".join(table_text(table, outcomes) for table in begun)
-
-
-def table_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
-    """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
-    rates = best_rates(outcomes)
-    lines = [
-        f"**{table.title}**: r = {table.rank}, T = {table.update_proj_gap}. A random subspace captures "
-        f"{(table.rank / HIDDEN) ** 0.5:.3f}.",
-        "",
-        "| basis | rate | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
-        "|---|---:|---:|---:|---:|---|---:|---:|",
-    ]
-    first: dict[int, float] = {}
-    for name in table.contestants:
-        found = {run.seed: outcomes[run] for run in runs_of(table, rates) if run.contestant == name and run in outcomes}
-        if not found:
-            continue
-        losses = {seed: outcome.eval_loss for seed, outcome in found.items()}
-        first = first or losses
-        differences = [losses[seed] - first[seed] for seed in losses if seed in first and losses is not first]
-        cells = [
-            name,
-            f"{rates[name]:g}",
-            str(len(losses)),
-            f"{statistics.mean(losses.values()):.3f}",
-            f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "-",
-            ", ".join(f"{difference:+.3f}" for difference in differences) or "-",
-            _mean_and_error(differences),
-            f"{statistics.mean(outcome.energy for outcome in found.values()):.3f}",
-        ]
-        lines.append(row(*cells))
-    return "\n".join(lines)
-
-
-def _mean_and_error(values: Sequence[float]) -> str:
-    """The mean, and its standard error."""
-    if len(values) < 2:
-        return "-"
-    return f"{statistics.mean(values):+.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
-
-
-STUDY = study_of(optimizer)
-
-
-def main() -> None:
-    """Make what is missing, and print the tables."""
-    args = command_line(__doc__, RESULTS).parse_args()
-    if not args.report:
-        first, *others = TABLES
-        STUDY.make(runs_of(first, best_rates(STUDY.read(args.results))), args.results, args.workers)
-        while trials := missing_trials(STUDY.read(args.results)):
-            STUDY.make(trials, args.results, args.workers)
-        rates = best_rates(STUDY.read(args.results))
-        runs = [run for table in (first, *others) for run in runs_of(table, rates)]
-        STUDY.make(runs, args.results, args.workers)
-    print(report(STUDY.read(args.results)))
+CONTEST = Contest(
+    results=Path("docs/results/bases.jsonl"), study=study_of(optimizer), tables=TABLES, default_rate=_rate
+)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: CONTEST.main(__doc__))

@@ -45,13 +45,16 @@ PRINTED = {
 def without_hats(factor: Callable[[Array], Array]) -> Transport:
     """V' = factor(t - 1) |Q^2 (V - M^2) + (Q M)^2| and M' = Q M, of the moments as they are."""
 
-    def moved(state: Any, rotation: Array) -> Any:
+    def moved(state: Any, rotation: Any) -> Any:
         if not isinstance(state, optax.ScaleByAdamState):
             return state
-        old, nu, count = jnp.asarray(state.mu), jnp.asarray(state.nu), jnp.asarray(state.count)
-        mu = rotation @ old
-        spread = jnp.square(rotation) @ (nu - jnp.square(old))
-        return state._replace(mu=mu, nu=factor(count) * jnp.abs(spread + jnp.square(mu)))
+        mu = jax.tree.map(jnp.matmul, rotation, state.mu)
+
+        def second(rotation: Array, old: Array, new: Array, nu: Array) -> Array:
+            spread = jnp.square(rotation) @ (nu - jnp.square(old))
+            return factor(jnp.asarray(state.count)) * jnp.abs(spread + jnp.square(new))
+
+        return state._replace(mu=mu, nu=jax.tree.map(second, rotation, state.mu, mu, state.nu))
 
     def transported(state: Any, rotation: Any) -> Any:
         return jax.tree.map(

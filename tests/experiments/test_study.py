@@ -1,16 +1,21 @@
 """A study resumes where it stopped, compares seed by seed, and measures what it says."""
 
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments import bases, pretraining
+from experiments import bases, losses_of_transports, pretraining
+from experiments.bases import CONTEST, QUARTER
 from experiments.pretraining import Outcome, Run, study_of
 from experiments.study import run_command
 from train.config.run import UserError
 from train.data.cache import Tokens
 
-RUN = Run(contestant="haar", rank=bases.QUARTER, update_proj_gap=100, learning_rate=5e-3, seed=0)
+STUDY = CONTEST.study
+RUN = Run(contestant="haar", rank=QUARTER, update_proj_gap=100, learning_rate=5e-3, seed=0)
 OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device="cpu")
 
 
@@ -21,21 +26,21 @@ def text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, outcomes: dict[Run, Outcome]) -> None:
-    path.write_text("".join(bases.STUDY.line(run, outcome) for run, outcome in outcomes.items()))
+    path.write_text("".join(STUDY.line(run, outcome) for run, outcome in outcomes.items()))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     outcomes = {RUN: OUTCOME, RUN.at(seed=1): OUTCOME._replace(eval_loss=4.1)}
     write(tmp_path / "runs.jsonl", outcomes)
-    assert bases.STUDY.read(tmp_path / "runs.jsonl") == outcomes
-    assert bases.STUDY.read(tmp_path / "none.jsonl") == {}
+    assert STUDY.read(tmp_path / "runs.jsonl") == outcomes
+    assert STUDY.read(tmp_path / "none.jsonl") == {}
 
 
 def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     write(path, {RUN: OUTCOME})
     before = path.read_text()
-    bases.STUDY.make([RUN, RUN], path, workers=1)
+    STUDY.make([RUN, RUN], path, workers=1)
     assert path.read_text() == before
 
 
@@ -44,29 +49,40 @@ def test_runs_on_another_text_are_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     write(path, {RUN: OUTCOME})
     with pytest.raises(UserError, match="another text.* another --results file"):
-        bases.STUDY.make([RUN.at(seed=1)], path, workers=1)
+        STUDY.make([RUN.at(seed=1)], path, workers=1)
 
 
 def test_a_rate_is_chosen_on_a_seed_of_its_own_when_its_neighbours_were_tried() -> None:
-    tried = [run for run in bases.missing_trials({}) if run.contestant == "haar"]
-    assert {run.seed for run in tried}.isdisjoint(bases.SEEDS)
+    tried = [run for run in CONTEST.missing_trials({}) if run.contestant == "haar"]
+    assert {run.seed for run in tried}.isdisjoint(CONTEST.seeds)
     assert [run.learning_rate / tried[0].learning_rate for run in tried] == [1, 0.5, 2]
     losses = dict(zip(tried, (4.2, 4.1, 4.3), strict=True))
     outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
-    (quarter,) = (run for run in bases.missing_trials(outcomes) if run.contestant == "haar")
-    assert bases.best_rates(outcomes)["haar"] == RUN.learning_rate
+    (quarter,) = (run for run in CONTEST.missing_trials(outcomes) if run.contestant == "haar")
+    assert CONTEST.rates(outcomes)["haar"] == RUN.learning_rate
     outcomes[quarter] = OUTCOME._replace(eval_loss=4.4)
-    assert bases.best_rates(outcomes)["haar"] == tried[1].learning_rate
+    assert CONTEST.rates(outcomes)["haar"] == tried[1].learning_rate
 
 
 def test_contestants_are_compared_seed_by_seed() -> None:
     other = RUN.at(contestant="blocks:8")
     losses = {RUN: 4.0, RUN.at(seed=1): 4.2, other: 4.1, other.at(seed=1): 4.1, RUN.at(seed=2): 4.4}
-    text = bases.report({run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()})
+    text = CONTEST.report({run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()})
     assert text.count("**") == 2  # in the other table of blocks:8 it would be alone
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert "| 3 | 4.200 | 0.200 | - |" in rows["| haar"]
     assert "| 2 | 4.100 | 0.000 | +0.100, -0.100 |" in rows["| blocks:8"]
+
+
+@pytest.mark.parametrize("module", [bases, losses_of_transports])
+def test_every_contestant_has_three_trials_and_an_optimizer(module: Any) -> None:
+    params = {"layers": {"q": {"kernel": jnp.ones((2, 128, 256))}}}
+    trials = module.CONTEST.missing_trials({})
+    assert len(trials) == 3 * len(module.CONTEST.contestants())
+    for run in trials[::3]:
+        tx = module.optimizer(run, lambda _: 0.1)
+        updates, _ = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
 
 
 def _fail(run: Run, learning_rate: object) -> None:
@@ -77,7 +93,7 @@ def _fail(run: Run, learning_rate: object) -> None:
 def test_a_run_that_fails_stops_the_study_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError, match="no optimizer for seed 0"):
         study_of(_fail).make([RUN.at(seed=seed) for seed in range(20)], tmp_path / "runs.jsonl", workers=1)
-    assert bases.STUDY.read(tmp_path / "runs.jsonl") == {}
+    assert STUDY.read(tmp_path / "runs.jsonl") == {}
 
 
 @pytest.mark.long
@@ -85,8 +101,8 @@ def test_a_study_makes_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Two short ones side by side; a random subspace captures its share."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # for the workers, too
     runs = [RUN.at(contestant=name, steps=20, update_proj_gap=5) for name in ("haar", "walk, blocks:8")]
-    bases.STUDY.make(runs, tmp_path / "runs.jsonl", workers=2)
-    found = bases.STUDY.read(tmp_path / "runs.jsonl")
+    STUDY.make(runs, tmp_path / "runs.jsonl", workers=2)
+    found = STUDY.read(tmp_path / "runs.jsonl")
     assert set(found) == set(runs)
     assert all(5 < outcome.eval_loss < 7.7 for outcome in found.values())
     assert abs(found[runs[0]].energy - 0.5) < 0.03

@@ -1,0 +1,154 @@
+"""Optimizers that differ in one thing, compared table by table, each at a learning rate of its own.
+
+The rate is one of which neither half nor twice is better, on a seed that is not reported. Until it
+is found, it is the default of the contestant.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments import search
+from experiments.pretraining import Outcome, Run
+from experiments.study import Study, command_line, row
+from models.config import CONFIGS
+
+HIDDEN = CONFIGS[Run.model].hidden_size
+
+
+class Table(NamedTuple):
+    """A question: contestants at a rank and an interval, the first of which is the reference."""
+
+    title: str
+    contestants: tuple[str, ...]
+    rank: int
+    update_proj_gap: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The tables of a study.
+
+    Attributes:
+      results: The file of the finished runs.
+      study: How they are made.
+      tables: In the order in which they are made. A contestant's rate is chosen in its first one.
+      default_rate: The learning rate at which the search of a contestant starts.
+      seeds: Those that are reported.
+      seed_of_rates: The one by which learning rates are chosen.
+    """
+
+    results: Path
+    study: Study[Run, Outcome]
+    tables: tuple[Table, ...]
+    default_rate: Callable[[str], float]
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    seed_of_rates: int = 100
+
+    def contestants(self) -> list[str]:
+        """All of them."""
+        return list(dict.fromkeys(name for table in self.tables for name in table.contestants))
+
+    def trial(self, contestant: str, point: search.Point) -> Run:
+        """The trial some steps of a factor of 2 from the default rate."""
+        table = next(table for table in self.tables if contestant in table.contestants)
+        rate = 2.0 ** point[0] * self.default_rate(contestant)
+        return _run(table, contestant, rate, self.seed_of_rates)
+
+    def loss_at(self, contestant: str, outcomes: Mapping[Run, Outcome]) -> Callable[[search.Point], float | None]:
+        """The loss of a trial, if it was made."""
+
+        def loss(point: search.Point) -> float | None:
+            outcome = outcomes.get(self.trial(contestant, point))
+            return outcome and outcome.eval_loss
+
+        return loss
+
+    def missing_trials(self, outcomes: Mapping[Run, Outcome]) -> list[Run]:
+        """The trials to be made next."""
+        trials = [
+            self.trial(name, point)
+            for name in self.contestants()
+            for point in search.trials(self.loss_at(name, outcomes), axes=1)
+        ]
+        return [run for run in trials if run not in outcomes]
+
+    def rates(self, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
+        """The learning rate of each contestant."""
+        points = {name: search.best(self.loss_at(name, outcomes), axes=1) for name in self.contestants()}
+        return {name: self.trial(name, point or (0,)).learning_rate for name, point in points.items()}
+
+    def runs(self, table: Table, rates: Mapping[str, float]) -> list[Run]:
+        """The runs of a table: whole seeds first, so that one cut short is comparable."""
+        return [_run(table, name, rates[name], seed) for seed in self.seeds for name in table.contestants]
+
+    def report(self, outcomes: Mapping[Run, Outcome]) -> str:
+        """The tables in which two contestants have runs."""
+        rates, texts = self.rates(outcomes), []
+        for table in self.tables:
+            runs = [run for run in self.runs(table, rates) if run in outcomes]
+            if len({run.contestant for run in runs}) > 1:
+                texts.append(table_text(table, rates, {run: outcomes[run] for run in runs}))
+        return "\n\n".join(texts)
+
+    def main(self, description: str | None) -> None:
+        """Make what is missing, the first table at default rates before all trials, and print."""
+        args = command_line(description, self.results).parse_args()
+
+        def read() -> dict[Run, Outcome]:
+            return self.study.read(args.results)
+
+        if not args.report:
+            self.study.make(self.runs(self.tables[0], self.rates(read())), args.results, args.workers)
+            while trials := self.missing_trials(read()):
+                self.study.make(trials, args.results, args.workers)
+            rates = self.rates(read())
+            runs = [run for table in self.tables for run in self.runs(table, rates)]
+            self.study.make(runs, args.results, args.workers)
+        print(self.report(read()))
+
+
+def _run(table: Table, contestant: str, rate: float, seed: int) -> Run:
+    return Run(
+        contestant=contestant, rank=table.rank, update_proj_gap=table.update_proj_gap, learning_rate=rate, seed=seed
+    )
+
+
+def table_text(table: Table, rates: Mapping[str, float], outcomes: Mapping[Run, Outcome]) -> str:
+    """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
+    lines = [
+        f"**{table.title}**: r = {table.rank}, T = {table.update_proj_gap}. A random subspace captures "
+        f"{(table.rank / HIDDEN) ** 0.5:.3f}.",
+        "",
+        "| contestant | rate | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
+        "|---|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    first: dict[int, float] = {}
+    for name in table.contestants:
+        of_seed = {run.seed: outcome for run, outcome in outcomes.items() if run.contestant == name}
+        if not of_seed:
+            continue
+        losses = {seed: outcome.eval_loss for seed, outcome in of_seed.items()}
+        first = first or losses
+        differences = [losses[seed] - first[seed] for seed in losses if seed in first and losses is not first]
+        cells = [
+            name,
+            f"{rates[name]:g}",
+            str(len(losses)),
+            f"{statistics.mean(losses.values()):.3f}",
+            f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "-",
+            ", ".join(f"{difference:+.3f}" for difference in differences) or "-",
+            _mean_and_error(differences),
+            f"{statistics.mean(outcome.energy for outcome in of_seed.values()):.3f}",
+        ]
+        lines.append(row(*cells))
+    return "\n".join(lines)
+
+
+def _mean_and_error(values: Sequence[float]) -> str:
+    """The mean, and its standard error."""
+    if len(values) < 2:
+        return "-"
+    return f"{statistics.mean(values):+.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
