@@ -19,6 +19,7 @@ from train.config.run import ModelFlags, Pretrain, defaults
 from train.config.schedule import ScheduleFlags
 
 RESULTS = Path("docs/results")
+NEVER = 10**9  # an interval of more updates than any run has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,19 @@ The runs of a scale, and runs of ten times as many updates; the paper's are 10,0
 7B. The rates are chosen at the shorter length.
 """
 
+from typing import Any
+
 from experiments.papers.command import main
-from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.experiment import NEVER, Arm, Experiment
 from experiments.papers.scales import Scale
 
 _FROZEN = {"rule": "frozen", "residual": "recovery"}
-_METHODS: tuple[tuple[str, str, dict[str, str]], ...] = (
+_METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("adamw", "adamw", {}),
     ("grasswalk", "grasswalk", {}),
     ("grassjump", "grassjump", {}),
+    ("grassjump, completed", "grassjump", {"completion": "isotropic"}),
+    ("grassjump, one random subspace", "grassjump", {"update_proj_gap": NEVER}),
     ("frozen + recovery", "assemble", _FROZEN),
 )
 _PAPER = {"subtrack": ("4.37", "3.36"), "grasswalk": ("4.37", "3.37"), "grassjump": ("4.27", "3.34")}

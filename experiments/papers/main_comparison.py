@@ -8,7 +8,7 @@ next to nothing for a matrix are not in the paper.
 """
 
 from experiments.papers.command import main
-from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.experiment import NEVER, Arm, Experiment
 from experiments.papers.scales import Scale
 
 _FROZEN = {"rule": "frozen", "residual": "recovery"}
@@ -24,10 +24,9 @@ _TABLE_1 = (
     Arm(method="grassjump, no QR", optimizer="grassjump", settings={"basis": "gaussian"}, printed="3.87"),
 )
 _COMPLETED = {"completion": "isotropic"}
-_NEVER = 10**9  # updates until the first jump
 _NOT_IN_IT = (
     Arm(method="grassjump, completed", optimizer="grassjump", settings=_COMPLETED),
-    Arm(method="grassjump, one random subspace", optimizer="grassjump", settings={"update_proj_gap": _NEVER}),
+    Arm(method="grassjump, one random subspace", optimizer="grassjump", settings={"update_proj_gap": NEVER}),
     Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
     Arm(method="fira", optimizer="fira"),
     Arm(method="muon", optimizer="muon"),
