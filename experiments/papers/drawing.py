@@ -36,7 +36,9 @@ def figure(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) -
     else:
         _rows(axes, points)
         axes.set(xlabel=label)
-    axes.set_title(f"{experiment.title} ({scale.model}, {scale.steps} steps)", fontsize="medium")
+    is_of_one_length = not any("steps" in arm.settings for arm in experiment.arms(scale))
+    size = f"{scale.model}, {scale.steps} steps" if is_of_one_length else scale.model
+    axes.set_title(f"{experiment.title} ({size})", fontsize="medium")
     axes.grid(alpha=0.3)
     return drawn
 
