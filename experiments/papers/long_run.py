@@ -17,6 +17,7 @@ _METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("adamw", "adamw", {}),
     ("grasswalk", "grasswalk", {}),
     ("grassjump", "grassjump", {}),
+    ("grassjump, every 100", "grassjump", {"update_proj_gap": 100}),
     ("grassjump, completed", "grassjump", {"completion": "isotropic"}),
     ("grassjump, one random subspace", "grassjump", {"update_proj_gap": NEVER}),
     ("frozen + recovery", "assemble", _FROZEN),
