@@ -114,7 +114,7 @@ def without_hats(tx: optax.GradientTransformation, b1: ArrayLike, b2: ArrayLike)
 
 
 def scaled_by(factor: ArrayLike) -> optax.GradientTransformation:
-    """`optax.scale` in the type of the updates, whatever type the factor has."""
+    """`optax.scale` with the factor in the type of the updates."""
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params

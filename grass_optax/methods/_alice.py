@@ -60,7 +60,7 @@ def scale_by_alice(
       rank: r, the dimension of the subspaces.
       update_proj_gap: the number of updates from one refresh of the basis to the next.
       scale: alpha, which multiplies the direction of the split leaves.
-      leading: l, the number of directions that are kept; None is 5r/16, the paper's 40 of 128.
+      leading: l, the number of directions that are kept; None is 5r/16, such as 40 of 128.
       compensation_scale: alpha_c, the weight of the residual.
       b1, b2: decay rates of the moments in the subspace; b1 also of p and of Adam elsewhere.
       b3: the decay rate of K; None keeps none.
