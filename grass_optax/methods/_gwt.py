@@ -8,7 +8,8 @@ from grass_optax import subspaces, transport
 from grass_optax._inner.transforms import adam
 from grass_optax._trees import layouts
 from grass_optax.methods._common import Mask, assemble, with_rates
-from grass_optax.residual import block_scaling, norm_growth_limit
+from grass_optax.residual import block_scaling
+from grass_optax.residual.limit import with_limit
 
 
 def scale_by_gwt(
@@ -71,9 +72,7 @@ def scale_by_gwt(
       Wen et al., `Breaking Memory Limits: Gradient Wavelet Transform Enhances LLMs Training
       <https://arxiv.org/abs/2501.07237>`_, 2025
     """
-    of_approximations = adam(b1, b2, eps, mu_dtype, nu_dtype, key)
-    if max_norm_growth is not None:
-        of_approximations = optax.chain(of_approximations, norm_growth_limit(max_norm_growth))
+    of_approximations = with_limit(adam(b1, b2, eps, mu_dtype, nu_dtype, key), max_norm_growth)
     return assemble(
         subspaces.fold(), transport.keep(), block_scaling(b1, b2, eps, scale),
         rank=rank, update_proj_gap=1, scale=scale, inner=of_approximations, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype,
