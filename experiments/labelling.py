@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments.provenance import provenance
 from experiments.study import Study
 from experiments.texts import LABEL, SETS, files, minilm, prepare
 from train.config.finetune import RANK, REGRESSION, EpochFlags, ExampleFlags, Finetune, StartFlags, finetuning_optimizer
@@ -55,6 +56,9 @@ class Outcome(NamedTuple):
     optimizer_bytes: int
     corpus: str  # fingerprint of texts, labels and tokens
     device: str
+    commit: str = "unknown"
+    date: str = "unknown"
+    processor: str = "unknown"
 
 
 def train(run: Run) -> Outcome:
@@ -81,6 +85,7 @@ def train(run: Run) -> Outcome:
         optimizer_bytes=program.optimizer_bytes,
         corpus=work.data.fingerprint,
         device=jax.devices()[0].device_kind,
+        **provenance(),
     )
 
 

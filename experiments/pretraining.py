@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.provenance import provenance
 from experiments.study import Study
 from grass_optax import captured_energy
 from train.config.optimizer_flags import OptimizerFlags
@@ -56,6 +57,9 @@ class Outcome(NamedTuple):
     seconds: float
     corpus: str  # fingerprint of the tokens
     device: str
+    commit: str = "unknown"
+    date: str = "unknown"
+    processor: str = "unknown"
 
 
 # The optimizer of a run, given its learning rate
@@ -86,6 +90,7 @@ def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
         seconds=time.perf_counter() - began,
         corpus=tokens.fingerprint,
         device=jax.devices()[0].device_kind,
+        **provenance(),
     )
 
 

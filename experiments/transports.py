@@ -23,7 +23,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from experiments.papers.command import write_tables
-from experiments.papers.trained import commit
+from experiments.provenance import commit
 from experiments.study import row
 from grass_optax import subspaces, transport
 from grass_optax.transport import Transport

@@ -9,6 +9,7 @@ from experiments.papers import (
     main_comparison,
     rank,
     ratio,
+    sizes,
     step_size,
     wall_time,
 )
@@ -16,7 +17,9 @@ from experiments.papers.scales import SCALES, seconds_of
 from experiments.papers.tables import duration
 from experiments.study import row
 
-MODULES = (main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, wall_time)
+MODULES = (
+    main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, sizes, wall_time,
+)  # fmt: skip
 
 
 def overview() -> str:

@@ -12,7 +12,6 @@ points of a run are one stack, so each has a subspace of its own.
 """
 
 import dataclasses
-import datetime
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
 from experiments.papers.command import write_tables
-from experiments.papers.trained import commit
+from experiments.provenance import provenance
 from experiments.study import Study, command_line, row, run_command
 from train.compare.figures import style
 from train.storage.metrics import save_figure
@@ -60,6 +59,7 @@ class Outcome(NamedTuple):
     corpus: str  # what is minimised
     commit: str
     date: str
+    processor: str = "unknown"
 
 
 def height(point: jax.Array) -> jax.Array:
@@ -128,8 +128,7 @@ def train(run: Run) -> Outcome:
         seconds=round(time.perf_counter() - began, 1),
         device=jax.devices()[0].device_kind,
         corpus=_function(run),
-        commit=commit(),
-        date=datetime.date.today().isoformat(),
+        **provenance(),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments import search
-from experiments.papers.scales import Scale
+from experiments.papers.scales import Scale, rank_of
 from experiments.papers.trained import STUDY, Outcome, Run, train
 from experiments.study import Study
 from train.config.axes import idle
@@ -27,11 +27,13 @@ class Arm:
     """A row of a table, or a point of a figure.
 
     Attributes:
-      method: What is compared. All arms of a method have the learning rate of its first.
+      method: What is compared, and a line of the figure. Its first arm chooses the rates of all,
+        unless the experiment tunes each arm.
       optimizer: Its optimizer.
       x: Where the point is; None for a row.
-      settings: Flags of the optimizer, or steps, in place of those of the scale.
-      preset: The trainer's --preset, in place of that of the scale.
+      settings: Flags of the optimizer, steps or windows that differ from those of the scale.
+      preset: The trainer's --preset, if it is not that of the scale.
+      model: Its model, if it is not that of the scale.
       printed: What the paper prints for it.
     """
 
@@ -40,6 +42,7 @@ class Arm:
     x: float | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preset: str | None = None
+    model: str | None = None
     printed: str = "-"
 
 
@@ -70,6 +73,7 @@ class Experiment:
       metric: "eval_loss" or "seconds".
       tunes: What is chosen for each method. Nothing for times, which do not depend on it; the scale
         says how much faster the matrices that a method splits learn than the other parameters.
+      tunes_each_arm: Whether it is chosen for each arm instead.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Experiment:
     x: str = ""
     metric: str = "eval_loss"
     tunes: tuple[Literal["learning_rate", "scale"], ...] = ("learning_rate",)
+    tunes_each_arm: bool = False
 
     @property
     def study(self) -> Study[Run, Outcome]:
@@ -93,18 +98,23 @@ class Experiment:
         return RESULTS / (f"{self.name}.jsonl" if self.metric == "seconds" else "papers.jsonl")
 
     def trials(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
-        """The runs that choose the rates of each method, as far as is known."""
-        found, axes = list[Run](), self._axes(scale)
-        for arm in _firsts(self.arms(scale)) if axes else ():
+        """The runs that choose the rates of each arm, as far as is known."""
+        found, axes = dict[Run, None](), self._axes(scale)
+        for arm in self.arms(scale) if axes else ():
             run_at, loss_at = self._search(scale, arm, outcomes)
-            found += map(run_at, search.trials(loss_at, axes))
-        return found
+            found |= dict.fromkeys(map(run_at, search.trials(loss_at, axes)))
+        return list(found)
 
     def best(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> Rates:
         """The rates that are better than their neighbours; the trainer's until they are found."""
         run_at, loss_at = self._search(scale, arm, outcomes)
         chosen = run_at(search.best(loss_at, self._axes(scale)) or ())
         return Rates(chosen.learning_rate, chosen.scale)
+
+    def is_searched(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> bool:
+        """Whether the rates of an arm are found; those of a paper are not searched."""
+        axes = self._axes(scale)
+        return not axes or search.best(self._search(scale, arm, outcomes)[1], axes) is not None
 
     def _axes(self, scale: Scale) -> int:
         return len(self.tunes) if scale.is_tuned else 0
@@ -113,7 +123,8 @@ class Experiment:
         self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]
     ) -> tuple[Callable[[search.Point], Run], Callable[[search.Point], float | None]]:
         """The trial some steps from the trainer's rates, and its loss if it was made."""
-        usual = run_of(scale, arm, scale.seed_of_rates)
+        arms = [arm] if self.tunes_each_arm else [one for one in self.arms(scale) if one.method == arm.method]
+        usual = run_of(scale, arms[0], scale.seed_of_rates)
 
         def run_at(point: search.Point) -> Run:
             steps = dict(zip(self.tunes, point, strict=False))
@@ -131,16 +142,7 @@ class Experiment:
 
     def by_arm(self, scale: Scale, outcomes: Mapping[Run, Outcome], seed: int) -> list[Run]:
         """The run of each arm with a seed, each at the rates of its method."""
-        arms = self.arms(scale)
-        rates = {arm.method: self.best(scale, arm, outcomes) for arm in _firsts(arms)}
-        return [run_of(scale, arm, seed).at(**rates[arm.method]._asdict()) for arm in arms]
-
-
-def _firsts(arms: Sequence[Arm]) -> list[Arm]:
-    found: dict[str, Arm] = {}
-    for arm in arms:
-        found.setdefault(arm.method, arm)
-    return list(found.values())
+        return [run_of(scale, arm, seed).at(**self.best(scale, arm, outcomes)._asdict()) for arm in self.arms(scale)]
 
 
 def run_of(scale: Scale, arm: Arm, seed: int) -> Run:
@@ -148,9 +150,9 @@ def run_of(scale: Scale, arm: Arm, seed: int) -> Run:
     config = _defaults_of(scale, arm)
     row, flags = OPTIMIZERS[arm.optimizer], config.optimizer
     settings = dict(arm.settings)
-    steps = settings.pop("steps", config.schedule.steps)
+    others = {name: settings.pop(name) for name in ("steps", "batch_size") if name in settings}
     flags = dataclasses.replace(flags, **settings)
-    subspaces: dict[str, Any] = {"rank": scale.rank, "update_proj_gap": scale.update_proj_gap}
+    subspaces: dict[str, Any] = {"rank": rank_of(config.model.model), "update_proj_gap": scale.update_proj_gap}
     if arm.preset is None:
         keeps = {*settings, *idle(flags)} if row.refreshes else {*settings, *idle(flags), "update_proj_gap"}
         flags = dataclasses.replace(flags, **{name: value for name, value in subspaces.items() if name not in keeps})
@@ -162,15 +164,15 @@ def run_of(scale: Scale, arm: Arm, seed: int) -> Run:
         data=scale.data,
         batch_size=config.data.batch_size,
         accumulate=config.data.accumulate,
-        steps=steps,
+        steps=config.schedule.steps,
         seed=seed,
         **of_optimizer,
-    )
+    ).at(**others)
 
 
 def _defaults_of(scale: Scale, arm: Arm) -> Pretrain:
-    preset = arm.preset or scale.preset
-    model = scale.model if preset is None else PRESETS[preset].model
+    preset = arm.preset or (scale.preset if arm.model is None else None)
+    model = arm.model or scale.model if preset is None else PRESETS[preset].model
     steps = scale.steps if arm.preset is None else PRESETS[arm.preset].steps
     rule = arm.settings.get("rule", OptimizerFlags.rule)  # a preset gives those that track their step
     parsed = Pretrain(

@@ -19,7 +19,7 @@ class Scale:
       model: Size of the model, if there is no preset.
       data: The text.
       steps: Updates.
-      rank, update_proj_gap: The subspaces, where they are not what is swept.
+      update_proj_gap: Updates between two subspaces, where they are not what is swept.
       seeds: Those that are reported.
       seed_of_rates: The one by which learning rates are chosen.
       is_tuned: Whether each method has its own rates; those of the papers are one for all.
@@ -30,12 +30,21 @@ class Scale:
     model: str
     data: str
     steps: int
-    rank: int
     update_proj_gap: int
     seeds: tuple[int, ...] = (0, 1, 2)
     seed_of_rates: int = 100
     is_tuned: bool = True
     flops_per_second: float
+
+    @property
+    def rank(self) -> int:
+        """The dimension of the subspaces, where it is not what is swept."""
+        return rank_of(self.model)
+
+
+def rank_of(model: str) -> int:
+    """The papers' rank, a quarter of the hidden size."""
+    return CONFIGS[model].hidden_size // 4
 
 
 _CPU = Scale(
@@ -43,7 +52,6 @@ _CPU = Scale(
     model="tiny",
     data="stdlib",
     steps=300,
-    rank=32,
     update_proj_gap=20,
     flops_per_second=4e10,
 )
@@ -55,7 +63,6 @@ SCALES = {
         model="60m",
         data=C4,
         steps=10_000,
-        rank=128,
         update_proj_gap=100,
         flops_per_second=1e14,
     ),
@@ -64,7 +71,6 @@ SCALES = {
         model="1b",
         data=C4,
         steps=10_000,
-        rank=512,
         update_proj_gap=100,
         seeds=(0,),
         is_tuned=False,

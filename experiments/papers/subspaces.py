@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     corpus: str
     commit: str
     date: str
+    processor: str = "unknown"
 
 
 def runs_of(scale: Scale) -> dict[str, Run]:
@@ -50,7 +51,7 @@ def train(run: Run) -> Outcome:
     """Train, and keep the measurements."""
     made = trained.train(run)
     rows = read_rows(RunFolder(trained.RUNS / run.name).diagnostics)
-    return Outcome(rows, made.eval_loss, made.device, made.corpus, made.commit, made.date)
+    return Outcome(rows, made.eval_loss, made.device, made.corpus, made.commit, made.date, made.processor)
 
 
 STUDY = Study(

@@ -8,7 +8,20 @@ from experiments.papers.scales import SCALES, Scale, seconds_of
 from experiments.papers.trained import Outcome, Run
 from experiments.study import row
 
-HEAD = ("method", "setting", "rate", "seeds", "loss", "from the first, by seed", "minutes", "state, MB", "printed")
+RATES = "rate x scale"  # the learning rate, and how much faster than the rest the matrices learn
+LEFT, RIGHT = "---", "---:"
+COLUMNS = {
+    "method": LEFT,
+    "setting": LEFT,
+    RATES: RIGHT,
+    "seeds": RIGHT,
+    "loss": RIGHT,
+    "from the first, by seed": LEFT,
+    "minutes": RIGHT,
+    "state, MB": RIGHT,
+    "peak, GB": RIGHT,
+    "printed": RIGHT,
+}
 Found = dict[int, Outcome]  # by seed
 
 
@@ -19,23 +32,27 @@ def report(experiment: Experiment, outcomes: Mapping[Run, Outcome]) -> str:
 
 
 def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) -> str:
-    """The table of a scale; empty if it has no runs."""
+    """The table of a scale, without columns that would be empty; empty if it has no runs."""
     scale = SCALES[name]
     arms, found = experiment.arms(scale), found_by_arm(experiment, scale, outcomes)
     if not any(found):
         return ""
     reference = next(of_seed for of_seed in found if of_seed)
+    rows = [
+        cells(experiment, arm, of_seed, reference) | {RATES: rates_of(experiment, scale, arm, outcomes)}
+        for arm, of_seed in zip(arms, found, strict=True)
+        if of_seed
+    ]
+    columns = [column for column in COLUMNS if any(cell[column] != "-" for cell in rows)]
     lines = [
         f"**{experiment.title}**, --scale {name}: {scale.model}, {scale.steps} steps, r = {scale.rank}, "
         f"T = {scale.update_proj_gap};",
         f"{described(scale, found)}.",
         "",
-        row(*HEAD),
-        "|---|---|---:|---:|---:|---|---:|---:|---:|",
+        row(*columns),
+        f"|{'|'.join(COLUMNS[column] for column in columns)}|",
+        *(row(*(cell[column] for column in columns)) for cell in rows),
     ]
-    for arm, of_seed in zip(arms, found, strict=True):
-        if of_seed:
-            lines.append(row(*cells(experiment, scale, arm, of_seed, reference, outcomes)))
     missing = [run for run in experiment.runs(scale, outcomes) if run not in outcomes]
     untried = [run for run in experiment.trials(scale, outcomes) if run not in outcomes]
     if missing or untried:
@@ -45,7 +62,7 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
 
 
 def found_by_arm(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Found]:
-    """The outcomes of each arm by seed, at the rate of its method."""
+    """The outcomes of each arm by seed, at its rates."""
     by_seed = {seed: experiment.by_arm(scale, outcomes, seed) for seed in scale.seeds}
     return [
         {seed: outcomes[runs[number]] for seed, runs in by_seed.items() if runs[number] in outcomes}
@@ -53,32 +70,34 @@ def found_by_arm(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Ou
     ]
 
 
-def cells(
-    experiment: Experiment,
-    scale: Scale,
-    arm: Arm,
-    found: Found,
-    reference: Found,
-    outcomes: Mapping[Run, Outcome],
-) -> list[str]:
-    """The cells of an arm."""
-    first = next(one for one in experiment.arms(scale) if one.method == arm.method)
-    rates = experiment.best(scale, first, outcomes)
+def rates_of(experiment: Experiment, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> str:
+    """The rates of an arm, and whether they are still the trainer's."""
+    rates = experiment.best(scale, arm, outcomes)
+    searched = "" if experiment.is_searched(scale, arm, outcomes) else ", not searched"
+    return f"{rates.learning_rate:g} x {rates.scale:g}{searched}"
+
+
+def cells(experiment: Experiment, arm: Arm, found: Found, reference: Found) -> dict[str, str]:
+    """What the runs of an arm have to say, by column."""
     losses, base = losses_of(found), losses_of(reference)
     differences = [f"{losses[seed] - base[seed]:+.3f}" for seed in losses if seed in base]
-    seconds = [outcome.seconds for outcome in found.values() if outcome.seconds is not None]
-    state = [outcome.optimizer_bytes for outcome in found.values() if outcome.optimizer_bytes is not None]
-    return [
-        arm.method,
-        "-" if arm.x is None else f"{experiment.x.split(',')[0]} = {arm.x:g}",
-        f"{rates.learning_rate:g}" + (f" x {rates.scale:g}" if "scale" in experiment.tunes else ""),
-        str(len(found)),
-        "diverged" if len(losses) < len(found) else spread(list(losses.values())),
-        "-" if found is reference else ", ".join(differences) or "-",
-        f"{statistics.median(seconds) / 60:.2f}" if seconds else "-",
-        f"{state[0] / 1e6:.2f}" if state else "-",
-        arm.printed,
-    ]
+    seconds, state, peak = (known(found, name) for name in ("seconds", "optimizer_bytes", "peak_memory_bytes"))
+    return {
+        "method": arm.method,
+        "setting": "-" if arm.x is None else f"{experiment.x.split(',')[0]} = {arm.x:g}",
+        "seeds": str(len(found)),
+        "loss": "diverged" if len(losses) < len(found) else spread(list(losses.values())),
+        "from the first, by seed": "-" if found is reference else ", ".join(differences) or "-",
+        "minutes": f"{statistics.median(seconds) / 60:.2f}" if seconds else "-",
+        "state, MB": f"{state[0] / 1e6:.2f}" if state else "-",
+        "peak, GB": f"{max(peak) / 1e9:.2f}" if peak else "-",
+        "printed": arm.printed,
+    }
+
+
+def known(found: Found, name: str) -> list[float]:
+    """A figure of the runs that have it."""
+    return [value for outcome in found.values() if (value := getattr(outcome, name)) is not None]
 
 
 def losses_of(found: Found) -> dict[int, float]:

@@ -5,15 +5,14 @@ docs/results, and its folder without checkpoints.
 """
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import english
+from experiments.provenance import provenance
 from experiments.study import Study
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import DIVERGED, DataFlags, ModelFlags, PrecisionName, Pretrain, UserError, defaults
@@ -101,6 +100,7 @@ class Outcome(NamedTuple):
     corpus: str  # fingerprint of the tokens
     commit: str
     date: str
+    processor: str = "unknown"  # of the host
 
 
 def train(run: Run, subfolder: str = "") -> Outcome:
@@ -129,21 +129,8 @@ def _trained(run: Run, folder: RunFolder) -> Outcome:
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary.get("device", "unknown"),
         corpus=folder.stored().fingerprint,
-        commit=commit(),
-        date=datetime.date.today().isoformat(),
+        **provenance(),
     )
-
-
-def commit() -> str:
-    """The commit of this checkout; a + follows if files differ from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
 
 
 def fingerprint(run: Run) -> str:

@@ -6,21 +6,35 @@ from typing import Any
 import pytest
 
 from experiments import bases, finetuning
-from experiments.papers import ackley
+from experiments.papers import ackley, completion, long_run, main_comparison, ratio, subspaces
+from experiments.papers.tables import report
+from experiments.papers.trained import STUDY
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.mark.parametrize(
-    ("name", "study", "report"),
+    ("name", "study", "report_of"),
     [
         ("bases", bases.CONTEST.study, bases.CONTEST.report),
         ("finetuning", finetuning.STUDY, finetuning.report),
         ("ackley", ackley.STUDY, ackley.report),
+        ("subspaces", subspaces.STUDY, subspaces.report),
     ],
-    ids=["bases", "finetuning", "ackley"],
+    ids=["bases", "finetuning", "ackley", "subspaces"],
 )
-def test_the_tables_of_a_page_are_those_of_its_runs(name: str, study: Any, report: Any) -> None:
+def test_the_tables_of_a_page_are_those_of_its_runs(name: str, study: Any, report_of: Any) -> None:
+    assert tables_of(name) == report_of(study.read(RESULTS / f"{name}.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "module", [main_comparison, ratio, long_run, completion], ids=lambda module: module.EXPERIMENT.name
+)
+def test_the_tables_of_a_paper_are_those_of_the_runs_that_experiments_share(module: Any) -> None:
+    assert tables_of(module.EXPERIMENT.name) == report(module.EXPERIMENT, STUDY.read(RESULTS / "papers.jsonl"))
+
+
+def tables_of(name: str) -> str:
+    """The tables between the marks of a page."""
     page = (RESULTS / f"{name}.md").read_text()
-    tables = page.split("-->\n", 1)[1].split("<!-- end of tables -->")[0].strip()
-    assert tables == report(study.read(RESULTS / f"{name}.jsonl"))
+    return page.split("-->\n", 1)[1].split("<!-- end of tables -->")[0].strip()

@@ -13,6 +13,7 @@ from experiments.papers import (
     ablation,
     ackley,
     command,
+    completion,
     interval,
     limiter,
     ratio,
@@ -98,6 +99,22 @@ def test_a_rate_is_chosen_on_a_seed_of_its_own_when_its_neighbours_are_worse() -
     assert GRID.by_arm(CPU, outcomes, 0)[0].learning_rate == 2 * usual.learning_rate
 
 
+def test_an_arm_has_rates_of_its_own_if_its_experiment_tunes_each() -> None:
+    first, second = (arm for arm in completion.EXPERIMENT.arms(CPU) if arm.x in {5, 20} and "none" in arm.method)
+    usual = run_of(CPU, second, CPU.seed_of_rates)
+    losses = {0.5: 4.2, 1.0: 4.1, 2.0: 4.3}
+    outcomes = {
+        usual.at(learning_rate=factor * usual.learning_rate): OUTCOME._replace(eval_loss=loss)
+        for factor, loss in losses.items()
+    }
+    searched = [completion.EXPERIMENT.is_searched(CPU, arm, outcomes) for arm in (first, second)]
+    assert searched == [False, True]
+    shared = dataclasses.replace(completion.EXPERIMENT, tunes_each_arm=False)
+    assert shared.trials(CPU, {}) == [
+        run for run in completion.EXPERIMENT.trials(CPU, {}) if run.update_proj_gap == first.x
+    ]
+
+
 def test_a_ratio_is_chosen_with_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trials are made until the best is inside, here at a corner of the first ones."""
     grassjump = command.only(ratio.EXPERIMENT, CPU, ["grassjump"])
@@ -116,7 +133,7 @@ def test_a_ratio_is_chosen_with_the_rate(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(outcomes) == len(results.read_text().splitlines()) < 20
     (chosen,) = grassjump.by_arm(CPU, outcomes, 0)
     assert (chosen.learning_rate, chosen.scale) == (0.02, 0.025)
-    assert "| grassjump | - | 0.02 x 0.025 | 1 |" in report(grassjump, outcomes | {chosen: OUTCOME})
+    assert "| grassjump | 0.02 x 0.025 | 1 |" in report(grassjump, outcomes | {chosen: OUTCOME})
 
 
 def found(*losses: tuple[int, int, float | None]) -> dict[Run, Outcome]:
@@ -128,8 +145,9 @@ def test_the_table_has_means_differences_by_seed_and_what_is_missing() -> None:
     outcomes = found((0, 0, 4.0), (0, 1, 4.2), (1, 0, 4.1), (1, 1, 4.1), (2, 0, None))
     text = report(GRID, outcomes)
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
-    assert rows["| jump"] == "| jump | - | 0.005 | 2 | 4.100 ± 0.141 | - | 1.00 | 2.00 | 6.16 |"
-    assert rows["| jump + AO"] == "| jump + AO | - | 0.005 | 2 | 4.100 ± 0.000 | +0.100, -0.100 | 1.00 | 2.00 | 4.94 |"
+    rates = "0.005 x 0.25, not searched"
+    assert rows["| jump"] == f"| jump | {rates} | 2 | 4.100 ± 0.141 | - | 1.00 | 2.00 | 6.16 |"
+    assert rows["| jump + AO"] == f"| jump + AO | {rates} | 2 | 4.100 ± 0.000 | +0.100, -0.100 | 1.00 | 2.00 | 4.94 |"
     assert "| 1 | diverged | - |" in rows["| jump + RS"]
     assert "Not made yet: 46 runs of the table, 51 or more that choose rates." in text
     assert "stdlib of hash of the text; on abacus, 2026-01-01, commit abc" in text
