@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from experiments import search
 from experiments.pretraining import Outcome, Run
-from experiments.study import Study, command_line, row
+from experiments.study import Study, command_line, row, write_tables
 from models.config import CONFIGS
 
 HIDDEN = CONFIGS[Run.model].hidden_size
@@ -94,7 +94,7 @@ class Contest:
         return "\n\n".join(texts)
 
     def main(self, description: str | None) -> None:
-        """Make what is missing, the first table at default rates before all trials, and print."""
+        """Make what is missing, the first table at default rates before all trials; write them."""
         args = command_line(description, self.results).parse_args()
 
         def read() -> dict[Run, Outcome]:
@@ -108,6 +108,7 @@ class Contest:
             runs = [run for table in self.tables for run in self.runs(table, rates)]
             self.study.make(runs, args.results, args.workers)
         print(self.report(read()))
+        write_tables(args.results.with_suffix(".md"), self.report(read()))
 
 
 def _run(table: Table, contestant: str, rate: float, seed: int) -> Run:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from experiments import search
 from experiments.labelling import STUDY, Outcome, Run
-from experiments.study import command_line, row, run_command
+from experiments.study import command_line, row, run_command, write_tables
 from train.config.finetune import RANK, finetuning_optimizer
 from train.config.optimizers import OPTIMIZERS
 
@@ -227,7 +227,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Make what is missing, table by table, and print the tables."""
+    """Make what is missing, table by table, print the tables and write them into the page."""
     parser = command_line(__doc__, RESULTS)
     parser.add_argument("--size", choices=tuple(TABLES), default="cpu", help="the tables to make")
     args = parser.parse_args()
@@ -235,7 +235,9 @@ def main() -> None:
         while trials := missing_trials(table, STUDY.read(args.results)):
             STUDY.make(trials, args.results, args.workers)
         STUDY.make(runs_of(table, STUDY.read(args.results)), args.results, args.workers)
-    print(report(STUDY.read(args.results)))
+    tables = report(STUDY.read(args.results))
+    print(tables)
+    write_tables(args.results.with_suffix(".md"), tables)
 
 
 if __name__ == "__main__":

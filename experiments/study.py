@@ -17,6 +17,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from train.config.run import UserError
 
+BEGIN, END = "<!-- tables -->\n", "\n<!-- end of tables -->"  # of the tables in a page
+
 
 class Result(Protocol):
     """The result of a run, a named tuple."""
@@ -134,3 +136,11 @@ def run_command(main: Callable[[], None]) -> None:
 def row(*cells: str) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def write_tables(page: Path, tables: str) -> None:
+    """Put tables between the marks of a page, if there is one."""
+    if page.exists():
+        before, _, rest = page.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")

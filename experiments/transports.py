@@ -22,9 +22,8 @@ import optax
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from experiments.papers.command import write_tables
 from experiments.provenance import commit
-from experiments.study import row
+from experiments.study import row, write_tables
 from grass_optax import subspaces, transport
 from grass_optax.transport import Transport
 from train.compare.figures import style

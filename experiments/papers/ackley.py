@@ -25,9 +25,8 @@ from matplotlib.figure import Figure
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments.papers.command import write_tables
 from experiments.provenance import provenance
-from experiments.study import Study, command_line, row, run_command
+from experiments.study import Study, command_line, row, run_command, write_tables
 from train.compare.figures import style
 from train.storage.metrics import save_figure
 

@@ -10,11 +10,9 @@ from experiments.papers.experiment import Experiment
 from experiments.papers.scales import SCALES, Scale
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import Outcome, Run
-from experiments.study import command_line, run_command
+from experiments.study import command_line, run_command, write_tables
 from train.config.run import UserError
 from train.storage.metrics import save_figure
-
-BEGIN, END = "<!-- tables -->\n", "\n<!-- end of tables -->"
 
 
 def main(experiment: Experiment, description: str | None) -> None:
@@ -78,11 +76,3 @@ def write_page(experiment: Experiment, results: Path, outcomes: Mapping[Run, Out
         if drawn := figure(experiment, name, outcomes):
             save_figure(drawn, results.with_name(f"{experiment.name}-{name}.png"))
     write_tables(results.with_name(f"{experiment.name}.md"), report(experiment, outcomes))
-
-
-def write_tables(page: Path, tables: str) -> None:
-    """Put tables between the marks of a page, if there is one."""
-    if page.exists():
-        before, _, rest = page.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.papers import trained
-from experiments.papers.command import write_tables
 from experiments.papers.experiment import RESULTS, Arm, run_of
 from experiments.papers.scales import SCALES, Scale
 from experiments.papers.trained import Run
-from experiments.study import Study, command_line, row, run_command
+from experiments.study import Study, command_line, row, run_command, write_tables
 from train.figures.subspaces import curvature_figure, energy_figure, spectrum_figure
 from train.storage.folder import RunFolder
 from train.storage.metrics import Row, read_rows, save_figure

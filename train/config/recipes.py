@@ -120,18 +120,18 @@ PRETRAINING: dict[str, dict[str, Recipe]] = {
         **_at("60m 130m 350m", Recipe(learning_rate=1e-3, source=_TABLE_14)),
         **_at("1b 3b", Recipe(learning_rate=1e-5, source=_TABLE_14)),
     },
-    "galore": _tiny(1e-2, _NOT_TUNED) | _GALORE_SIZES,
+    "galore": _tiny(2e-2, _SWEEP) | _GALORE_SIZES,
     "golore": {
         size: dataclasses.replace(recipe, source=_NOT_TUNED)
         for size, recipe in (_tiny(1e-2, "") | _GALORE_SIZES).items()
     },
     "fira": {
-        **_tiny(1e-2, _NOT_TUNED),
+        **_tiny(2e-2, _SWEEP),
         **_at("60m 130m 350m", Recipe(learning_rate=1e-2, source=_FIRA)),
         "1b": Recipe(learning_rate=1e-2, scale=0.0625, source=_FIRA),
         "7b": Recipe(learning_rate=5e-3, scale=0.0625, update_proj_gap=500, source=_FIRA),
     },
-    "apollo": _tiny(1e-2, _NOT_TUNED) | _at("60m 130m 350m 1b 7b", Recipe(learning_rate=1e-2, source=_APOLLO)),
+    "apollo": _tiny(1e-2, _SWEEP) | _at("60m 130m 350m 1b 7b", Recipe(learning_rate=1e-2, source=_APOLLO)),
     "apollo_mini": {
         **_tiny(3e-3, _BETTER_OF_TWO),
         **_at("60m 350m 1b 7b", Recipe(learning_rate=1e-2, source=_APOLLO)),
