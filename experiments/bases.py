@@ -17,7 +17,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments.contest import HIDDEN, Contest, Table
+from experiments.contest import Contest, Table
 from experiments.pretraining import Run, study_of
 from experiments.reordered import strided
 from experiments.study import run_command
@@ -25,8 +25,6 @@ from grass_optax import subspaces
 from grass_optax.residual import recovery
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.program.kernels import stacked_kernels
-
-QUARTER, SIXTEENTH = HIDDEN // 4, HIDDEN // 16
 
 
 class Rules(NamedTuple):
@@ -77,9 +75,9 @@ def _row(contestant: str) -> Optimizer:
     return OPTIMIZERS["grasswalk" if contestant.startswith("walk") else "grassjump"]
 
 
-def _rate(contestant: str) -> float:
+def _rate(contestant: str, model: str) -> float:
     """The default learning rate of that method."""
-    return _row(contestant).pretraining(Run.model).learning_rate
+    return _row(contestant).pretraining(model).learning_rate
 
 
 def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -113,6 +111,7 @@ def heads_first(params: Any) -> Any:
 
 _JUMPS = tuple(RULES)[:7]
 _NARROW = tuple(name for name in _JUMPS if name != "blocks:16")  # of a rank of 8
+HALF, QUARTER, SIXTEENTH = 2, 4, 16
 _WALKS = ("walk", "walk, blocks:4", "walk, blocks:8")
 TABLES = (
     Table("Jumps", _JUMPS, QUARTER, 100),
@@ -123,6 +122,7 @@ TABLES = (
     Table("Frequent jumps", _JUMPS, QUARTER, 20),
     Table("Frequent walks", (*_WALKS, "walk, every 2nd a jump", "walk, every 5th a jump"), QUARTER, 20),
     Table("Frequent jumps at a low rank", _NARROW, SIXTEENTH, 20),
+    Table("Jumps at a high rank", _JUMPS, HALF, 100),
 )
 
 

@@ -15,15 +15,13 @@ from experiments.pretraining import Outcome, Run
 from experiments.study import Study, command_line, row, write_tables
 from models.config import CONFIGS
 
-HIDDEN = CONFIGS[Run.model].hidden_size
-
 
 class Table(NamedTuple):
     """A question: contestants at a rank and an interval, the first of which is the reference."""
 
     title: str
     contestants: tuple[str, ...]
-    rank: int
+    share: int  # the rank is the hidden size over it
     update_proj_gap: int
 
 
@@ -35,7 +33,8 @@ class Contest:
       results: The file of the finished runs.
       study: How they are made.
       tables: In the order in which they are made. A contestant's rate is chosen in its first one.
-      default_rate: The learning rate at which the search of a contestant starts.
+      default_rate: The learning rate at which the search of a contestant starts, in a model.
+      model: What is trained.
       seeds: Those that are reported.
       seed_of_rates: The one by which learning rates are chosen.
     """
@@ -43,7 +42,8 @@ class Contest:
     results: Path
     study: Study[Run, Outcome]
     tables: tuple[Table, ...]
-    default_rate: Callable[[str], float]
+    default_rate: Callable[[str, str], float]
+    model: str = Run.model
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     seed_of_rates: int = 100
 
@@ -54,8 +54,8 @@ class Contest:
     def trial(self, contestant: str, point: search.Point) -> Run:
         """The trial some steps of a factor of 2 from the default rate."""
         table = next(table for table in self.tables if contestant in table.contestants)
-        rate = 2.0 ** point[0] * self.default_rate(contestant)
-        return _run(table, contestant, rate, self.seed_of_rates)
+        rate = 2.0 ** point[0] * self.default_rate(contestant, self.model)
+        return self._run(table, contestant, rate, self.seed_of_rates)
 
     def loss_at(self, contestant: str, outcomes: Mapping[Run, Outcome]) -> Callable[[search.Point], float | None]:
         """The loss of a trial, if it was made."""
@@ -82,46 +82,56 @@ class Contest:
 
     def runs(self, table: Table, rates: Mapping[str, float]) -> list[Run]:
         """The runs of a table: whole seeds first, so that one cut short is comparable."""
-        return [_run(table, name, rates[name], seed) for seed in self.seeds for name in table.contestants]
+        return [self._run(table, name, rates[name], seed) for seed in self.seeds for name in table.contestants]
+
+    def _run(self, table: Table, contestant: str, rate: float, seed: int) -> Run:
+        return Run(
+            contestant=contestant,
+            rank=CONFIGS[self.model].hidden_size // table.share,
+            update_proj_gap=table.update_proj_gap,
+            learning_rate=rate,
+            seed=seed,
+            model=self.model,
+        )
 
     def report(self, outcomes: Mapping[Run, Outcome]) -> str:
-        """The tables in which two contestants have runs."""
-        rates, texts = self.rates(outcomes), []
-        for table in self.tables:
-            runs = [run for run in self.runs(table, rates) if run in outcomes]
-            if len({run.contestant for run in runs}) > 1:
-                texts.append(table_text(table, rates, {run: outcomes[run] for run in runs}))
+        """The tables of all models in which two contestants have runs."""
+        texts = []
+        for model in CONFIGS:
+            contest = dataclasses.replace(self, model=model)
+            rates = contest.rates(outcomes)
+            for table in self.tables:
+                runs = [run for run in contest.runs(table, rates) if run in outcomes]
+                if len({run.contestant for run in runs}) > 1:
+                    texts.append(table_text(table, model, rates, {run: outcomes[run] for run in runs}))
         return "\n\n".join(texts)
 
     def main(self, description: str | None) -> None:
         """Make what is missing, the first table at default rates before all trials; write them."""
-        args = command_line(description, self.results).parse_args()
+        parser = command_line(description, self.results)
+        parser.add_argument("--model", choices=tuple(CONFIGS), default=self.model, help="what is trained")
+        args = parser.parse_args()
+        contest = dataclasses.replace(self, model=args.model)
 
         def read() -> dict[Run, Outcome]:
             return self.study.read(args.results)
 
         if not args.report:
-            self.study.make(self.runs(self.tables[0], self.rates(read())), args.results, args.workers)
-            while trials := self.missing_trials(read()):
+            self.study.make(contest.runs(self.tables[0], contest.rates(read())), args.results, args.workers)
+            while trials := contest.missing_trials(read()):
                 self.study.make(trials, args.results, args.workers)
-            rates = self.rates(read())
-            runs = [run for table in self.tables for run in self.runs(table, rates)]
+            rates = contest.rates(read())
+            runs = [run for table in self.tables for run in contest.runs(table, rates)]
             self.study.make(runs, args.results, args.workers)
         print(self.report(read()))
         write_tables(args.results.with_suffix(".md"), self.report(read()))
 
 
-def _run(table: Table, contestant: str, rate: float, seed: int) -> Run:
-    return Run(
-        contestant=contestant, rank=table.rank, update_proj_gap=table.update_proj_gap, learning_rate=rate, seed=seed
-    )
-
-
-def table_text(table: Table, rates: Mapping[str, float], outcomes: Mapping[Run, Outcome]) -> str:
+def table_text(table: Table, model: str, rates: Mapping[str, float], outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
     lines = [
-        f"**{table.title}**: r = {table.rank}, T = {table.update_proj_gap}. A random subspace captures "
-        f"{(table.rank / HIDDEN) ** 0.5:.3f}.",
+        f"**{table.title}**: {model}, r = m/{table.share}, T = {table.update_proj_gap}. A random subspace captures "
+        f"{table.share**-0.5:.3f}.",
         "",
         "| contestant | rate | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
         "|---|---:|---:|---:|---:|---|---:|---:|",

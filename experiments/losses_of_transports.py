@@ -12,7 +12,7 @@ from pathlib import Path
 import optax
 
 import grass_optax
-from experiments.contest import HIDDEN, Contest, Table
+from experiments.contest import Contest, Table
 from experiments.pretraining import Run, study_of
 from experiments.study import run_command
 from experiments.transports import TRANSPORTS
@@ -25,16 +25,16 @@ METHODS = {
     "grassjump": (subspaces.random_jump(), None),
     "grasswalk": (subspaces.random_walk(), subspaces.range_finder()),
 }
-RANK, INTERVAL = HIDDEN // 4, 20  # the shorter the interval, the more a transport does
+SHARE, INTERVAL = 4, 20  # the shorter the interval, the more a transport does
 
 
 def _contestants(method: str) -> tuple[str, ...]:
     return tuple(f"{method}, {transport}" for transport in TRANSPORTS)
 
 
-def default_rate(contestant: str) -> float:
+def default_rate(contestant: str, model: str) -> float:
     """The trainer's rate of the method, with hats."""
-    return OPTIMIZERS[contestant.partition(", ")[0]].pretraining(Run.model).learning_rate
+    return OPTIMIZERS[contestant.partition(", ")[0]].pretraining(model).learning_rate
 
 
 def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -58,7 +58,7 @@ def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransfor
 CONTEST = Contest(
     results=Path("docs/results/losses_of_transports.jsonl"),
     study=study_of(optimizer),
-    tables=tuple(Table(f"Transports of {method}", _contestants(method), RANK, INTERVAL) for method in METHODS),
+    tables=tuple(Table(f"Transports of {method}", _contestants(method), SHARE, INTERVAL) for method in METHODS),
     default_rate=default_rate,
 )
 

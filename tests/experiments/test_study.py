@@ -1,5 +1,6 @@
 """A study resumes where it stopped, compares seed by seed, and measures what it says."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import bases, losses_of_transports, pretraining
-from experiments.bases import CONTEST, QUARTER
+from experiments.bases import CONTEST
 from experiments.pretraining import Outcome, Run, study_of
 from experiments.study import run_command
 from train.config.run import UserError
 from train.data.cache import Tokens
 
 STUDY = CONTEST.study
-RUN = Run(contestant="haar", rank=QUARTER, update_proj_gap=100, learning_rate=5e-3, seed=0)
+RUN = Run(contestant="haar", rank=32, update_proj_gap=100, learning_rate=5e-3, seed=0)
 OUTCOME = Outcome(eval_loss=4.0, energy=0.5, seconds=1.0, corpus="none", device="cpu")
 
 
@@ -72,6 +73,18 @@ def test_contestants_are_compared_seed_by_seed() -> None:
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert "| 3 | 4.200 | 0.200 | - |" in rows["| haar"]
     assert "| 2 | 4.100 | 0.000 | +0.100, -0.100 |" in rows["| blocks:8"]
+
+
+def test_a_contest_has_a_model_and_shares_of_its_hidden_size() -> None:
+    larger = dataclasses.replace(CONTEST, model="20m")
+    trial = next(run for run in larger.missing_trials({}) if run.contestant == "haar")
+    assert (trial.model, trial.rank, trial.learning_rate) == ("20m", 64, 0.0022)
+    runs = [run for run in larger.runs(larger.tables[0], larger.rates({})) if run.seed == 0]
+    text = CONTEST.report(dict.fromkeys([*runs, RUN, RUN.at(contestant="blocks:8")], OUTCOME))
+    assert [line[: line.index("r =")] for line in text.splitlines() if line.startswith("**")] == [
+        "**Jumps**: tiny, ",
+        "**Jumps**: 20m, ",
+    ]
 
 
 @pytest.mark.parametrize("module", [bases, losses_of_transports])
