@@ -5,6 +5,7 @@ from experiments.papers import (
     completion,
     interval,
     limiter,
+    long_ratio,
     long_run,
     main_comparison,
     rank,
@@ -18,7 +19,8 @@ from experiments.papers.tables import duration
 from experiments.study import row
 
 MODULES = (
-    main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, sizes, wall_time,
+    main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, long_ratio, sizes,
+    wall_time,
 )  # fmt: skip
 
 
