@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.config.run import LogitsName, Pretrain, UserError
+from train.config.run import LogitsName, Pretrain, UserError, default_cache_dir
 from train.data.corpus import documents
 from train.data.sources import open_source
 from train.data.tokenizer import token_bytes
@@ -23,6 +23,7 @@ from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
+from train.system.compilation import keep_programs
 from train.system.files import write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
@@ -33,6 +34,7 @@ BATCH = 8  # windows, of models that were not trained here
 def run_evaluate(config: Evaluate) -> None:
     """Evaluate, print a table, and write JSON if requested."""
     check_evaluate(config)
+    keep_programs(config.cache_dir or default_cache_dir())
     stored = read_model(config.run_dir)
     _ = stored.network  # which must be a decoder
     evaluated = own_text(config) if config.data is None else documents_of(config, stored)

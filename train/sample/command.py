@@ -1,13 +1,16 @@
 """`sample`: the texts that a model writes after prompts, on one device."""
 
+from train.config.run import default_cache_dir
 from train.sample.config import Sample, check_sample
 from train.sample.continuation import Draws, continued
 from train.storage.loaded import load_model
+from train.system.compilation import keep_programs
 
 
 def run_sample(config: Sample) -> None:
     """Print the continuation of each prompt."""
     check_sample(config)
+    keep_programs(default_cache_dir())
     model = load_model(config.run_dir, config.step, config.dtype)
     draws = Draws(
         tokens=config.tokens,
