@@ -30,8 +30,8 @@ class Arm:
       method: What is compared. All arms of a method have the learning rate of its first.
       optimizer: Its optimizer.
       x: Where the point is; None for a row.
-      settings: Flags of the optimizer, or steps, in place of those of the scale.
-      preset: The trainer's --preset, in place of that of the scale.
+      settings: Flags of the optimizer, or steps, instead of those of the scale.
+      preset: The trainer's --preset, instead of that of the scale.
       printed: What the paper prints for it.
     """
 
