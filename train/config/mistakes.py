@@ -17,7 +17,7 @@ from train.config.axes import described, idle
 from train.config.bounds import refuse
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import UserError
-from train.config.schedule import CONSTANT, WSD, CurveFlags
+from train.config.schedule import CurveFlags
 
 # What other trainers call a flag, and what it is here: the first that the command has.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -110,18 +110,15 @@ def check_effect(config: Any, default: Any) -> None:
         flags, without = getattr(config, group, None), getattr(default, group, None)
         if not isinstance(flags, OptimizerFlags | CurveFlags):
             continue
-        of_whom, without_effect = _idle(flags)
-        for name in without_effect:
+        reasons = flags.idle if isinstance(flags, CurveFlags) else reasons_of(idle(flags), described(flags))
+        for name, reason in reasons.items():
             if getattr(flags, name) != getattr(without, name):
-                refuse(name, getattr(flags, name), f"has no effect on {of_whom}: leave it out")
+                refuse(name, getattr(flags, name), f"has no effect {reason}: leave it out")
 
 
-def _idle(flags: OptimizerFlags | CurveFlags) -> tuple[str, list[str]]:
-    """Return the optimizer or the schedule of some flags, and the flags that do nothing for it."""
-    if isinstance(flags, CurveFlags):
-        acts = {"cooldown": flags.schedule == WSD, "final_lr_fraction": flags.schedule != CONSTANT}
-        return f"--schedule {flags.schedule}", [name for name, is_used in acts.items() if not is_used]
-    return described(flags), idle(flags)
+def reasons_of(names: Sequence[str], optimizer: str) -> dict[str, str]:
+    """Return why flags of an optimizer change nothing, as it ends "has no effect"."""
+    return {name: "without --weight-decay" if name == "decay" else f"on {optimizer}" for name in names}
 
 
 def flags_of(command: type) -> Iterator[tuple[str, Any]]:

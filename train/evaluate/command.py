@@ -24,6 +24,7 @@ from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
 from train.system.compilation import keep_programs
+from train.system.devices import reporting_exhaustion
 from train.system.files import write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
@@ -38,9 +39,10 @@ def run_evaluate(config: Evaluate) -> None:
     stored = read_model(config.run_dir)
     _ = stored.network  # which must be a decoder
     evaluated = own_text(config) if config.data is None else documents_of(config, stored)
-    model = load_model(config.run_dir, config.step, config.dtype)
-    total = Total()
-    text = evaluated(_losses(model, _logits(config.run_dir)), total)
+    total, windows = Total(), "--batch-size" if config.data is None else "--batch-size or --seq-len"
+    with reporting_exhaustion("the model", lambda: f"Give a smaller {windows}, or --dtype bfloat16."):
+        model = load_model(config.run_dir, config.step, config.dtype)
+        text = evaluated(_losses(model, _logits(config.run_dir)), total)
     result = {
         "run_dir": str(config.run_dir),
         "step": model.step,

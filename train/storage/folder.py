@@ -142,7 +142,7 @@ class RunFolder:
         return self.leave_token()
 
     def _is_extended(self, config: Run) -> bool:
-        return config.schedule.steps != self.stored().config.schedule.steps
+        return config.schedule != self.stored().config.schedule
 
     def _refuse_used(self) -> None:
         """Refuse a folder with an update or a checkpoint; a run that has none loses nothing if it
