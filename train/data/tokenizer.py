@@ -142,12 +142,6 @@ def for_prompts(tokenizer: Tokenizer, beginning: int | None) -> Tokenizer:
     return copy
 
 
-def encode_texts(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype) -> list[np.ndarray]:
-    """Return the tokens of each text, encoded in parallel."""
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(encoding.ids, dtype) for encoding in encodings]
-
-
 def token_bytes(tokenizer: Tokenizer, end: int) -> np.ndarray:
     """Return the bytes of text of each token; the end of text and special tokens have none."""
     alphabet = _alphabet(tokenizer)

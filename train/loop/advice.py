@@ -65,9 +65,9 @@ def plan_command(run: Pretrain) -> str:
 
 def changed(run: AnyRun, flags: Flags) -> AnyRun:
     """Return a run with some settings changed, by the names of their flags."""
+    kind: type[Run] = type(run)
     groups = {
-        group: {name: flags[name] for name in flags if hasattr(getattr(run, group), name)}
-        for group in groups_of(type(run))
+        group: {name: flags[name] for name in flags if hasattr(getattr(run, group), name)} for group in groups_of(kind)
     }
     return dataclasses.replace(
         run, **{group: dataclasses.replace(getattr(run, group), **values) for group, values in groups.items()}
