@@ -9,7 +9,7 @@ from train.config.axes import idle
 from train.config.finetune import StartFlags
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import INT8, ModelFlags, Pretrain, UserError
-from train.config.stored import Run, groups_of
+from train.config.stored import Run
 from train.config.validate import check, check_finetuning
 from train.plan.config import Plan, plan_defaults
 from train.program.chunks import chunk_of
@@ -65,13 +65,13 @@ def plan_command(run: Pretrain) -> str:
 
 def changed(run: AnyRun, flags: Flags) -> AnyRun:
     """Return a run with some settings changed, by the names of their flags."""
-    kind: type[Run] = type(run)
-    groups = {
-        group: {name: flags[name] for name in flags if hasattr(getattr(run, group), name)} for group in groups_of(kind)
+    parts: dict[str, Any] = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    groups = {name: part for name, part in parts.items() if dataclasses.is_dataclass(type(part))}
+    changes: dict[str, Any] = {
+        name: dataclasses.replace(group, **{flag: value for flag, value in flags.items() if hasattr(group, flag)})
+        for name, group in groups.items()
     }
-    return dataclasses.replace(
-        run, **{group: dataclasses.replace(getattr(run, group), **values) for group, values in groups.items()}
-    )
+    return dataclasses.replace(run, **changes)
 
 
 def new(run: Run, flags: Flags) -> Flags:
