@@ -75,7 +75,7 @@ def test_the_parts_add_up_to_what_is_needed(passes: int | None) -> None:
         ({"memory": {"limit": None, "fits": True}}, "7b, 9 parameters, grassjump at rank 8"),
         (
             {"memory": {"limit": None, "fits": True}, "topology": "v6e:1x1", "device": "TPU v6 lite"},
-            "Fits: yes. The compiler for v6e:1x1 accepts the step, which needs 12.00 GB a device.",
+            "Fits: yes. The compiler for v6e:1x1 accepts the step, which needs 12.00 GB on each device.",
         ),
     ],
 )
