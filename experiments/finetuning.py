@@ -56,8 +56,8 @@ class Table(NamedTuple):
 
 
 # Metrics as in the papers: Pearson for numbers, else accuracy. `full` has their 30 epochs, ranks,
-# scales and, but for the small set, intervals; `cpu` has five subspaces a run, as have the papers'
-# comparisons of time, and BAdam takes its six layers twice.
+# scales and, except for the small set, intervals; `cpu` has five subspaces a run, as have the
+# papers' comparisons of time, and BAdam takes its six layers twice.
 TABLES: dict[str, tuple[Table, ...]] = {
     "cpu": (
         Table("Toxicity", "toxicity", ("pearson", "eval_loss"), 1, 10, 4, 32),

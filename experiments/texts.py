@@ -150,7 +150,7 @@ def divided(records: Records, fraction: float) -> tuple[Records, Records]:
 
 
 def drawn(records: Records, count: int | None) -> Records:
-    """So many of the records in random order, always the same; None for all in their own order."""
+    """Some of the records in random order, always the same; None for all in their own order."""
     return records if count is None else random.Random(0).sample(records, count)
 
 

@@ -73,7 +73,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text())
     except FileNotFoundError:
         raise FolderError(f"{folder} has no {CONFIG}: give a folder in the format of Hugging Face.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise FolderError(f"{path} is no JSON: {error}. Get the file again.") from error
     if not isinstance(settings, dict):
         raise FolderError(f"{path} holds no JSON object. Get the file again.")
@@ -118,7 +118,7 @@ def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         try:
             listed = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise FolderError(f"{folder / INDEX} is no index of weights: {error}. Get the file again.") from error
         inside = [folder / Path(name).name for name in listed]
         if missing := [path.name for path in inside if not path.exists()]:

@@ -1,6 +1,7 @@
 """The command line: `python -m train COMMAND --flags`."""
 
 import functools
+import io
 import operator
 import re
 import sys
@@ -19,7 +20,7 @@ import tyro
 from train.compare.config import Compare, CompareFinetune, compare_defaults, compare_finetune_defaults
 from train.config.beginning import continued
 from train.config.finetune import Finetune, finetune_defaults
-from train.config.mistakes import check_effect, check_finite, check_words
+from train.config.mistakes import check_effect, check_values, check_words
 from train.config.presets import PRESETS
 from train.config.resumed import refuse_conflicts
 from train.config.run import ModelFlags, Pretrain, UserError, defaults, with_preset
@@ -33,6 +34,7 @@ from train.plan.config import Plan, plan_defaults
 from train.presets.config import Presets
 from train.report.config import Report
 from train.sample.config import Sample
+from train.system.files import full_disk
 
 Command = (
     Pretrain
@@ -74,7 +76,7 @@ def parse(arguments: Sequence[str]) -> Command:
         parsed = _read(arguments, _of_the_size_of(parsed, parsed.preset))
     default, stored = _default(parsed)
     config = parsed if default is None else _read(arguments, default)
-    check_finite(config)
+    check_values(config)
     if stored is not None:
         assert isinstance(config, Pretrain | Finetune)
         refuse_conflicts(config, stored, is_user=True)
@@ -212,15 +214,25 @@ def main(arguments: Sequence[str]) -> int:
     try:
         dispatch(parse(arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
+        return _failed(str(error), error.status)
+    except OSError as error:
+        if (message := full_disk(error)) is None:
+            raise
+        return _failed(message, UserError.status)
     except KeyboardInterrupt:
         print("interrupted before there was anything to save", file=sys.stderr)
         return 130
     return 0
 
 
+def _failed(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8, nor the terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main(sys.argv[1:]))
     finally:

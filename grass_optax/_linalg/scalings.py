@@ -93,5 +93,5 @@ def _largest(x: Float[Array, "..."], both: Axes) -> Float[Array, "..."]:
 
 
 def _or_one(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """1 in place of zeros, so that nothing is divided by zero. NaN stays NaN."""
+    """1 instead of zeros, so that nothing is divided by zero. NaN stays NaN."""
     return jnp.where(x == 0, 1, x)

@@ -34,7 +34,7 @@ PARAMS = {"stack": jnp.ones((2, 16, 48))}
 def test_methods_train_as_in_float32(name):
     """Over two refreshes, from the same gradients, updates are finite and within a fifth of those
     in float32, by norm; ldadam, whose moments are rounded for a new basis at every step, within
-    three tenths. One jitted program with a donated state; a run that goes on from a saved one is
+    three tenths. One jitted program with a donated state; a run that continues from a saved one is
     the same to the bit.
     """
     gap = 1 if name == "ldadam" else 3

@@ -32,7 +32,8 @@ def launcher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Launcher
 @pytest.fixture(autouse=True)
 def _no_programs_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """JAX reads its setting once, so a command that runs in this process must not change it."""
-    monkeypatch.setattr("train.pretrain.command.keep_programs", lambda _: None)
+    for command in ("pretrain", "finetune", "sample", "evaluate"):
+        monkeypatch.setattr(f"train.{command}.command.keep_programs", lambda _: None)
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def checkpoints_of(run_dir: Path) -> list[int]:
 
 
 def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
-    """Damage the files of a run that goes on, but never its last intact checkpoint; return its
+    """Damage the files of a run that continues, but never its last intact checkpoint; return its
     checkpoints.
     """
     checkpoints, steps = run_dir / "checkpoints", checkpoints_of(run_dir)

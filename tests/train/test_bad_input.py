@@ -1,6 +1,8 @@
 """What a user gets wrong beside decoders to import: one sentence each, and nothing is written."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tests.train.foreign import write_foreign
 from tests.train.foreign_encoders import write_encoder
+from tests.train.small_run import Launcher
 from train.__main__ import main
 
 
@@ -134,3 +137,93 @@ def test_an_adapted_tokenizer_does_not_cut_what_is_evaluated(
         assert main(["evaluate", "--run-dir", str(tmp_path / "ours"), *words]) == 0
         counts.append(json.loads((tmp_path / "x.json").read_text())["tokens"])
     assert counts[0] == counts[1] > 3
+
+
+DEEP = "[" * 100_000
+
+
+def test_json_that_is_nested_too_deeply_is_one_sentence(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a lamp"}\n{"text": ' + DEEP)
+    (tmp_path / "b.json").write_text('[{"text": "a lamp"}, {"text": ' + DEEP)
+    (tmp_path / "c.json").write_text('{"config": ' + DEEP)
+    run = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    assert "a.jsonl:2 is not JSON" in failed(["pretrain", *run, "--data", f"files:{tmp_path}/a.jsonl"], capsys)
+    assert "b.json is not JSON after 1 objects" in failed(["pretrain", *run, "--data", f"files:{tmp_path}/b.*"], capsys)
+    assert "c.json is not JSON" in failed(["pretrain", *run, "--config", str(tmp_path / "c.json")], capsys)
+    for name, kind in (("model.json", "describes no model"), ("tokenizer.json", "is no tokenizer")):
+        folder = tmp_path / name.removesuffix(".json")
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoints"))
+        (folder / name).write_text(DEEP)
+        assert kind in failed(["sample", "--run-dir", str(folder)], capsys)
+    assert "summary.json is damaged" in failed(spoilt_summary(trained, tmp_path / "summary"), capsys)
+    source = write_encoder(tmp_path / "theirs")
+    for name in ("modules.json", "model.safetensors.index.json", "config.json"):
+        (source / name).write_text(DEEP)
+        words = ["import", "--from", str(source), "--out", str(tmp_path / "ours")]
+        assert f"{name} is no" in failed(words, capsys)
+        (source / name).unlink()
+
+
+SURROGATES = "\udcff"  # Python's word for the byte 0xff, which is no UTF-8
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", "--run-dir", "{folder}", "--data", "files:/x/{bad}/*.txt"],
+        ["pretrain", "--run-dir", "{folder}/{bad}"],
+        ["pretrain", "--run-dir", "{folder}", "--sample-prompt", "{bad}"],
+        ["compare", "--run-dir", "{folder}", "--optimizers", "adamw", "--cache-dir", "{bad}"],
+        ["sample", "--run-dir", "{folder}", "--prompt", "a", "{bad}"],
+        ["evaluate", "--run-dir", "{folder}", "--data", "files:{bad}"],
+        ["plan", "--json", "{bad}"],
+    ],
+)
+def test_a_word_that_is_not_utf8_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.format(folder=tmp_path, bad=SURROGATES) for word in words]
+    assert "is not UTF-8: give a text or a path in this encoding" in failed(words, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_name_of_a_folder_need_not_be_utf8(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which no word of the command line gives."""
+    shutil.copytree(trained, tmp_path / SURROGATES, ignore=shutil.ignore_patterns("checkpoints", "report.html"))
+    monkeypatch.chdir(tmp_path / SURROGATES)
+    assert main(["report", "--run-dir", "."]) == 0
+    assert "<h1>\\udcff</h1>" in Path("report.html").read_text()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("command", ["pretrain", "compare", "evaluate", "report"])
+def test_a_full_disk_is_one_sentence(
+    command: str,
+    number: int,
+    launcher: Launcher,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = {
+        "pretrain": launcher.arguments(tmp_path / "run", optimizer="adamw"),
+        "compare": launcher.comparison(tmp_path / "run", "--optimizers", "adamw", "grassjump"),
+        "evaluate": ["evaluate", "--run-dir", str(trained), "--json", str(tmp_path / "x.json")],
+        "report": ["report", "--run-dir", str(trained)],
+    }
+
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("train.system.files.make_durable", fail)
+    error = failed(words[command], capsys)
+    assert f"there is no room to write ({os.strerror(number)}): free some" in error
+
+
+def spoilt_summary(run_dir: Path, copy: Path) -> list[str]:
+    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    (copy / "summary.json").write_text(DEEP)
+    return ["report", "--run-dir", str(copy)]

@@ -123,9 +123,10 @@ def rows_of(config: Comparison, name: OptimizerName) -> list[Own]:
 
 
 def _effective(config: Comparison, name: OptimizerName, settings: tuple[tuple[Sweep, Any], ...]) -> Own:
-    flags = config.optimizer(name)
-    of_optimizer = {sweep.name: value for sweep, value in settings if sweep.group == "optimizer"}
-    without_effect = idle(dataclasses.replace(flags, **of_optimizer))
+    run: Run = config.run(config.run_dir, config.optimizer(name), seeds(config)[0])
+    for sweep, value in settings:
+        run = with_setting(run, sweep.group, sweep.name, value)
+    without_effect = (*idle(run.optimizer), *run.schedule.idle)
     return tuple((sweep.name, value) for sweep, value in settings if sweep.name not in without_effect)
 
 

@@ -78,7 +78,7 @@ def stored_record(folder: Path) -> Record | None:
     try:
         content = json.loads((folder / COMPARISON).read_text())
         return Record(content["settings"], content["data_fingerprint"])
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, RecursionError, LookupError, TypeError):
         raise UserError(
             f"--run-dir {folder} is not empty, and contains no comparison that this version can read: "
             "choose another folder."
@@ -93,9 +93,9 @@ def result_of(cell: Cell, path: Path, metrics: Sequence[str]) -> Result | None:
     if (path / DIVERGED).exists():
         return Result(cell, diverged=True)
     folder = RunFolder(path)
-    if not folder.summary.exists():
+    if (summary := folder.results()) is None:
         return None
-    summary, rows = json.loads(folder.summary.read_text()), read_rows(folder.metrics)
+    rows = read_rows(folder.metrics)
     return Result(
         cell,
         diverged=False,

@@ -1,11 +1,15 @@
 """Refuses comparisons that cannot run, and flags that contradict the comparison in the folder."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from train.compare.config import CompareFinetune, Comparison
+from train.compare.config import Compare, CompareFinetune, Comparison, compare_defaults, compare_finetune_defaults
 from train.compare.grid import cells, is_swept, repeated, run_of, seeds, unused
+from train.compare.record import stored_record
+from train.config.axes import idle
 from train.config.bounds import refuse
+from train.config.mistakes import reasons_of
 from train.config.resumed import changed_flags
 from train.config.run import Pretrain, UserError
 from train.config.stored import Settings
@@ -29,8 +33,8 @@ def check_comparison(config: Comparison) -> None:
             refuse(name, "", f"is empty: give at least one value, for example {example}")
         if values and len(set(values)) < len(values):
             refuse(name, " ".join(map(str, values)), "contains a value twice: give each once")
-    for idle in unused(config):
-        refuse("sweep", idle.text, "has no effect on these --optimizers: leave it out")
+    for sweep_without_effect in unused(config):
+        refuse("sweep", sweep_without_effect.text, "has no effect on these --optimizers: leave it out")
     if sweep.tuning_seeds and not is_swept(config):
         refuse("tuning_seeds", _words(sweep.tuning_seeds), "have no effect without --sweep learning_rate=... or scale")
     if both := set(sweep.tuning_seeds or ()) & set(seeds(config)):
@@ -38,12 +42,24 @@ def check_comparison(config: Comparison) -> None:
     if sweep.seeds and config.data.seed:
         refuse("seed", config.data.seed, "has no effect beside --seeds: leave it out")
     _check_runs(config)
+    if stored_record(config.run_dir) is None:  # or the flags must be those of the comparison there
+        _refuse_idle(config)
     if config.metric not in config.metrics:
         refuse("metric", config.metric, f"must be one of {', '.join(config.metrics)} for this task")
 
 
 def _words(numbers: Iterable[int]) -> str:
     return " ".join(map(str, numbers))
+
+
+def _refuse_idle(config: Comparison) -> None:
+    """Refuse flags of all optimizers that change nothing for any of them."""
+    default = compare_defaults(config) if isinstance(config, Compare) else compare_finetune_defaults(config)
+    idle_in_all = set.intersection(*(set(idle(run_of(config, cell).optimizer)) for cell in cells(config)))
+    shared = sorted(idle_in_all & {field.name for field in dataclasses.fields(config.compare)})
+    for name, reason in reasons_of(shared, "these --optimizers").items():
+        if (value := getattr(config.compare, name)) != getattr(default.compare, name):
+            refuse(name, value, f"has no effect {reason}: leave it out")
 
 
 def _check_runs(config: Comparison) -> None:

@@ -19,6 +19,7 @@ def idle(flags: OptimizerFlags) -> list[str]:
         "scale": row.has_scale,
         "mu_dtype": row.package in ("grass_optax", "axes"),
         "nu_dtype": row.package in ("grass_optax", "axes"),
+        "decay": flags.weight_decay > 0,
         **{name: name in row.takes for name in (*AXES, *OF_THE_AXES)},
     }
     if row.package == "axes":

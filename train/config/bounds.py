@@ -30,8 +30,6 @@ def check_bounds(config: Run) -> None:
             value = getattr(getattr(config, group, None), name, None)
             if value is not None and not value >= least:  # written this way round so that nan is refused too
                 refuse(name, value, f"must be at least {least}")
-    if not _is_text(config.report.sample_prompt):
-        refuse("sample_prompt", ascii(config.report.sample_prompt), "is not UTF-8: give it in this encoding")
     if 0 < config.report.skip_spikes <= 1:
         refuse("skip_spikes", config.report.skip_spikes, "must be above 1: it is a factor over the usual loss")
     if config.data.batch_size % config.data.accumulate:
@@ -66,11 +64,6 @@ def _check_trackers(names: tuple[TrackerName, ...]) -> None:
     for name in names:
         if importlib.util.find_spec(TRACKERS[name]) is None:
             refuse("log", name, f"needs a package that is missing: pip install {TRACKERS[name]}, or leave {name} out")
-
-
-def _is_text(words: str) -> bool:
-    """Whether words of the command line were UTF-8; Python escapes bytes that were not."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def check_step(step: int | None) -> None:

@@ -81,6 +81,11 @@ class EpochFlags(CurveFlags):
     final_lr_fraction: float = 0.0
     """Learning rate of the last update, as a fraction of the peak."""
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The flags that change nothing, each with the reason."""
+        return super().idle | ({} if self.steps is None else {"epochs": f"beside --steps {self.steps}"})
+
     def in_updates(self, rows: int, batch_size: int) -> ScheduleFlags:
         """Return the schedule in updates, for `rows` rows per epoch."""
         curve = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurveFlags)}

@@ -1,5 +1,5 @@
-"""What can be wrong with any command line: words of other trainers, empty paths,
-numbers that are not finite, flags that would change nothing.
+"""What can be wrong with any command line: words of other trainers, empty paths, texts that are not
+UTF-8, numbers that are not finite, flags that would change nothing.
 
 These need to know what was given, and so are checked where a command line is read. A stored
 configuration may hold values without effect: it gives every setting.
@@ -8,6 +8,7 @@ configuration may hold values without effect: it gives every setting.
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,7 +17,7 @@ from train.config.axes import described, idle
 from train.config.bounds import refuse
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import UserError
-from train.config.schedule import CONSTANT, WSD, CurveFlags
+from train.config.schedule import CurveFlags
 
 # What other trainers call a flag, and what it is here: the first that the command has.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -56,6 +57,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "--gradient-checkpointing": ("remat",),
 }
 
+# Python's own writing of a byte that is no UTF-8, in a word of the command line or a path.
+_HALVES = re.compile("[\ud800-\udfff]")
+
 
 def check_words(words: Sequence[str], command: type) -> None:
     """Refuse the flags of other trainers, and paths that are empty.
@@ -85,12 +89,14 @@ def _refuse_swept(flag: str, name: str, kinds: Mapping[str, Any]) -> None:
         raise UserError(f"{flag} is not a flag of this command: give --sweep {ours[0]}=VALUE, or several values.")
 
 
-def check_finite(config: Any) -> None:
-    """Refuse infinity and NaN for every number."""
+def check_values(config: Any) -> None:
+    """Refuse infinity and NaN for every number, and texts and paths that are not UTF-8."""
     for name, value in values_of(config):
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                refuse(name, number, "must be a finite number")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                refuse(name, part, "must be a finite number")
+            if isinstance(part, str | Path) and _HALVES.search(str(part)):
+                refuse(name, ascii(str(part)), "is not UTF-8: give a text or a path in this encoding")
 
 
 def check_effect(config: Any, default: Any) -> None:
@@ -104,18 +110,15 @@ def check_effect(config: Any, default: Any) -> None:
         flags, without = getattr(config, group, None), getattr(default, group, None)
         if not isinstance(flags, OptimizerFlags | CurveFlags):
             continue
-        of_whom, without_effect = _idle(flags)
-        for name in without_effect:
+        reasons = flags.idle if isinstance(flags, CurveFlags) else reasons_of(idle(flags), described(flags))
+        for name, reason in reasons.items():
             if getattr(flags, name) != getattr(without, name):
-                refuse(name, getattr(flags, name), f"has no effect on {of_whom}: leave it out")
+                refuse(name, getattr(flags, name), f"has no effect {reason}: leave it out")
 
 
-def _idle(flags: OptimizerFlags | CurveFlags) -> tuple[str, list[str]]:
-    """Return the optimizer or the schedule of some flags, and the flags that do nothing for it."""
-    if isinstance(flags, CurveFlags):
-        acts = {"cooldown": flags.schedule == WSD, "final_lr_fraction": flags.schedule != CONSTANT}
-        return f"--schedule {flags.schedule}", [name for name, is_used in acts.items() if not is_used]
-    return described(flags), idle(flags)
+def reasons_of(names: Sequence[str], optimizer: str) -> dict[str, str]:
+    """Return why flags of an optimizer change nothing, as it ends "has no effect"."""
+    return {name: "without --weight-decay" if name == "decay" else f"on {optimizer}" for name in names}
 
 
 def flags_of(command: type) -> Iterator[tuple[str, Any]]:

@@ -47,8 +47,13 @@ class OptimizerFlags:
     """Dimension of the subspaces; by default a quarter of the hidden size."""
     basis: BasisName = HAAR
     """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
-    step_size: float | None = None
-    """Of a walk the angle, in radians; of tracking the papers' eta. None: random; the best."""
+    step_size: Annotated[
+        float | None,
+        tyro.conf.arg(
+            help="Of a walk the angle, in radians; of tracking the papers' eta. None: a random angle for a walk, the "
+            "best one for tracking."
+        ),
+    ] = None
     walk_rank: int = 1
     """Directions that a walk turns."""
     tracking_rank: int = 1
@@ -73,10 +78,19 @@ class OptimizerFlags:
     """Precision of the second moments."""
     update_in_backward: bool = False
     """Update each layer as soon as its gradient exists, to save memory."""
-    clip_by: ClipBy = "two_pass"
-    """Norm for --clip in such an update: global, which takes time; of the last update; by layer."""
-    keep_every: int = 1
-    """Such an update saves the input of every so many layers; more than 1 saves memory for time."""
+    clip_by: Annotated[
+        ClipBy,
+        tyro.conf.arg(
+            help="With --update-in-backward, clip by the global norm (two_pass: a second backward pass), that of the "
+            "previous update (previous), or each layer's own (layer)."
+        ),
+    ] = "two_pass"
+    keep_every: Annotated[
+        int,
+        tyro.conf.arg(
+            help="With --update-in-backward, save the input of every N-th layer only: less memory, more time."
+        ),
+    ] = 1
 
     @property
     def blocks(self) -> int | None:

@@ -15,13 +15,14 @@ PLACES = ("data", "held_out")  # of texts
 def refuse_conflicts(config: Run, stored: Run, is_user: bool = False) -> None:
     """Refuse flags that contradict the run that is being resumed.
 
-    If a user resumes it, it may have more steps than before, and its text may be elsewhere: the
-    fingerprint of the text is compared later.
+    If a user resumes it, it may have more steps than before, or more epochs if it counts these, and
+    its text may be elsewhere: the fingerprint of the text is compared later.
     """
     settings, before = settings_of(config), settings_of(stored)
-    steps, steps_before = config.schedule.steps, stored.schedule.steps
-    if is_user and steps is not None and steps_before is not None and steps > steps_before:
-        settings["schedule"]["steps"] = steps_before
+    length = "epochs" if stored.schedule.steps is None else "steps"
+    more, fewer = settings["schedule"][length], before["schedule"][length]
+    if is_user and more is not None and more > fewer:
+        settings["schedule"][length] = fewer
     if is_user:
         settings["data"] |= {name: before["data"][name] for name in PLACES if name in before["data"]}
     if changes := changed_flags(settings, before, "the run"):

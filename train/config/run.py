@@ -64,7 +64,8 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 ModelName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(CONFIGS) + "}")]
 
 
-def _cache_dir() -> Path:
+def default_cache_dir() -> Path:
+    """Return the folder of caches of a user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "grass_optax").expanduser()
 
 
@@ -123,7 +124,7 @@ class DataFlags:
     """Token of --tokenizer that ends a document; by default one with a usual name, as </s>."""
     skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Skip files that are no text, and count them, instead of refusing."""
-    cache_dir: Path = dataclasses.field(default_factory=_cache_dir)
+    cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
     """Cache for tokenizers, tokens and compiled programs."""
     batch_size: int = BATCHES["tiny"][0]
     """Windows of text per update; 32 by default for models other than tiny."""

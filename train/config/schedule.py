@@ -34,6 +34,12 @@ class CurveFlags:
     final_lr_fraction: float = 0.1
     """Learning rate of the last update, as a fraction of the peak."""
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The flags that change nothing, each with the reason, as it ends "has no effect"."""
+        acts = {"cooldown": self.schedule == WSD, "final_lr_fraction": self.schedule != CONSTANT}
+        return {name: f"on --schedule {self.schedule}" for name, is_used in acts.items() if not is_used}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleFlags(CurveFlags):

@@ -97,9 +97,9 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not JSON ({error}): give the config.json of a run. A run whose own is damaged goes on with a "
+            f"{path} is not JSON ({error}): give the config.json of a run. A run whose own is damaged resumes with a "
             "copy of it, or gives its weights to another by --init-from."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):

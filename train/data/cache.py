@@ -7,7 +7,6 @@ manifest.json             sizes and hashes of the above, and the files of text t
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import shutil
@@ -21,7 +20,7 @@ from tokenizers import Tokenizer
 
 from train.config.run import UserError
 from train.data.tokenizer import load_tokenizer
-from train.system.files import make_durable, write_whole
+from train.system.files import FULL, make_durable, write_whole
 
 LAYOUT = 2  # version of folder and fingerprint; to be changed with either
 UNFINISHED = ".unfinished"
@@ -59,7 +58,7 @@ class TokenFile:
         if zlib.crc32(self._tokens[at : at + step].tobytes()) != self._checksums[chunk]:
             raise UserError(
                 f"{self._path} is damaged between bytes {chunk * CHUNK} and {(chunk + 1) * CHUNK}: remove the folder "
-                f"{self._path.parent}, then run the command again (pretrain with --resume), which makes it anew."
+                f"{self._path.parent}, then run the command again (pretrain with --resume), which rebuilds it."
             )
         self._is_checked[chunk] = True
 
@@ -123,7 +122,7 @@ def open_tokens(cache_dir: Path, fingerprint: str, say: Callable[[str], None]) -
         content = json.loads((folder / MANIFEST).read_text())
         manifest = content["manifest"]
         damaged = [MANIFEST] if content["sha256"] != _sha256(_as_json(manifest)) else _damaged(folder, manifest)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
         damaged = [MANIFEST]
     if damaged:
         say(f"{', '.join(str(folder / name) for name in damaged)}: damaged or missing, so the text is tokenized again")
@@ -165,7 +164,7 @@ def room_for(cache_dir: Path, needed: Callable[[], float]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             reason = error.strerror or str(error)
             raise UserError(f"--cache-dir {cache_dir} cannot be written ({reason}): choose another folder.") from error
         free = shutil.disk_usage(cache_dir).free

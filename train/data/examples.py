@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from train.config.run import UserError
+from train.data.encoding import Progress, encode_all
 from train.data.packing import pack
 from train.data.records import read_records, text_of
 from train.data.tokenizer import leading_tokens, unbounded
@@ -146,7 +147,7 @@ def note_shared(
 
 
 def encoded(
-    examples: Iterable[Example], tokenizer: Tokenizer, end_of_text: int, size: int, say: Callable[[str], None]
+    examples: Sequence[Example], tokenizer: Tokenizer, end_of_text: int, size: int, say: Callable[[str], None]
 ) -> list[Encoded]:
     """Encode examples, each of at most `size` tokens.
 
@@ -155,18 +156,22 @@ def encoded(
     its end.
     """
     result: list[Encoded] = []
-    before, cut = leading_tokens(tokenizer), 0  # a tokenizer may also end a text, but a prompt does not end
-    for example in examples:
-        prompt = [*before, *tokenizer.encode(example.prompt, add_special_tokens=False).ids] if example.prompt else []
-        rest = tokenizer.encode(example.completion, add_special_tokens=False).ids
-        completion = np.asarray([*([] if prompt else before), *rest, end_of_text], np.int32)
-        if not prompt:
+    before, end = np.asarray(leading_tokens(tokenizer), np.int32), np.asarray([end_of_text], np.int32)
+    cut = 0
+    texts = [text for example in examples for text in (example.prompt, example.completion)]
+    progress = Progress(say, "tokenized", sum(len(text.encode()) for text in texts))
+    tokens = encode_all(tokenizer, texts, progress.add)
+    for example, asked, rest in zip(examples, tokens, tokens, strict=True):
+        # A tokenizer may also end a text, but a prompt does not end.
+        prompt = np.concatenate([before, asked]) if example.prompt else asked
+        completion = np.concatenate([rest, end] if example.prompt else [before, rest, end])
+        if not example.prompt:
             starts = range(0, max(len(completion) - 1, 1), size - 1)
             result += [Encoded(completion[i : i + size], 0) for i in starts]
             continue
         cut += len(prompt) + len(completion) > size
         completion = completion[: size - 1]
-        seen = np.asarray(prompt[-(size - len(completion)) :], np.int32)
+        seen = prompt[-(size - len(completion)) :]
         result.append(Encoded(np.concatenate([seen, completion]), len(seen)))
     if cut:
         say(f"{cut} examples are longer than {size - 1} tokens and were cut: raise --seq-len to keep them whole")

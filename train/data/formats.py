@@ -118,7 +118,7 @@ def _first_object(path: Path) -> Mapping[str, Any] | None:
         line = next((line for line in file if line.strip()), "")
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -131,7 +131,7 @@ def _lines(path: Path) -> Records:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number} is not JSON: {error}.") from error
             yield _named(f"{path}:{number}", record)
 
@@ -147,8 +147,8 @@ def _array(path: Path) -> Records:
                 return
             try:
                 record, at = decoder.raw_decode(buffer, at)
-            except ValueError as error:
-                if not (more := file.read(size)):
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not (more := file.read(size)):
                     raise UserError(f"{path} is not JSON after {number - 1} objects: {error}.") from error
                 buffer, at, size = buffer[at:] + more, 0, 2 * size
                 continue

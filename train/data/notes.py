@@ -41,7 +41,7 @@ def read_note(path: Path) -> Note | None:
     try:
         content = json.loads(path.read_text())
         return Note(str(content["fingerprint"]), dict(content["state"]))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return None  # there is none, or it is damaged: the text is read
 
 

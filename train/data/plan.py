@@ -1,7 +1,7 @@
 """What becomes of the documents of a text: each is kept once, and 5 % of the bytes are held out.
 
 A plan follows from the digests and sizes of all documents, so it depends neither on the names of
-files nor on how the text is divided into files, but for the order in which equal documents are
+files nor on how the text is divided into files, except on the order in which equal documents are
 read.
 """
 

@@ -7,6 +7,7 @@ of bytes, which bits per byte needs.
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=[END_OF_TEXT],
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator((part for text in texts for part in without_long_runs(text)), trainer)
     return _plain(tokenizer)
@@ -139,12 +140,6 @@ def for_prompts(tokenizer: Tokenizer, beginning: int | None) -> Tokenizer:
         mark = processors.TemplateProcessing(single=[spelling, "$A"], special_tokens=[(spelling, beginning)])
         copy.post_processor = mark
     return copy
-
-
-def encode_texts(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype) -> list[np.ndarray]:
-    """Return the tokens of each text, encoded in parallel."""
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(encoding.ids, dtype) for encoding in encodings]
 
 
 def token_bytes(tokenizer: Tokenizer, end: int) -> np.ndarray:

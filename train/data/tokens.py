@@ -8,7 +8,6 @@ files. While these are the same, no text is read.
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,34 +27,15 @@ from train.data.cache import (
     write_manifest,
 )
 from train.data.corpus import pieces, survey
+from train.data.encoding import Progress, encode_texts, in_batches
 from train.data.formats import Unreadable
 from train.data.notes import Note, changed_files, note_path, read_note
 from train.data.plan import DIGEST, Piece, Plan
 from train.data.sources import Source, open_source
-from train.data.tokenizer import encode_texts, end_of_text, read_tokenizer, size_of, train_tokenizer
+from train.data.tokenizer import end_of_text, read_tokenizer, size_of, train_tokenizer
 from train.system.files import locked, write_whole
 
 Say = Callable[[str], None]
-
-AT_ONCE = 4 << 20  # bytes of text that are encoded at once: encodings are thirty times larger
-SPEAK_EVERY = 5.0  # seconds
-
-
-class Progress:
-    """Says every few seconds how far a long work is."""
-
-    def __init__(self, say: Say, verb: str, total: int = 0) -> None:
-        self.done, self._say, self._verb, self._total = 0, say, verb, total
-        self._began = self._spoken = time.monotonic()
-
-    def add(self, size: int) -> None:
-        """Count bytes of text."""
-        self.done += size
-        now = time.monotonic()
-        if now - self._spoken >= SPEAK_EVERY:
-            self._spoken, rate = now, self.done / 1e6 / (now - self._began)
-            of = f" of {self._total / 1e6:,.0f} MB, {self.done / self._total:.0%}" if self._total else " MB"
-            self._say(f"{self._verb} {self.done / 1e6:,.0f}{of}, {rate:,.1f} MB/s")
 
 
 def load_tokens(
@@ -208,7 +188,7 @@ def _write(
     with room_for(cache_dir, needed), new_folder(cache_dir, fingerprint) as folder:
         with contextlib.ExitStack() as stack:
             train, held_out = (stack.enter_context(Writer(folder / f"{side}.bin")) for side in SIDES)
-            for batch in _batches(texts):
+            for batch in in_batches(texts, lambda item: len(item[1])):
                 encoded = encode_texts(tokenizer, [text for _, text, _ in batch], dtype)
                 for (is_held_out, text, is_end), ids in zip(batch, encoded, strict=True):
                     written += ids.nbytes
@@ -225,15 +205,3 @@ def _write(
                 "documents": {"train": training, "held_out": held_out_documents},
             },
         )
-
-
-def _batches(texts: Iterator[tuple[bool, str, bool]]) -> Iterator[list[tuple[bool, str, bool]]]:
-    batch, size = [], 0
-    for item in texts:
-        batch.append(item)
-        size += len(item[1])
-        if size >= AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.config.run import LogitsName, Pretrain, UserError
+from train.config.run import LogitsName, Pretrain, UserError, default_cache_dir
 from train.data.corpus import documents
+from train.data.encoding import Progress
 from train.data.sources import open_source
 from train.data.tokenizer import token_bytes
 from train.data.tokens import load_tokens
@@ -23,6 +24,8 @@ from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
+from train.system.compilation import keep_programs
+from train.system.devices import reporting_exhaustion
 from train.system.files import write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
@@ -33,12 +36,14 @@ BATCH = 8  # windows, of models that were not trained here
 def run_evaluate(config: Evaluate) -> None:
     """Evaluate, print a table, and write JSON if requested."""
     check_evaluate(config)
+    keep_programs(config.cache_dir or default_cache_dir())
     stored = read_model(config.run_dir)
     _ = stored.network  # which must be a decoder
     evaluated = own_text(config) if config.data is None else documents_of(config, stored)
-    model = load_model(config.run_dir, config.step, config.dtype)
-    total = Total()
-    text = evaluated(_losses(model, _logits(config.run_dir)), total)
+    total, windows = Total(), "--batch-size" if config.data is None else "--batch-size or --seq-len"
+    with reporting_exhaustion("the model", lambda: f"Give a smaller {windows}, or --dtype bfloat16."):
+        model = load_model(config.run_dir, config.step, config.dtype)
+        text = evaluated(_losses(model, _logits(config.run_dir)), total)
     result = {
         "run_dir": str(config.run_dir),
         "step": model.step,
@@ -104,7 +109,7 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
     seq_len = config.seq_len or min(stored.window, LONGEST)
 
     def evaluated(losses: Losses, total: Total) -> str:
-        count = 0
+        count, progress = 0, Progress(print, "evaluated")
 
         def texts() -> Iterator[str]:
             nonlocal count
@@ -113,7 +118,7 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
                 total.bytes += len(text.encode())  # of the documents, so for any tokenizer
                 yield text
 
-        for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len):
+        for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len, progress.add):
             total.add(losses(windows)[is_predicted], 0)
         if not count:
             raise UserError(f"--data {data} has no text: choose another.")

@@ -23,7 +23,7 @@ class Evaluate:
     step: int | None = None
     """Updates of the checkpoint; the newest by default."""
     data: str | None = None
-    """stdlib or 'files:GLOB'. Default: the windows of the run's own evaluations."""
+    """stdlib, 'files:GLOB' or hf:NAME. Default: the windows of the run's own evaluations."""
     data_megabytes: float = 0.0
     """Read at most this much of --data; 0 reads all of it."""
     eval_batches: int | None = None

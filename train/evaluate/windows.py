@@ -1,10 +1,11 @@
 """Documents as windows in which every token is predicted once, and padding never."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from train.data.encoding import encode_all
 from train.data.tokenizer import leading_tokens, unbounded
 from train.storage.model import StoredModel
 
@@ -16,17 +17,23 @@ class Batch(NamedTuple):
     is_predicted: np.ndarray
 
 
-def document_batches(model: StoredModel, texts: Iterable[str], batch_size: int, seq_len: int) -> Iterator[Batch]:
+def document_batches(
+    model: StoredModel,
+    texts: Iterable[str],
+    batch_size: int,
+    seq_len: int,
+    add: Callable[[int], None] = lambda _: None,
+) -> Iterator[Batch]:
     """Yield the windows of texts in batches of one shape.
 
     A document is preceded by what the tokenizer puts before a text, which is not predicted, and
-    followed by the end of text, which is. No window has tokens of two documents.
+    followed by the end of text, which is. No window has tokens of two documents. `add` is called
+    with the bytes of text that are encoded.
     """
-    before, tokenizer = beginning_of(model), unbounded(model.tokenizer)
+    before, end = beginning_of(model), [model.end_of_text]
     rows: list[tuple[np.ndarray, np.ndarray]] = []
-    for text in texts:
-        tokens = tokenizer.encode(text, add_special_tokens=False).ids
-        document = np.asarray([*before, *tokens, model.end_of_text], np.int32)
+    for tokens in encode_all(unbounded(model.tokenizer), texts, add):
+        document = np.concatenate([before, tokens, end]).astype(np.int32)
         for row in _windows(document, len(before), seq_len):
             rows.append(row)
             if len(rows) == batch_size:

@@ -16,6 +16,7 @@ from train.program.task import abstract_params
 from train.storage.folder import RunFolder
 from train.storage.model import TOKENIZER, StoredModel, read_model
 from train.storage.weights import kept_step, restore_params_on_host
+from train.system.devices import reporting_exhaustion
 from train.system.files import appearing, refuse_nonempty
 
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
@@ -37,7 +38,8 @@ def run_export(config: Export) -> None:
         write_folder(folder, settings, to_hf_state_dict(model.architecture, params), files)
         if config.verify:
             verify = verify_encoder if model.is_encoder else verify_decoder
-            print(verify(folder, model, params))
+            with reporting_exhaustion("the model", lambda: "Leave --verify out."):
+                print(verify(folder, model, params))
     print(f"exported step {step} of {config.run_dir} to {config.out}: {size / 1e9:.3f} GB of weights")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 class Figures:
     """Draw the papers' figures of one run or of several: losses, and what --diagnostics measured.
 
-    A run may go on meanwhile.
+    A run may continue meanwhile.
     """
 
     run_dir: tuple[Path, ...]

@@ -3,7 +3,7 @@
 import dataclasses
 
 from train.config.finetune import LANGUAGE, Finetune
-from train.config.run import UserError
+from train.config.run import UserError, default_cache_dir
 from train.config.validate import check_finetuning, check_schedule
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
@@ -14,10 +14,12 @@ from train.program.program import make_program, refuse_untraceable
 from train.program.sharding import make_mesh
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
+from train.system.compilation import keep_programs
 
 
 def run_finetune(config: Finetune) -> None:
     """Fine-tune as configured; return when finished, or after a signal, when the state is saved."""
+    keep_programs(default_cache_dir())
     refuse_different_processes(config)
     folder = RunFolder(config.run_dir)
     if is_finished(config, folder):

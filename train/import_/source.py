@@ -78,7 +78,7 @@ class Source:
         whole = self.folder.resolve()
         try:
             folders = {(whole / str(module["path"])).resolve() for module in json.loads(path.read_text())}
-        except (ValueError, LookupError, TypeError, OSError) as error:
+        except (ValueError, RecursionError, LookupError, TypeError, OSError) as error:
             raise UserError(f"{path} is no list of modules: {error!r}. Get the file again.") from error
         inside = [folder for folder in folders if folder.is_dir() and whole in folder.parents]
         return [self.folder / folder.relative_to(whole) for folder in inside]

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from train.config.optimizer_flags import HAAR
-from train.config.run import Pretrain, UserError
+from train.config.run import UserError
 from train.config.stored import Run, settings_of
+from train.loop.advice import for_memory
 from train.loop.diagnosis import Diagnosis
 from train.loop.given import Data, Tools
 from train.loop.profile import Profile
@@ -15,17 +15,17 @@ from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
 from train.loop.trainer import Diverged, Trainer
 from train.program.program import Program
+from train.program.sharding import DATA, FSDP
 from train.program.step import TrainState
 from train.storage.checkpoint import Checkpoints, bytes_of
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
 from train.storage.quantities import loss_unit
+from train.system.devices import reporting_exhaustion
 from train.system.files import disk_error
 from train.system.processes import SharedStopSignals, is_first, on_first, refuse_different
 from train.system.signals import Stopped, StopSignals
 from train.watch.trackers import Trackers
-
-NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for what does not fit
 
 
 def refuse_different_processes(config: Run) -> None:
@@ -74,7 +74,8 @@ def train(
     signals = SharedStopSignals() if jax.process_count() > 1 else StopSignals()
     with (
         Display(steps, config.report.log_every, quiet=not is_first()) as display,
-        _reporting_exhaustion(config, folder),
+        reporting_exhaustion("the run", lambda: for_memory(config, program.task.network, _shards(program))),
+        _reporting_full_disk(folder),
         Checkpoints(folder.checkpoints, config.report.keep) as checkpoints,
         Trackers(config.report.log if is_first() else (), folder.path, settings_of(config), display.say) as trackers,
         Metrics(
@@ -128,19 +129,16 @@ def _diagnosing(
     return Diagnosis(program.diagnose, config.optimizer.update_proj_gap, path, step)
 
 
+def _shards(program: Program) -> int:
+    """The devices among which a batch is divided."""
+    return program.mesh.shape[DATA] * program.mesh.shape[FSDP]
+
+
 @contextlib.contextmanager
-def _reporting_exhaustion(config: Run, folder: RunFolder) -> Iterator[None]:
-    """Turn errors of a full disk or a full memory into ones that say what to do."""
+def _reporting_full_disk(folder: RunFolder) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if NO_MEMORY not in str(error):
-            raise
-        raise UserError(
-            f"the run does not fit into the memory of its device ({str(error).splitlines()[0].rstrip('.')}): try a "
-            "higher --accumulate, a smaller --batch-size or --seq-len, --remat block, --mu-dtype float8 --nu-dtype "
-            f"float8, or --mesh over more devices{_how_to_plan(config)}."
-        ) from error
     except OSError as error:
         if (reason := disk_error(error)) is None:
             raise
@@ -148,21 +146,3 @@ def _reporting_exhaustion(config: Run, folder: RunFolder) -> Iterator[None]:
             f"--run-dir {folder.path} cannot be written ({reason}); its checkpoints are whole: free space there, then "
             "run the same command again with --resume."
         ) from error
-
-
-def _how_to_plan(config: Run) -> str:
-    """Return the command that finds what fits, for a run that it knows."""
-    if not isinstance(config, Pretrain):
-        return ""
-    model, data, optimizer = config.model, config.data, config.optimizer
-    words = ["--model", model.model, "--vocab-size", model.vocab_size, "--precision", model.precision]
-    words += ["--weights", model.weights]
-    words += ["--remat", model.remat, "--batch-size", data.batch_size, "--accumulate", data.accumulate]
-    words += ["--seq-len", data.seq_len]
-    words += ["--optimizer", optimizer.optimizer, "--rank", optimizer.rank]
-    words += ["--mu-dtype", optimizer.mu_dtype, "--nu-dtype", optimizer.nu_dtype]
-    words += ["--basis", optimizer.basis] if optimizer.basis != HAAR else []
-    if optimizer.update_in_backward:
-        words += ["--update-in-backward", "--clip-by", optimizer.clip_by, "--keep-every", optimizer.keep_every]
-    words += ["--mesh", config.devices.mesh or "data=1"]
-    return f"; python -m train plan {' '.join(map(str, words))} reports what it needs"

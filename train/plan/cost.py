@@ -16,6 +16,7 @@ from train.config.run import Pretrain, UserError
 from train.config.stored import settings_of
 from train.plan.operations import product_operations
 from train.program.program import Program, make_program, pretraining
+from train.system.devices import NO_MEMORY
 
 # The settings of a run that decide the cost of a step, by group.
 PLANNED = {
@@ -25,7 +26,6 @@ PLANNED = {
     + ("update_in_backward", "clip_by", "keep_every"),
     "devices": ("mesh",),
 }
-NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for a program that does not fit
 # In that error: what the program needs, and what the device has, in GiB.
 NEEDED, AVAILABLE = re.compile(r"required[^(]*\(([\d.]+)G\)"), re.compile(r"available HBM \(([\d.]+)G\)")
 GIB = 2**30

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from models.config import CONFIGS
 from train.config.axes import idle
@@ -10,10 +10,8 @@ from train.config.optimizer_flags import BLOCKS, HAAR
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import INT8, Pretrain
 from train.config.validate import NARROWEST_BLOCK
+from train.loop.advice import Flags, changed, kept_inputs, new
 from train.program.chunks import chunk_of
-
-Flags = dict[str, Any]  # settings by name
-GROUPS = ("model", "data", "optimizer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,9 +66,7 @@ def _can_halve_rank(run: Pretrain, _: int) -> bool:
 
 
 def _kept_inputs(run: Pretrain) -> int:
-    """Return K, for which the L / K saved inputs and the K that are computed again are fewest."""
-    layers = CONFIGS[run.model.model].num_layers
-    return min((k for k in range(1, layers + 1) if layers % k == 0), key=lambda k: (k + layers // k, k))
+    return kept_inputs(CONFIGS[run.model.model].num_layers)
 
 
 def _has_moments(run: Pretrain) -> bool:
@@ -179,35 +175,12 @@ REMEDIES: tuple[Remedy, ...] = (
 )
 
 
-def changed(run: Pretrain, flags: Flags) -> Pretrain:
-    """Return a run with some settings changed, by the names of their flags."""
-    groups = {group: {name: flags[name] for name in flags if hasattr(getattr(run, group), name)} for group in GROUPS}
-    return dataclasses.replace(
-        run, **{group: dataclasses.replace(getattr(run, group), **values) for group, values in groups.items()}
-    )
-
-
-def words(flags: Flags) -> str:
-    """Return flags as they are written on the command line."""
-
-    def one(name: str, value: Any) -> str:
-        flag = name.replace("_", "-")
-        return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
-
-    return " ".join(one(name, value) for name, value in flags.items())
-
-
 def alone(run: Pretrain, shards: int, measure: Measure) -> dict[Remedy, Planned]:
     """Return the cost of a step with each remedy that applies, in the order of the table."""
-    changes = {remedy: _new(run, remedy.flags(run, shards)) for remedy in REMEDIES if remedy.applies(run, shards)}
+    changes = {remedy: new(run, remedy.flags(run, shards)) for remedy in REMEDIES if remedy.applies(run, shards)}
     return {
         remedy: Planned(flags, measure(changed(run, flags), flags), remedy.price) for remedy, flags in changes.items()
     }
-
-
-def _new(run: Pretrain, flags: Flags) -> Flags:
-    """Return those of `flags` that a run does not have."""
-    return {name: value for name, value in flags.items() if changed(run, {name: value}) != run}
 
 
 def together(
@@ -238,7 +211,7 @@ def together(
         present = changed(run, flags)
         if not remedy.applies(present, shards):
             continue
-        more = _new(run, flags | remedy.flags(present, shards))
+        more = new(run, flags | remedy.flags(present, shards))
         cost = measure(changed(run, more), more) if taken else tried[remedy].cost
         if cost.needed >= (taken[-1].cost.needed if taken else needed):
             continue

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from train.plan.remedies import words
+from train.loop.advice import words
 from train.plan.sizes import gb, mb
 
 SHOWN = 0.01  # of the bytes of a step or a refresh; smaller collectives are summed up in one line
@@ -19,7 +19,7 @@ UNKNOWN_TRIP_COUNT = (
 
 
 def text(plan: dict[str, Any]) -> str:
-    """Return the printed form of a plan, but for its remedies."""
+    """Return the printed form of a plan, except its remedies."""
     parts = [_heading(plan), _parts(plan)]
     if plan["compiled"] is not None:
         parts.append(_compiled(plan))
@@ -50,11 +50,13 @@ def verdict(plan: dict[str, Any]) -> str:
     """Return whether the step fits, and by how much, as one sentence; empty without a memory."""
     limit, need = plan["memory"]["limit"], plan["needed"]
     if limit is None:
-        accepted = f"Fits: yes. The compiler for {plan['topology']} accepts the step, which needs {gb(need)} a device."
+        accepted = (
+            f"Fits: yes. The compiler for {plan['topology']} accepts the step, which needs {gb(need)} on each device."
+        )
         return accepted if plan["topology"] else ""
-    margin = f"{gb(limit - need)} remain" if plan["memory"]["fits"] else f"{gb(need - limit)} too many"
+    margin = f"{gb(limit - need)} remain" if plan["memory"]["fits"] else f"{gb(need - limit)} too much"
     answer = "yes" if plan["memory"]["fits"] else "no"
-    return f"Fits: {answer}. The step needs {gb(need)} a device of {gb(limit)}: {margin}."
+    return f"Fits: {answer}. The step needs {gb(need)} on each device, which has {gb(limit)}: {margin}."
 
 
 def _heading(plan: dict[str, Any]) -> str:

@@ -24,12 +24,24 @@ PEAKS = {
     "TPU v5": 459e12,
     "TPU v6": 918e12,
 }
+# GPUs whose names are parts of other names (an L4 is no L40), by JAX's whole name. Accumulated in
+# float32: whitepapers of GA102 (2021) and Ada (2023), datasheets of L4, L40S, A10 and A10G, which
+# print twice as much with sparsity.
+WHOLE_NAMES = {
+    "NVIDIA GeForce RTX 3090": 71e12,
+    "NVIDIA GeForce RTX 4090": 165.2e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362.05e12,
+    "NVIDIA A10": 125e12,
+    "NVIDIA A10G": 70e12,
+}
 TABLES = ("embed", "positions", "types")  # looked up, not multiplied
 
 
 def peak_of(device_kind: str) -> float | None:
     """Return the peak of a device in bfloat16 FLOP/s; None if it is not known."""
-    return next((peak for name, peak in PEAKS.items() if name.lower() in device_kind.lower()), None)
+    parts = (peak for name, peak in PEAKS.items() if name.lower() in device_kind.lower())
+    return WHOLE_NAMES.get(device_kind) or next(parts, None)
 
 
 def flops_per_token(network: Network, params: Params, seq_len: int) -> float:

@@ -1,7 +1,5 @@
 """`report`: the page about a run, from its files."""
 
-import json
-
 from train.config.run import UserError
 from train.report.config import Report
 from train.storage.folder import RunFolder, rows_of_any_version
@@ -15,6 +13,5 @@ def run_report(config: Report) -> None:
         raise UserError(f"--run-dir {config.run_dir} contains no run: give a folder with a config.json.")
     stored = folder.stored()
     sample = folder.sample.read_text().removesuffix("\n") if folder.sample.exists() else None
-    summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
-    write_report(folder, Results(rows_of_any_version(folder, stored.config), sample, summary))
+    write_report(folder, Results(rows_of_any_version(folder, stored.config), sample, folder.results()))
     print(f"written: {folder.report}")

@@ -8,7 +8,7 @@ from pathlib import Path
 class Report:
     """Write report.html into the folder of a run: curves, settings, machine, results.
 
-    A finished run has it already. A run that is not finished may go on meanwhile.
+    A finished run has it already. A run that is not finished may continue meanwhile.
     """
 
     run_dir: Path

@@ -1,10 +1,10 @@
 """The folder of a run.
 
 config.json    every setting, the versions of the packages, the fingerprint of the tokens
-model.json, tokenizer.json    the model, but for its weights (`train.storage.model`)
+model.json, tokenizer.json    the model, except its weights (`train.storage.model`)
 metrics.jsonl  a row per update and a row per evaluation
 diagnostics.jsonl    measurements of the subspaces, if they were asked for
-checkpoints/   the last two states, and the best with early stopping
+checkpoints/   the last `--keep` states, and the best if asked for
 profile/       a trace of some updates, if one was asked for
 loss.png, sample.txt, report.html, summary.json    the results; summary.json is written last and
                marks the end
@@ -13,6 +13,7 @@ tensorboard/, wandb/    what trackers wrote (`train.watch.services`)
 
 import contextlib
 import importlib.metadata
+import json
 import platform
 import secrets
 import subprocess
@@ -90,6 +91,15 @@ class RunFolder:
 
         on_first(write)
 
+    def results(self) -> dict[str, Any] | None:
+        """Read summary.json; None if the run is not finished."""
+        if not self.summary.exists():
+            return None
+        try:
+            return dict(json.loads(self.summary.read_text()))
+        except (ValueError, RecursionError, TypeError) as error:
+            raise UserError(f"{self.summary} is damaged ({error}): remove it, then resume the run.") from error
+
     def stored(self) -> Stored:
         """Read config.json."""
         return read_stored(self.path)
@@ -132,7 +142,7 @@ class RunFolder:
         return self.leave_token()
 
     def _is_extended(self, config: Run) -> bool:
-        return config.schedule.steps != self.stored().config.schedule.steps
+        return config.schedule != self.stored().config.schedule
 
     def _refuse_used(self) -> None:
         """Refuse a folder with an update or a checkpoint; a run that has none loses nothing if it

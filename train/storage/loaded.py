@@ -20,7 +20,7 @@ class LoadedModel:
     """A model with its weights, which are all that the device holds.
 
     Attributes:
-      stored: What it is, but for its weights.
+      stored: What it is, except its weights.
       step: The number of updates.
       graphdef: The network without arrays.
       params: The weights.

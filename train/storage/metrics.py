@@ -189,7 +189,7 @@ def read_rows(path: Path) -> list[Row]:
         for line in path.read_bytes().splitlines(keepends=True):
             try:
                 rows.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
     return rows
 

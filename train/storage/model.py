@@ -27,7 +27,7 @@ MODEL, TOKENIZER, FILES = "model.json", "tokenizer.json", "files"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredModel:
-    """What a model is, but for its weights.
+    """What a model is, except its weights.
 
     Attributes:
       settings: The content of model.json.
@@ -152,7 +152,7 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
     try:
         settings: Mapping[str, Any] = json.loads(path.read_text())
         from_hf_config(settings)
-    except (ValueError, TypeError, AttributeError) as error:  # settings may be of any type
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:  # settings may be of any type
         raise UserError(f"{path} describes no model: {error}") from error
     return settings
 

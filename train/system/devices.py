@@ -1,14 +1,33 @@
-"""Device helpers: describe the device of a run; create simulated CPU devices."""
+"""Device helpers: describe the device of a run, and say when its memory is too small; create
+simulated CPU devices.
+"""
 
 import collections
+import contextlib
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from train.config.run import UserError
+
+NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for what does not fit
+
+
+@contextlib.contextmanager
+def reporting_exhaustion(what: str, advice: Callable[[], str]) -> Iterator[None]:
+    """Turn the error of a memory that is too small for `what` into one that says what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if NO_MEMORY not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{what} does not fit into the memory of its device ({reason}). {advice()}") from error
 
 
 def device_summary() -> dict[str, Any]:

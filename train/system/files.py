@@ -1,6 +1,7 @@
 """Atomic file writes, and folder locks that the death of a process releases. Unix only."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -13,14 +14,18 @@ from typing import Any
 
 from train.config.run import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TENSORSTORE = re.compile(r"\[OS error \d+: \w+ ([^\]]+)\]")  # how Orbax's storage writes an errno
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it."""
+    """Write a file under a temporary name, flush it to disk, and rename it.
+
+    A text may have names of files, which need not be UTF-8.
+    """
     unfinished = path.with_name(f".{path.name}.unfinished")
     with open(unfinished, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         make_durable(file.fileno())
     unfinished.rename(path)
 
@@ -101,6 +106,14 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(str(refusal)) from None
         yield
+
+
+def full_disk(error: OSError) -> str | None:
+    """Return what to do about an error of writing if the disk, or the user's quota, is full."""
+    if error.errno not in FULL:
+        return None
+    reason = ": ".join(filter(None, (os.strerror(error.errno), error.filename and str(error.filename))))
+    return f"there is no room to write ({reason}): free some, then run the command again."
 
 
 def disk_error(error: BaseException | None) -> str | None:

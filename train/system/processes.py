@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from train.config.machine_flags import ProcessFlags
 from train.config.run import UserError
 from train.config.stored import Settings, differences
+from train.system.files import full_disk
 from train.system.signals import AT_ONCE, Stopped, exit_now, say
 
 Result = TypeVar("Result")
@@ -162,7 +163,7 @@ def on_first(work: Callable[[], Result]) -> Result:
 
 
 def everywhere(work: Callable[[], Result]) -> Result:
-    """Run `work` in all processes; a `UserError` in one of them is raised in all."""
+    """Run `work` in all processes; a `UserError` or a full disk in one of them is raised in all."""
     if jax.process_count() == 1:
         return work()
     results, message = list[Result](), ""
@@ -170,6 +171,10 @@ def everywhere(work: Callable[[], Result]) -> Result:
         results.append(work())
     except UserError as error:
         message = str(error)
+    except OSError as error:
+        if (reason := full_disk(error)) is None:
+            raise
+        message = reason
     for process, message_there in enumerate(gathered(message)):
         if message_there:
             raise UserError(f"process {process} of {jax.process_count()}: {message_there}")

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, of a run that may still go on."""
+"""The report of a run: one HTML page that needs nothing else, of a run that may not be finished."""
 
 import datetime
 import json

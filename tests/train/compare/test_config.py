@@ -9,6 +9,7 @@ import pytest
 from train.__main__ import main, parse
 from train.compare.config import Compare, CompareFinetune
 from train.compare.grid import OF_AN_OPTIMIZER, Cell, cells, common_settings, run_of
+from train.compare.validate import check_comparison
 from train.config.finetune import Finetune
 from train.config.optimizers import NO_GAP, OPTIMIZERS
 from train.config.run import Pretrain
@@ -111,6 +112,11 @@ def test_what_all_share_is_given_to_each_that_has_it() -> None:
     assert [run.rank for run in runs] == [16, 16]
 
 
+def test_a_flag_that_acts_in_some_cell_of_the_sweep_is_accepted() -> None:
+    check_comparison(comparison("--optimizers adamw grassjump --rank 7 --update-proj-gap 5"))
+    check_comparison(comparison("--optimizers adamw --decay all --sweep weight_decay=0,0.1"))
+
+
 def finetuning(model: Path, words: str) -> CompareFinetune:
     folders = ["--run-dir", "runs/x", "--init-from", str(model), "--data", "files:x"]
     config = parse(["compare-finetune", *folders, *words.split()])
@@ -149,6 +155,8 @@ def test_a_run_of_fine_tuning_is_an_ordinary_run(imported: Path, encoder: Path, 
         ("--task language", "--task language needs a decoder, such as LLaMA"),
         ("--init-step 7", "has no checkpoint of step 7: it has 0"),
         ("--rank 16", "--rank 16 must be below the hidden size"),
+        ("--steps 9 --epochs 2", "--epochs 2.0 has no effect beside --steps 9: leave it out"),
+        ("--steps 9 --sweep epochs=1,2", "--sweep epochs=1,2 has no effect on these --optimizers: leave it out"),
         ("--data files:nothing*", "files:nothing* matches no file"),
     ],
 )
@@ -251,6 +259,11 @@ MISTAKES = [
     ("--optimizers adamw --sweep scale=inf", "--sweep scale=inf has the value inf: it must be a finite number"),
     ("--optimizers adamw --sweep scale=-1", "--scale -1.0 must be at least 0"),
     ("--optimizers badam --sweep scale=1,2", "--sweep scale=1,2 has no effect on these --optimizers: leave it out"),
+    ("--optimizers adamw muon --rank 7", "--rank 7 has no effect on these --optimizers: leave it out"),
+    ("--optimizers adamw muon --update-proj-gap 5", "--update-proj-gap 5 has no effect on these --optimizers: leave"),
+    ("--optimizers adamw muon --decay all", "--decay all has no effect without --weight-decay: leave it out"),
+    ("--optimizers adamw --sweep decay=all,matrices", "--sweep decay=all,matrices has no effect on these --optimizers"),
+    ("--optimizers adamw --sweep cooldown=1,2", "--sweep cooldown=1,2 has no effect on these --optimizers: leave it"),
     ("--optimizers adamw --sweep seed=1,2", "--sweep seed=1,2 is not possible: seed is no setting of pretrain that"),
     ("--optimizers adamw --sweep sead=1", "--sweep sead=1 is not possible: sead is no setting of pretrain that may"),
     ("--optimizers adamw --sweep steps=many", "--sweep steps=many has the value 'many': it must be an integer."),

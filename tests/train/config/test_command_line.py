@@ -115,6 +115,7 @@ def test_other_covers_every_flag() -> None:
 # Without these a flag would have no effect.
 BESIDE = {
     "cooldown": ("--schedule", "wsd"),
+    "decay": ("--weight-decay", "0.1"),
     **dict.fromkeys(("rule", "transport", "residual"), ("--optimizer", "assemble")),
     **dict.fromkeys(("step_size", "walk_rank"), ("--optimizer", "grasswalk")),
     "tracking_rank": ("--optimizer", "subtrack"),
@@ -280,6 +281,7 @@ MISTAKES = [
     ("--optimizer muon --update-proj-gap 5", "--update-proj-gap 5 has no effect on muon"),
     ("--optimizer column_sgd --update-proj-gap 5", "--update-proj-gap 5 has no effect on column_sgd"),
     ("--optimizer muon --nu-dtype bfloat16", "--nu-dtype bfloat16 has no effect on muon"),
+    ("--decay all", "--decay all has no effect without --weight-decay: leave it out"),
     ("--accumulate 0", "--accumulate 0 must be at least 1"),
     ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
     ("--diagnostics --optimizer adamw", "--diagnostics needs another optimizer than adamw, one with subspaces"),

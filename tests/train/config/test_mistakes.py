@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.__main__ import COMMAND_OF, Command, main, parse
-from train.config.mistakes import ELSEWHERE, check_finite, check_words, flags_of, values_of
+from train.config.mistakes import ELSEWHERE, check_values, check_words, flags_of, values_of
 from train.config.run import Pretrain, UserError
 from train.config.stored import settings_of
 from train.config.validate import check
@@ -74,10 +74,10 @@ def test_a_number_that_is_not_finite_is_refused_by_name(where: tuple[str, str], 
     command, flag = where
     config = replaced(parsed(command), flag, value)
     if math.isfinite(value):
-        check_finite(config)
+        check_values(config)
     else:
         with pytest.raises(UserError, match=rf"^{spelled(flag)} {value} must be a finite number\.$"):
-            check_finite(config)
+            check_values(config)
 
 
 @pytest.mark.parametrize(

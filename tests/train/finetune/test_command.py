@@ -112,6 +112,25 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit(finetune: Callable[..., i
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_that_counts_epochs_is_extended_by_epochs(
+    base: Path, examples: str, compiled: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = words_of({name: value for name, value in SMALL.items() if name != "steps"})
+    words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "run"), *small]
+    assert main(["finetune", *words, "--epochs", "1", "--sample-tokens", "0"]) == 0
+    before = losses(tmp_path / "run")
+    resume = ["finetune", "--run-dir", str(tmp_path / "run"), "--resume"]
+    for fewer in (["--epochs", "0.5"], ["--steps", "99"]):
+        assert main([*resume, *fewer]) == 2
+        assert f"but was given {' '.join(fewer)} (the run has" in capsys.readouterr().err
+    assert main([*resume, "--epochs", "2"]) == 0
+    after = losses(tmp_path / "run")
+    assert len(after) == 2 * len(before)
+    assert {step: after[step] for step in before} == before
+    assert main([*resume, "--epochs", "2"]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
 def test_frozen_parameters_are_those_of_the_start(finetune: Callable[..., int], base: Path, tmp_path: Path) -> None:
     assert finetune(tmp_path / "run", "--freeze", "embed/*", "layers/mlp/*") == 0
     before, after = weights(base), weights(tmp_path / "run")
@@ -173,6 +192,7 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--warmup", "100%"), r"--warmup 100% must be below 100%"),
         (("--epochs", "nan"), r"--epochs nan must be a finite number"),
         (("--epochs", "inf"), r"--epochs inf must be a finite number"),
+        (("--epochs", 9), r"--epochs 9.0 has no effect beside --steps 6: leave it out"),
         (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
         (("--label-field", "x"), r"--label-field x has no effect on a language model: leave it out"),

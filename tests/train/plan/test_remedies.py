@@ -9,7 +9,8 @@ from train.config.mistakes import check_effect
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import Pretrain, defaults
 from train.config.validate import check
-from train.plan.remedies import REMEDIES, Cost, Flags, Planned, alone, changed, together, words
+from train.loop.advice import Flags, changed, words
+from train.plan.remedies import REMEDIES, Cost, Planned, alone, together
 
 NEEDED = 100
 RUN = defaults(Pretrain(run_dir=ROOT))

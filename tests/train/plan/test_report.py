@@ -67,15 +67,15 @@ def test_the_parts_add_up_to_what_is_needed(passes: int | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({}, "Fits: no. The step needs 12.00 GB a device of 10.00 GB: 2.00 GB too many."),
+        ({}, "Fits: no. The step needs 12.00 GB on each device, which has 10.00 GB: 2.00 GB too much."),
         (
             {"memory": {"limit": 24 * GB, "fits": True}},
-            "Fits: yes. The step needs 12.00 GB a device of 24.00 GB: 12.00 GB remain.",
+            "Fits: yes. The step needs 12.00 GB on each device, which has 24.00 GB: 12.00 GB remain.",
         ),
         ({"memory": {"limit": None, "fits": True}}, "7b, 9 parameters, grassjump at rank 8"),
         (
             {"memory": {"limit": None, "fits": True}, "topology": "v6e:1x1", "device": "TPU v6 lite"},
-            "Fits: yes. The compiler for v6e:1x1 accepts the step, which needs 12.00 GB a device.",
+            "Fits: yes. The compiler for v6e:1x1 accepts the step, which needs 12.00 GB on each device.",
         ),
     ],
 )

@@ -20,11 +20,13 @@ import pytest
 
 from tests.train.small_run import ROOT, SAME_LOSS, STEADY, STEPS, Launcher, losses
 from tests.util import long_but
-from train.__main__ import main
+from train.__main__ import main, parse
+from train.config.run import Pretrain
 from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
 from train.data.tokens import load_tokens
-from train.data.windows import held_out_batches
+from train.data.windows import Windows, held_out_batches
+from train.loop.trainer import Trainer
 from train.pretrain import command
 from train.program.optimizer import make_optimizer
 from train.program.program import pretraining
@@ -69,6 +71,8 @@ def assert_same_run(run_dir: Path, other: Path) -> None:
 # Runs that are more than an optimizer.
 VARIANTS: dict[str, dict[str, object]] = {
     "in_backward": {"update_in_backward": True, "clip_by": "previous", "clip": 0.5, "keep_every": 2},
+    # Read three times, and again within an accumulated batch: epochs end at windows 20, 40 and 60.
+    "short_text": {"batch_size": 6, "accumulate": 2, "data_megabytes": 0.0006},
 }
 
 
@@ -122,7 +126,7 @@ def is_saving(run_dir: Path, step: int) -> bool:
 # The files of a run
 
 
-@pytest.mark.parametrize("variant", long_but(["grassjump"], ["grassjump", "grasswalk", "adamw", "in_backward"]))
+@pytest.mark.parametrize("variant", long_but(["grassjump"], ["grassjump", "grasswalk", "adamw", *VARIANTS]))
 def test_a_run_writes_its_files(variant: str, finished: Callable[[str], Finished]) -> None:
     run_dir = finished(variant).run_dir
     updates = [row for row in rows(run_dir) if "loss" in row]
@@ -132,7 +136,7 @@ def test_a_run_writes_its_files(variant: str, finished: Callable[[str], Finished
     assert updates[0]["loss"] == pytest.approx(math.log(300), rel=0.02)
     assert all(row.keys() == {"step", "loss", "lr", "tokens_per_second", "seconds", "tokens"} for row in updates)
     assert [row["seconds"] for row in updates] == sorted(row["seconds"] for row in updates)
-    assert updates[-1]["tokens"] == STEPS * 2 * 16
+    assert updates[-1]["tokens"] == STEPS * int(str(VARIANTS.get(variant, {}).get("batch_size", 2))) * 16
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert kept == ["10", "12"]
@@ -271,7 +275,7 @@ def test_a_run_of_an_older_version_is_refused(tmp_path: Path, capsys: pytest.Cap
 # Interruptions
 
 
-@pytest.mark.parametrize("variant", long_but(["grassjump"], ["adamw", "grassjump", "in_backward"]))
+@pytest.mark.parametrize("variant", long_but(["grassjump"], ["adamw", "grassjump", *VARIANTS]))
 def test_kills_change_nothing(
     variant: str,
     finished: Callable[[str], Finished],
@@ -300,6 +304,16 @@ def test_kills_change_nothing(
         assert not (run_dir / "summary.json").exists()
     launcher.finish(resume)
     assert_same_run(run_dir, finished(variant).run_dir)
+
+
+def test_the_short_text_is_read_again_within_a_batch(launcher: Launcher) -> None:
+    config = parse(launcher.arguments(Path("x"), **VARIANTS["short_text"]))
+    assert isinstance(config, Pretrain)
+    tokens = load_tokens(config.data, config.model.vocab_size)
+    epoch = len(Windows(tokens.train, config.data.seq_len))
+    assert epoch == 20
+    assert epoch % config.data.batch_size
+    assert 3 * epoch < STEPS * config.data.batch_size
 
 
 @pytest.mark.long
@@ -412,3 +426,26 @@ def test_a_run_that_diverges_keeps_its_good_checkpoints(
     assert rows(run_dir)[-1] == {"step": int(step), "diverged": what}
     skipped = [row["skipped"] for row in rows(run_dir) if "skipped" in row]
     assert skipped == ([1, 2, 3, 4] if what == "loss" else [])
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_run_whose_evaluation_is_not_finite_diverges(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The predictions of the evaluation at step 6 have one nan."""
+    run_dir, predict = tmp_path / "run", Trainer.predict
+
+    def spoilt(trainer: Trainer, rows: Any) -> np.ndarray:
+        losses = predict(trainer, rows).copy()
+        losses[0, 0] = math.nan if trainer.step else losses[0, 0]
+        return losses
+
+    monkeypatch.setattr(Trainer, "predict", spoilt)
+    assert main(launcher.arguments(run_dir, optimizer="adamw")) == 3
+    error = capsys.readouterr().err
+    assert "the evaluation at step 6 is not finite" in error
+    assert "the last good checkpoint is that of step 5" in error
+    assert rows(run_dir)[-1] == {"step": 6, "diverged": "evaluation"}
+    assert [row["step"] for row in rows(run_dir) if "eval_loss" in row] == [0]
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["5"]
+    assert not (run_dir / "summary.json").exists()

@@ -48,7 +48,15 @@ def test_a_7b_model_needs_six_operations_a_parameter_and_a_few_for_attention() -
         ("TPU v5p", 459e12),
         ("TPU v6 lite", 918e12),
         ("cpu", None),
-        ("NVIDIA GeForce RTX 4090", None),
+        ("NVIDIA GeForce RTX 3090", 71e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362.05e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )
 def test_peaks_are_those_of_the_devices(kind: str, peak: float | None) -> None:

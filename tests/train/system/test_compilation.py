@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from tests.train.small_run import ROOT, Launcher, losses
+from train.__main__ import main
 from train.system.compilation import keep_programs, processor
 
 
@@ -47,3 +48,15 @@ def test_a_second_start_reads_the_programs_and_has_the_same_losses(launcher: Lau
         assert hits == (0 if name == "one" else 1)
     assert losses(tmp_path / "one") == losses(tmp_path / "two")
     assert list((tmp_path / "cache" / "programs" / processor()).glob("jit_train_step-*"))
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "sample", "evaluate"])
+def test_every_command_that_computes_keeps_programs(
+    command: str, imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"train.{command}.command.keep_programs", reached)
+    start = ["--init-from", str(imported), "--data", "files:x"] if command == "finetune" else []
+    assert main([command, "--run-dir", str(tmp_path), *start]) == 130

@@ -2,6 +2,7 @@
 resume as others.
 """
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from tests.train.small_run import ROOT, SAME_LOSS, STEADY, Job, Launcher, free_p
 from train.config.machine_flags import ProcessFlags
 from train.config.run import UserError
 from train.program import sharding
+from train.system import processes
 from train.system.processes import joined
 
 LOST_AFTER = 10  # seconds without a heartbeat
@@ -193,3 +195,14 @@ def test_several_processes_need_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=f"--distributed has {jax.device_count()} devices in 2 processes, but no --mesh"
     ):
         sharding.make_mesh("", 8)
+
+
+def test_a_full_disk_of_one_process_is_an_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "gathered", lambda text: ["", text])
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "full", "/x/config.json")
+
+    with pytest.raises(UserError, match=r"process 1 of 2: there is no room to write \(No space .*: /x/config.json\)"):
+        processes.everywhere(fail)
