@@ -190,7 +190,8 @@ def together(
 
     If one alone is enough, it is the first such of `tried`. Otherwise they are added until the step
     fits: those that keep the results, then the others, each by what they save alone, most first,
-    and after them those that apply only now. One that saves nothing then is left out.
+    and after them those that apply only now or saved nothing alone, as narrow weights do while
+    gradients are the most. One that saves nothing then is left out.
 
     Args:
       run: The run that does not fit.
@@ -207,7 +208,7 @@ def together(
     useful.sort(key=lambda remedy: (not remedy.keeps_results, tried[remedy].cost.needed))
     flags: Flags = {}
     taken: list[Planned] = []
-    for remedy in (*useful, *(remedy for remedy in REMEDIES if remedy not in tried)):
+    for remedy in (*useful, *(remedy for remedy in REMEDIES if remedy not in useful)):
         present = changed(run, flags)
         if not remedy.applies(present, shards):
             continue

@@ -72,12 +72,23 @@ def test_logits_of_a_large_vocabulary_are_chunked_already() -> None:
 
 
 def test_if_nothing_fits_the_last_is_the_smallest() -> None:
-    compiler = Compiler({"remat block": 30, "precision mixed": 20})
-    taken = chosen(compiler, limit=1)
+    taken = chosen(Compiler({"remat block": 30, "precision mixed": 20}), limit=1)
     assert taken[-1].cost.needed == 50
-    # What saves nothing alone is not tried again.
-    assert compiler.compiled == ["--remat block --precision mixed"]
-    assert chosen(Compiler({}), limit=1) == []
+    nothing = Compiler({})
+    assert chosen(nothing, limit=1) == []
+    assert nothing.compiled == []
+
+
+def test_what_saves_nothing_alone_is_tried_beside_the_others() -> None:
+    class Narrow(Compiler):
+        def __call__(self, run: Pretrain, flags: Flags) -> Cost:
+            cost = super().__call__(run, flags)
+            return cost._replace(needed=cost.needed - 30) if {"remat", "weights"} <= set(flags) else cost
+
+    compiler = Narrow({"remat block": 30, "precision mixed": 20})
+    assert words(chosen(compiler, limit=25)[-1].flags) == "--remat block --precision mixed --weights int8"
+    chosen(compiler, limit=50)
+    assert compiler.compiled == ["--remat block --precision mixed"]  # they are enough
 
 
 def test_what_saves_nothing_beside_others_is_left_out() -> None:
