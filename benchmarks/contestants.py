@@ -78,7 +78,7 @@ JAX_CONTESTANTS: dict[str, Maker] = {
     **{name: _ours(name) for name, row in OPTIMIZERS.items() if not row.is_baseline},
     "grassjump-unstored": _ours("grassjump", store_basis=False),
     "grassjump-gaussian": _ours("grassjump", basis="gaussian"),
-    "grassjump-unstored-gaussian": _ours("grassjump", basis="gaussian", store_basis=False),
+    **{f"grassjump-unstored-{b}": _ours("grassjump", basis=b, store_basis=False) for b in ("gaussian", "blocks")},
     **{f"grassjump-{basis}": _ours("grassjump", basis=basis) for basis in ("blocks", "columns", "cosine")},
     **{f"grassjump-{n}-blocks": _ours("grassjump", basis="blocks", blocks=n) for n in (8, 16, 32)},
     "galore-randomized": _ours("galore", svd="randomized"),

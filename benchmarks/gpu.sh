@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measurements on one GPU: benchmarks/gpu.sh DIRECTORY [PART ...] writes JSON and the printed tables there.
 # The parts, at most five minutes each: step, train, memory, limits. All of them by default. One more, card, trains
-# LLaMA-7B for 20 steps with the memory of a card of 24 GB; it takes longer, and 12 GB of disk for its checkpoint.
+# LLaMA-7B for 20 steps with the memory of a card of 24 GB, and SIZE for 20 steps of each kind, plain and updated in the
+# backward pass; it takes longer, and 12 GB of disk for a checkpoint.
 # Requires jax and optax; train, and half of memory, also require flax. A command that fails or exceeds its time limit
 # does not stop the others. SIZE is the model. JOBS is how many contestants share the GPU, and the processors, while
 # memory is measured.
@@ -27,14 +28,36 @@ measure() {  # seconds, name, module, arguments
   timeout "$seconds" "$python" -m "benchmarks.$module" --json "$results/$name.json" "$@" 2>&1 | tee "$results/$name.txt"
 }
 
+pretrain() {  # name, arguments
+  local name=$1
+  shift
+  echo "== $name: pretrain $*"
+  timeout "${CARD_SECONDS:-3600}" "$python" -m train pretrain --run-dir "$results/$name" --steps 20 --seq-len 256 \
+    --precision bfloat16 --optimizer grassjump --basis blocks --save-every 1000 --eval-batches 1 --sample-tokens 0 \
+    "$@" 2>&1 | tee "$results/$name.txt"
+}
+
+speeds() {  # names of runs
+  "$python" - "$results" "$@" <<'END'
+import json, pathlib, sys
+
+for name in sys.argv[2:]:
+    path = pathlib.Path(sys.argv[1], name, "summary.json")
+    row = json.loads(path.read_text()) if path.exists() else {}
+    speed, peak = row.get("tokens_per_second"), row.get("peak_memory_bytes")
+    speed = f"{speed:,.0f} tokens/s" if speed else "not finished"
+    print(f"{name}: {speed}, " + (f"{peak / 1e9:.2f} GB at the peak" if peak else "peak not reported"))
+END
+}
+
 methods=(adamw adamw-again grassjump grasswalk apollo)
 model=(--model "$size" --sequence 256 --dtype bfloat16)
 for part in "${parts[@]}"; do
   export JAX_COMPILATION_CACHE_DIR=$cache
   case $part in
     step)
-      measure 150 step step --size "$size" --layouts stacked --modes donated \
-        --methods "${methods[@]}" muon fira-randomized ;;
+      measure 240 step step --size "$size" --layouts stacked --modes donated \
+        --methods "${methods[@]}" muon fira-randomized grassjump-blocks grassjump-columns frugal ;;
     train)
       measure 300 train train_step "${model[@]}" --batch 32 --methods adamw grassjump grasswalk ;;
     memory)
@@ -50,11 +73,12 @@ for part in "${parts[@]}"; do
       total=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)  # MiB
       fraction=$(awk -v total="$total" 'BEGIN {printf "%.4f", 24e9 / 1048576 / total}')
       echo "== card: 24 GB of $total MiB are $fraction"
-      XLA_PYTHON_CLIENT_MEM_FRACTION=$fraction timeout "${CARD_SECONDS:-3600}" "$python" -m train pretrain \
-        --run-dir "$results/card" --model 7b --steps 20 --batch-size 8 --seq-len 256 --precision bfloat16 \
-        --weights int8 --update-in-backward --keep-every 4 --optimizer grassjump --rank 1024 --basis blocks \
-        --mu-dtype float8 --nu-dtype float8 --save-every 1000 --eval-batches 1 --sample-tokens 0 \
-        2>&1 | tee "$results/card.txt" ;;
+      XLA_PYTHON_CLIENT_MEM_FRACTION=$fraction pretrain card --model 7b --batch-size 8 --weights int8 \
+        --update-in-backward --keep-every 4 --rank 1024 --mu-dtype float8 --nu-dtype float8
+      pretrain plain --model "$size" --batch-size 16
+      pretrain in-backward --model "$size" --batch-size 16 --update-in-backward
+      pretrain in-backward-unclipped --model "$size" --batch-size 16 --update-in-backward --clip 0
+      speeds card plain in-backward in-backward-unclipped ;;
     *)
       echo "unknown part $part: give some of step, train, memory, limits, card" >&2
       exit 2 ;;

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import grass_optax
 from benchmarks import children, flags, measure
 from benchmarks.contestants import JAX_CONTESTANTS, CannotRun, optimizers, own_gap, refresh_gap
 from benchmarks.measure import Contestant
@@ -27,7 +28,7 @@ from benchmarks.shapes import RATE, SIZES, Problem, rank_of, stacked_only
 from models import CONFIGS, LlamaConfig
 from models.config import Remat
 from train.program.chunks import chunk_of
-from train.program.step import TrainState, first_state, make_train_step
+from train.program.step import TrainState, first_state, make_backward_step, make_train_step
 from train.program.task import LanguageModel, Rows
 
 METHODS = ("adamw", "adamw-again", "muon", "grassjump", "grassjump-unstored", "grasswalk", "apollo")
@@ -60,7 +61,14 @@ def _problem(args: argparse.Namespace) -> Problem:
 def lowered_step(tx: optax.GradientTransformation, args: argparse.Namespace) -> tuple[Any, Callable[[], TrainState]]:
     """The step of the trainer, to be compiled, and the function that draws its initial state."""
     task = language_model(args)
-    step = jax.jit(make_train_step(task.loss, tx, optax.constant_schedule(RATE)), donate_argnums=0)
+    rate = optax.constant_schedule(RATE)
+    if args.update_in_backward:
+        parts = task.parts()
+        loss = grass_optax.ScannedLoss(embed=parts.begin, block=parts.layer, head=parts.end)
+        train_step = make_backward_step(grass_optax.update_in_backward(loss, tx), rate, knows_norm=False)
+    else:
+        train_step = make_train_step(task.loss, tx, rate)
+    step = jax.jit(train_step, donate_argnums=0)
 
     def initial() -> TrainState:
         return first_state(task.draw(seed=0), tx)
@@ -162,7 +170,8 @@ def planned(memory: dict[str, int]) -> int:
 
 def _flags(args: argparse.Namespace) -> list[str]:
     flags = [f"--{name}={getattr(args, name)}" for name in ("model", "batch", "sequence", "dtype")]
-    return [*flags, f"--param-dtype={args.param_dtype}", *(["--remat"] if args.remat else [])]
+    switches = [f"--{name}" for name in ("remat", "update-in-backward") if getattr(args, name.replace("-", "_"))]
+    return [*flags, f"--param-dtype={args.param_dtype}", *switches]
 
 
 def peaks_text(result: dict[str, Any]) -> str:
@@ -194,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     result.add_argument("--remat", action="store_true")
+    result.add_argument("--update-in-backward", action="store_true", help="each layer as soon as its gradient exists")
     result.add_argument("--methods", nargs="+", choices=JAX_CONTESTANTS, metavar="METHOD", default=list(METHODS))
     result.add_argument("--steps", type=int, default=33)
     result.add_argument("--warmup", type=int, default=3, help="steps that are not counted, including the first")

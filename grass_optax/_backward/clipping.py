@@ -20,7 +20,7 @@ class Clip:
     Attributes:
       max_norm: a positive number.
       by: "two_pass", the global norm, as `optax.clip_by_global_norm` has it: a first backward pass
-        finds it and keeps no gradient, for some 60 % more products. "previous", the global norm of
+        finds it and keeps no gradient, for 60 to 75 % more products. "previous", the global norm of
         the step before. "layer", for each layer its own norm, and for everything else that of
         everything else.
     """

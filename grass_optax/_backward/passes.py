@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from grass_optax._backward.clipping import scaled
 from grass_optax._backward.scanned import Batch, Params, ScannedLoss
 from grass_optax._inner.int8 import from_int8
 from grass_optax._trees.mesh import in_order
@@ -39,6 +40,10 @@ class Forward(NamedTuple):
     of_head: Params
     pull_embed: Callable[[PyTree], tuple[Params]]
     keep_every: int
+
+    def times(self, factor: Float[Array, ""]) -> "Forward":
+        """The same of the loss times a factor: all gradients are linear in these two."""
+        return self._replace(dx=scaled(self.dx, factor), of_head=scaled(self.of_head, factor))
 
 
 def forward(loss: ScannedLoss, params: Params, batch: Batch, keep_every: int) -> Forward:

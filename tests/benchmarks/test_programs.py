@@ -166,8 +166,9 @@ def test_train_step_is_compared_with_its_base(tmp_path):
     assert table["rows"][1]["ratio"]["count"] == 3
 
 
-def test_train_step_plans_its_memory(tmp_path):
-    arguments = ["--batch", "1", "--sequence", "8", "--methods", "column_sgd", "--peak"]
+@pytest.mark.parametrize("switches", [[], ["--update-in-backward"]], ids=["plain", "backward"])
+def test_train_step_plans_its_memory(tmp_path, switches):
+    arguments = ["--batch", "1", "--sequence", "8", "--methods", "column_sgd", "--peak", *switches]
     (table,) = written(tmp_path, train_step, *arguments)
     assert table["rows"][0]["planned_ratio"] == 1
     assert table["rows"][0]["planned_bytes"] > 0

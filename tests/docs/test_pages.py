@@ -45,6 +45,15 @@ def test_words_are_those_of_the_style_sheet(page):
     assert re.findall(AVOIDED, text) == []
 
 
+DECISIONS = ROOT / "docs" / "decisions"
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in DECISIONS.glob("*.md") if page.name != "index.md"))
+def test_every_decision_is_listed_in_the_order_of_its_page(page):
+    listed = re.findall(rf"(?m)^\* \[(.*?)\]\({page}#", re.sub(r"\n  ", " ", (DECISIONS / "index.md").read_text()))
+    assert listed == re.findall(r"(?m)^## (.*)", (DECISIONS / page).read_text())
+
+
 @pytest.mark.parametrize("page", long_but(EXAMPLES, [*EXAMPLES, "diagnostics"]))
 def test_examples_run(page):
     """Those of the other guides are run by the tests of what they show."""

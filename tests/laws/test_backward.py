@@ -28,10 +28,14 @@ def made(name, learning_rate=0.01):
     return optimizer(name, learning_rate=learning_rate, weight_dimension_numbers=dimensions, **options)
 
 
-@pytest.mark.parametrize("clip", [None, Clip(max_norm=0.2)], ids=["unclipped", "two_pass"])
+CLIPS = [None, Clip(max_norm=0.2)]
+
+
 @pytest.mark.parametrize(
-    "name", long_but([], [name for name in NAMES if name != "adafactor"])
-)  # whose own types are mixed there
+    ("name", "clip"),
+    # The types of adafactor are mixed there.
+    long_but([("apollo", CLIPS[1])], [(name, clip) for name in NAMES for clip in CLIPS if name != "adafactor"]),
+)
 def test_in_float64_over_refreshes(name, clip):
     with jax.enable_x64(True):
         tx, params = made(name), parameters(jnp.float64)

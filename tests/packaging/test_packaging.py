@@ -99,8 +99,15 @@ def test_workflows_run_commands_of_a_contributor() -> None:
     made = {command.split()[1] for command in commands if command.startswith("make ")}
     assert made == {"docs", "test", "dist"} <= targets
     upload = "uv publish --trusted-publishing always dist/*"  # which only a release does
-    assert {command for command in commands if not command.startswith("make ")} == {".ci/run", upload}
+    others = {command for command in commands if not command.startswith("make ")}
+    assert others == {".ci/run", ".ci/run test-long", upload}
     assert all(set(step) & {"uses", "run"} for step in steps)
+
+
+def test_what_is_published_was_tested() -> None:
+    steps = [step.get("run", "") for step in WORKFLOWS["release"]["jobs"]["build"]["steps"]]
+    built = next(i for i, command in enumerate(steps) if command.startswith("make dist"))
+    assert ".ci/run" in steps[:built]
 
 
 def test_only_what_publishes_may_ask_for_an_identity() -> None:

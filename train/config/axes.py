@@ -7,7 +7,7 @@ from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
 
 AXES = ("rule", "transport", "residual")
-OF_THE_AXES = ("basis", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth")
+OF_THE_AXES = ("basis", "store_basis", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth")
 
 
 def idle(flags: OptimizerFlags) -> list[str]:
@@ -34,6 +34,7 @@ def _on_the_axes(flags: OptimizerFlags) -> dict[str, bool]:
         "transport": not stands_still,
         "update_proj_gap": not stands_still,
         "basis": flags.rule == "random_jump",
+        "store_basis": flags.rule == "random_jump",
         "step_size": flags.rule in ("random_walk", "tracking"),
         "walk_rank": flags.rule == "random_walk",
         "tracking_rank": flags.rule == "tracking",

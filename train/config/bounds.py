@@ -74,4 +74,5 @@ def check_step(step: int | None) -> None:
 
 def refuse(name: str, value: Any, reason: str) -> None:
     """Raise the error for a setting that has a wrong value."""
-    raise UserError(f"--{' '.join([name.replace('_', '-'), *str(value).split()])} {reason}.")
+    words = ["no_" + name] if value is False else [name, *str(value).split()]
+    raise UserError(f"--{' '.join([words[0].replace('_', '-'), *words[1:]])} {reason}.")

@@ -47,6 +47,8 @@ class OptimizerFlags:
     """Dimension of the subspaces; by default a quarter of the hidden size."""
     basis: BasisName = HAAR
     """Random bases of grassjump: haar, gaussian, blocks, blocks:NUMBER, columns or cosine."""
+    store_basis: bool = True
+    """Keep these bases in the state. Otherwise they are drawn again at each step."""
     step_size: Annotated[
         float | None,
         tyro.conf.arg(

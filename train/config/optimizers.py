@@ -15,7 +15,7 @@ SPLIT_ARGUMENTS = frozenset({"rank", "update_proj_gap", "scale", "key", "map_sta
 _FOLDED = SPLIT_ARGUMENTS - {"update_proj_gap", "map_stacks"}  # no refreshes and no products
 _GROWTH, _TURN, _COMPLETION = {"max_norm_growth"}, {"step_size", "tracking_rank"}, {"completion"}
 # What else the flags may change, under the names of the library.
-KNOBS = frozenset({"basis", "blocks", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth"})
+KNOBS = frozenset({"basis", "blocks", "store_basis", "step_size", "walk_rank", "tracking_rank"}) | _COMPLETION | _GROWTH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="grassjump",
             scale=0.25,
             update_proj_gap=100,
-            takes=SPLIT_ARGUMENTS | _GROWTH | _COMPLETION | {"basis", "blocks"},
+            takes=SPLIT_ARGUMENTS | _GROWTH | _COMPLETION | {"basis", "blocks", "store_basis"},
             static_integers=("blocks",),
             recovers=True,
         ),

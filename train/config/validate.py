@@ -132,6 +132,8 @@ def _check_diagnostics(config: Run) -> None:
     if not (row.splits and row.stores_bases):
         kind = "one whose subspaces are in its state" if row.splits else "one with subspaces"
         refuse("diagnostics", "", f"needs another optimizer than {row.name}, {kind}")
+    if not config.optimizer.store_basis:
+        refuse("diagnostics", "", "needs the bases in the state: leave out --no-store-basis")
     if config.optimizer.update_in_backward:
         refuse("diagnostics", "", "needs the gradient of the whole model: leave out --update-in-backward")
 

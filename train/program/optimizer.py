@@ -122,6 +122,7 @@ def _method(
         map_stacks=map_stacks,
         basis=config.basis.partition(":")[0],
         blocks=config.blocks,
+        store_basis=config.store_basis,
         **{name: getattr(config, name) for name in (*_TURNS, "completion", "max_norm_growth")},
     )
     return method(
@@ -169,7 +170,7 @@ def _assembled(
         rules[config.rule](), transports[config.transport](), residuals[config.residual](),
         initial=initial, rank=config.rank, update_proj_gap=config.update_proj_gap, scale=config.scale, b1=b1, b2=b2,
         mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype], map_stacks=map_stacks,
-        weight_dimension_numbers=kernels, key=seed,
+        store_basis=config.store_basis, weight_dimension_numbers=kernels, key=seed,
     )  # fmt: skip
     return grass_optax.with_rates(
         direction,

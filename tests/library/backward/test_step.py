@@ -202,7 +202,7 @@ def of_wide_layers(tx, step_of, store=lambda params: params):
     compiled = jax.jit(step_of(big, tx), donate_argnums=(0, 1)).lower(params, state, x).compile()
     layer = 2 * width * inner * 4
     saved = layers * rows * width * 4
-    return compiled, state, layer, saved + 4 * rows * inner * 4  # and activations of one layer
+    return compiled, state, layer, saved + rows * inner * 4  # and what is between its kernels
 
 
 @pytest.mark.parametrize("name", ["adam", "grassjump"])
@@ -216,8 +216,10 @@ def test_no_stack_is_copied_and_what_one_layer_has_is_all_that_is_there(name, cl
     )
     memory = compiled.memory_analysis()
     of_state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / 16
-    # Its parameters, gradients and updates, and its state: of 16 layers.
-    assert memory.temp_size_in_bytes < 3 * layer + of_state + activations
+    # Of one layer: its parameters, its gradients and its state. And with bases what it is lifted
+    # to, which XLA on CPU computes for both matrices at once, and new moments.
+    more = layer + of_state if name == "grassjump" else 0
+    assert memory.temp_size_in_bytes < 2 * layer + of_state + more + activations
     copied = re.findall(r"= f32\[16,\d+,\d+\]\S* copy\(", compiled.as_text())
     assert not copied
     assert memory.alias_size_in_bytes > 0.99 * memory.output_size_in_bytes - 100

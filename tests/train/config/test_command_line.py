@@ -47,6 +47,7 @@ OTHER: dict[str, object] = {
     "residual": "dropped",
     "rank": 5,
     "basis": "gaussian",
+    "store_basis": False,
     "step_size": 0.5,
     "walk_rank": 2,
     "tracking_rank": 3,
@@ -105,6 +106,8 @@ def flat(config: Command) -> dict[str, Any]:
 
 def words(name: str, value: object) -> list[object]:
     """A flag and its value; a boolean flag has none, and a list several."""
+    if value is False:
+        return [flag(f"no_{name}")]
     return [flag(name), *([] if value is True else value if isinstance(value, list) else [value])]
 
 
@@ -286,6 +289,9 @@ MISTAKES = [
     ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
     ("--diagnostics --optimizer adamw", "--diagnostics needs another optimizer than adamw, one with subspaces"),
     ("--diagnostics --optimizer frugal", "than frugal, one whose subspaces are in its state"),
+    ("--diagnostics --no-store-basis", "--diagnostics needs the bases in the state: leave out --no-store-basis"),
+    ("--optimizer galore --no-store-basis", "--no-store-basis has no effect on galore: leave it out"),
+    ("--optimizer assemble --rule svd --no-store-basis", "--no-store-basis has no effect on assemble with --rule svd"),
     ("--diagnostics --update-in-backward", "--diagnostics needs the gradient of the whole model"),
     ("--update-in-backward --accumulate 2", "--accumulate 2 adds gradients up, and --update-in-backward keeps none"),
     ("--weights int8 --mesh data=2", "--weights int8 has blocks that --mesh data=2 would cut"),

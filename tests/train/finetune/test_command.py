@@ -139,6 +139,23 @@ def test_frozen_parameters_are_those_of_the_start(finetune: Callable[..., int], 
     assert np.any(after["layers"]["attention"]["q"]["kernel"] != before["layers"]["attention"]["q"]["kernel"])
 
 
+@pytest.mark.parametrize(
+    ("words", "rounding"),
+    [(("--update-in-backward",), SAME_LOSS), (("--weights", "int8"), 0.03)],
+    ids=["in_backward", "int8"],
+)
+def test_a_run_that_takes_less_memory_learns_as_the_plain_one(
+    words: tuple[str, ...], rounding: float, finetune: Callable[..., int], tmp_path: Path
+) -> None:
+    usual = ("--optimizer", "adamw", "--scale", 1, "--learning-rate", 2e-3, "--steps", 8)
+    assert finetune(tmp_path / "plain", *usual) == 0
+    assert finetune(tmp_path / "run", *usual, *words) == 0
+    plain, found = losses(tmp_path / "plain"), losses(tmp_path / "run")
+    assert found == pytest.approx(plain, rel=rounding)
+    assert found != plain
+    assert list(found.values())[-1] < 0.8 * found[1]
+
+
 @pytest.mark.long
 def test_texts_are_learnt_whole(finetune: Callable[..., int], tmp_path: Path) -> None:
     for name, text in (("a", "one two three " * 40), ("b", "four five six " * 40)):

@@ -66,7 +66,8 @@ def test_a_row_has_the_defaults_of_the_function(name: OptimizerName) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_lists_the_arguments_that_the_function_takes(name: OptimizerName) -> None:
     defaults, row = signature(name), OPTIMIZERS[name]
-    knobs = KNOBS if "basis" in defaults else KNOBS - {"blocks"}  # badam's blocks are something else
+    # Badam's blocks are something else, and apollo stores no bases unless it is asked to.
+    knobs = KNOBS if "basis" in defaults else KNOBS - {"blocks", "store_basis"}
     assert row.takes == defaults.keys() & (SPLIT_ARGUMENTS | knobs | {row.gap_argument})
     flags = {field.name: field.default for field in dataclasses.fields(OptimizerFlags)}
     assert all(flags[name] == defaults[name] for name in row.takes & KNOBS & flags.keys())
@@ -85,6 +86,15 @@ def test_a_number_of_blocks_arrives() -> None:
     state = optimizer("grassjump", basis="blocks:2").init(PARAMS)
     basis = optax.tree_utils.tree_get(state, "SplitState").basis["layers"]["up"]["kernel"]
     assert basis.blocks.shape == (2, 2, 4, 1)
+
+
+@pytest.mark.parametrize("name", ["grassjump", "assemble"])
+def test_bases_that_are_not_stored_are_drawn_again(name: OptimizerName) -> None:
+    stored, drawn = (optimizer(name, store_basis=is_stored) for is_stored in (True, False))
+    numbers = [x.size for x in jax.tree.leaves(optax.tree_utils.tree_get(stored.init(PARAMS), "SplitState").basis)]
+    assert state_bytes(stored, PARAMS) - state_bytes(drawn, PARAMS) == 4 * sum(numbers) > 0
+    for x, y in zip(*map(jax.tree.leaves, map(updates_of, (stored, drawn))), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
