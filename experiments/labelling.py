@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 def train(run: Run) -> Outcome:
     """Fine-tune without checkpoints, and test at the end."""
-    config = settings(run)
+    made, config = provenance(), settings(run)
     model = read_model(config.start.init_from)
     mesh = make_mesh("", run.batch_size)
     work = labelling_work(config, model, mesh)
@@ -85,7 +85,7 @@ def train(run: Run) -> Outcome:
         optimizer_bytes=program.optimizer_bytes,
         corpus=work.data.fingerprint,
         device=jax.devices()[0].device_kind,
-        **provenance(),
+        **made,
     )
 
 

@@ -68,7 +68,7 @@ MakeOptimizer = Callable[[Run, optax.Schedule], optax.GradientTransformation]
 
 def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
     """Train without checkpoints, and evaluate at the end."""
-    began = time.perf_counter()
+    made, began = provenance(), time.perf_counter()
     config = settings(run)
     task, data = pretraining(config.model, config.data, make_mesh("", config.data.batch_size)), config.data
     schedule = make_schedule(run.learning_rate, config.schedule)
@@ -90,7 +90,7 @@ def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
         seconds=time.perf_counter() - began,
         corpus=tokens.fingerprint,
         device=jax.devices()[0].device_kind,
-        **provenance(),
+        **made,
     )
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 from benchmarks.measure import processor
 
 HERE = Path(__file__).parent
-RESULTS = ":(top,exclude)docs/results"  # a study adds lines to files there while it runs
+CODE = (":/experiments", ":/grass_optax", ":/models", ":/train", ":/pyproject.toml")
 
 
 def provenance() -> dict[str, str]:
-    """Those of a run that ends now."""
+    """Those of a run that begins now."""
     return {"commit": commit(), "date": datetime.date.today().isoformat(), "processor": processor()}
 
 
 def commit() -> str:
-    """The commit of this checkout; a + follows if a file outside docs/results differs from it."""
+    """The commit of this checkout; a + follows if the code differs from it."""
     name = _git("rev-parse", "--short", "HEAD").stdout.strip()
     if not name:
         return "unknown"
-    return name + ("+" if _git("diff", "--quiet", "HEAD", "--", ":/", RESULTS).returncode else "")
+    return name + ("+" if _git("status", "--porcelain", "--", *CODE).stdout else "")
 
 
 def _git(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -115,7 +115,7 @@ def _function(run: Run) -> str:
 
 def train(run: Run) -> Outcome:
     """Follow all starts."""
-    began = time.perf_counter()
+    made, began = provenance(), time.perf_counter()
     found = paths(run)
     distances = np.linalg.norm(found[-1], axis=-1)
     steps = np.linalg.norm(np.diff(found, axis=0), axis=-1)
@@ -127,7 +127,7 @@ def train(run: Run) -> Outcome:
         seconds=round(time.perf_counter() - began, 1),
         device=jax.devices()[0].device_kind,
         corpus=_function(run),
-        **provenance(),
+        **made,
     )
 
 

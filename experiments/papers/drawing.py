@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.papers.experiment import Arm, Experiment
 from experiments.papers.scales import SCALES
-from experiments.papers.tables import Found, found_by_arm
+from experiments.papers.tables import Found, found_by_arm, size_of
 from experiments.papers.trained import Outcome, Run
 from train.compare.figures import style
 
@@ -36,9 +36,7 @@ def figure(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) -
     else:
         _rows(axes, points)
         axes.set(xlabel=label)
-    is_of_one_length = not any("steps" in arm.settings for arm in experiment.arms(scale))
-    size = f"{scale.model}, {scale.steps} steps" if is_of_one_length else scale.model
-    axes.set_title(f"{experiment.title} ({size})", fontsize="medium")
+    axes.set_title(f"{experiment.title} ({size_of(experiment, scale)})", fontsize="medium")
     axes.grid(alpha=0.3)
     return drawn
 

@@ -46,11 +46,22 @@ class Arm:
     printed: str = "-"
 
 
+def arm_of(name: str) -> Arm:
+    """An optimizer of the trainer under its own name."""
+    return Arm(method=name, optimizer=name)
+
+
+FROZEN = Arm(
+    method="frozen + recovery", optimizer="assemble", settings={"rule": "frozen", "residual": "recovery"}
+)  # the leading subspace of the first gradient
+
+
 class Rates(NamedTuple):
     """What is chosen for a method before it is compared."""
 
     learning_rate: float
     scale: float
+    is_final: bool  # no longer the trainer's, or those of a paper
 
 
 # Steps of the search: learning rates by factors of 2, scales by 1, 3, 10, 30 and so on.
@@ -99,36 +110,33 @@ class Experiment:
 
     def trials(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
         """The runs that choose the rates of each arm, as far as is known."""
-        found, axes = dict[Run, None](), self._axes(scale)
-        for arm in self.arms(scale) if axes else ():
+        found = dict[Run, None]()
+        for arm in self.arms(scale) if self._tuned(scale) else ():
             run_at, loss_at = self._search(scale, arm, outcomes)
-            found |= dict.fromkeys(map(run_at, search.trials(loss_at, axes)))
+            found |= dict.fromkeys(map(run_at, search.trials(loss_at, len(self.tunes))))
         return list(found)
 
     def best(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> Rates:
         """The rates that are better than their neighbours; the trainer's until they are found."""
+        axes = len(self._tuned(scale))
         run_at, loss_at = self._search(scale, arm, outcomes)
-        chosen = run_at(search.best(loss_at, self._axes(scale)) or ())
-        return Rates(chosen.learning_rate, chosen.scale)
+        point = search.best(loss_at, axes)
+        chosen = run_at((0,) * axes if point is None else point)
+        return Rates(chosen.learning_rate, chosen.scale, is_final=point is not None or not axes)
 
-    def is_searched(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> bool:
-        """Whether the rates of an arm are found; those of a paper are not searched."""
-        axes = self._axes(scale)
-        return not axes or search.best(self._search(scale, arm, outcomes)[1], axes) is not None
-
-    def _axes(self, scale: Scale) -> int:
-        return len(self.tunes) if scale.is_tuned else 0
+    def _tuned(self, scale: Scale) -> tuple[str, ...]:
+        return () if scale.is_paper else self.tunes
 
     def _search(
         self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]
     ) -> tuple[Callable[[search.Point], Run], Callable[[search.Point], float | None]]:
         """The trial some steps from the trainer's rates, and its loss if it was made."""
-        arms = [arm] if self.tunes_each_arm else [one for one in self.arms(scale) if one.method == arm.method]
-        usual = run_of(scale, arms[0], scale.seed_of_rates)
+        first = next(one for one in self.arms(scale) if one.method == arm.method)
+        usual = run_of(scale, arm if self.tunes_each_arm else first, scale.seed_of_rates)
 
         def run_at(point: search.Point) -> Run:
-            steps = dict(zip(self.tunes, point, strict=False))
-            return usual.at(**{name: FACTORS[name](count) * getattr(usual, name) for name, count in steps.items()})
+            steps = zip(self._tuned(scale), point, strict=True)
+            return usual.at(**{name: FACTORS[name](count) * getattr(usual, name) for name, count in steps})
 
         def loss_at(point: search.Point) -> float | None:
             outcome = outcomes.get(run_at(point))
@@ -138,11 +146,16 @@ class Experiment:
 
     def runs(self, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Run]:
         """The runs of all arms: whole seeds first, so that one cut short is comparable."""
-        return [run for seed in scale.seeds for run in self.by_arm(scale, outcomes, seed)]
+        by_arm = [self.by_seed(scale, arm, outcomes) for arm in self.arms(scale)]
+        return [runs[seed] for seed in scale.seeds for runs in by_arm]
 
-    def by_arm(self, scale: Scale, outcomes: Mapping[Run, Outcome], seed: int) -> list[Run]:
-        """The run of each arm with a seed, each at the rates of its method."""
-        return [run_of(scale, arm, seed).at(**self.best(scale, arm, outcomes)._asdict()) for arm in self.arms(scale)]
+    def by_seed(self, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> dict[int, Run]:
+        """The runs of an arm at its rates."""
+        rates = self.best(scale, arm, outcomes)
+        return {
+            seed: run_of(scale, arm, seed).at(learning_rate=rates.learning_rate, scale=rates.scale)
+            for seed in scale.seeds
+        }
 
 
 def run_of(scale: Scale, arm: Arm, seed: int) -> Run:

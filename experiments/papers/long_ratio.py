@@ -5,21 +5,16 @@
 The methods of `experiments.papers.ratio` at their rates and scales, for ten times as many updates.
 """
 
-import dataclasses
-
 from experiments.papers import ratio
 from experiments.papers.command import main
 from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.long_run import at_both_lengths
 from experiments.papers.scales import Scale
 
 
 def arms(scale: Scale) -> list[Arm]:
     """Each method at both lengths; the shorter one chooses its rates."""
-    return [
-        dataclasses.replace(arm, x=steps, settings={**arm.settings, "steps": steps})
-        for arm in ratio.arms(scale)
-        for steps in (scale.steps, 10 * scale.steps)
-    ]
+    return at_both_lengths(ratio.arms(scale), scale)
 
 
 EXPERIMENT = Experiment(

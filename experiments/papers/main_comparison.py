@@ -8,10 +8,9 @@ next to nothing for a matrix are not in the paper.
 """
 
 from experiments.papers.command import main
-from experiments.papers.experiment import NEVER, Arm, Experiment
+from experiments.papers.experiment import FROZEN, NEVER, Arm, Experiment, arm_of
 from experiments.papers.scales import Scale
 
-_FROZEN = {"rule": "frozen", "residual": "recovery"}
 _TABLE_1 = (
     Arm(method="adamw", optimizer="adamw", printed="4.10"),
     Arm(method="galore", optimizer="galore", printed="6.17"),
@@ -27,10 +26,8 @@ _COMPLETED = {"completion": "isotropic"}
 _NOT_IN_IT = (
     Arm(method="grassjump, completed", optimizer="grassjump", settings=_COMPLETED),
     Arm(method="grassjump, one random subspace", optimizer="grassjump", settings={"update_proj_gap": NEVER}),
-    Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
-    Arm(method="fira", optimizer="fira"),
-    Arm(method="muon", optimizer="muon"),
-    *(Arm(method=name, optimizer=name) for name in ("column_sgd", "racs", "sinkgd", "foam", "gwt", "alice")),
+    FROZEN,
+    *map(arm_of, ("fira", "muon", "column_sgd", "racs", "sinkgd", "foam", "gwt", "alice")),
 )
 _PRINTED = {
     "paper-qwen-1.5b": {"adamw": "4.84", "subtrack": "4.70", "grasswalk": "4.68", "grassjump": "4.66"},
@@ -45,7 +42,7 @@ _OTHER_MODELS = tuple(
 
 def arms(scale: Scale) -> tuple[Arm, ...]:
     """The methods; those of the other models of the paper at its own scale only."""
-    return _TABLE_1 + (_OTHER_MODELS if scale.preset == "paper-1b" else _NOT_IN_IT)
+    return _TABLE_1 + (_OTHER_MODELS if scale.is_paper else _NOT_IN_IT)
 
 
 EXPERIMENT = Experiment(name="main_comparison", title="Methods", source="arXiv 2510.01878, Tables 1 and 2", arms=arms)

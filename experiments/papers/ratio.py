@@ -8,15 +8,13 @@ learning rate and a scale of which neither a step up nor down is better.
 """
 
 from experiments.papers.command import main
-from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.experiment import FROZEN, Arm, Experiment, arm_of
 from experiments.papers.scales import Scale
 
-_FROZEN = {"rule": "frozen", "residual": "recovery"}
 ARMS = (
-    *(Arm(method=name, optimizer=name) for name in ("adamw", "muon", "column_sgd", "racs", "foam")),
-    *(Arm(method=name, optimizer=name) for name in ("grassjump", "grasswalk", "subtrack")),
-    Arm(method="frozen + recovery", optimizer="assemble", settings=_FROZEN),
-    *(Arm(method=name, optimizer=name) for name in ("fira", "galore")),
+    *map(arm_of, ("adamw", "muon", "column_sgd", "racs", "foam", "grassjump", "grasswalk", "subtrack")),
+    FROZEN,
+    *map(arm_of, ("fira", "galore")),
 )
 
 

@@ -22,7 +22,7 @@ class Scale:
       update_proj_gap: Updates between two subspaces, where they are not what is swept.
       seeds: Those that are reported.
       seed_of_rates: The one by which learning rates are chosen.
-      is_tuned: Whether each method has its own rates; those of the papers are one for all.
+      is_paper: Whether everything is as in the papers, which have one rate for all methods.
       flops_per_second: What an estimate of the time assumes.
     """
 
@@ -33,7 +33,7 @@ class Scale:
     update_proj_gap: int
     seeds: tuple[int, ...] = (0, 1, 2)
     seed_of_rates: int = 100
-    is_tuned: bool = True
+    is_paper: bool = False
     flops_per_second: float
 
     @property
@@ -73,7 +73,7 @@ SCALES = {
         steps=10_000,
         update_proj_gap=100,
         seeds=(0,),
-        is_tuned=False,
+        is_paper=True,
         flops_per_second=5e13,  # an A6000's in the papers: 417 minutes for AdamW
     ),
 }

@@ -8,18 +8,18 @@ of 2000 updates (a table here has the minutes of all), and the peak of memory in
 methods are those that lead the smallest model, and their rivals.
 """
 
-from typing import Any
+import dataclasses
 
 from experiments.papers.command import main
-from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.experiment import FROZEN, Arm, Experiment, arm_of
 from experiments.papers.scales import Scale
 from models.config import CONFIGS
 from models.parameters import count_parameters
 from train.config.presets import PRESETS
 
-_METHODS = ("adamw", "muon", "column_sgd", "foam", "grassjump", "grasswalk", "subtrack", "frozen + recovery")
-_FROZEN: dict[str, Any] = {"rule": "frozen", "residual": "recovery"}
-_WINDOWS = {"tiny": 16, "20m": 8}  # of both models as many tokens
+_NAMES = ("adamw", "muon", "column_sgd", "foam", "grassjump", "grasswalk", "subtrack")
+_METHODS = (*map(arm_of, _NAMES), FROZEN)
+_WINDOWS = {"tiny": 16, "20m": 8}  # the same tokens per update in both models
 _PRESETS = ("subtrack-60m", "subtrack-130m", "subtrack-350m", "subtrack-1b", "subtrack-3b")
 _PRINTED = {
     "adamw": (
@@ -47,28 +47,27 @@ _PRINTED = {
 
 def arms(scale: Scale) -> list[Arm]:
     """Each method in each model."""
-    if scale.preset == "paper-1b":
+    if scale.is_paper:
         return [
-            _arm(name, preset=preset, printed=f"{loss}, {seconds} s, {memory} GB")
+            _in_preset(arm_of(name), preset, f"{loss}, {seconds} s, {memory} GB")
             for name, printed in _PRINTED.items()
             for preset, loss, seconds, memory in zip(_PRESETS, *printed, strict=True)
         ]
     if scale.preset is not None:
-        return [_arm(name, preset=preset) for name in _METHODS for preset in _PRESETS[:3]]
-    return [_arm(name, model, windows) for name in _METHODS for model, windows in _WINDOWS.items()]
+        return [_in_preset(arm, preset) for arm in _METHODS for preset in _PRESETS[:3]]
+    return [
+        dataclasses.replace(arm, x=_millions(model), model=model, settings={**arm.settings, "batch_size": windows})
+        for arm in _METHODS
+        for model, windows in _WINDOWS.items()
+    ]
 
 
-def _arm(name: str, model: str | None = None, windows: int | None = None, **options: Any) -> Arm:
-    size = CONFIGS[model or PRESETS[options["preset"]].model]
-    optimizer, settings = ("assemble", _FROZEN) if name == "frozen + recovery" else (name, {})
-    return Arm(
-        method=name,
-        optimizer=optimizer,
-        x=round(count_parameters(size) / 1e6, 1),
-        settings=settings if windows is None else settings | {"batch_size": windows},
-        model=model,
-        **options,
-    )
+def _in_preset(arm: Arm, preset: str, printed: str = "-") -> Arm:
+    return dataclasses.replace(arm, x=_millions(PRESETS[preset].model), preset=preset, printed=printed)
+
+
+def _millions(model: str) -> float:
+    return round(count_parameters(CONFIGS[model]) / 1e6, 1)
 
 
 EXPERIMENT = Experiment(

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from experiments.papers.experiment import Arm, Experiment
+from experiments.papers.experiment import Arm, Experiment, Rates
 from experiments.papers.scales import SCALES, Scale, seconds_of
 from experiments.papers.trained import Outcome, Run
 from experiments.study import row
@@ -37,24 +37,24 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
     arms, found = experiment.arms(scale), found_by_arm(experiment, scale, outcomes)
     if not any(found):
         return ""
-    reference = next(of_seed for of_seed in found if of_seed)
-    rows = [
-        cells(experiment, arm, of_seed, reference) | {RATES: rates_of(experiment, scale, arm, outcomes)}
-        for arm, of_seed in zip(arms, found, strict=True)
-        if of_seed
-    ]
+    rows, first = list[dict[str, str]](), dict[float | None, Found]()  # the first row of each setting
+    for arm, of_seed in zip(arms, found, strict=True):
+        if of_seed:
+            reference = first.setdefault(arm.x, of_seed)
+            rates = rates_text(experiment.best(scale, arm, outcomes))
+            rows.append(cells(experiment, arm, of_seed, reference) | {RATES: rates})
     columns = [column for column in COLUMNS if any(cell[column] != "-" for cell in rows)]
     lines = [
-        f"**{experiment.title}**, --scale {name}: {scale.model}, {scale.steps} steps, r = {scale.rank}, "
-        f"T = {scale.update_proj_gap};",
+        f"**{experiment.title}**, --scale {name}: {size_of(experiment, scale)}, T = {scale.update_proj_gap};",
         f"{described(scale, found)}.",
         "",
         row(*columns),
         f"|{'|'.join(COLUMNS[column] for column in columns)}|",
         *(row(*(cell[column] for column in columns)) for cell in rows),
     ]
-    missing = [run for run in experiment.runs(scale, outcomes) if run not in outcomes]
-    untried = [run for run in experiment.trials(scale, outcomes) if run not in outcomes]
+    missing, untried = (
+        [run for run in runs(scale, outcomes) if run not in outcomes] for runs in (experiment.runs, experiment.trials)
+    )
     if missing or untried:
         trials = f", {len(untried)} or more that choose rates" if untried else ""
         lines += ["", f"Not made yet: {len(missing)} runs of the table{trials}."]
@@ -63,18 +63,24 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
 
 def found_by_arm(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Found]:
     """The outcomes of each arm by seed, at its rates."""
-    by_seed = {seed: experiment.by_arm(scale, outcomes, seed) for seed in scale.seeds}
     return [
-        {seed: outcomes[runs[number]] for seed, runs in by_seed.items() if runs[number] in outcomes}
-        for number in range(len(experiment.arms(scale)))
+        {seed: outcomes[run] for seed, run in experiment.by_seed(scale, arm, outcomes).items() if run in outcomes}
+        for arm in experiment.arms(scale)
     ]
 
 
-def rates_of(experiment: Experiment, scale: Scale, arm: Arm, outcomes: Mapping[Run, Outcome]) -> str:
+def size_of(experiment: Experiment, scale: Scale) -> str:
+    """What all runs of an experiment have in common."""
+    arms = experiment.arms(scale)
+    one_model = not all(arm.model or arm.preset for arm in arms)
+    one_length = not any("steps" in arm.settings for arm in arms)
+    parts = (scale.model if one_model else "", f"{scale.steps} steps" if one_length else "")
+    return ", ".join([*filter(None, parts), f"r = {scale.rank}" if one_model else "r = m/4"])
+
+
+def rates_text(rates: Rates) -> str:
     """The rates of an arm, and whether they are still the trainer's."""
-    rates = experiment.best(scale, arm, outcomes)
-    searched = "" if experiment.is_searched(scale, arm, outcomes) else ", not searched"
-    return f"{rates.learning_rate:g} x {rates.scale:g}{searched}"
+    return f"{rates.learning_rate:g} x {rates.scale:g}{'' if rates.is_final else ', not searched'}"
 
 
 def cells(experiment: Experiment, arm: Arm, found: Found, reference: Found) -> dict[str, str]:

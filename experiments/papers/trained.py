@@ -116,6 +116,7 @@ def train(run: Run, subfolder: str = "") -> Outcome:
 
 
 def _trained(run: Run, folder: RunFolder) -> Outcome:
+    made = provenance()
     status = run_child(run.config(), folder, lambda: None)
     if status != DIVERGED and not folder.summary.exists():
         raise UserError(f"{run} ended with status {status}: {last_line(folder.path / LOG)}")
@@ -129,7 +130,7 @@ def _trained(run: Run, folder: RunFolder) -> Outcome:
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary.get("device", "unknown"),
         corpus=folder.stored().fingerprint,
-        **provenance(),
+        **made,
     )
 
 

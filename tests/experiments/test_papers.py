@@ -24,7 +24,7 @@ from experiments.papers import (
 from experiments.papers.__main__ import MODULES, overview
 from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment, run_of
-from experiments.papers.scales import SCALES
+from experiments.papers.scales import SCALES, Scale
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
 from experiments.study import Study
@@ -41,6 +41,11 @@ OUTCOME = Outcome(4.0, 60.0, 2_000_000, None, device="abacus", corpus="of the te
 GRID: Experiment = ablation.EXPERIMENT
 
 
+def of_seed(experiment: Experiment, scale: Scale, outcomes: dict[Run, Outcome], seed: int) -> list[Run]:
+    """The run of each arm."""
+    return [experiment.by_seed(scale, arm, outcomes)[seed] for arm in experiment.arms(scale)]
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_every_run_is_one_that_pretrain_accepts(module: Any, scale: str) -> None:
@@ -48,7 +53,7 @@ def test_every_run_is_one_that_pretrain_accepts(module: Any, scale: str) -> None
     arms = experiment.arms(size)
     assert len({(arm.method, arm.x) for arm in arms}) == len(arms)
     assert size.seed_of_rates not in size.seeds
-    for run in {*experiment.trials(size, {}), *experiment.by_arm(size, {}, seed=0)}:
+    for run in {*experiment.trials(size, {}), *of_seed(experiment, size, {}, 0)}:
         config = run.config()
         check(config)
         if size.preset is None:  # a preset gives all optimizers a rank
@@ -77,10 +82,12 @@ def test_a_run_is_a_command_line_of_pretrain() -> None:
 
 
 def test_no_limit_and_random_angles_are_what_the_library_calls_none() -> None:
-    growths = {run.max_norm_growth for run in limiter.EXPERIMENT.by_arm(CPU, {}, seed=0)}
+    growths = {run.max_norm_growth for run in of_seed(limiter.EXPERIMENT, CPU, {}, 0)}
     assert growths == {0.1, 1.01, 10.0, None}
-    assert step_size.EXPERIMENT.by_arm(CPU, {}, seed=0)[0].step_size is None
-    assert {run.update_proj_gap for run in interval.EXPERIMENT.by_arm(SCALES["gpu"], {}, 0)} == set(interval.INTERVALS)
+    assert of_seed(step_size.EXPERIMENT, CPU, {}, 0)[0].step_size is None
+    assert {run.update_proj_gap for run in of_seed(interval.EXPERIMENT, SCALES["gpu"], {}, 0)} == set(
+        interval.INTERVALS
+    )
 
 
 def test_a_rate_is_chosen_on_a_seed_of_its_own_when_its_neighbours_are_worse() -> None:
@@ -94,9 +101,9 @@ def test_a_rate_is_chosen_on_a_seed_of_its_own_when_its_neighbours_are_worse() -
     first_three = dict(list(outcomes.items())[:3])
     first_trials = GRID.trials(CPU, {})
     assert [run for run in GRID.trials(CPU, first_three) if run not in first_trials] == list(outcomes)[3:]
-    assert GRID.best(CPU, arm, first_three) == (usual.learning_rate, 0.25)
-    assert GRID.best(CPU, arm, outcomes) == (2 * usual.learning_rate, 0.25)
-    assert GRID.by_arm(CPU, outcomes, 0)[0].learning_rate == 2 * usual.learning_rate
+    assert GRID.best(CPU, arm, first_three) == (usual.learning_rate, 0.25, False)
+    assert GRID.best(CPU, arm, outcomes) == (2 * usual.learning_rate, 0.25, True)
+    assert of_seed(GRID, CPU, outcomes, 0)[0].learning_rate == 2 * usual.learning_rate
 
 
 def test_an_arm_has_rates_of_its_own_if_its_experiment_tunes_each() -> None:
@@ -107,8 +114,7 @@ def test_an_arm_has_rates_of_its_own_if_its_experiment_tunes_each() -> None:
         usual.at(learning_rate=factor * usual.learning_rate): OUTCOME._replace(eval_loss=loss)
         for factor, loss in losses.items()
     }
-    searched = [completion.EXPERIMENT.is_searched(CPU, arm, outcomes) for arm in (first, second)]
-    assert searched == [False, True]
+    assert [completion.EXPERIMENT.best(CPU, arm, outcomes).is_final for arm in (first, second)] == [False, True]
     shared = dataclasses.replace(completion.EXPERIMENT, tunes_each_arm=False)
     assert shared.trials(CPU, {}) == [
         run for run in completion.EXPERIMENT.trials(CPU, {}) if run.update_proj_gap == first.x
@@ -129,16 +135,16 @@ def test_a_ratio_is_chosen_with_the_rate(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Study, "make", make)
     command.make_trials(grassjump, CPU, results, workers=1)
     outcomes = STUDY.read(results)
-    assert grassjump.best(CPU, grassjump.arms(CPU)[0], outcomes) == (0.02, 0.025)
+    assert grassjump.best(CPU, grassjump.arms(CPU)[0], outcomes) == (0.02, 0.025, True)
     assert len(outcomes) == len(results.read_text().splitlines()) < 20
-    (chosen,) = grassjump.by_arm(CPU, outcomes, 0)
+    (chosen,) = of_seed(grassjump, CPU, outcomes, 0)
     assert (chosen.learning_rate, chosen.scale) == (0.02, 0.025)
     assert "| grassjump | 0.02 x 0.025 | 1 |" in report(grassjump, outcomes | {chosen: OUTCOME})
 
 
 def found(*losses: tuple[int, int, float | None]) -> dict[Run, Outcome]:
     """Outcomes of arms of the grid, each (number, seed, loss)."""
-    return {GRID.by_arm(CPU, {}, seed)[number]: OUTCOME._replace(eval_loss=loss) for number, seed, loss in losses}
+    return {of_seed(GRID, CPU, {}, seed)[number]: OUTCOME._replace(eval_loss=loss) for number, seed, loss in losses}
 
 
 def test_the_table_has_means_differences_by_seed_and_what_is_missing() -> None:
@@ -164,7 +170,7 @@ def test_the_figure_has_units_and_error_bars() -> None:
     first = axes.containers[0].lines[2][0].get_segments()[0]  # type: ignore[attr-defined]
     np.testing.assert_allclose(first[:, 0], 4.1 + np.array([-1, 1]) * 0.02**0.5)
     assert figure(GRID, "gpu", {}) is None
-    runs = limiter.EXPERIMENT.by_arm(CPU, {}, seed=0)
+    runs = of_seed(limiter.EXPERIMENT, CPU, {}, 0)
     swept = figure(limiter.EXPERIMENT, "cpu", dict.fromkeys(runs, OUTCOME))
     assert swept is not None
     assert swept.axes[0].get_xlabel() == "zeta, the largest growth (100: no limit)"
@@ -175,7 +181,7 @@ def test_a_finished_run_is_not_made_again_and_a_diverged_one_has_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = replace_runs(tmp_path, monkeypatch)
-    run = GRID.by_arm(CPU, {}, seed=0)[0]
+    run = of_seed(GRID, CPU, {}, 0)[0]
     outcome = trained.train(run)
     assert trained.train(run) == outcome
     assert outcome[:3] == (4.5, 7.5, 12)
@@ -213,7 +219,7 @@ def test_times_are_of_runs_made_one_at_a_time_and_of_no_other_experiment(
 ) -> None:
     made = replace_runs(tmp_path, monkeypatch)
     losses, times = interval.EXPERIMENT, wall_time.EXPERIMENT
-    run = next(run for run in losses.by_arm(CPU, {}, seed=0) if run in times.by_arm(CPU, {}, seed=0))
+    run = next(run for run in of_seed(losses, CPU, {}, 0) if run in of_seed(times, CPU, {}, 0))
     for experiment, count in ((losses, 1), (times, 2), (limiter.EXPERIMENT, 2), (times, 2)):
         experiment.study.train(run)
         assert len(made) == count
@@ -280,7 +286,7 @@ def test_an_experiment_makes_its_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    run = GRID.by_arm(CPU, {}, seed=0)[0].at(steps=3)
+    run = of_seed(GRID, CPU, {}, 0)[0].at(steps=3)
     STUDY.make([run], tmp_path / "runs.jsonl", workers=1)
     outcome = STUDY.read(tmp_path / "runs.jsonl")[run]
     assert outcome.eval_loss is not None
