@@ -1,6 +1,7 @@
 """The table of an experiment in Markdown, and how much is left to do."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from experiments.papers.experiment import Arm, Experiment, Rates
@@ -44,9 +45,9 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
             rates = rates_text(experiment.best(scale, arm, outcomes))
             rows.append(cells(experiment, arm, of_seed, reference) | {RATES: rates})
     columns = [column for column in COLUMNS if any(cell[column] != "-" for cell in rows)]
+    caption = f"**{experiment.title}**, --scale {name}: {size_of(experiment, scale)}, T = {scale.update_proj_gap}; "
     lines = [
-        f"**{experiment.title}**, --scale {name}: {size_of(experiment, scale)}, T = {scale.update_proj_gap};",
-        f"{described(scale, found)}.",
+        textwrap.fill(f"{caption}{described(scale, found)}.", 100, break_long_words=False, break_on_hyphens=False),
         "",
         row(*columns),
         f"|{'|'.join(COLUMNS[column] for column in columns)}|",
