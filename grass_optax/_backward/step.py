@@ -146,8 +146,7 @@ class _Update:
 
         def visit(i: Index, grads: Params, carry: _Carry) -> tuple[_Carry, Stacks]:
             total = carry.squares + squares(grads)
-            i = jnp.where(total < 0, 0, i)  # never: XLA on CPU would slice before the gradients are there
-            return self._updated(due, i, self._clipped(grads, factor), carry._replace(squares=total))
+            return self._updated(due, _after(total, i), self._clipped(grads, factor), carry._replace(squares=total))
 
         carry, grads, vectors = backward(self.loss, saved, self._layer, visit, self._start())
         norm = jnp.sqrt(carry.squares + squares(grads)) if norm is None else norm
@@ -210,6 +209,19 @@ class _Update:
             self.apart.params.with_others(self.apart.params.with_stacks(self.params, carry.params), params),
             self.apart.state.with_others(self.apart.state.with_stacks(self.state, carry.state), state),
         )
+
+
+def _after(total: Array, i: Index) -> Index:
+    """The index of a layer, on a CPU not before the sum of its squared gradients is there.
+
+    Where a slice waits for its index, XLA on a CPU has it no sooner than the gradients. A TPU's
+    compiler has better orders of its own.
+    """
+
+    def wait(total: Array, i: Index) -> Index:
+        return jnp.where(total < 0, 0, i)  # the sum is never negative
+
+    return lax.platform_dependent(total, i, cpu=wait, default=lambda _, i: i)
 
 
 def if_due(due: Array, update: Callable[[PyTree], PyTree], arrays: PyTree) -> PyTree:
