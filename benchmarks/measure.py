@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 
 from benchmarks import SLEEPING_THREADS
+from train.system.devices import processor_name
 
 PACKAGES = (
     "jax", "jaxlib", "optax", "numpy", "flax", "rollfast", "torch", "transformers", "galore-torch", "fira",
@@ -132,7 +133,7 @@ def machine() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
+        "processor": processor_name(),
         "cpus": os.cpu_count(),
         "load": os.getloadavg(),
         "backend": device.platform,
@@ -141,13 +142,6 @@ def machine() -> dict[str, Any]:
         "environment": {name: os.environ.get(name) for name in ("XLA_FLAGS", *SLEEPING_THREADS)},
         "versions": {name: v for name in PACKAGES if (v := version(name))},
     }
-
-
-def processor() -> str:
-    """The name of the processor, if Linux reports it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def version(package: str) -> str | None:

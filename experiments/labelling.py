@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.provenance import provenance
+from experiments.provenance import made_by
 from experiments.study import Study
 from experiments.texts import LABEL, SETS, files, minilm, prepare
 from train.config.finetune import RANK, REGRESSION, EpochFlags, ExampleFlags, Finetune, StartFlags, finetuning_optimizer
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 def train(run: Run) -> Outcome:
     """Fine-tune without checkpoints, and test at the end."""
-    made, config = provenance(), settings(run)
+    made, config = made_by(), settings(run)
     model = read_model(config.start.init_from)
     mesh = make_mesh("", run.batch_size)
     work = labelling_work(config, model, mesh)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.provenance import provenance
+from experiments.provenance import made_by
 from experiments.study import Study
 from grass_optax import captured_energy
 from train.config.optimizer_flags import OptimizerFlags
@@ -68,7 +68,7 @@ MakeOptimizer = Callable[[Run, optax.Schedule], optax.GradientTransformation]
 
 def train(run: Run, make_optimizer: MakeOptimizer) -> Outcome:
     """Train without checkpoints, and evaluate at the end."""
-    made, began = provenance(), time.perf_counter()
+    made, began = made_by(), time.perf_counter()
     config = settings(run)
     task, data = pretraining(config.model, config.data, make_mesh("", config.data.batch_size)), config.data
     schedule = make_schedule(run.learning_rate, config.schedule)

@@ -4,15 +4,15 @@ import datetime
 import subprocess
 from pathlib import Path
 
-from benchmarks.measure import processor
+from train.system.devices import processor_name
 
 HERE = Path(__file__).parent
 CODE = (":/experiments", ":/grass_optax", ":/models", ":/train", ":/pyproject.toml")
 
 
-def provenance() -> dict[str, str]:
+def made_by() -> dict[str, str]:
     """Those of a run that begins now."""
-    return {"commit": commit(), "date": datetime.date.today().isoformat(), "processor": processor()}
+    return {"commit": commit(), "date": datetime.date.today().isoformat(), "processor": processor_name()}
 
 
 def commit() -> str:

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments.provenance import provenance
+from experiments.provenance import made_by
 from experiments.study import Study, command_line, row, run_command, write_tables
 from train.compare.figures import style
 from train.storage.metrics import save_figure
@@ -115,7 +115,7 @@ def _function(run: Run) -> str:
 
 def train(run: Run) -> Outcome:
     """Follow all starts."""
-    made, began = provenance(), time.perf_counter()
+    made, began = made_by(), time.perf_counter()
     found = paths(run)
     distances = np.linalg.norm(found[-1], axis=-1)
     steps = np.linalg.norm(np.diff(found, axis=0), axis=-1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import english
-from experiments.provenance import provenance
+from experiments.provenance import made_by
 from experiments.study import Study
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import DIVERGED, DataFlags, ModelFlags, PrecisionName, Pretrain, UserError, defaults
@@ -116,7 +116,7 @@ def train(run: Run, subfolder: str = "") -> Outcome:
 
 
 def _trained(run: Run, folder: RunFolder) -> Outcome:
-    made = provenance()
+    made = made_by()
     status = run_child(run.config(), folder, lambda: None)
     if status != DIVERGED and not folder.summary.exists():
         raise UserError(f"{run} ended with status {status}: {last_line(folder.path / LOG)}")

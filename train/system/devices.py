@@ -65,3 +65,10 @@ def host_devices(count: int) -> Sequence[jax.Device]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     return jax.devices()
+
+
+def processor_name() -> str:
+    """Return the name of the processor, if the system reports it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
