@@ -31,7 +31,7 @@ def mark(app: Sphinx, docname: str, source: list[str]) -> None:
 
     def marked(link: re.Match[str]) -> str:
         file = (folder / link[1]).resolve()
-        if not file.exists() or file.suffix == ".md":
+        if not file.exists() or file.suffix in {".md", ".png"}:  # pages, and images in them
             return link[0]
         return f"]({SCHEME}{file.relative_to(ROOT).as_posix()})"
 
@@ -59,7 +59,7 @@ def of_object(domain: str, info: dict[str, str]) -> str | None:
     if not (inspect.isclass(value) or inspect.isroutine(value)):
         return None
     file = Path(inspect.getfile(value))
-    if ROOT not in file.parents:  # a type of another package
+    if ROOT not in file.parents or "site-packages" in file.parts:  # a type of another package
         return None
     return f"{SCHEME}{file.relative_to(ROOT).as_posix()}#L-{inspect.getsourcelines(value)[1]}"
 
