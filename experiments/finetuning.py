@@ -12,13 +12,13 @@ made, it is the trainer's default.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments import search
 from experiments.labelling import STUDY, Outcome, Run
-from experiments.study import command_line, row, run_command, write_tables
+from experiments.study import command_line, row, run_command, spread, write_tables
 from train.config.finetune import RANK, finetuning_optimizer
 from train.config.optimizers import OPTIMIZERS
 
@@ -218,12 +218,6 @@ def described(table: Table) -> str:
         f"{epochs} in batches of {table.batch_size} rows of up to {table.seq_len} tokens, T = {table.update_proj_gap}, "
         f"{table.switch_gap} for badam"
     )
-
-
-def spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation if there are several."""
-    mean = f"{statistics.mean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 def main() -> None:

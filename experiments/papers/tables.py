@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from experiments.papers.experiment import Arm, Experiment, Rates
 from experiments.papers.scales import SCALES, Scale, seconds_of
 from experiments.papers.trained import Outcome, Run
-from experiments.study import row
+from experiments.study import row, spread
 
 RATES = "rate x scale"  # the learning rate, and how much faster than the rest the matrices learn
 LEFT, RIGHT = "---", "---:"
@@ -110,12 +110,6 @@ def known(found: Found, name: str) -> list[float]:
 def losses_of(found: Found) -> dict[int, float]:
     """The losses of the seeds that did not diverge."""
     return {seed: outcome.eval_loss for seed, outcome in found.items() if outcome.eval_loss is not None}
-
-
-def spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation if there are several."""
-    mean = f"{statistics.mean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 def described(scale: Scale, found: Sequence[Found]) -> str:

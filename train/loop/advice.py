@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
 
 from models.config import TransformerConfig
 from train.config.axes import idle
+from train.config.changes import Flags, changed, kept_inputs, new, words
 from train.config.finetune import StartFlags
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import INT8, ModelFlags, Pretrain, UserError
@@ -14,8 +14,6 @@ from train.config.validate import check, check_finetuning
 from train.plan.config import Plan, plan_defaults
 from train.program.chunks import chunk_of
 
-Flags = dict[str, Any]  # settings by name
-AnyRun = TypeVar("AnyRun", bound=Run)
 WITHOUT_COST = ("learning_rate", "adam_learning_rate", "scale", "attention")  # in bytes; attention depends on devices
 
 
@@ -61,37 +59,6 @@ def plan_command(run: Pretrain) -> str:
     named |= {name: getattr(run.data, name) for name in ("batch_size", "accumulate", "seq_len")}
     named |= {"mesh": run.devices.mesh} if run.devices.mesh else {}
     return f"plan {words(named)}"
-
-
-def changed(run: AnyRun, flags: Flags) -> AnyRun:
-    """Return a run with some settings changed, by the names of their flags."""
-    parts: dict[str, Any] = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
-    groups = {name: part for name, part in parts.items() if dataclasses.is_dataclass(type(part))}
-    changes: dict[str, Any] = {
-        name: dataclasses.replace(group, **{flag: value for flag, value in flags.items() if hasattr(group, flag)})
-        for name, group in groups.items()
-    }
-    return dataclasses.replace(run, **changes)
-
-
-def new(run: Run, flags: Flags) -> Flags:
-    """Return those of `flags` that a run does not have."""
-    return {name: value for name, value in flags.items() if changed(run, {name: value}) != run}
-
-
-def words(flags: Flags) -> str:
-    """Return flags as they are written on the command line."""
-
-    def one(name: str, value: Any) -> str:
-        flag = name.replace("_", "-")
-        return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
-
-    return " ".join(one(name, value) for name, value in flags.items())
-
-
-def kept_inputs(layers: int) -> int:
-    """Return K, for which the L / K saved inputs and the K that are computed again are fewest."""
-    return min((k for k in range(1, layers + 1) if layers % k == 0), key=lambda k: (k + layers // k, k))
 
 
 def _helps(run: Run, network: TransformerConfig, flags: Flags) -> bool:

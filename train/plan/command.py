@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
+from train.config.changes import Flags, words
 from train.config.run import Pretrain, UserError
 from train.config.validate import check
-from train.loop.advice import Flags, words
 from train.plan.config import Plan, run_of_plan
 from train.plan.cost import AVAILABLE, compiled_step, in_refusal, planned_program, planned_step
 from train.plan.devices import planned_devices

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from models.config import CONFIGS
 from train.config.axes import idle
+from train.config.changes import Flags, changed, kept_inputs, new
 from train.config.optimizer_flags import BLOCKS, HAAR
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import INT8, Pretrain
 from train.config.validate import NARROWEST_BLOCK
-from train.loop.advice import Flags, changed, kept_inputs, new
 from train.program.chunks import chunk_of
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from train.loop.advice import words
+from train.config.changes import words
 from train.plan.sizes import gb, mb
 
 SHOWN = 0.01  # of the bytes of a step or a refresh; smaller collectives are summed up in one line

@@ -24,9 +24,8 @@ PEAKS = {
     "TPU v5": 459e12,
     "TPU v6": 918e12,
 }
-# GPUs whose names are parts of other names (an L4 is no L40), by JAX's whole name. Accumulated in
-# float32: whitepapers of GA102 (2021) and Ada (2023), datasheets of L4, L40S, A10 and A10G, which
-# print twice as much with sparsity.
+# GPUs whose names are parts of other names (an L4 is no L40), by JAX's whole name. Products of
+# bfloat16 accumulated in float32, without sparsity, as NVIDIA states them; A10G's as clouds do.
 WHOLE_NAMES = {
     "NVIDIA GeForce RTX 3090": 71e12,
     "NVIDIA GeForce RTX 4090": 165.2e12,

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import pytest
 
 from tests.train.small_run import ROOT
+from train.config.changes import Flags, changed, words
 from train.config.mistakes import check_effect
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import Pretrain, defaults
 from train.config.validate import check
-from train.loop.advice import Flags, changed, words
 from train.plan.remedies import REMEDIES, Cost, Planned, alone, together
 
 NEEDED = 100
