@@ -8,9 +8,13 @@ begins here: the gradients of hidden states and head exist at the same time in b
 take a fourth product with the head beside three, and the head has most of the weights of a small
 model.
 
-Products have the type of the hidden states and accumulate in float32 at least, as does the gradient
-of the head. Shape suffixes beside those of `models.blocks`:
-    G group of rows   R rows of a group   N chunk   C position of a chunk
+The gradient of the head is then a sum over chunks in float32, twice as large as a head in bfloat16.
+Where that is too much, it is found for a slice of the vocabulary at a time, from all positions.
+This takes the fourth product.
+
+Products have the type of the hidden states and accumulate in float32 at least. Shape suffixes
+beside those of `models.blocks`:
+    G group of rows   R rows of a group   N chunk   C position of a chunk   S token of a slice
 """
 
 import functools
@@ -22,6 +26,10 @@ from jax import Array
 
 from models.blocks import ANYWHERE, Placement
 
+Axes = Literal["DV", "VD"]
+Sums = Literal["chunks", "slices"]
+SLICES = 8  # of the vocabulary, at least
+
 
 class Head(NamedTuple):
     """The weights of the output head.
@@ -32,7 +40,7 @@ class Head(NamedTuple):
     """
 
     weights: Array
-    axes: Literal["DV", "VD"] = "DV"
+    axes: Axes = "DV"
 
 
 def token_losses(hidden_BTD: Array, head: Head, targets_BT: Array, *, chunk: int, place: Placement = ANYWHERE) -> Array:
@@ -46,82 +54,131 @@ def token_losses(hidden_BTD: Array, head: Head, targets_BT: Array, *, chunk: int
       chunk: Positions of each row whose logits exist at once; T need not be a multiple.
       place: Sharding constraints.
     """
-    weights = _in_place(head, hidden_BTD, place)
+    return _losses_and_log_sums(hidden_BTD, _in_place(head, hidden_BTD, place), targets_BT, chunk, place)[0]
 
-    def step(_: None, parts: tuple[Array, ...]) -> tuple[None, Array]:
+
+def _losses_and_log_sums(
+    hidden_BTD: Array, head: Head, targets_BT: Array, chunk: int, place: Placement
+) -> tuple[Array, Array]:
+    def step(_: None, parts: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
         x_GRCD, targets_GRC = parts
-        logits_GRCV = _logits(x_GRCD, weights, head.axes, place)
-        return None, _losses(logits_GRCV, targets_GRC, _log_sums(logits_GRCV))
+        logits_GRCV = _logits(x_GRCD, head, place)
+        log_sums_GRC = jax.nn.logsumexp(logits_GRCV, axis=-1)
+        return None, (_losses(logits_GRCV, targets_GRC, log_sums_GRC), log_sums_GRC)
 
-    _, losses_NGRC = jax.lax.scan(step, None, _chunks((hidden_BTD, targets_BT), chunk, place))
-    return _rows(losses_NGRC, targets_BT)
+    _, found_NGRC = jax.lax.scan(step, None, _chunks((hidden_BTD, targets_BT), chunk, place))
+    losses_BT, log_sums_BT = (_rows(x_NGRC, targets_BT) for x_NGRC in found_NGRC)
+    return losses_BT, log_sums_BT
 
 
 def weighted_loss(
-    hidden_BTD: Array, head: Head, targets_BT: Array, weights_BT: Array, *, chunk: int, place: Placement = ANYWHERE
-) -> Array:
-    """Return the sum of weights times `token_losses`, with its own derivative; its gradients are
-    found by summing over chunks, too.
-    """
-    return _weighted_loss(chunk, place, head.axes, hidden_BTD, head.weights, targets_BT, weights_BT)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _weighted_loss(
-    chunk: int,
-    place: Placement,
-    axes: Literal["DV", "VD"],
     hidden_BTD: Array,
-    weights: Array,
+    head: Head,
     targets_BT: Array,
     weights_BT: Array,
+    *,
+    chunk: int,
+    sums: Sums = "chunks",
+    place: Placement = ANYWHERE,
 ) -> Array:
-    losses_BT = token_losses(hidden_BTD, Head(weights, axes), targets_BT, chunk=chunk, place=place)
+    """Return the sum of weights times `token_losses`, with its own derivative.
+
+    Args:
+      hidden_BTD: As in `token_losses`.
+      head: As there.
+      targets_BT: As there.
+      weights_BT: The weight of each position.
+      chunk: As there.
+      sums: How the gradient of the head is found. With "chunks", as a sum over chunks, whole and in
+        float32 at least. With "slices", for a slice of the vocabulary at a time, so that only what
+        it is rounded to is whole. The logits are then computed twice, and on one device only.
+      place: Sharding constraints.
+    """
+    form = _Form(chunk, sums, head.axes, place)
+    return _weighted_loss(form, hidden_BTD, head.weights, targets_BT, weights_BT)
+
+
+class _Form(NamedTuple):
+    """What of the arguments is no array."""
+
+    chunk: int
+    sums: Sums
+    axes: Axes
+    place: Placement
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_loss(form: _Form, hidden_BTD: Array, weights: Array, targets_BT: Array, weights_BT: Array) -> Array:
+    losses_BT = token_losses(hidden_BTD, Head(weights, form.axes), targets_BT, chunk=form.chunk, place=form.place)
     return jnp.sum(weights_BT.astype(losses_BT.dtype) * losses_BT)
 
 
 def _forward(
-    chunk: int,
-    place: Placement,
-    axes: Literal["DV", "VD"],
-    hidden_BTD: Array,
-    weights: Array,
-    targets_BT: Array,
-    weights_BT: Array,
+    form: _Form, hidden_BTD: Array, weights: Array, targets_BT: Array, weights_BT: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     """Return the loss and, for `_backward`, its gradients."""
+    by = _by_slices if form.sums == "slices" else _by_chunks
+    weights_BT = weights_BT.astype(_accumulated(hidden_BTD))
+    losses_BT, dx_BTD, d_weights = by(form, hidden_BTD, weights, targets_BT, weights_BT)
+    return jnp.sum(weights_BT * losses_BT), (dx_BTD, d_weights, losses_BT)
+
+
+def _by_chunks(
+    form: _Form, hidden_BTD: Array, weights: Array, targets_BT: Array, weights_BT: Array
+) -> tuple[Array, Array, Array]:
+    """Losses and gradients, from the logits of a chunk of positions at a time."""
+    place, axes = form.place, form.axes
     head = _in_place(Head(weights, axes), hidden_BTD, place)
-    dtype = _accumulated(hidden_BTD)
 
     def step(sum_G: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         x_GRCD, targets_GRC, weights_GRC = parts
-        logits_GRCV = _logits(x_GRCD, head, axes, place)
-        log_sums_GRC = _log_sums(logits_GRCV)
+        logits_GRCV = _logits(x_GRCD, head, place)
+        log_sums_GRC = jax.nn.logsumexp(logits_GRCV, axis=-1)
         is_target_GRCV = _is_target(logits_GRCV, targets_GRC)
-        p_GRCV = jnp.exp(logits_GRCV - log_sums_GRC[..., None])
-        d_GRCV = (weights_GRC[..., None] * (p_GRCV - is_target_GRCV.astype(dtype))).astype(x_GRCD.dtype)
-        dx_GRCD = _product(f"GRCV,{axes}->GRCD", d_GRCV, head).astype(x_GRCD.dtype)
+        d_GRCV = _d_logits(logits_GRCV, log_sums_GRC, is_target_GRCV, weights_GRC).astype(x_GRCD.dtype)
+        dx_GRCD = _product(f"GRCV,{axes}->GRCD", d_GRCV, head.weights).astype(x_GRCD.dtype)
         # Each group sums its own part: what crosses devices is one sum, after the last chunk.
         sum_G = place.by_group(sum_G + _product(f"GRCD,GRCV->G{axes}", x_GRCD, d_GRCV))
         return sum_G, (dx_GRCD, _losses(logits_GRCV, targets_GRC, log_sums_GRC))
 
-    zeros_G = place.by_group(jnp.zeros((place.groups, *weights.shape), dtype))
-    parts = _chunks((hidden_BTD, targets_BT, weights_BT.astype(dtype)), chunk, place)
+    zeros_G = place.by_group(jnp.zeros((place.groups, *weights.shape), weights_BT.dtype))
+    parts = _chunks((hidden_BTD, targets_BT, weights_BT), form.chunk, place)
     sum_G, (dx_NGRCD, losses_NGRC) = jax.lax.scan(step, zeros_G, parts)
-    losses_BT = _rows(losses_NGRC, targets_BT)
     # The compiler would keep the sum, not what it is rounded to, until it is read.
     d_weights = jax.lax.optimization_barrier(sum_G.sum(0).astype(weights.dtype))
-    return jnp.sum(weights_BT.astype(dtype) * losses_BT), (_rows(dx_NGRCD, targets_BT), d_weights, losses_BT)
+    return _rows(losses_NGRC, targets_BT), _rows(dx_NGRCD, targets_BT), d_weights
 
 
-def _backward(
-    chunk: int,
-    place: Placement,
-    axes: Literal["DV", "VD"],
-    gradients: tuple[Array, Array, Array],
-    factor: Array,
-) -> tuple[Array, Array, None, Array]:
-    del chunk, place, axes
+def _by_slices(
+    form: _Form, hidden_BTD: Array, weights: Array, targets_BT: Array, weights_BT: Array
+) -> tuple[Array, Array, Array]:
+    """Losses from chunks of positions, then gradients for a slice of the vocabulary at a time."""
+    axes, axis = form.axes, form.axes.index("V")
+    head = _in_place(Head(weights, axes), hidden_BTD, form.place)
+    losses_BT, log_sums_BT = _losses_and_log_sums(hidden_BTD, head, targets_BT, form.chunk, form.place)
+    size = weights.shape[axis]
+    chunks = -(-targets_BT.shape[1] // form.chunk)
+    width = -(-size // max(SLICES, chunks))  # no more logits at once than a chunk has
+
+    def step(gradients: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], None]:
+        dx_BTD, d_weights = gradients
+        start = jnp.minimum(first, size - width)  # the last slice overlaps the one before
+        slice_ = jax.lax.dynamic_slice_in_dim(head.weights, start, width, axis)
+        logits_BTS = _product(f"BTD,{axes}->BTV", hidden_BTD, slice_)
+        is_target_BTS = _is_target(logits_BTS, targets_BT - start)
+        d_BTS = _d_logits(logits_BTS, log_sums_BT, is_target_BTS, weights_BT).astype(hidden_BTD.dtype)
+        own_BTS = jnp.where(_token(logits_BTS, first.dtype) < first - start, 0, d_BTS)
+        dx_BTD += _product(f"BTV,{axes}->BTD", own_BTS, slice_)
+        d_slice = _product(f"BTD,BTV->{axes}", hidden_BTD, d_BTS).astype(weights.dtype)
+        return (dx_BTD, jax.lax.dynamic_update_slice_in_dim(d_weights, d_slice, start, axis)), None
+
+    zeros = jnp.zeros(hidden_BTD.shape, weights_BT.dtype), jnp.zeros_like(weights)
+    (dx_BTD, d_weights), _ = jax.lax.scan(step, zeros, jnp.arange(0, size, width, dtype=targets_BT.dtype))
+    return losses_BT, dx_BTD.astype(hidden_BTD.dtype), d_weights
+
+
+def _backward(form: _Form, gradients: tuple[Array, Array, Array], factor: Array) -> tuple[Array, Array, None, Array]:
+    del form
     dx_BTD, d_weights, losses_BT = (factor.astype(x.dtype) * x for x in gradients)
     return dx_BTD, d_weights, None, losses_BT
 
@@ -129,10 +186,10 @@ def _backward(
 _weighted_loss.defvjp(_forward, _backward)
 
 
-def _in_place(head: Head, hidden_BTD: Array, place: Placement) -> Array:
+def _in_place(head: Head, hidden_BTD: Array, place: Placement) -> Head:
     """The head in the type of the products, before the loop: inside, each chunk would gather it."""
     weights = head.weights.astype(hidden_BTD.dtype)
-    return place.head(weights) if head.axes == "DV" else place.head(weights.mT).mT
+    return head._replace(weights=place.head(weights) if head.axes == "DV" else place.head(weights.mT).mT)
 
 
 def _accumulated(x: Array) -> jnp.dtype:
@@ -143,23 +200,29 @@ def _product(axes: str, left: Array, right: Array) -> Array:
     return jnp.einsum(axes, left, right, preferred_element_type=_accumulated(left))
 
 
-def _logits(x_GRCD: Array, weights: Array, axes: str, place: Placement) -> Array:
-    return place.by_group(_product(f"GRCD,{axes}->GRCV", x_GRCD, weights))
-
-
-def _log_sums(logits_GRCV: Array) -> Array:
-    return jax.nn.logsumexp(logits_GRCV, axis=-1)
-
-
-def _is_target(logits_GRCV: Array, targets_GRC: Array) -> Array:
-    """A comparison and not a look-up, which would gather a vocabulary that is sharded."""
-    index_V = jnp.arange(logits_GRCV.shape[-1], dtype=targets_GRC.dtype)
-    return targets_GRC[..., None] == index_V.reshape(1, 1, 1, -1)
+def _logits(x_GRCD: Array, head: Head, place: Placement) -> Array:
+    return place.by_group(_product(f"GRCD,{head.axes}->GRCV", x_GRCD, head.weights))
 
 
 def _losses(logits_GRCV: Array, targets_GRC: Array, log_sums_GRC: Array) -> Array:
     is_target_GRCV = _is_target(logits_GRCV, targets_GRC)
     return log_sums_GRC - jnp.sum(jnp.where(is_target_GRCV, logits_GRCV, 0), axis=-1)
+
+
+def _is_target(logits: Array, targets: Array) -> Array:
+    """A comparison and not a look-up, which would gather a vocabulary that is sharded."""
+    return targets[..., None] == _token(logits, targets.dtype)
+
+
+def _token(logits: Array, dtype: jnp.dtype) -> Array:
+    """The number of each token, counted from the first that has logits."""
+    return jax.lax.broadcasted_iota(dtype, logits.shape, logits.ndim - 1)
+
+
+def _d_logits(logits: Array, log_sums: Array, is_target: Array, weights: Array) -> Array:
+    """The derivatives of the weighted losses by logits, whose last axis is that of tokens."""
+    p = jnp.exp(logits - log_sums[..., None])
+    return weights[..., None] * (p - is_target.astype(p.dtype))
 
 
 def _chunks(arrays: tuple[Array, ...], chunk: int, place: Placement) -> tuple[Array, ...]:

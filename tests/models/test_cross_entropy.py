@@ -41,6 +41,7 @@ def assert_near(actual, expected, tolerance):
     assert np.abs(np.asarray(actual) - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("sums", ["chunks", "slices"])
 @pytest.mark.parametrize(
     ("axes", "chunk", "dtype", "tolerance"),
     [
@@ -50,13 +51,13 @@ def assert_near(actual, expected, tolerance):
         ("VD", 1, "float32", ROUNDED32),
     ],
 )
-def test_loss_and_gradients_are_those_of_the_formula(axes, chunk, dtype, tolerance):
+def test_loss_and_gradients_are_those_of_the_formula(axes, chunk, dtype, tolerance, sums):
     with jax.enable_x64(dtype == "float64"):
         hidden, head, targets, weights = case(axes, dtype)
         losses, total, gradients = oracle(hidden, head, targets, weights, axes)
 
         def loss(hidden, head, weights):
-            return 3 * weighted_loss(hidden, Head(head, axes), targets, weights, chunk=chunk)
+            return 3 * weighted_loss(hidden, Head(head, axes), targets, weights, chunk=chunk, sums=sums)
 
         value, found = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(hidden, head, weights)
         assert_near(value, 3 * total, tolerance)
@@ -67,16 +68,19 @@ def test_loss_and_gradients_are_those_of_the_formula(axes, chunk, dtype, toleran
         assert_near(token_losses(hidden, Head(head, axes), targets, chunk=chunk), losses, tolerance)
 
 
-def test_products_of_bfloat16_accumulate_in_float32():
+@pytest.mark.parametrize("sums", ["chunks", "slices"])
+def test_products_of_bfloat16_accumulate_in_float32(sums):
     """Losses and sums have the roundings of the factors alone; gradients have their types."""
     hidden, head, targets, weights = case("DV", "bfloat16")
     weights = weights.astype(jnp.float32)
     losses, total, (d_hidden, d_head, _) = oracle(hidden, head, targets, weights, "DV")
     assert_near(token_losses(hidden, Head(head), targets, chunk=4), losses, ROUNDED32)
     wide = head.astype(jnp.float32)
-    value, found = jax.value_and_grad(lambda x, w: weighted_loss(x, Head(w), targets, weights, chunk=4), (0, 1))(
-        hidden, wide
-    )
+
+    def loss(x, w):
+        return weighted_loss(x, Head(w), targets, weights, chunk=4, sums=sums)
+
+    value, found = jax.value_and_grad(loss, (0, 1))(hidden, wide)
     assert_near(value, total, ROUNDED32)
     assert [x.dtype for x in found] == ["bfloat16", "float32"]
     # The derivatives of the logits are rounded to 8 bits, and d_hidden once more.
@@ -84,7 +88,8 @@ def test_products_of_bfloat16_accumulate_in_float32():
     assert_near(found[1], d_head, 2**-8)
 
 
-def test_logits_are_never_whole():
+@pytest.mark.parametrize("sums", ["chunks", "slices"])
+def test_logits_are_never_whole(sums):
     """Neither in the loss nor in its gradient; in the plain loss they are."""
     rows, length, size = 4, 64, 512
     x, w = jnp.ones((rows, length, D)), jnp.ones((D, size))
@@ -98,7 +103,7 @@ def test_logits_are_never_whole():
         return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, w).compile().memory_analysis().temp_size_in_bytes
 
     logits = 4 * rows * length * size
-    chunked = temporaries(lambda x, w: weighted_loss(x, Head(w), targets, weights, chunk=4))
+    chunked = temporaries(lambda x, w: weighted_loss(x, Head(w), targets, weights, chunk=4, sums=sums))
     assert temporaries(plain) >= logits
     assert chunked <= logits / 3  # a sixteenth for each array of a chunk, and the rest
 
@@ -112,3 +117,15 @@ def test_the_gradient_of_the_head_is_not_kept_in_float32():
 
     program = jax.jit(jax.grad(loss)).lower(head).as_text()
     assert re.findall(r"stablehlo.optimization_barrier %\w+ : (.*)", program) == [f"tensor<{D}x{V}xbf16>"]
+
+
+@pytest.mark.parametrize(("sums", "is_whole"), [("chunks", True), ("slices", False)])
+@pytest.mark.parametrize("axes", ["DV", "VD"])
+def test_with_slices_the_gradient_of_the_head_is_never_whole_in_float32(axes, sums, is_whole):
+    hidden, head, targets, weights = case(axes, "bfloat16")
+
+    def loss(head):
+        return weighted_loss(hidden, Head(head, axes), targets, weights, chunk=4, sums=sums)
+
+    program = jax.jit(jax.grad(loss)).lower(head).as_text()
+    assert bool(re.search("tensor<(1x)?{}x{}xf32>".format(*head.shape), program)) == is_whole

@@ -15,7 +15,7 @@ from typing import Any
 from train.config.run import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TENSORSTORE = re.compile(r"\[OS error \d+: \w+ ([^\]]+)\]")  # how Orbax's storage writes an errno
+TENSORSTORE = re.compile(r"\[(?:os_error_code='|OS error )(\d+)")  # how Orbax's storage, and an older one, says errno
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -122,6 +122,6 @@ def disk_error(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.errno is not None:
             return os.strerror(error.errno)
         if found := TENSORSTORE.search(str(error)):
-            return found[1]
+            return os.strerror(int(found[1]))
         error = error.__cause__ or error.__context__
     return None

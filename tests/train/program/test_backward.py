@@ -20,6 +20,7 @@ from train.program.task import LanguageModel, Rows
 from train.storage.checkpoint import Checkpoints
 
 NETWORK = LlamaConfig(vocab_size=17, hidden_size=16, intermediate_size=24, num_heads=2, num_layers=3)
+NARROW = dataclasses.replace(NETWORK, dtype="bfloat16", param_dtype="bfloat16")
 TASK = LanguageModel(network=NETWORK, batch_size=4, seq_len=8)
 SCHEDULE = ScheduleFlags(steps=12, warmup=2)
 NAMES = [row.name for row in OPTIMIZERS.values() if row.updates_apart]
@@ -96,15 +97,25 @@ def test_a_loss_that_is_not_finite_changes_nothing(clip):
 
 
 @pytest.mark.long
-def test_bfloat16_weights_are_rounded_stochastically():
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_bfloat16_weights_are_rounded_stochastically(chunk):
     """The same draws; bfloat16 gradients that are added in another order may differ."""
-    network = dataclasses.replace(NETWORK, dtype="bfloat16", param_dtype="bfloat16")
-    task = dataclasses.replace(TASK, network=network)
+    task = dataclasses.replace(TASK, network=NARROW, chunk=chunk)
     with jax.numpy_dtype_promotion("standard"):  # JAX's attention adds bfloat16 to float32
         (plain, _), (found, state) = (losses(task, "grassjump", backward) for backward in (False, True))
     np.testing.assert_allclose(found, plain, atol=0.01, rtol=0)
     assert found[-1][0] != found[0][0]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize(("backward", "network"), [(True, NARROW), (False, NARROW), (True, NETWORK)])
+def test_of_narrow_weights_no_gradient_of_the_head_is_whole_in_float32(backward, network):
+    """The plain step, and a step of float32 weights, sum it over chunks in this shape."""
+    task = dataclasses.replace(TASK, network=network, chunk=4)
+    program = program_of(task, "adamw", update_in_backward=backward)
+    with jax.numpy_dtype_promotion("standard"):  # JAX's attention adds bfloat16 to float32
+        text = program.train_step.lower(program.state, program.batch).as_text()
+    assert ("tensor<1x16x17xf32>" in text) == (not backward or network == NETWORK)
 
 
 # --- clips ----------------------------------------------------------------------------------------

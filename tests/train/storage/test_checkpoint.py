@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,27 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path, monkeypat
                 checkpoints.finish()
         assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
         checkpoints.save(3, STATE)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "3"]
+
+
+def test_an_error_of_the_storage_library_is_one_sentence_too(tmp_path: Path) -> None:
+    """Past a limit on the size of files its writes fail as on a full disk, with its own error."""
+    large = {"w": jax.random.bits(jax.random.key(0), (100_000,))}
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, STATE)
+        checkpoints.finish()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+        try:
+            checkpoints.save(2, large)
+            with pytest.raises(
+                UserError, match=r"step 2 cannot be written .*\(File too large\); the newest is that of"
+            ):
+                checkpoints.finish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+        assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
+        checkpoints.save(3, large)
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "3"]
 
 
