@@ -165,9 +165,8 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[None]:
         subprocess.run(["umount", folder], check=True)
 
 
-def fill_disks(soak: Soak, sizes: list[float]) -> list[dict[str, Any]]:
+def fill_disks(soak: Soak, sizes: list[float]) -> Iterator[dict[str, Any]]:
     """Run on disks that are too small, then give each room, resume, and compare."""
-    rows = []
     for megabytes in sizes:
         folder = soak.folder / "disk"
         with small_disk(folder, megabytes):
@@ -180,8 +179,7 @@ def fill_disks(soak: Soak, sizes: list[float]) -> list[dict[str, Any]]:
             subprocess.run(["mount", "-o", "remount,size=100000000", folder], check=True)
             soak.launcher.finish(soak.command(folder / "run", {}), timeout=LONGEST)
             assert_same_run(folder / "run", soak.reference)
-        rows.append(row | {"error": lines})
-    return rows
+        yield row | {"error": lines}
 
 
 def main(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ the ones before it. A damaged one is skipped at a restart, and the one before it
 import contextlib
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -43,12 +44,13 @@ class Checkpoints:
         self.folder, self.keep = folder.absolute(), keep
         self.best_step: int | None = None
         self._writing: int | None = None
-        self._quiet = _Quiet()
+        self._quiet, self._echoes = _Quiet(), contextlib.ExitStack()
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=SealedPath)
         # Process 0 decides, as a network file system may show other processes an older listing.
         self.latest: int | None = on_first(self._recover)
 
     def __enter__(self) -> Self:
+        self._echoes.enter_context(_no_echoes())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -61,6 +63,8 @@ class Checkpoints:
                 raise
         with self._quiet:
             self._checkpointer.close()
+        if kind is None:  # after an error, other writes may still fail
+            self._echoes.close()
 
     def save(self, step: int, state: Any) -> None:
         """Start to write the state after `step` updates. It is copied first, so it may be donated.
@@ -69,7 +73,7 @@ class Checkpoints:
           UserError: If this state, or the one before it, cannot be written.
         """
         self.finish()
-        on_first(lambda: self._make_room(bytes_of(state)))
+        on_first(lambda: self._make_room(step, bytes_of(state)))
         with self._reported(step):
             self._checkpointer.save(
                 self.folder / str(step), args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)})
@@ -136,15 +140,17 @@ class Checkpoints:
             if step != self.best_step:
                 self._remove(step)
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, step: int, size: int) -> None:
         """Remove the oldest checkpoints before the newest one if the disk is too full for another:
         one stays while the next is written.
         """
-        for step in steps_in(self.folder)[:-1]:
+        for old in steps_in(self.folder)[:-1]:
             if shutil.disk_usage(self.folder).free >= size:
                 return
-            if step != self.best_step:
-                self._remove(step)
+            if old != self.best_step:
+                self._remove(old)
+        if (free := shutil.disk_usage(self.folder).free) < size:
+            raise self._unwritten(step, f"it may take {size / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free")
 
     def _remove(self, step: int) -> None:
         leaving = self.folder / f"{step}{UNFINISHED}.removed"  # so that a kill leaves no half of it
@@ -160,16 +166,18 @@ class Checkpoints:
         except Exception as error:
             if (reason := disk_error(error)) is None:
                 raise
-            saved: list[int] = []
             if is_first():
                 for path in self.folder.glob(f"*{UNFINISHED}*"):
                     shutil.rmtree(path, ignore_errors=True)
-                saved = steps_in(self.folder)
-            kept = f"the newest is that of step {saved[-1]}" if saved else "there is none before it"
-            raise UserError(
-                f"the checkpoint of step {step} cannot be written to {self.folder} ({reason}); {kept}: free space "
-                "there, then run the same command again with --resume."
-            ) from error
+            raise self._unwritten(step, reason) from error
+
+    def _unwritten(self, step: int, reason: str) -> UserError:
+        saved = steps_in(self.folder) if is_first() else []
+        kept = f"the newest is that of step {saved[-1]}" if saved else "there is none before it"
+        return UserError(
+            f"the checkpoint of step {step} cannot be written to {self.folder} ({reason}); {kept}: free space there, "
+            "then run the same command again with --resume."
+        )
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -205,3 +213,21 @@ class _Quiet(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep other lines."""
         return "orbax" not in record.pathname
+
+
+@contextlib.contextmanager
+def _no_echoes() -> Iterator[None]:
+    """Drop what Orbax's storage prints of every write that ends after the first has failed: nobody
+    waits for it any more.
+    """
+    usual = sys.unraisablehook
+
+    def hook(found: "sys.UnraisableHookArgs") -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+            usual(found)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual

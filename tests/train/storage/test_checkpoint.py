@@ -119,8 +119,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path, monkeypat
 
 
 def test_an_error_of_the_storage_library_is_one_sentence_too(tmp_path: Path) -> None:
-    """Past a limit on the size of files its writes fail as on a full disk, with its own error."""
-    large = {"w": jax.random.bits(jax.random.key(0), (100_000,))}
+    """Past a limit on the size of files its writes fail as on a full disk, with its own error. Each
+    but the first would print a traceback, which pytest turns into a failure.
+    """
+    large = {str(i): jax.random.bits(jax.random.key(i), (100_000,)) for i in range(20)}
     usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, STATE)
@@ -145,9 +147,12 @@ def test_a_tight_disk_has_room_for_two(tmp_path: Path, monkeypatch: pytest.Monke
         for step in (1, 2):
             checkpoints.save(step, STATE)
         checkpoints.finish()
-        usage = shutil.disk_usage(tmp_path)._replace(free=3)
+        usage = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
         monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
-        checkpoints._make_room(4)
+        with pytest.raises(
+            UserError, match="step 3 cannot be .* 4.0 MB, but 3.0 MB are free.*newest is that of step 2"
+        ):
+            checkpoints._make_room(3, 4_000_000)
         assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
-        with pytest.raises(UserError, match="has room for 0 MB, but a checkpoint needs up to 5 MB: free space"):
+        with pytest.raises(UserError, match="has room for 3 MB, but a checkpoint needs up to 5 MB: free space"):
             checkpoints.refuse_full_disk(5 * 10**6)
