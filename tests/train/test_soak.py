@@ -1,4 +1,4 @@
-"""A short form of the soak: two runs, interrupted at random."""
+"""A short form of the soak: runs that are interrupted at random."""
 
 from pathlib import Path
 
@@ -8,10 +8,14 @@ from tests.train.small_run import Launcher
 from tests.train.soak import Soak
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("variant", ["", "in_backward"])
-def test_runs_that_are_interrupted_end_as_one_that_is_not(variant: str, launcher: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variant", "rounds"),
+    [("", 1), *(pytest.param(*case, marks=pytest.mark.long) for case in (("", 2), ("in_backward", 2)))],
+)
+def test_runs_that_are_interrupted_end_as_one_that_is_not(
+    variant: str, rounds: int, launcher: Launcher, tmp_path: Path
+) -> None:
     soak = Soak(launcher, tmp_path, variant)
-    for number in range(2):
+    for number in range(rounds):
         assert soak.round(number, most=3)["interruptions"]
