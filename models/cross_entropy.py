@@ -10,11 +10,11 @@ model.
 
 The gradient of the head is then a sum over chunks in float32, twice as large as a head in bfloat16.
 Where that is too much, it is found for a slice of the vocabulary at a time, from all positions.
-This takes the fourth product.
+This takes the fourth product with the head.
 
 Products have the type of the hidden states and accumulate in float32 at least. Shape suffixes
 beside those of `models.blocks`:
-    G group of rows   R rows of a group   N chunk   C position of a chunk   S token of a slice
+    G group of rows   R rows of a group   N chunk   C position of a chunk   W token of a slice
 """
 
 import functools
@@ -27,8 +27,9 @@ from jax import Array
 from models.blocks import ANYWHERE, Placement
 
 Axes = Literal["DV", "VD"]
-Sums = Literal["chunks", "slices"]
-SLICES = 8  # of the vocabulary, at least
+HeadGradient = Literal["by_chunks", "by_slices"]
+SLICES = 8  # of the vocabulary, or as many as there are chunks
+LANES = 128  # wide slices have a multiple: accelerators store arrays in tiles of as many columns
 
 
 class Head(NamedTuple):
@@ -78,7 +79,7 @@ def weighted_loss(
     weights_BT: Array,
     *,
     chunk: int,
-    sums: Sums = "chunks",
+    head_gradient: HeadGradient = "by_chunks",
     place: Placement = ANYWHERE,
 ) -> Array:
     """Return the sum of weights times `token_losses`, with its own derivative.
@@ -89,12 +90,12 @@ def weighted_loss(
       targets_BT: As there.
       weights_BT: The weight of each position.
       chunk: As there.
-      sums: How the gradient of the head is found. With "chunks", as a sum over chunks, whole and in
-        float32 at least. With "slices", for a slice of the vocabulary at a time, so that only what
-        it is rounded to is whole. The logits are then computed twice, and on one device only.
+      head_gradient: How it is found. "by_chunks": as a sum over chunks, whole in float32 at least.
+        "by_slices": for a slice of the vocabulary at a time, so that only what it is rounded to is
+        whole. The logits are then computed twice. This is for a single device.
       place: Sharding constraints.
     """
-    form = _Form(chunk, sums, head.axes, place)
+    form = _Form(chunk, head_gradient, head.axes, place)
     return _weighted_loss(form, hidden_BTD, head.weights, targets_BT, weights_BT)
 
 
@@ -102,7 +103,7 @@ class _Form(NamedTuple):
     """What of the arguments is no array."""
 
     chunk: int
-    sums: Sums
+    head_gradient: HeadGradient
     axes: Axes
     place: Placement
 
@@ -117,7 +118,7 @@ def _forward(
     form: _Form, hidden_BTD: Array, weights: Array, targets_BT: Array, weights_BT: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     """Return the loss and, for `_backward`, its gradients."""
-    by = _by_slices if form.sums == "slices" else _by_chunks
+    by = _by_slices if form.head_gradient == "by_slices" else _by_chunks
     weights_BT = weights_BT.astype(_accumulated(hidden_BTD))
     losses_BT, dx_BTD, d_weights = by(form, hidden_BTD, weights, targets_BT, weights_BT)
     return jnp.sum(weights_BT * losses_BT), (dx_BTD, d_weights, losses_BT)
@@ -157,24 +158,29 @@ def _by_slices(
     head = _in_place(Head(weights, axes), hidden_BTD, form.place)
     losses_BT, log_sums_BT = _losses_and_log_sums(hidden_BTD, head, targets_BT, form.chunk, form.place)
     size = weights.shape[axis]
-    chunks = -(-targets_BT.shape[1] // form.chunk)
-    width = -(-size // max(SLICES, chunks))  # no more logits at once than a chunk has
+    width = _width(size, chunks=-(-targets_BT.shape[1] // form.chunk))
 
     def step(gradients: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], None]:
         dx_BTD, d_weights = gradients
         start = jnp.minimum(first, size - width)  # the last slice overlaps the one before
         slice_ = jax.lax.dynamic_slice_in_dim(head.weights, start, width, axis)
-        logits_BTS = _product(f"BTD,{axes}->BTV", hidden_BTD, slice_)
-        is_target_BTS = _is_target(logits_BTS, targets_BT - start)
-        d_BTS = _d_logits(logits_BTS, log_sums_BT, is_target_BTS, weights_BT).astype(hidden_BTD.dtype)
-        own_BTS = jnp.where(_token(logits_BTS, first.dtype) < first - start, 0, d_BTS)
-        dx_BTD += _product(f"BTV,{axes}->BTD", own_BTS, slice_)
-        d_slice = _product(f"BTD,BTV->{axes}", hidden_BTD, d_BTS).astype(weights.dtype)
+        logits_BTW = _product(f"BTD,{axes}->BTV", hidden_BTD, slice_)
+        is_target_BTW = _is_target(logits_BTW, targets_BT - start)
+        d_BTW = _d_logits(logits_BTW, log_sums_BT, is_target_BTW, weights_BT).astype(hidden_BTD.dtype)
+        own_BTW = jnp.where(_token(logits_BTW, first.dtype) < first - start, 0, d_BTW)
+        dx_BTD += _product(f"BTV,{axes}->BTD", own_BTW, slice_)
+        d_slice = _product(f"BTD,BTV->{axes}", hidden_BTD, d_BTW).astype(weights.dtype)
         return (dx_BTD, jax.lax.dynamic_update_slice_in_dim(d_weights, d_slice, start, axis)), None
 
     zeros = jnp.zeros(hidden_BTD.shape, weights_BT.dtype), jnp.zeros_like(weights)
     (dx_BTD, d_weights), _ = jax.lax.scan(step, zeros, jnp.arange(0, size, width, dtype=targets_BT.dtype))
     return losses_BT, dx_BTD.astype(hidden_BTD.dtype), d_weights
+
+
+def _width(size: int, chunks: int) -> int:
+    """How many tokens a slice has, such that about as many logits exist at once as of a chunk."""
+    width = -(-size // max(SLICES, chunks))
+    return min(size, -(-width // LANES) * LANES) if width > LANES else width
 
 
 def _backward(form: _Form, gradients: tuple[Array, Array, Array], factor: Array) -> tuple[Array, Array, None, Array]:

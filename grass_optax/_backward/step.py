@@ -62,7 +62,8 @@ def update_in_backward(
     Args:
       loss: the model and its loss.
       tx: any Optax transformation that updates each leaf from its own gradient. Adam, Lion and SGD
-        do; a clip by the global norm does not: give `clip`.
+        do; a clip by the global norm does not: give `clip`. A norm of a leaf, as LARS and LAMB take
+        it, is that of one layer.
       clip: how to clip gradients by their norm; None for no clipping.
       keep_every: the inputs of every `keep_every`-th layer are saved, a divisor of L. Those between
         are computed again, which takes a quarter more products in all and saves memory.

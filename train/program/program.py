@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from models.blocks import Placement
-from models.cross_entropy import Sums
+from models.cross_entropy import HeadGradient
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import INT8, DataFlags, ModelFlags, UserError, WeightsName
 from train.config.schedule import ScheduleFlags
@@ -131,8 +131,8 @@ def make_program(
     if optimizer.update_in_backward:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
         # In float32 the gradient of the head would be twice its weights.
-        sums: Sums = "slices" if options["is_narrow"] and mesh.size == 1 else "chunks"
-        step = backward_step(task.parts(place, sums), optimizer, schedule, seed, **options)
+        head_gradient: HeadGradient = "by_slices" if options["is_narrow"] and mesh.size == 1 else "by_chunks"
+        step = backward_step(task.parts(place, head_gradient), optimizer, schedule, seed, **options)
         train_step = make_backward_step(step, rate, knows_norm=optimizer.clip > 0 and optimizer.clip_by == "two_pass")
     else:
         train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)

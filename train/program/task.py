@@ -17,7 +17,7 @@ from jax import Array
 
 from models import Encoder, EncoderConfig, Llama, LlamaConfig
 from models.blocks import ANYWHERE, Placement
-from models.cross_entropy import Sums, token_losses, weighted_loss
+from models.cross_entropy import HeadGradient, token_losses, weighted_loss
 from models.llama import Block, Context, advance
 
 Params = Any  # nested dicts of arrays
@@ -161,10 +161,10 @@ class LanguageModel:
         hidden_BTD = model.hidden(batch.tokens[:, :-1], place, documents_BT=_documents(batch))
         return self._loss(model, hidden_BTD, batch, place)
 
-    def parts(self, place: Placement = ANYWHERE, sums: Sums = "chunks") -> Parts:
+    def parts(self, place: Placement = ANYWHERE, head_gradient: HeadGradient = "by_chunks") -> Parts:
         """Return the loss as what is before the layers, one layer, and what is after them.
 
-        `sums` is how a loss in chunks finds the gradient of the head: `models.cross_entropy`.
+        `head_gradient` is how a loss in chunks finds it: see `models.cross_entropy`.
         """
         layers = abstract_params(self.network)["layers"]  # of a model of which only the others are used
         block = nnx.graphdef(nnx.eval_shape(lambda: Block(self.network, rngs=nnx.Rngs(0))))
@@ -178,7 +178,7 @@ class LanguageModel:
 
         def end(others: Params, x_BTD: Array, batch: Rows) -> Array:
             model = nnx.merge(self.graphdef, {**others, "layers": layers})
-            return self._loss(model, model.norm(x_BTD), batch, place, sums)
+            return self._loss(model, model.norm(x_BTD), batch, place, head_gradient)
 
         def predict(others: Params, x_BTD: Array, batch: Rows) -> Array:
             model = nnx.merge(self.graphdef, {**others, "layers": layers})
@@ -186,7 +186,9 @@ class LanguageModel:
 
         return Parts(begin, layer, end, predict)
 
-    def _loss(self, model: Llama, hidden_BTD: Array, batch: Rows, place: Placement, sums: Sums = "chunks") -> Array:
+    def _loss(
+        self, model: Llama, hidden_BTD: Array, batch: Rows, place: Placement, head_gradient: HeadGradient = "by_chunks"
+    ) -> Array:
         """The loss, from normalised hidden states."""
         targets_BT = batch.tokens[:, 1:]
         if self.chunk is not None:
@@ -194,7 +196,13 @@ class LanguageModel:
             weights_BT = weights_BT.astype(jnp.float32) / self.weight(batch)
             hidden_BTD = hidden_BTD.astype(self.network.dtype)
             return weighted_loss(
-                hidden_BTD, model.head, targets_BT, weights_BT, chunk=self.chunk, sums=sums, place=place
+                hidden_BTD,
+                model.head,
+                targets_BT,
+                weights_BT,
+                chunk=self.chunk,
+                head_gradient=head_gradient,
+                place=place,
             )
         logits = model.logits(hidden_BTD, place)
         losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits, targets_BT)

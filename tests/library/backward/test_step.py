@@ -68,6 +68,36 @@ def test_a_run_can_change_between_the_two_forms():
             close(train(after, *half, STEPS - 4, start=4)[:2], expected)
 
 
+NORMS_OF_LEAVES = {"lars": optax.lars(0.1), "lamb": optax.lamb(0.01), "adafactor": optax.adafactor(0.01)}
+
+
+@pytest.mark.parametrize("name", long_but(["lamb"], NORMS_OF_LEAVES))
+def test_a_norm_of_a_leaf_is_that_of_a_layer(name):
+    """As if the matrices of each layer were leaves of their own."""
+
+    def apart(params):
+        layers = {name: list(x) if x.ndim == 3 else x for name, x in params["layers"].items()}
+        return params | {"layers": layers}
+
+    def together(params):
+        layers = {name: jnp.stack(x) if isinstance(x, list) else x for name, x in params["layers"].items()}
+        return params | {"layers": layers}
+
+    def plain(params, state, batch):
+        value, grads = jax.value_and_grad(lambda params: loss(together(params), batch))(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, grass_optax.BackwardReport(value, jnp.zeros(()))
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Adafactor's rates are float32
+        tx = NORMS_OF_LEAVES[name]
+        params, state = start(tx, jnp.float64)
+        expected, _, losses = train(plain, apart(params), tx.init(apart(params)), STEPS)
+        found, _, found_losses = train(fused(tx), params, state, STEPS)
+        close((found, found_losses), (together(expected), losses))
+        whole, _, _ = train(plain_step(tx), params, state, STEPS)
+        assert not np.allclose(whole["layers"]["up"], found["layers"]["up"], rtol=1e-4)
+
+
 def test_the_previous_norm_clips_the_next_step():
     tx, clip = optax.sgd(0.1), Clip(max_norm=0.1, by="previous")
     params, state = start(tx)
