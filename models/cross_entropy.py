@@ -61,7 +61,7 @@ def token_losses(hidden_BTD: Array, head: Head, targets_BT: Array, *, chunk: int
 def _losses_and_log_sums(
     hidden_BTD: Array, head: Head, targets_BT: Array, chunk: int, place: Placement
 ) -> tuple[Array, Array]:
-    def step(_: None, parts: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
+    def step(_: None, parts: tuple[Array, ...]) -> tuple[None, tuple[Array, Array]]:
         x_GRCD, targets_GRC = parts
         logits_GRCV = _logits(x_GRCD, head, place)
         log_sums_GRC = jax.nn.logsumexp(logits_GRCV, axis=-1)

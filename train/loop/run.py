@@ -17,13 +17,13 @@ from train.loop.trainer import Diverged, Trainer
 from train.program.program import Program
 from train.program.sharding import DATA, FSDP
 from train.program.step import TrainState
-from train.storage.checkpoint import Checkpoints, bytes_of
+from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
 from train.storage.quantities import loss_unit
 from train.system.devices import reporting_exhaustion
 from train.system.files import disk_error
-from train.system.processes import SharedStopSignals, is_first, on_first, refuse_different
+from train.system.processes import SharedStopSignals, is_first, refuse_different
 from train.system.signals import Stopped, StopSignals
 from train.watch.trackers import Trackers
 
@@ -88,7 +88,6 @@ def train(
         Profile(config.report.profile, folder.profile, display.say) as profile,
         _diagnosing(config, program, folder, checkpoints.latest or 0) as diagnosis,
     ):
-        on_first(lambda: checkpoints.refuse_full_disk(bytes_of(program.state)))
         parameters = sum(x.size for x in jax.tree.leaves(program.weights))
         display.say(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "

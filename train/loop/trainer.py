@@ -21,6 +21,7 @@ from train.program.sharding import place_batch
 from train.program.speed import mfu
 from train.program.step import Report, TrainState, all_finite
 from train.program.task import Batch
+from train.storage.checkpoint import bytes_of
 from train.storage.metrics import Row
 from train.storage.quantities import aligned
 from train.system.devices import device_summary, peak_memory
@@ -51,6 +52,8 @@ class Trainer:
         """Compile, and restore the newest checkpoint, or `start`; by default, draw the weights."""
         self.program, self.data, self.tools, self.flags, self.steps = program, data, tools, flags, steps
         self.early_stop = early_stop
+        tools.checkpoints.best_step = self.best_row().get("step")
+        on_first(lambda: tools.checkpoints.refuse_full_disk(bytes_of(program.state)))
         self.all_finite = jax.jit(all_finite)
         # Compiled here, so that the speeds in metrics.jsonl do not include compilation.
         highest = (jax.ShapeDtypeStruct((), np.float32),) if flags.skip_spikes else ()

@@ -5,6 +5,7 @@ the ones before it. A damaged one is skipped at a restart, and the one before it
 """
 
 import contextlib
+import functools
 import logging
 import shutil
 import sys
@@ -44,13 +45,13 @@ class Checkpoints:
         self.folder, self.keep = folder.absolute(), keep
         self.best_step: int | None = None
         self._writing: int | None = None
-        self._quiet, self._echoes = _Quiet(), contextlib.ExitStack()
+        self._quiet = _Quiet()
+        _drop_echoes()
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=SealedPath)
         # Process 0 decides, as a network file system may show other processes an older listing.
         self.latest: int | None = on_first(self._recover)
 
     def __enter__(self) -> Self:
-        self._echoes.enter_context(_no_echoes())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -63,8 +64,6 @@ class Checkpoints:
                 raise
         with self._quiet:
             self._checkpointer.close()
-        if kind is None:  # after an error, other writes may still fail
-            self._echoes.close()
 
     def save(self, step: int, state: Any) -> None:
         """Start to write the state after `step` updates. It is copied first, so it may be donated.
@@ -74,10 +73,7 @@ class Checkpoints:
         """
         self.finish()
         on_first(lambda: self._make_room(step, bytes_of(state)))
-        with self._reported(step):
-            self._checkpointer.save(
-                self.folder / str(step), args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)})
-            )
+        everywhere(lambda: self._begin(step, state))
         self._writing = self.latest = step
 
     def finish(self) -> None:
@@ -97,11 +93,9 @@ class Checkpoints:
 
     def refuse_full_disk(self, size: int) -> None:
         """Refuse a disk without room for a checkpoint of `size` bytes, before any training."""
-        free = shutil.disk_usage(self.folder).free
-        free += sum(size_of(self.folder / str(step)) for step in steps_in(self.folder)[:-1])  # see `_make_room`
-        if free < size:
+        if (room := self._room()) < size:
             raise UserError(
-                f"{self.folder} has room for {free / 1e6:,.0f} MB, but a checkpoint needs up to {size / 1e6:,.0f} MB: "
+                f"{self.folder} has room for {room / 1e6:,.0f} MB, but a checkpoint needs up to {size / 1e6:,.0f} MB: "
                 "free space there, or choose another --run-dir."
             )
 
@@ -130,6 +124,12 @@ class Checkpoints:
             (self.folder / str(name)).rename(aside)
         return step
 
+    def _begin(self, step: int, state: Any) -> None:
+        with self._reported(step):
+            self._checkpointer.save(
+                self.folder / str(step), args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)})
+            )
+
     def _wait(self, step: int) -> None:
         with self._reported(step):
             self._checkpointer.wait_until_finished()
@@ -141,16 +141,27 @@ class Checkpoints:
                 self._remove(step)
 
     def _make_room(self, step: int, size: int) -> None:
-        """Remove the oldest checkpoints before the newest one if the disk is too full for another:
-        one stays while the next is written.
+        """Remove the oldest checkpoints if the disk is too full for another of up to `size` bytes.
+
+        Raises:
+          UserError: If that does not help; then none is removed.
         """
-        for old in steps_in(self.folder)[:-1]:
+        if steps := steps_in(self.folder):  # what is written is smaller, and similar each time
+            size = min(size, round(1.1 * size_of(self.folder / str(steps[-1]))))
+        if (room := self._room()) < size:
+            raise self._unwritten(step, f"it may take {size / 1e6:,.1f} MB, but there is room for {room / 1e6:,.1f} MB")
+        for old in self._removable():
             if shutil.disk_usage(self.folder).free >= size:
                 return
-            if old != self.best_step:
-                self._remove(old)
-        if (free := shutil.disk_usage(self.folder).free) < size:
-            raise self._unwritten(step, f"it may take {size / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free")
+            self._remove(old)
+
+    def _room(self) -> int:
+        """Return the bytes that are free, or can be."""
+        return shutil.disk_usage(self.folder).free + sum(size_of(self.folder / str(old)) for old in self._removable())
+
+    def _removable(self) -> list[int]:
+        """Return the steps of the checkpoints that may go: neither the newest nor the best."""
+        return [step for step in steps_in(self.folder)[:-1] if step != self.best_step]
 
     def _remove(self, step: int) -> None:
         leaving = self.folder / f"{step}{UNFINISHED}.removed"  # so that a kill leaves no half of it
@@ -172,7 +183,7 @@ class Checkpoints:
             raise self._unwritten(step, reason) from error
 
     def _unwritten(self, step: int, reason: str) -> UserError:
-        saved = steps_in(self.folder) if is_first() else []
+        saved = steps_in(self.folder)
         kept = f"the newest is that of step {saved[-1]}" if saved else "there is none before it"
         return UserError(
             f"the checkpoint of step {step} cannot be written to {self.folder} ({reason}); {kept}: free space there, "
@@ -215,19 +226,16 @@ class _Quiet(logging.Filter):
         return "orbax" not in record.pathname
 
 
-@contextlib.contextmanager
-def _no_echoes() -> Iterator[None]:
+@functools.cache
+def _drop_echoes() -> None:
     """Drop what Orbax's storage prints of every write that ends after the first has failed: nobody
-    waits for it any more.
+    waits for it any more. It may come at any time after the error.
     """
     usual = sys.unraisablehook
 
     def hook(found: "sys.UnraisableHookArgs") -> None:
-        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+        is_echo = found.object is None and isinstance(found.exc_value, RuntimeError)
+        if not (is_echo and str(found.exc_value) == "Event loop is closed"):
             usual(found)
 
     sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = usual

@@ -13,7 +13,8 @@ import pytest
 
 from train.config.run import UserError
 from train.storage import checkpoint
-from train.storage.checkpoint import Checkpoints
+from train.storage.checkpoint import Checkpoints, steps_in
+from train.storage.checksums import size_of
 
 STATE = {"w": jnp.arange(6.0).reshape(2, 3), "count": jnp.asarray(3), "b": (jnp.ones(2),)}
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)
@@ -141,18 +142,49 @@ def test_an_error_of_the_storage_library_is_one_sentence_too(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "3"]
 
 
-def test_a_tight_disk_has_room_for_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest checkpoint goes before the next is written; the newest stays."""
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(step, STATE)
+def random_state(seed: int) -> dict[str, jax.Array]:
+    return {"w": jax.random.bits(jax.random.key(seed), (100_000,))}
+
+
+def shrink_disk(monkeypatch: pytest.MonkeyPatch, folder: Path, size: int) -> None:
+    """Pretend that `folder` is on a disk of so many bytes."""
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=size - size_of(folder)))
+
+
+def test_on_a_tight_disk_the_oldest_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But neither the newest nor the best, and none if that does not help."""
+    folder = tmp_path / "c"
+    with Checkpoints(folder, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, random_state(step))
         checkpoints.finish()
-        usage = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
-        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(
-            UserError, match="step 3 cannot be .* 4.0 MB, but 3.0 MB are free.*newest is that of step 2"
-        ):
-            checkpoints._make_room(3, 4_000_000)
-        assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
-        with pytest.raises(UserError, match="has room for 3 MB, but a checkpoint needs up to 5 MB: free space"):
+        whole = size_of(folder)
+        shrink_disk(monkeypatch, folder, whole + 1000)
+        checkpoints.save(4, random_state(4))
+        checkpoints.finish()
+        assert steps_in(folder) == [2, 3, 4]
+        checkpoints.best_step = 2
+        checkpoints.save(5, random_state(5))
+        checkpoints.finish()
+        assert steps_in(folder) == [2, 4, 5]
+        shrink_disk(monkeypatch, folder, whole - 100_000)
+        with pytest.raises(UserError, match=r"step 6 cannot be .* take 0.4 MB, but .* 0.3 MB\); the newest .* step 5"):
+            checkpoints.save(6, random_state(6))
+        assert steps_in(folder) == [2, 4, 5]
+
+
+def test_the_room_that_is_needed_is_that_of_the_newest_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is compressed. Before there is one, all bytes of the state are assumed."""
+    folder, zeros = tmp_path / "c", {"w": jnp.zeros(100_000)}
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, zeros)
+        checkpoints.finish()
+        shrink_disk(monkeypatch, folder, 200_000)
+        checkpoints.save(2, zeros)
+        checkpoints.finish()
+        assert steps_in(folder) == [1, 2]
+        with pytest.raises(UserError, match=r"has room for 0 MB, but a checkpoint needs up to 5 MB: free space"):
             checkpoints.refuse_full_disk(5 * 10**6)
