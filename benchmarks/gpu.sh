@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measurements on one GPU: benchmarks/gpu.sh DIRECTORY [PART ...] writes JSON and the printed tables there.
 # The parts, at most five minutes each: step, train, memory, limits. All of them by default. One more, card, trains
-# LLaMA-7B for 20 steps with the memory of a card of 24 GB, and SIZE for 20 steps of each kind, plain and updated in the
-# backward pass; it takes longer, and 12 GB of disk for a checkpoint.
+# LLaMA-7B for 20 steps with the memory of a card of 24 GB, in INT8 and in bfloat16, and SIZE for 20 steps of each kind, plain and updated in the
+# backward pass; it takes longer, and 30 GB of disk for checkpoints.
 # Requires jax and optax; train, and half of memory, also require flax. A command that fails or exceeds its time limit
 # does not stop the others. SIZE is the model. JOBS is how many contestants share the GPU, and the processors, while
 # memory is measured.
@@ -42,11 +42,18 @@ speeds() {  # names of runs
 import json, pathlib, sys
 
 for name in sys.argv[2:]:
-    path = pathlib.Path(sys.argv[1], name, "summary.json")
-    row = json.loads(path.read_text()) if path.exists() else {}
+    folder = pathlib.Path(sys.argv[1], name)
+    summary, metrics = folder / "summary.json", folder / "metrics.jsonl"
+    row = json.loads(summary.read_text()) if summary.exists() else {}
     speed, peak = row.get("tokens_per_second"), row.get("peak_memory_bytes")
+    rows = map(json.loads, metrics.read_text().splitlines()) if metrics.exists() else []
+    losses = [each.get("loss") for each in rows if "skipped" in each or "loss" in each]
+    if None in losses or not losses:  # an update whose loss is not finite is skipped, and has none
+        course = "LOSS NOT FINITE" if losses else "no update"
+    else:
+        course = f"loss {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if losses[-1] < losses[0] else ", NOT FALLING")
     speed = f"{speed:,.0f} tokens/s" if speed else "not finished"
-    print(f"{name}: {speed}, " + (f"{peak / 1e9:.2f} GB at the peak" if peak else "peak not reported"))
+    print(f"{name}: {course}, {speed}, " + (f"{peak / 1e9:.2f} GB at the peak" if peak else "peak not reported"))
 END
 }
 
@@ -78,7 +85,9 @@ for part in "${parts[@]}"; do
       pretrain plain --model "$size" --batch-size 16
       pretrain in-backward --model "$size" --batch-size 16 --update-in-backward
       pretrain in-backward-unclipped --model "$size" --batch-size 16 --update-in-backward --clip 0
-      speeds card plain in-backward in-backward-unclipped ;;
+      XLA_PYTHON_CLIENT_MEM_FRACTION=$fraction pretrain card-bfloat16 --model 7b --batch-size 8 \
+        --update-in-backward --keep-every 4 --rank 1024 --mu-dtype float8 --nu-dtype float8
+      speeds card card-bfloat16 plain in-backward in-backward-unclipped ;;
     *)
       echo "unknown part $part: give some of step, train, memory, limits, card" >&2
       exit 2 ;;

@@ -109,7 +109,7 @@ def test_bfloat16_weights_are_rounded_stochastically(chunk):
 
 
 @pytest.mark.parametrize(("backward", "network"), [(True, NARROW), (False, NARROW), (True, NETWORK)])
-def test_of_narrow_weights_no_gradient_of_the_head_is_whole_in_float32(backward, network):
+def test_of_narrow_weights_the_gradient_of_the_head_is_found_by_slices(backward, network):
     """The plain step, and a step of float32 weights, sum it over chunks in this shape."""
     task = dataclasses.replace(TASK, network=network, chunk=4)
     program = program_of(task, "adamw", update_in_backward=backward)
