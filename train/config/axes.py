@@ -19,6 +19,7 @@ def idle(flags: OptimizerFlags) -> list[str]:
         "scale": row.has_scale,
         "mu_dtype": row.package in ("grass_optax", "axes"),
         "nu_dtype": row.package in ("grass_optax", "axes"),
+        "basis_dtype": row.splits and row.stores_bases and flags.store_basis and not _holds_no_floats(flags),
         "decay": flags.weight_decay > 0,
         **{name: name in row.takes for name in (*AXES, *OF_THE_AXES)},
     }
@@ -41,6 +42,11 @@ def _on_the_axes(flags: OptimizerFlags) -> dict[str, bool]:
         "completion": flags.transport == "rotate" and not stands_still,
         "max_norm_growth": flags.residual == "recovery",
     }
+
+
+def _holds_no_floats(flags: OptimizerFlags) -> bool:
+    """Whether random bases are indices, or nothing but a draw."""
+    return flags.rule == "random_jump" and flags.basis in ("columns", "cosine")
 
 
 def described(flags: OptimizerFlags) -> str:

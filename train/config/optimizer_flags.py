@@ -17,6 +17,7 @@ TransportName = Literal["rotate", "keep", "reset", "first_moment_only"]
 ResidualName = Literal["recovery", "dropped", "sign"]
 CompletionName = Literal["none", "isotropic"]
 MomentPrecision = Literal["float32", "bfloat16", "float8"]
+BasisPrecision = Literal["float32", "bfloat16"]
 Decay = Literal["matrices", "all"]
 ClipBy = Literal["two_pass", "previous", "layer"]
 _GRASSJUMP = OPTIMIZERS["grassjump"].pretraining("tiny")
@@ -78,6 +79,8 @@ class OptimizerFlags:
     """Precision of the first moments; float8 also stores a scale per column."""
     nu_dtype: MomentPrecision = "float32"
     """Precision of the second moments."""
+    basis_dtype: BasisPrecision = "float32"
+    """Precision of bases in the state."""
     update_in_backward: bool = False
     """Update each layer as soon as its gradient exists, to save memory."""
     clip_by: Annotated[

@@ -22,7 +22,7 @@ from train.system.devices import NO_MEMORY
 PLANNED = {
     "model": ("model", "vocab_size", "precision", "weights", "logits", "remat"),
     "data": ("batch_size", "accumulate", "seq_len"),
-    "optimizer": ("optimizer", "rank", "basis", "store_basis", "mu_dtype", "nu_dtype")
+    "optimizer": ("optimizer", "rank", "basis", "store_basis", "mu_dtype", "nu_dtype", "basis_dtype")
     + ("update_in_backward", "clip_by", "keep_every"),
     "devices": ("mesh",),
 }

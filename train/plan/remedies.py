@@ -150,6 +150,16 @@ REMEDIES: tuple[Remedy, ...] = (
         ),
         price="other random bases",
     ),
+    Remedy(
+        flags=lambda *_: {"store_basis": False, "basis_dtype": "float32"},
+        applies=lambda run, _: "store_basis" not in idle(run.optimizer) and run.optimizer.store_basis,
+        price="bases are drawn again at each step",
+    ),
+    Remedy(
+        flags=lambda *_: {"basis_dtype": "bfloat16"},
+        applies=lambda run, _: "basis_dtype" not in idle(run.optimizer) and run.optimizer.basis_dtype == "float32",
+        price="bases are rounded",
+    ),
     _moments("bfloat16"),
     _moments("float8"),
     Remedy(

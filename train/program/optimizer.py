@@ -131,6 +131,7 @@ def _method(
         **_adam_and_decay(config, schedule),
         mu_dtype=MOMENTS[config.mu_dtype],
         nu_dtype=MOMENTS[config.nu_dtype],
+        **({"basis_dtype": config.basis_dtype} if row.splits and row.stores_bases else {}),
         **arguments,
         **{name: int(fraction * schedule.steps) for name, fraction in row.run_fractions.items()},
     )
@@ -169,8 +170,8 @@ def _assembled(
     direction = grass_optax.assemble(
         rules[config.rule](), transports[config.transport](), residuals[config.residual](),
         initial=initial, rank=config.rank, update_proj_gap=config.update_proj_gap, scale=config.scale, b1=b1, b2=b2,
-        mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype], map_stacks=map_stacks,
-        store_basis=config.store_basis, weight_dimension_numbers=kernels, key=seed,
+        mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype], basis_dtype=config.basis_dtype,
+        map_stacks=map_stacks, store_basis=config.store_basis, weight_dimension_numbers=kernels, key=seed,
     )  # fmt: skip
     return grass_optax.with_rates(
         direction,

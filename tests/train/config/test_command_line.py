@@ -60,6 +60,7 @@ OTHER: dict[str, object] = {
     "clip": 2.5,
     "mu_dtype": "bfloat16",
     "nu_dtype": "float8",
+    "basis_dtype": "bfloat16",
     "update_in_backward": True,
     "clip_by": "layer",
     "keep_every": 2,
@@ -134,6 +135,7 @@ def test_every_flag_arrives_alone(name: str) -> None:
 
 def test_all_flags_arrive_together() -> None:
     absent = {"rule", "transport", "residual", "step_size", "walk_rank", "tracking_rank"}
+    absent |= {"basis_dtype"}  # of bases that are stored
     other = {name: value for name, value in OTHER.items() if name not in absent} | {"optimizer": "grassjump"}
     config = parse(command(*(word for name, value in other.items() for word in words(name, value))))
     assert {name: value for name, value in flat(config).items() if name not in absent} == other

@@ -97,6 +97,17 @@ def test_bases_that_are_not_stored_are_drawn_again(name: OptimizerName) -> None:
         np.testing.assert_allclose(x, y, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["grassjump", "galore", "assemble"])
+def test_bases_are_kept_in_their_type(name: OptimizerName) -> None:
+    def basis(**flags: Any) -> list[jax.Array]:
+        return jax.tree.leaves(optax.tree_utils.tree_get(optimizer(name, **flags).init(PARAMS), "SplitState").basis)
+
+    full, half = basis(), basis(basis_dtype="bfloat16")
+    assert {x.dtype for x in full} == {jnp.dtype("float32")}
+    assert {x.dtype for x in half} == {jnp.dtype("bfloat16")}
+    assert sum(x.nbytes for x in full) == 2 * sum(x.nbytes for x in half) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "axes"),
     [
