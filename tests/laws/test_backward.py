@@ -14,7 +14,9 @@ OTHERS = {
     "adam": optax.adam,
     "lion": lambda rate: optax.lion(rate / 10),
     "momentum": lambda rate: optax.sgd(10 * rate, momentum=0.9),
-    "adafactor": lambda rate: optax.adafactor(rate, min_dim_size_to_factor=2, clipping_threshold=None),
+    "adafactor": lambda rate: optax.adafactor(  # without norms of leaves, which are those of stacks in the plain step
+        rate, min_dim_size_to_factor=2, clipping_threshold=None, multiply_by_parameter_scale=False
+    ),
     "muon": lambda rate: optax.contrib.muon(rate, muon_weight_dimension_numbers=dimensions),
 }
 NAMES = [name for name in METHODS if name != "badam"] + list(OTHERS)
