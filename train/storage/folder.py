@@ -87,7 +87,9 @@ class RunFolder:
 
         def write() -> None:
             plot(metrics, self.loss_curve)
-            if sample is not None:
+            if sample is None:
+                self.sample.unlink(missing_ok=True)  # of an end that the run had before it got more steps
+            else:
                 write_whole(self.sample, sample + "\n")
             write_whole(self.summary, as_json(summary))
 
@@ -135,7 +137,7 @@ class RunFolder:
             self._report_new_versions()
             if is_extended := self._is_extended(config):
                 self.summary.unlink(missing_ok=True)  # first: without it, a kill here costs nothing
-            if is_extended or config.data.data != self.stored().config.data.data:
+            if is_extended or _results(config) != _results(self.stored().config):
                 self.store(config, fingerprint)
         else:
             self._refuse_used()
@@ -148,8 +150,8 @@ class RunFolder:
         return config.schedule != self.stored().config.schedule
 
     def _refuse_used(self) -> None:
-        """Refuse a folder with an update, except those that were skipped, or with a checkpoint after
-        one; a run that has neither loses nothing if it starts again.
+        """Refuse a folder with an update, except those that were skipped, or a checkpoint after it;
+        a run that has neither loses nothing if it starts again.
         """
         if updates_of(read_rows(self.metrics)) or any(self._checkpoints()):
             raise UserError(
@@ -177,6 +179,11 @@ class RunFolder:
         changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
         if changed:
             print(f"note: resuming with other versions is not bit-exact: {', '.join(changed)}")
+
+
+def _results(config: Run) -> tuple[str, int, str]:
+    """Return the settings that results name, and that may change when a run resumes."""
+    return config.data.data, config.report.sample_tokens, config.report.sample_prompt
 
 
 def rows_of_any_version(folder: RunFolder, run: Run) -> list[Row]:
