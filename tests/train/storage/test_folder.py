@@ -64,14 +64,16 @@ def test_a_run_that_was_stopped_before_its_first_update_starts_again_with_anothe
     assert not (run_dir / "diagnostics.jsonl").exists()
 
 
-def test_a_run_whose_updates_were_all_skipped_starts_again(
+def test_a_run_whose_updates_were_all_skipped_has_diverged_and_starts_again(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir, update = tmp_path / "run", Trainer.update
     monkeypatch.setattr(Trainer, "update", lambda trainer: spoil(trainer, update))
-    assert train(run_dir, skip_nonfinite=0) == 3
-    assert [row.get("skipped") for row in read_rows(run_dir / "metrics.jsonl")] == [None, 1, None]
-    capsys.readouterr()
+    assert train(run_dir) == 3
+    assert "the loss at step 2 is not finite, 2 updates in a row were skipped" in capsys.readouterr().err
+    assert [row.get("skipped") for row in read_rows(run_dir / "metrics.jsonl")] == [None, 1, 2, None]
+    assert read_rows(run_dir / "metrics.jsonl")[-1] == {"step": 2, "diverged": "loss"}
+    assert not (run_dir / "summary.json").exists()
     monkeypatch.undo()
     assert train(run_dir) == 0
     assert all("skipped" not in row for row in read_rows(run_dir / "metrics.jsonl"))
