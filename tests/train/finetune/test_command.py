@@ -118,7 +118,8 @@ def test_a_run_that_counts_epochs_is_extended_by_epochs(
     small = words_of({name: value for name, value in SMALL.items() if name != "steps"})
     words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "run"), *small]
     assert main(["finetune", *words, "--epochs", "1", "--sample-tokens", "0"]) == 0
-    assert main(["finetune", *words[:-1], str(tmp_path / "other"), "--epochs", "1", "--profile", "99:99"]) == 2
+    late = ["--run-dir", str(tmp_path / "other"), "--epochs", "1", "--profile", "99:99"]
+    assert main(["finetune", *words, *late]) == 2
     assert re.search("--profile 99:99 has no effect on a run of [0-9]+ updates", capsys.readouterr().err)
     before = losses(tmp_path / "run")
     resume = ["finetune", "--run-dir", str(tmp_path / "run"), "--resume"]
