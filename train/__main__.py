@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str]) -> Command:
     if stored is not None:
         assert isinstance(config, Pretrain | Finetune)
         refuse_conflicts(config, stored, is_user=True)
-    elif default is not None:
+    if default is not None:
         check_effect(config, default)
     return config
 

@@ -15,8 +15,9 @@ from typing import Any, get_args, get_type_hints
 
 from train.config.axes import described, idle
 from train.config.bounds import refuse
+from train.config.finetune import LANGUAGE, Finetune
 from train.config.optimizer_flags import OptimizerFlags
-from train.config.run import UserError
+from train.config.run import FILES, DataFlags, ReportFlags, UserError
 from train.config.schedule import CurveFlags
 
 # What other trainers call a flag, and what it is here: the first that the command has.
@@ -100,7 +101,7 @@ def check_values(config: Any) -> None:
 
 
 def check_effect(config: Any, default: Any) -> None:
-    """Refuse flags of the optimizer and of the schedule that would change nothing.
+    """Refuse flags that would change nothing beside the others.
 
     Args:
       config: What the command line says.
@@ -114,6 +115,28 @@ def check_effect(config: Any, default: Any) -> None:
         for name, reason in reasons.items():
             if getattr(flags, name) != getattr(without, name):
                 refuse(name, getattr(flags, name), f"has no effect {reason}: leave it out")
+    for group, name, reason in _idle_beside_others(config):
+        if (value := getattr(getattr(config, group), name)) != getattr(getattr(default, group), name):
+            refuse(name, "" if value is True else value, f"has no effect {reason}: leave it out")
+
+
+def _idle_beside_others(config: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield (group, flag, why it changes nothing) where another flag is the reason."""
+    data, report = getattr(config, "data", None), getattr(config, "report", None)
+    if isinstance(data, DataFlags) and not data.data.startswith(FILES):
+        yield "data", "skip_unreadable", f"on --data {data.data}"
+    if isinstance(report, ReportFlags):
+        steps, first = config.schedule.steps, report.profile.partition(":")[0]
+        if steps is not None and first.isdecimal() and int(first) > steps:
+            yield "report", "profile", f"on --steps {steps}"
+        if not report.sample_tokens:
+            yield "report", "sample_prompt", "on --sample-tokens 0"
+    if isinstance(config, Finetune):
+        if config.data.task != LANGUAGE and config.report.sample_tokens:
+            yield "report", "sample_tokens", "on an encoder"
+        if config.data.task == LANGUAGE and config.optimizer.optimizer == "lora":
+            for name in ("adam_learning_rate", "decay"):  # of a new head, which only an encoder has
+                yield "optimizer", name, "on lora of a language model"
 
 
 def reasons_of(names: Sequence[str], optimizer: str) -> dict[str, str]:

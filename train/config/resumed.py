@@ -4,10 +4,12 @@ from train.config.run import UserError
 from train.config.stored import Run, Settings, differences, settings_of
 
 # Flags that may change when a run resumes. None of them changes a result, except that the mesh and
-# the form of the update change how sums are rounded.
+# the form of the update change how sums are rounded, and that the sample is another: it comes last,
+# and may be what the memory has no room for.
 FREE_TO_CHANGE = (
     *("--cache-dir", "--mesh", "--update-in-backward", "--keep-every"),
     *("--log", "--diagnostics", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
+    *("--sample-tokens", "--sample-prompt"),
 )
 PLACES = ("data", "held_out")  # of texts
 

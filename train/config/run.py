@@ -35,6 +35,12 @@ class UserError(Exception):
 DIVERGED = 3  # exit status of a run whose loss or state is no longer finite; Python itself uses 1 for a crash
 
 
+class Diverged(UserError):
+    """A loss or a state is infinite or nan."""
+
+    status = DIVERGED
+
+
 # Windows per batch, tokens per window. tiny takes a minute on two CPU cores; 256 follows GaLore.
 BATCHES = {"tiny": (16, 128)}
 OTHER_BATCH = (32, 256)

@@ -162,6 +162,12 @@ def check_schedule(flags: ScheduleFlags) -> None:
         refuse("cooldown", flags.cooldown, f"must be at least 1 and at most {after_peak} updates, those after the peak")
 
 
+def check_profile(span: str, steps: int) -> None:
+    """Refuse a profile of updates after the last one."""
+    if span and int(span.partition(":")[0]) > steps:
+        refuse("profile", span, f"has no effect on a run of {steps} updates: leave it out")
+
+
 def check_text(data: str) -> None:
     """Refuse a text that is neither the standard library, nor files, nor a data set."""
     if data != STDLIB and all(data.removeprefix(kind) in ("", data) for kind in (FILES, HUB)):

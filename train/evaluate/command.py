@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from train.config.run import LogitsName, Pretrain, UserError, default_cache_dir
+from train.config.run import Diverged, LogitsName, Pretrain, UserError, default_cache_dir
 from train.data.corpus import documents
 from train.data.encoding import Progress
 from train.data.sources import open_source
@@ -26,7 +26,7 @@ from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
 from train.system.compilation import keep_programs
 from train.system.devices import reporting_exhaustion
-from train.system.files import write_whole
+from train.system.files import as_json, write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
 Evaluated = Callable[[Losses, Total], str]  # adds the losses of a text to a total, and names the text
@@ -34,7 +34,11 @@ BATCH = 8  # windows, of models that were not trained here
 
 
 def run_evaluate(config: Evaluate) -> None:
-    """Evaluate, print a table, and write JSON if requested."""
+    """Evaluate, print a table, and write JSON if requested.
+
+    Raises:
+      Diverged: If the loss is not finite; the table and the file are written before.
+    """
     check_evaluate(config)
     keep_programs(config.cache_dir or default_cache_dir())
     stored = read_model(config.run_dir)
@@ -55,7 +59,12 @@ def run_evaluate(config: Evaluate) -> None:
     for name, value in result.items():
         print(f"{name:>13}  {_shown(value)}")
     if config.json is not None:
-        write_whole(config.json, json.dumps(result, indent=1) + "\n")
+        write_whole(config.json, as_json(result))
+    if not math.isfinite(total.nats):
+        raise Diverged(
+            f"the loss of the model of --run-dir {config.run_dir} at step {model.step} is not finite: give another "
+            "--step, or another model."
+        )
 
 
 def _shown(value: str | float) -> str:

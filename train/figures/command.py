@@ -73,8 +73,17 @@ def _figures(folders: dict[Path, RunFolder]) -> Iterator[tuple[str, Figure]]:
 
 
 def _measurements(folder: RunFolder) -> list[Row]:
-    """Return the rows of diagnostics.jsonl, those of finite numbers alone."""
-    return [row for row in read_rows(folder.diagnostics) if not _has_none(row)]
+    """Return the rows of diagnostics.jsonl of finite numbers, and of those quantities and types of
+    layer that most rows have: a name may be damaged.
+    """
+    rows = [row for row in read_rows(folder.diagnostics) if not _has_none(row)]
+    usual = Counter(map(_quantities, rows)).most_common(1)
+    return [row for row in rows if usual and _quantities(row) == usual[0][0]]
+
+
+def _quantities(row: Row) -> frozenset[tuple[str, str]]:
+    """Return each quantity of a row with each type of layer."""
+    return frozenset((name, kind) for name, value in row.items() if isinstance(value, dict) for kind in value)
 
 
 def _has_none(value: object) -> bool:

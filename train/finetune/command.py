@@ -4,7 +4,7 @@ import dataclasses
 
 from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError, default_cache_dir
-from train.config.validate import check_finetuning, check_schedule
+from train.config.validate import check_finetuning, check_profile, check_schedule
 from train.finetune.labelling import labelling_work
 from train.finetune.language import language_work
 from train.loop.run import is_finished, refuse_different_processes, train
@@ -38,6 +38,8 @@ def run_finetune(config: Finetune) -> None:
         )
     schedule = config.schedule.in_updates(work.rows, config.data.batch_size)
     check_schedule(schedule)
+    if not config.resume:
+        check_profile(config.report.profile, schedule.steps)
     program = make_program(
         mesh,
         work.task,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from train.config.run import UserError
+from train.config.run import Diverged, UserError
 from train.config.stored import Run, settings_of
 from train.loop.advice import for_memory
 from train.loop.diagnosis import Diagnosis
@@ -13,7 +13,7 @@ from train.loop.given import Data, Tools
 from train.loop.profile import Profile
 from train.loop.progress import Display
 from train.loop.stopping import EarlyStop
-from train.loop.trainer import Diverged, Trainer
+from train.loop.trainer import Trainer
 from train.program.program import Program
 from train.program.sharding import DATA, FSDP
 from train.program.step import TrainState

@@ -48,3 +48,10 @@ class Skips:
         losses = list(self._losses)[: -1 if self._count == step else None][-WINDOW:]
         usual = [loss for loss in losses if math.isfinite(loss)]
         return self.factor * statistics.median(usual) if self.factor and len(usual) >= FEWEST else math.inf
+
+
+def reason(loss: float, limit: float) -> str:
+    """Say why an update was skipped, if a loss above `limit` is a spike."""
+    if not math.isfinite(loss):
+        return "its loss is not finite"
+    return f"its loss {loss:.4f} is a spike" if loss > limit else "its gradient is not finite"

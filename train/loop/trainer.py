@@ -11,10 +11,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from train.config.run import DIVERGED, ReportFlags, UserError
+from train.config.run import Diverged, ReportFlags
 from train.loop.given import Data, Tools
 from train.loop.progress import described
-from train.loop.spikes import Skips
+from train.loop.spikes import Skips, reason
 from train.loop.stopping import EarlyStop
 from train.program.program import Program
 from train.program.sharding import place_batch
@@ -24,15 +24,9 @@ from train.program.task import Batch
 from train.storage.checkpoint import bytes_of
 from train.storage.metrics import Row
 from train.storage.quantities import aligned
-from train.system.devices import device_summary, peak_memory
+from train.system.devices import OutOfMemory, device_summary, peak_memory, reporting_exhaustion
 from train.system.processes import on_first
 from train.watch.page import Results, write_report
-
-
-class Diverged(UserError):
-    """The loss or the state is infinite or nan."""
-
-    status = DIVERGED
 
 
 class Trainer:
@@ -83,6 +77,9 @@ class Trainer:
             self.update()
             if self.is_save_due():
                 self.save()
+        self.record()
+        if self.skips.total == self.step:  # no update has changed anything
+            raise self.diverged("loss")
         self.save()
         self.evaluate_if_due()
         self.tools.checkpoints.finish()
@@ -140,20 +137,16 @@ class Trainer:
 
     def record(self) -> None:
         """Wait for the update in flight, and add its row to the metrics."""
-        if self.in_flight is None:
+        if (report := self.in_flight) is None:
             return
-        loss, lr, is_skipped = (
-            float(self.in_flight.loss),
-            float(self.in_flight.learning_rate),
-            bool(self.in_flight.is_skipped),
-        )
+        loss, lr, is_skipped = float(report.loss), float(report.learning_rate), bool(report.is_skipped)
         self.in_flight = None
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         self.skips.add(None if is_skipped else loss)
         if is_skipped:
             self.tools.metrics.add_skipped(self.step, loss, lr, seconds, self.skips.total)
-            self.tools.display.say(f"step {self.step}: skipped, as {self.reason(loss)}")
+            self.tools.display.say(f"step {self.step}: skipped, as {reason(loss, self.limit)}")
             if self.skips.in_a_row > self.flags.skip_nonfinite:
                 raise self.diverged("loss")
             return
@@ -224,17 +217,24 @@ class Trainer:
             "--learning-rate, more --warmup or a lower --clip."
         )
 
-    def reason(self, loss: float) -> str:
-        """Say why an update was skipped."""
-        if not math.isfinite(loss):
-            return "its loss is not finite"
-        return f"its loss {loss:.4f} is a spike" if loss > self.limit else "its gradient is not finite"
+    def sample(self) -> str | None:
+        """Return a text that the model writes; None if there is to be none, or no room for it."""
+        is_alone = jax.process_count() == 1  # otherwise the others may have theirs, or wait for this process
+        advice = "The results are without it." if is_alone else "Resume with --sample-tokens 0."
+        try:
+            with reporting_exhaustion("the sample", lambda: advice):
+                if self.data.sample and self.flags.sample_tokens:
+                    return self.data.sample(self.program.read(self.state.params))
+        except OutOfMemory as error:
+            if not is_alone:
+                raise
+            self.tools.display.say(f"note: {error}")
+        return None
 
     def finish(self) -> None:
         """Write the results, last the summary, which marks the end."""
         self.tools.poll(self.step)
-        read = self.program.read(self.state.params) if self.flags.sample_tokens else self.program.weights
-        sample = self.data.sample(read) if self.data.sample else None
+        sample = self.sample()
         best = {f"best_{name}": value for name, value in self.best_row().items() if name not in ("seconds", "tokens")}
         measured = on_first(self.tools.metrics.summary)
         summary = measured | best | self.mfu(measured["tokens_per_second"]) | {
@@ -243,8 +243,7 @@ class Trainer:
             "attention": self.program.task.network.attention,
             "logits": "whole" if getattr(self.program.task, "chunk", None) is None else "chunked",
         } | device_summary()  # fmt: skip
-        results = Results(self.tools.metrics.rows, sample, summary)
-        on_first(lambda: write_report(self.tools.folder, results))
+        on_first(lambda: write_report(self.tools.folder, Results(self.tools.metrics.rows, sample, summary)))
         self.tools.folder.write_results(self.tools.metrics, sample, summary)
         if sample is not None:
             self.tools.display.say(f"--- sample\n{sample}\n---")

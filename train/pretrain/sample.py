@@ -10,7 +10,5 @@ TEMPERATURE, TOP_K = 0.8, 50  # a little sharper than the model, and without its
 
 def write_sample(llama: Llama, stored: StoredModel, flags: ReportFlags, seed: int) -> str:
     """Return the prompt and the model's continuation; to be called in all processes."""
-    if not flags.sample_tokens:
-        return flags.sample_prompt
     draws = Draws(tokens=flags.sample_tokens, temperature=TEMPERATURE, top_k=TOP_K, top_p=1.0, seed=seed)
     return continued(llama, stored, flags.sample_prompt, draws)

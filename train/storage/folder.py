@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import platform
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,12 +27,13 @@ from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
 from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
 from train.storage.checkpoint import steps_in
-from train.storage.metrics import Metrics, Row, completed, is_update, plot, read_rows
+from train.storage.metrics import Metrics, Row, completed, plot, read_rows, updates_of
 from train.storage.model import StoredModel
 from train.system.devices import machine
 from train.system.files import as_json, locked, write_whole
 from train.system.processes import everywhere, on_first
 
+TRACKERS = ".trackers"  # what trackers have got (`train.watch.trackers`)
 SHARED_AFTER = 90.0  # seconds; network file systems cache the content of a folder for up to a minute
 PACKAGES = ("flax", "grain", "grass_optax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers")
 
@@ -85,7 +87,9 @@ class RunFolder:
 
         def write() -> None:
             plot(metrics, self.loss_curve)
-            if sample is not None:
+            if sample is None:
+                self.sample.unlink(missing_ok=True)  # of an end that the run had before it got more steps
+            else:
                 write_whole(self.sample, sample + "\n")
             write_whole(self.summary, as_json(summary))
 
@@ -133,10 +137,11 @@ class RunFolder:
             self._report_new_versions()
             if is_extended := self._is_extended(config):
                 self.summary.unlink(missing_ok=True)  # first: without it, a kill here costs nothing
-            if is_extended or config.data.data != self.stored().config.data.data:
+            if is_extended or _results(config) != _results(self.stored().config):
                 self.store(config, fingerprint)
         else:
             self._refuse_used()
+            self._remove_remains()
             model.write(self.path)
             self.store(config, fingerprint)
         return self.leave_token()
@@ -145,14 +150,28 @@ class RunFolder:
         return config.schedule != self.stored().config.schedule
 
     def _refuse_used(self) -> None:
-        """Refuse a folder with an update or a checkpoint; a run that has none loses nothing if it
-        starts again.
+        """Refuse a folder with an update, except those that were skipped, or a checkpoint after it;
+        a run that has neither loses nothing if it starts again.
         """
-        is_trained = any(map(is_update, read_rows(self.metrics)))
-        if is_trained or (self.checkpoints.is_dir() and steps_in(self.checkpoints)):
+        if updates_of(read_rows(self.metrics)) or any(self._checkpoints()):
             raise UserError(
                 f"--run-dir {self.path} already contains a run: add --resume to continue it, or choose another folder."
             )
+
+    def _checkpoints(self) -> list[int]:
+        return steps_in(self.checkpoints) if self.checkpoints.is_dir() else []
+
+    def _remove_remains(self) -> None:
+        """Remove what a run without an update has left: its evaluation is of other weights, if the
+        seed is another.
+        """
+        self.config.unlink(missing_ok=True)  # first: after a kill here there is no run to resume
+        for path in (self.metrics, self.diagnostics):
+            path.unlink(missing_ok=True)
+        states = [self.checkpoints / str(step) for step in self._checkpoints()]
+        for path in (self.path / TRACKERS, self.path / "tensorboard", *states):
+            if path.exists():
+                shutil.rmtree(path)
 
     def _report_new_versions(self) -> None:
         """Report packages that have changed since the run began, as results may then differ."""
@@ -160,6 +179,11 @@ class RunFolder:
         changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
         if changed:
             print(f"note: resuming with other versions is not bit-exact: {', '.join(changed)}")
+
+
+def _results(config: Run) -> tuple[str, int, str]:
+    """Return the settings that results name, and that may change when a run resumes."""
+    return config.data.data, config.report.sample_tokens, config.report.sample_prompt
 
 
 def rows_of_any_version(folder: RunFolder, run: Run) -> list[Row]:

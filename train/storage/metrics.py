@@ -183,14 +183,19 @@ def evaluations_of(rows: Iterable[Row]) -> list[Row]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file, up to a partial last row that a killed run may have left."""
+    """Return the rows of a file, up to a line that is none: half a row that a killed run has left,
+    or a damaged one. A row is an object with a whole number as its step.
+    """
     rows: list[Row] = []
     if path.exists():
         for line in path.read_bytes().splitlines(keepends=True):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except (ValueError, RecursionError):
                 break
+            if not (isinstance(row, dict) and type(row.get("step")) is int):
+                break
+            rows.append(row)
     return rows
 
 
@@ -201,8 +206,8 @@ def completed(rows: Iterable[Row], tokens: int) -> Iterator[Row]:
     """
     seconds = 0.0
     for row in rows:
-        if "loss" in row:
-            seconds += tokens / row["tokens_per_second"]
+        if "loss" in row and (speed := row.get("tokens_per_second")):
+            seconds += tokens / speed
         seconds = row.get("seconds", seconds)
         yield {**row, "seconds": seconds, "tokens": row["step"] * tokens}
 

@@ -123,10 +123,18 @@ def restore_params_on_host(folder: Path, step: int | None, abstract: Params) -> 
             arguments = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), item)
             part = _restored(reader, folder / str(step), item, arguments)
             if is_in_8_bits:
-                with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                with jax.default_device(_host()):
                     part = jax.tree.map(np.asarray, as_floats(part))
             (arrays[i],) = jax.tree.leaves(part)
     return jax.tree.unflatten(structure, [arrays[i] for i in range(len(leaves))])
+
+
+def _host() -> jax.Device | None:
+    """Return the CPU; None, for the default device, if JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def _nested(path: tuple[Any, ...], value: Any) -> Params:

@@ -18,6 +18,10 @@ from train.config.run import UserError
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # begins XLA's error for what does not fit
 
 
+class OutOfMemory(UserError):
+    """Something does not fit into the memory of its device."""
+
+
 @contextlib.contextmanager
 def reporting_exhaustion(what: str, advice: Callable[[], str]) -> Iterator[None]:
     """Turn the error of a memory that is too small for `what` into one that says what to do."""
@@ -27,7 +31,7 @@ def reporting_exhaustion(what: str, advice: Callable[[], str]) -> Iterator[None]
         if NO_MEMORY not in str(error):
             raise
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"{what} does not fit into the memory of its device ({reason}). {advice()}") from error
+        raise OutOfMemory(f"{what} does not fit into the memory of its device ({reason}). {advice()}") from error
 
 
 def device_summary() -> dict[str, Any]:

@@ -15,11 +15,10 @@ from typing import Self
 
 from train.config.run import TrackerName
 from train.config.stored import Settings
+from train.storage.folder import TRACKERS
 from train.storage.metrics import Row, is_update
 from train.system.files import write_whole
 from train.watch.services import SERVICES, Service, Session
-
-FOLDER = ".trackers"  # in the folder of a run
 
 
 class LastStep:
@@ -49,8 +48,8 @@ class Trackers:
         self._step, self._numbers = -1, dict[str, float]()  # of the step whose rows are not complete
         for name in names:
             with self._surviving(name):
-                session = Session(folder, _identity(folder / FOLDER / "identity"), settings)
-                self._services[name] = SERVICES[name](session), LastStep(folder / FOLDER / name)
+                session = Session(folder, _identity(folder / TRACKERS / "identity"), settings)
+                self._services[name] = SERVICES[name](session), LastStep(folder / TRACKERS / name)
 
     def __enter__(self) -> Self:
         return self

@@ -118,6 +118,7 @@ def test_other_covers_every_flag() -> None:
 
 # Without these a flag would have no effect.
 BESIDE = {
+    "skip_unreadable": ("--data", "files:x"),
     "cooldown": ("--schedule", "wsd"),
     "decay": ("--weight-decay", "0.1"),
     **dict.fromkeys(("rule", "transport", "residual"), ("--optimizer", "assemble")),
@@ -194,6 +195,7 @@ def test_conflicts_are_named_and_what_changes_no_result_may_change() -> None:
         assert part in str(error.value)
     free = ("--steps", 300, "--log", "tensorboard", "--cache-dir", "/x", "--log-every", 1, "--save-every", 7)
     refuse_conflicts(parse(command(*free)), stored)
+    refuse_conflicts(parse(command("--sample-tokens", 3, "--sample-prompt", "x")), stored)
 
 
 def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,6 +309,11 @@ MISTAKES = [
     ("--update-in-backward --keep-every 4", "--keep-every 4 must divide the 4 layers, and be less: give one of 1, 2"),
     ("--profile 3", "--profile 3 must be FIRST:LAST, two updates from 1 on, for example 10:12"),
     ("--profile 4:3", "--profile 4:3 must be FIRST:LAST"),
+    ("--profile 301:302", "--profile 301:302 has no effect on --steps 300: leave it out"),
+    ("--steps 3 --warmup 1 --profile 4:4", "--profile 4:4 has no effect on --steps 3: leave it out"),
+    ("--sample-tokens 0 --sample-prompt a", "--sample-prompt a has no effect on --sample-tokens 0: leave it out"),
+    ("--skip-unreadable", "--skip-unreadable has no effect on --data stdlib: leave it out"),
+    ("--data hf:x --skip-unreadable", "--skip-unreadable has no effect on --data hf:x: leave it out"),
     ("--vocab-size 256", "--vocab-size 256 must be at least 257"),
     ("--learning-rate 0", "--learning-rate 0.0 must be positive"),
     ("--learning-rate nan", "--learning-rate nan must be a finite number"),

@@ -80,6 +80,21 @@ def test_the_batch_changes_nothing(trained: Path, tmp_path: Path) -> None:
     assert results[0]["tokens"] == results[1]["tokens"]
 
 
+def test_a_loss_that_is_not_finite_is_null_and_has_the_status_of_a_run_that_diverged(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def losses(windows: np.ndarray) -> np.ndarray:
+        return np.full_like(windows[:, 1:], np.nan, dtype=np.float32)
+
+    monkeypatch.setattr("train.evaluate.command._losses", lambda *_: losses)
+    assert main(["evaluate", "--run-dir", str(trained), "--json", str(tmp_path / "result.json")]) == 3
+    result = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert (result["eval_loss"], result["bits_per_byte"], result["step"]) == (None, None, 12)
+    output = capsys.readouterr()
+    assert "eval_loss  nan" in output.out
+    assert f"the loss of the model of --run-dir {trained} at step 12 is not finite" in output.err
+
+
 def test_a_table_is_printed_and_nothing_is_written(
     imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.train.figures.measured import measured
 from train.__main__ import main, parse
 from train.config.run import Pretrain
+from train.figures.command import _measurements
 from train.storage.folder import RunFolder
 
 
@@ -36,6 +37,15 @@ def test_a_young_run_has_the_figures_that_it_can_have(run_dir: Path, tmp_path: P
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {
         *("loss", "energy", "spectrum", "curvature", "subspaces")
     }
+
+
+@pytest.mark.parametrize("damage", [("captured_by_best", "captwred_by_best"), ("attn/q", "attn/p")])
+def test_a_row_with_a_damaged_name_is_not_drawn(damage: tuple[str, str], run_dir: Path, tmp_path: Path) -> None:
+    lines = [json.dumps(measured(step)) + "\n" for step in (1, 101, 201)]
+    RunFolder(run_dir).diagnostics.write_text("".join([lines[0].replace(*damage), *lines[1:]]))
+    assert [row["step"] for row in _measurements(RunFolder(run_dir))] == [101, 201]
+    assert main(["figures", "--run-dir", str(run_dir), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "energy.png").exists()
 
 
 @pytest.mark.parametrize(("words", "message"), [((), "names no folder"), (("nowhere",), "contains no run")])

@@ -118,6 +118,9 @@ def test_a_run_that_counts_epochs_is_extended_by_epochs(
     small = words_of({name: value for name, value in SMALL.items() if name != "steps"})
     words = ["--init-from", str(base), "--data", examples, "--run-dir", str(tmp_path / "run"), *small]
     assert main(["finetune", *words, "--epochs", "1", "--sample-tokens", "0"]) == 0
+    late = ["--run-dir", str(tmp_path / "other"), "--epochs", "1", "--profile", "99:99"]
+    assert main(["finetune", *words, *late]) == 2
+    assert re.search("--profile 99:99 has no effect on a run of [0-9]+ updates", capsys.readouterr().err)
     before = losses(tmp_path / "run")
     resume = ["finetune", "--run-dir", str(tmp_path / "run"), "--resume"]
     for fewer in (["--epochs", "0.5"], ["--steps", "99"]):
@@ -213,6 +216,16 @@ def test_epochs_are_counted_in_rows(rows_per_epoch: int, steps: int) -> None:
         (("--patience", 2), r"--patience 2 needs evaluations during training: add --eval-every"),
         (("--metric", "accuracy"), r"--metric accuracy must be one of eval_loss for this task"),
         (("--label-field", "x"), r"--label-field x has no effect on a language model: leave it out"),
+        (("--profile", "7:9"), r"--profile 7:9 has no effect on --steps 6: leave it out"),
+        (("--sample-tokens", 0, "--sample-prompt", "a"), r"--sample-prompt a has no effect on --sample-tokens 0"),
+        (
+            ("--optimizer", "lora", "--adam-learning-rate", 0.1),
+            r"--adam-learning-rate 0.1 has no effect on lora of a language model: leave it out",
+        ),
+        (
+            ("--optimizer", "lora", "--weight-decay", 0.1, "--decay", "all"),
+            r"--decay all has no effect on lora of a language model: leave it out",
+        ),
         (("--task", "classification"), r"--task classification needs an encoder, such as BERT"),
     ],
 )

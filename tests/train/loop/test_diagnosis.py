@@ -32,14 +32,15 @@ def test_measurements_are_at_refreshes_and_not_at_every_one_of_many(gap: int, ev
     assert not diagnosis.may_be_due(every - 1)
 
 
-def test_rows_after_the_checkpoint_and_half_a_row_are_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"step": 301, "capt', '{"stfp": 100}', "[100]", "100"])
+def test_rows_after_the_checkpoint_and_a_line_that_is_no_row_are_dropped(line: str, tmp_path: Path) -> None:
     path = tmp_path / "d"
     with opened(path) as diagnosis:
         for step in (1, 101, 201):
             diagnosis.measure(2.0, None, step, seconds=1.0)
     assert rows(path)[0] == {"step": 1, "seconds": 1.0, "captured": {"layers/up": [1.0, 1.0]}}
     with path.open("a") as file:
-        file.write('{"step": 301, "capt')
+        file.write(line)
     with opened(path, step=150) as diagnosis:
         assert [row["step"] for row in rows(path)] == [1, 101]
         diagnosis.measure(4.0, None, 201)

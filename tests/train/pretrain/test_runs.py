@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +240,25 @@ def test_a_resumed_run_refuses_other_flags(adamw: Finished, capsys: pytest.Captu
     assert "--optimizer grassjump (the run has adamw)" in error
     assert "--rank" not in error
     assert everything(adamw.run_dir) == before
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_finished_run_is_extended_and_keeps_the_rows_that_it_has(
+    adamw: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, before = tmp_path / "run", rows(adamw.run_dir)
+    shutil.copytree(adamw.run_dir, run_dir)
+    resume = ["pretrain", "--run-dir", str(run_dir), "--resume"]
+    assert main([*resume, "--steps", "18"]) == 0
+    after = rows(run_dir)
+    assert after[: len(before)] == before
+    assert [row["step"] for row in after if "loss" in row] == list(range(1, 19))
+    assert [row["step"] for row in after if "eval_loss" in row] == [0, 6, 12, 18]
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 18
+    assert RunFolder(run_dir).stored().config.schedule.steps == 18
+    assert main([*resume, "--steps", "12"]) == 2
+    assert "--steps 12 (the run has 18)" in capsys.readouterr().err
+    assert rows(run_dir) == after
 
 
 def test_a_folder_is_used_by_one_process_at_a_time(

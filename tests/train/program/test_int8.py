@@ -65,7 +65,7 @@ def test_first_weights_are_those_of_a_run_in_floats():
     chex.assert_trees_all_equal(run.first_state(weights).params, expected)
 
 
-def test_weights_of_a_checkpoint_are_floats_and_a_run_resumes_bit_for_bit(tmp_path):
+def test_weights_of_a_checkpoint_are_floats_and_a_run_resumes_bit_for_bit(tmp_path, monkeypatch):
     run = program(name="adamw", clip_by="previous")  # whose norm is in the state
     state, _ = trained(run, 3)
     with Checkpoints(tmp_path) as checkpoints:
@@ -77,5 +77,15 @@ def test_weights_of_a_checkpoint_are_floats_and_a_run_resumes_bit_for_bit(tmp_pa
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), run.weights)
     chex.assert_trees_all_equal(restore_params(tmp_path, 3, abstract), expected)
     chex.assert_trees_all_equal(restore_params_on_host(tmp_path, 3, abstract), expected)
+    local_devices = jax.local_devices
+
+    def without_a_cpu(*args, backend=None, **kwargs):
+        if backend == "cpu":  # as where JAX_PLATFORMS is cuda
+            raise RuntimeError("Unknown backend cpu")
+        return local_devices(*args, backend=backend, **kwargs)
+
+    monkeypatch.setattr(jax, "local_devices", without_a_cpu)
+    chex.assert_trees_all_equal(restore_params_on_host(tmp_path, 3, abstract), expected)
+    monkeypatch.undo()
     (one, losses), (other, others) = trained(run, 2, state), trained(run, 2, resumed)
     chex.assert_trees_all_equal((one, losses), (other, others))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from train.config.run import UserError
-from train.storage.metrics import Metrics, completed, plot
+from train.storage.metrics import Metrics, completed, plot, read_rows
 
 TOKENS = 40
 
@@ -102,6 +102,34 @@ def test_a_number_that_json_cannot_hold_is_null(tmp_path: Path) -> None:
         metrics.add_evaluation(3, {"eval_loss": 1.0, "bits_per_byte": math.inf})
     row = json.loads(lines(tmp_path / "m")[-1])
     assert (row["eval_loss"], row["bits_per_byte"]) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"stfp": 2, "loss": 7.0}', '{"step": "2"}', '{"step": 2.0}', '{"step": true}', "[2]", "2", "null"]
+)
+def test_a_line_that_is_no_row_ends_the_rows(tmp_path: Path, line: str) -> None:
+    with record(tmp_path / "m"):
+        whole = lines(tmp_path / "m")
+    (tmp_path / "m").write_text("\n".join([*whole[:2], line, *whole[3:]]) + "\n")
+    assert [row["step"] for row in read_rows(tmp_path / "m")] == [0, 1]
+    with pytest.raises(UserError, match="has no row of update 2, but the run resumes from update 3: restore the file"):
+        opened(tmp_path / "m", 3)
+    with opened(tmp_path / "m", 1):
+        assert lines(tmp_path / "m") == whole[:2]
+
+
+def test_no_bit_that_flips_makes_rows_that_cannot_be_read(tmp_path: Path) -> None:
+    with opened(tmp_path / "m") as metrics:
+        metrics.add_evaluation(0, {"eval_loss": 8.0})
+        metrics.add_update(1, 7.0, 0.5, 4.0)
+        metrics.add_skipped(2, math.nan, 0.5, 2.0, 1)
+    whole = (tmp_path / "m").read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "m").write_bytes(flipped)
+        rows = list(completed(read_rows(tmp_path / "m"), TOKENS))
+        assert all(isinstance(row["step"], int) and row["seconds"] >= 0 for row in rows)
 
 
 def test_missing_rows_are_refused(tmp_path: Path) -> None:
