@@ -407,7 +407,7 @@ def test_a_second_signal_while_the_run_is_saved_exits_at_once(
 
 @pytest.mark.long
 def test_a_terminal_that_closes_loses_nothing(adamw: Finished, launcher: Launcher, tmp_path: Path) -> None:
-    """The run redraws its line on the terminal of its session, which sends SIGHUP. Another one comes
+    """The run redraws its line on the terminal of its session, which sends SIGHUP. Another comes
     from this process, as it may from a shell.
     """
     run_dir = tmp_path / "run"

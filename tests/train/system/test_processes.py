@@ -114,7 +114,7 @@ def test_a_lost_process_ends_the_job_and_others_resume(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_one_process_stops_all(number: signal.Signals, launcher: Launcher, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    job = launcher.job(launcher.arguments(run_dir, **STEADY, mesh="data=2", steps=2000), 2, 1, tmp_path)
+    job = launcher.job(launcher.arguments(run_dir, **STEADY | {"mesh": "data=2", "steps": 2000}), 2, 1, tmp_path)
     wait_for_step(job, run_dir, 5)
     job.processes[1].send_signal(number)
     assert job.wait(200) == [0, 0], job.output

@@ -100,7 +100,7 @@ def check_a_signal_before_the_first_step() -> None:
 
     SIGINT is forwarded as SIGTERM, so this tests both.
     """
-    with exiting_on_signals(), SharedStopSignals() as signals:
+    with SharedStopSignals() as signals:
         if jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(3)  # JAX checks for signals once a second, and has agreed on a step by then
@@ -118,7 +118,8 @@ def is_stopped(signals: SharedStopSignals, step: int) -> bool:
 
 
 if __name__ == "__main__":
-    with joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Resume."):
+    # In the order of the trainer: JAX takes SIGTERM over.
+    with exiting_on_signals(), joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Resume."):
         assert (jax.process_count(), jax.device_count()) == (2, 8)
         check_messages()
         for mesh_shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)):
