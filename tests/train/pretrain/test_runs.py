@@ -386,7 +386,7 @@ def test_a_signal_is_handled_during_an_evaluation(
 
 @pytest.mark.usefixtures("compiled")
 def test_a_second_signal_while_the_run_is_saved_exits_at_once(
-    adamw: Finished, launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir, save, exits = tmp_path / "run", Checkpoints.save, set[tuple[int, str]]()
 
@@ -401,19 +401,19 @@ def test_a_second_signal_while_the_run_is_saved_exits_at_once(
     monkeypatch.setattr(Trainer, "update", signalled)
     monkeypatch.setattr(Checkpoints, "save", saved)
     with signals.exiting_on_signals():
-        assert main(launcher.arguments(run_dir, **adamw.flags)) == 0
+        assert main(launcher.arguments(run_dir, optimizer="adamw")) == 0
     assert exits == {(signal.SIGTERM, signals.AT_ONCE)}
 
 
 @pytest.mark.long
-def test_a_terminal_that_closes_loses_nothing(adamw: Finished, launcher: Launcher, tmp_path: Path) -> None:
+def test_a_terminal_that_closes_loses_nothing(launcher: Launcher, tmp_path: Path) -> None:
     """The run redraws its line on the terminal of its session, which sends SIGHUP. Another comes
     from this process, as it may from a shell.
     """
     run_dir = tmp_path / "run"
     ours, theirs = pty.openpty()
     process = launcher.start(
-        launcher.arguments(run_dir, **adamw.flags, steps=2000),
+        launcher.arguments(run_dir, optimizer="adamw", steps=2000),
         through=["sh", "-c", 'exec "$@" <>"$0"', os.ttyname(theirs)],  # opens its terminal
         stdout=theirs,
         stderr=theirs,
