@@ -35,6 +35,7 @@ from train.presets.config import Presets
 from train.report.config import Report
 from train.sample.config import Sample
 from train.system.files import full_disk
+from train.system.output import outliving
 
 Command = (
     Pretrain
@@ -233,6 +234,7 @@ def _failed(message: str, status: int) -> int:
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8, nor the terminal
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = map(outliving, (sys.stdout, sys.stderr))
     try:
         sys.exit(main(sys.argv[1:]))
     finally:

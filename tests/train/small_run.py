@@ -90,9 +90,13 @@ class Launcher:
         arguments: list[str],
         devices: int = 1,
         variables: Mapping[str, str] = MappingProxyType({}),
+        through: Sequence[str] = (),
         **options: object,
     ) -> subprocess.Popen[str]:
-        """Start a process with `devices` devices, and share compiled programs with the others."""
+        """Start a process with `devices` devices, and share compiled programs with the others.
+
+        `through` is a command that runs the one after it.
+        """
         environment = {
             **os.environ,
             **variables,
@@ -101,7 +105,7 @@ class Launcher:
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
-        command = [sys.executable, "-m", "train", *arguments]
+        command = [*through, sys.executable, "-m", "train", *arguments]
         return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
 
     def finish(self, arguments: list[str], devices: int = 1, timeout: float = 200) -> str:

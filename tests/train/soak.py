@@ -109,11 +109,16 @@ class Soak:
 
 
 def answers_signals(process: subprocess.Popen[str]) -> bool:
-    """Whether a process has ended, or catches SIGTERM; before, a signal has Python's own answer."""
+    """Whether a process has ended, or catches SIGTERM and SIGHUP, unless it ignores the latter;
+    before, a signal has Python's own answer.
+    """
     if process.poll() is not None:
         return True
-    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught, ignored = (
+        int(re.search(rf"^{name}:\s*(\w+)", status, re.MULTILINE)[1], 16) for name in ("SigCgt", "SigIgn")
+    )
+    return bool(caught >> (signal.SIGTERM - 1) & (caught | ignored) >> (signal.SIGHUP - 1) & 1)
 
 
 def last_step(run_dir: Path) -> int:

@@ -103,20 +103,20 @@ def train(
             poll=signals.poll,
         )
         trainer = Trainer(program, data, tools, config.report, steps=steps, start=start, early_stop=early_stop)
-        try:
-            with signals:
+        with signals:  # until the state is saved, too: a second signal may come meanwhile
+            try:
                 trainer.train()
-            trackers.flush()
-        except Diverged:
-            trackers.flush()
-            raise
-        except Stopped as signal:
-            trainer.save()
-            checkpoints.finish()
-            display.say(
-                f"{signal}: saved after step {trainer.step}; to resume: "
-                f"python -m train {command} --run-dir {folder.path} --resume"
-            )
+                trackers.flush()
+            except Diverged:
+                trackers.flush()
+                raise
+            except Stopped as signal:
+                trainer.save()
+                checkpoints.finish()
+                display.say(
+                    f"{signal}: saved after step {trainer.step}; to resume: "
+                    f"python -m train {command} --run-dir {folder.path} --resume"
+                )
 
 
 def _diagnosing(

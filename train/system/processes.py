@@ -13,8 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,7 +23,7 @@ from train.config.machine_flags import ProcessFlags
 from train.config.run import UserError
 from train.config.stored import Settings, differences
 from train.system.files import full_disk
-from train.system.signals import AT_ONCE, Stopped, exit_now, say
+from train.system.signals import Stopped, StopSignals
 
 Result = TypeVar("Result")
 
@@ -107,35 +106,27 @@ class LastWords:
         self._shell.communicate(b"\n")
 
 
-class SharedStopSignals:
+class SharedStopSignals(StopSignals):
     """While entered, SIGTERM, SIGINT or SIGHUP in one process makes `poll` raise `Stopped` in all
     processes at the same step.
 
     JAX's preemption service handles SIGTERM: it stops the processes at the step after the last one
-    that any of them has polled. SIGINT and SIGHUP are forwarded to it; a second one exits the
-    process.
+    that any of them has polled. SIGINT and SIGHUP are forwarded to it; a second signal, other than
+    SIGHUP, exits the process.
     """
 
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    answer = "all processes stop at the next safe point; a second signal exits this one at once"
+
     def __init__(self) -> None:
-        self._interrupted = False
+        super().__init__()
         self._polled = 0
 
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGHUP)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        if self._interrupted:
-            exit_now(number, AT_ONCE)
-        self._interrupted = True
-        say(number, "all processes stop at the next safe point; a second signal exits this one at once")
+    def _acknowledge(self, number: int) -> None:
+        super()._acknowledge(number)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def poll(self, step: int) -> None:
+    def poll(self, step: int = 0) -> None:
         """Raise `Stopped` if the processes have agreed to stop at this step.
 
         To be called before each step, with the same step in all processes. A resumed run also

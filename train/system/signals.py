@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Self
+from typing import ClassVar, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTHING = "stopped before there was anything to save"
 AT_ONCE = "exits at once; the newest checkpoint is what is saved"
+BEGUN = threading.Event()  # set for good by the first `StopSignals`
 
 
 class Stopped(Exception):
@@ -25,30 +27,40 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While entered, a first signal makes `poll` raise `Stopped`, a second exits the process."""
+    """While entered, a first signal makes `poll` raise `Stopped`, a second exits the process.
+
+    SIGHUP is never the second one: a terminal that closes may send it twice, and systemd sends it
+    right after SIGTERM.
+    """
+
+    numbers: ClassVar[tuple[signal.Signals, ...]] = SIGNALS
+    answer: ClassVar[str] = "stops at the next safe point; a second signal exits at once"
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._acknowledged = False
 
     def __enter__(self) -> Self:
+        BEGUN.set()
         self._held = contextlib.ExitStack()
-        self._held.enter_context(_handled(self._receive, self._acknowledge))
+        self._held.enter_context(_handled(self._receive, self._acknowledge, self.numbers))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:  # the main thread is as fast as the other one
+        if self.received is None:
+            self.received = signal.Signals(number)
+        elif number != signal.SIGHUP:  # the main thread is as fast as the other one
             exit_now(number, AT_ONCE)
-        self.received = signal.Signals(number)
 
     def _acknowledge(self, number: int) -> None:
-        if self._acknowledged:
+        if not self._acknowledged:
+            self._acknowledged = True
+            say(number, self.answer)
+        elif number != signal.SIGHUP:
             exit_now(number, AT_ONCE)
-        self._acknowledged = True
-        say(number, "stops at the next safe point; a second signal exits at once")
 
     def poll(self, step: int = 0) -> None:
         """Raise `Stopped` if a signal has arrived; `step` is for runs of several processes."""
@@ -60,7 +72,7 @@ class StopSignals:
 @contextlib.contextmanager
 def exiting_on_signals() -> Iterator[None]:
     """While entered, and no `StopSignals` is, a signal exits the process at once."""
-    with _handled(lambda *_: None, lambda number: exit_now(number, "stopped before there was anything to save")):
+    with _handled(lambda *_: None, lambda number: exit_now(number, AT_ONCE if BEGUN.is_set() else NOTHING), SIGNALS):
         yield
 
 
@@ -78,17 +90,19 @@ def say(number: int, message: str) -> None:
 
 @contextlib.contextmanager
 def _handled(
-    receive: Callable[[int, FrameType | None], object], acknowledge: Callable[[int], object]
+    receive: Callable[[int, FrameType | None], object],
+    acknowledge: Callable[[int], object],
+    numbers: Sequence[signal.Signals],
 ) -> Iterator[None]:
     """Call `receive` in the main thread, and `acknowledge` at once in another, for each signal.
 
     Under nohup SIGHUP is ignored, and stays so.
     """
     is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    numbers = [number for number in SIGNALS if number != signal.SIGHUP or not is_ignored]
+    numbers = [number for number in numbers if number != signal.SIGHUP or not is_ignored]
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    watcher = threading.Thread(target=_watch, args=(ours, acknowledge), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(ours, acknowledge, numbers), daemon=True)
     watcher.start()
     descriptor = signal.set_wakeup_fd(theirs.fileno())
     before = {number: signal.signal(number, receive) for number in numbers}
@@ -103,8 +117,8 @@ def _handled(
         ours.close()
 
 
-def _watch(ours: socket.socket, acknowledge: Callable[[int], object]) -> None:
+def _watch(ours: socket.socket, acknowledge: Callable[[int], object], numbers: Sequence[int]) -> None:
     while received := ours.recv(64):
         for number in received:
-            if number in SIGNALS:
+            if number in numbers:
                 acknowledge(number)

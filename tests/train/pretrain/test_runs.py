@@ -35,6 +35,7 @@ from train.program.sharding import make_mesh
 from train.program.step import TrainState, first_state
 from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
+from train.system import signals
 from train.system.files import locked
 
 Row = dict[str, Any]
@@ -401,6 +402,52 @@ def test_a_signal_is_handled_during_an_evaluation(
     monkeypatch.undo()
     assert main(["pretrain", "--run-dir", str(run_dir), "--resume"]) == 0
     assert_same_run(run_dir, adamw.run_dir)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_second_signal_while_the_run_is_saved_exits_at_once(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, save, exits = tmp_path / "run", Checkpoints.save, set[tuple[int, str]]()
+
+    def signalled(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def saved(self: Checkpoints, step: int, state: TrainState) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        save(self, step, state)
+
+    monkeypatch.setattr(signals, "exit_now", lambda *call: exits.add(call))
+    monkeypatch.setattr(Trainer, "update", signalled)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    with signals.exiting_on_signals():
+        assert main(launcher.arguments(run_dir, optimizer="adamw")) == 0
+    assert exits == {(signal.SIGTERM, signals.AT_ONCE)}
+
+
+@pytest.mark.long
+def test_a_terminal_that_closes_loses_nothing(launcher: Launcher, tmp_path: Path) -> None:
+    """The run redraws its line on the terminal of its session, which sends SIGHUP. Another comes
+    from this process, as it may from a shell.
+    """
+    run_dir = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    process = launcher.start(
+        launcher.arguments(run_dir, optimizer="adamw", steps=2000),
+        through=["sh", "-c", 'exec "$@" <>"$0"', os.ttyname(theirs)],  # opens its terminal
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    while not has_rows(run_dir, 2):
+        assert os.read(ours, 1 << 16)  # the live line is redrawn all the time
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(200) == 0
+    step = rows(run_dir)[-1]["step"]
+    assert 2 <= step < 2000
+    assert (run_dir / "checkpoints" / str(step)).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -109,6 +109,21 @@ def test_a_lost_process_ends_the_job_and_others_resume(
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=SAME_LOSS)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_one_process_stops_all(number: signal.Signals, launcher: Launcher, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    job = launcher.job(launcher.arguments(run_dir, **STEADY | {"mesh": "data=2", "steps": 2000}), 2, 1, tmp_path)
+    wait_for_step(job, run_dir, 5)
+    job.processes[1].send_signal(number)
+    assert job.wait(200) == [0, 0], job.output
+    assert "saved after step" in job.output[0]
+    assert f"{number.name}: all processes stop at the next safe point" in job.output[1]
+    assert (run_dir / "checkpoints" / str(max(losses(run_dir)))).exists()
+    assert not any(MISSED in output for output in job.output)
+
+
 # How they agree
 
 

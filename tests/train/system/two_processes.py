@@ -29,7 +29,7 @@ from train.system.processes import (
     on_first,
     refuse_different,
 )
-from train.system.signals import Stopped
+from train.system.signals import Stopped, exiting_on_signals
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 CONFIG = DataFlags(batch_size=8, seq_len=4, seed=3)
@@ -96,10 +96,13 @@ def check_shared_folders() -> None:
 
 
 def check_a_signal_before_the_first_step() -> None:
-    """It stops a run that resumes at step 10, in both processes at the same step."""
+    """It stops a run that resumes at step 10, in both processes at the same step.
+
+    SIGINT is forwarded as SIGTERM, so this tests both.
+    """
     with SharedStopSignals() as signals:
         if jax.process_index() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
         time.sleep(3)  # JAX checks for signals once a second, and has agreed on a step by then
         stopped_at = next(filter(functools.partial(is_stopped, signals), range(10, 100)), None)
     assert gathered(str(stopped_at)) == ["10", "10"]
@@ -115,7 +118,8 @@ def is_stopped(signals: SharedStopSignals, step: int) -> bool:
 
 
 if __name__ == "__main__":
-    with joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Resume."):
+    # In the order of the trainer: JAX takes SIGTERM over.
+    with exiting_on_signals(), joined(ProcessFlags(distributed=True, heartbeat_timeout=20), "Resume."):
         assert (jax.process_count(), jax.device_count()) == (2, 8)
         check_messages()
         for mesh_shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)):
