@@ -63,11 +63,16 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
 
 
 def found_by_arm(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> list[Found]:
-    """The outcomes of each arm by seed, at its rates."""
-    return [
+    """The outcomes of each arm by seed, at its rates; none as long as there is nothing to compare:
+    the first arm has no runs, or only one point of a figure has. Others may share what there is.
+    """
+    arms = experiment.arms(scale)
+    found = [
         {seed: outcomes[run] for seed, run in experiment.by_seed(scale, arm, outcomes).items() if run in outcomes}
-        for arm in experiment.arms(scale)
+        for arm in arms
     ]
+    points = {arm.x for arm, of_seed in zip(arms, found, strict=True) if of_seed}
+    return found if found[0] and (not experiment.x or len(points) > 1) else [{} for _ in arms]
 
 
 def size_of(experiment: Experiment, scale: Scale) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments import bases, finetuning
-from experiments.papers import ackley, completion, long_ratio, long_run, main_comparison, ratio, subspaces
+from experiments.papers import ackley, completion, long_ratio, long_run, main_comparison, ratio, step_size, subspaces
 from experiments.papers.tables import report
 from experiments.papers.trained import STUDY
 
@@ -28,7 +28,9 @@ def test_the_tables_of_a_page_are_those_of_its_runs(name: str, study: Any, repor
 
 
 @pytest.mark.parametrize(
-    "module", [main_comparison, ratio, long_run, long_ratio, completion], ids=lambda module: module.EXPERIMENT.name
+    "module",
+    [main_comparison, ratio, long_run, long_ratio, completion, step_size],
+    ids=lambda module: module.EXPERIMENT.name,
 )
 def test_the_tables_of_a_paper_are_those_of_the_runs_that_experiments_share(module: Any) -> None:
     assert tables_of(module.EXPERIMENT.name) == report(module.EXPERIMENT, STUDY.read(RESULTS / "papers.jsonl"))
