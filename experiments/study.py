@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from train.config.run import UserError
 
-BEGIN, END = "<!-- tables -->\n", "\n<!-- end of tables -->"  # of the tables in a page
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"  # around the tables in a page
 
 
 class Result(Protocol):
@@ -146,8 +146,15 @@ def spread(values: Sequence[float]) -> str:
 
 
 def write_tables(page: Path, tables: str) -> None:
-    """Put tables between the marks of a page, if there is one."""
-    if page.exists():
-        before, _, rest = page.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+    """Put tables between the marks of a page, if there is one.
+
+    Raises:
+      UserError: If a mark is missing.
+    """
+    if not page.exists():
+        return
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{page} has no place for its tables: add a line {BEGIN} and, below it, {END}.")
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from experiments import bases, finetuning
-from experiments.papers import ackley, completion, long_ratio, long_run, main_comparison, ratio, step_size, subspaces
+from experiments.papers import (
+    ackley,
+    completion,
+    limiter,
+    long_ratio,
+    long_run,
+    main_comparison,
+    ratio,
+    step_size,
+    subspaces,
+)
 from experiments.papers.tables import report
 from experiments.papers.trained import STUDY
 
@@ -29,7 +39,7 @@ def test_the_tables_of_a_page_are_those_of_its_runs(name: str, study: Any, repor
 
 @pytest.mark.parametrize(
     "module",
-    [main_comparison, ratio, long_run, long_ratio, completion, step_size],
+    [main_comparison, ratio, long_run, long_ratio, completion, step_size, limiter],
     ids=lambda module: module.EXPERIMENT.name,
 )
 def test_the_tables_of_a_paper_are_those_of_the_runs_that_experiments_share(module: Any) -> None:

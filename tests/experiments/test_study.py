@@ -11,7 +11,7 @@ import pytest
 from experiments import bases, losses_of_transports, pretraining
 from experiments.bases import CONTEST
 from experiments.pretraining import Outcome, Run, study_of
-from experiments.study import run_command
+from experiments.study import BEGIN, END, run_command, write_tables
 from train.config.run import UserError
 from train.data.cache import Tokens
 
@@ -127,3 +127,23 @@ def test_a_command_says_in_one_sentence_what_its_user_can_put_right() -> None:
 
     with pytest.raises(SystemExit, match="^error: another text$"):
         run_command(refused)
+
+
+@pytest.mark.parametrize("between", ["", "\n| old |\n"])
+def test_tables_go_between_the_marks_of_a_page(between: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    write_tables(page, "| new |")  # there is none
+    assert not page.exists()
+    page.write_text(f"before\n{BEGIN}\n{between}{END}\n\nafter\n")
+    for _ in range(2):
+        write_tables(page, "| new |")
+        assert page.read_text() == f"before\n{BEGIN}\n\n| new |\n\n{END}\n\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["no marks", f"{BEGIN}\nno end", f"no beginning\n{END}"])
+def test_a_page_without_marks_is_left_as_it_is(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(UserError, match=r"page\.md has no place for its tables: add a line <!-- tables -->"):
+        write_tables(page, "| new |")
+    assert page.read_text() == text
