@@ -76,7 +76,9 @@ def test_defaults_follow_the_model_the_corpus_and_the_steps() -> None:
 def test_a_run_of_a_comparison_is_an_ordinary_run(tmp_path: Path) -> None:
     """Its command line reads the same run; without a sweep it is the default run of `pretrain`."""
     words = "--optimizers muon ldadam --steps 50 --seed 3"
-    config = comparison(f"{words} --sweep learning_rate=0.1 --sweep scale=1e-7 --sample-prompt=--x --remat block")
+    config = comparison(
+        f"{words} --sweep learning_rate=0.1 --sweep scale=1e-7 --sample-tokens 4 --sample-prompt=--x --remat block"
+    )
     for cell in cells(config):
         run = run_of(config, cell)
         for is_begun in (False, True):
