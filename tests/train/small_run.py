@@ -82,8 +82,10 @@ class Launcher:
     def comparison(self, run_dir: Path, *words: str, **flags: object) -> list[str]:
         """The command line of a small comparison: `words` name the optimizers and the sweeps."""
         pretrain = self.arguments(run_dir, sample_tokens=0, **flags)
-        gap = pretrain.index("--update-proj-gap")  # which is each optimizer's own
-        return ["compare", *pretrain[1:gap], *pretrain[gap + 2 :], *words]
+        for flag in ("--update-proj-gap", "--rank"):  # which not every optimizer has
+            at = pretrain.index(flag)
+            pretrain = [*pretrain[:at], *pretrain[at + 2 :]]
+        return ["compare", *pretrain[1:], *words]
 
     def start(
         self,
