@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measurements on one GPU: benchmarks/gpu.sh DIRECTORY [PART ...] writes JSON and the printed tables there.
 # The parts, at most five minutes each: step, train, memory, limits. All of them by default. One more, card, trains
-# LLaMA-7B for 20 steps with the memory of a card of 24 GB, in INT8 and in bfloat16, and SIZE for 20 steps of each kind, plain and updated in the
-# backward pass; it takes longer, and 30 GB of disk for checkpoints.
+# LLaMA-7B for 20 steps with the memory of a card of 24 GB, in INT8 and in bfloat16, and SIZE for 20 steps of each kind,
+# plain and updated in the backward pass. It takes longer, and 30 GB of disk for checkpoints.
 # Requires jax and optax; train, and half of memory, also require flax. A command that fails or exceeds its time limit
 # does not stop the others. SIZE is the model. JOBS is how many contestants share the GPU, and the processors, while
 # memory is measured.
