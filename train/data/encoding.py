@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -16,25 +15,7 @@ PIECE = 1 << 20  # characters of a text, of which a longer one is encoded in pie
 # A text is cut at one of the last `TRIES` ends of words of a piece, if the tokens of `NEAR`
 # characters on both sides stay the same. No word is as long, and patterns look at words.
 TRIES, NEAR = 100, 1000
-SPEAK_EVERY = 5.0  # seconds
 _END_OF_WORD = re.compile(r"(?<=\w)(?=\s)")
-
-
-class Progress:
-    """Says every few seconds how far a long work is."""
-
-    def __init__(self, say: Callable[[str], None], verb: str, total: int = 0) -> None:
-        self.done, self._say, self._verb, self._total = 0, say, verb, total
-        self._began = self._spoken = time.monotonic()
-
-    def add(self, size: int) -> None:
-        """Count bytes of text."""
-        self.done += size
-        now = time.monotonic()
-        if now - self._spoken >= SPEAK_EVERY:
-            self._spoken, rate = now, self.done / 1e6 / (now - self._began)
-            of = f" of {self._total / 1e6:,.0f} MB, {self.done / self._total:.0%}" if self._total else " MB"
-            self._say(f"{self._verb} {self.done / 1e6:,.0f}{of}, {rate:,.1f} MB/s")
 
 
 def encode_all(tokenizer: Tokenizer, texts: Iterable[str], add: Callable[[int], None]) -> Iterator[np.ndarray]:

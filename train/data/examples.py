@@ -13,8 +13,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from train.config.run import UserError
-from train.data.encoding import Progress, encode_all
+from train.data.encoding import encode_all
 from train.data.packing import pack
+from train.data.progress import Progress
 from train.data.records import read_records, text_of
 from train.data.tokenizer import leading_tokens, unbounded
 from train.program.task import Rows
@@ -159,8 +160,8 @@ def encoded(
     before, end = np.asarray(leading_tokens(tokenizer), np.int32), np.asarray([end_of_text], np.int32)
     cut = 0
     texts = [text for example in examples for text in (example.prompt, example.completion)]
-    progress = Progress(say, "tokenized", sum(len(text.encode()) for text in texts))
-    tokens = encode_all(tokenizer, texts, progress.add)
+    with Progress(say, "tokenized", sum(len(text.encode()) for text in texts)) as progress:
+        tokens = iter([*encode_all(tokenizer, texts, progress.add)])
     for example, asked, rest in zip(examples, tokens, tokens, strict=True):
         # A tokenizer may also end a text, but a prompt does not end.
         prompt = np.concatenate([before, asked]) if example.prompt else asked

@@ -27,10 +27,11 @@ from train.data.cache import (
     write_manifest,
 )
 from train.data.corpus import pieces, survey
-from train.data.encoding import Progress, encode_texts, in_batches
+from train.data.encoding import encode_texts, in_batches
 from train.data.formats import Unreadable
 from train.data.notes import Note, changed_files, note_path, read_note
 from train.data.plan import DIGEST, Piece, Plan
+from train.data.progress import Progress
 from train.data.sources import Source, open_source
 from train.data.tokenizer import end_of_text, read_tokenizer, size_of, train_tokenizer
 from train.system.files import locked, write_whole
@@ -87,7 +88,8 @@ def _prepare(config: DataFlags, source: Source, vocab_size: int, expected: str |
             raise Unreadable(f"{str(error).removesuffix('.')}, or pass --skip-unreadable.") from error
         skipped.append(str(error))
 
-    plan, sample = survey(source, config.data_megabytes, refuse, Progress(say, "read").add)
+    with Progress(say, "read") as progress:
+        plan, sample = survey(source, config.data_megabytes, refuse, progress.add)
     if skipped:
         say(f"skipped {len(skipped)} files that cannot be read, for example: {skipped[0]}")
     if not plan.size:
@@ -185,7 +187,7 @@ def _write(
     def needed() -> float:
         return written * plan.size / max(progress.done, 1)
 
-    with room_for(cache_dir, needed), new_folder(cache_dir, fingerprint) as folder:
+    with room_for(cache_dir, needed), progress, new_folder(cache_dir, fingerprint) as folder:
         with contextlib.ExitStack() as stack:
             train, held_out = (stack.enter_context(Writer(folder / f"{side}.bin")) for side in SIDES)
             for batch in in_batches(texts, lambda item: len(item[1])):

@@ -11,7 +11,7 @@ import numpy as np
 
 from train.config.run import Diverged, LogitsName, Pretrain, UserError, default_cache_dir
 from train.data.corpus import documents
-from train.data.encoding import Progress
+from train.data.progress import Progress
 from train.data.sources import open_source
 from train.data.tokenizer import token_bytes
 from train.data.tokens import load_tokens
@@ -118,7 +118,7 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
     seq_len = config.seq_len or min(stored.window, LONGEST)
 
     def evaluated(losses: Losses, total: Total) -> str:
-        count, progress = 0, Progress(print, "evaluated")
+        count = 0
 
         def texts() -> Iterator[str]:
             nonlocal count
@@ -127,8 +127,9 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
                 total.bytes += len(text.encode())  # of the documents, so for any tokenizer
                 yield text
 
-        for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len, progress.add):
-            total.add(losses(windows)[is_predicted], 0)
+        with Progress(print, "evaluated") as progress:
+            for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len, progress.add):
+                total.add(losses(windows)[is_predicted], 0)
         if not count:
             raise UserError(f"--data {data} has no text: choose another.")
         return f"{count} documents of {data}, windows of {seq_len} tokens"

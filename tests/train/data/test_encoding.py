@@ -1,19 +1,13 @@
 """Many texts at once, and long ones in pieces: the tokens are those of each text alone."""
 
-import itertools
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from tests.train.small_run import ROOT
 from train.data import encoding
-from train.data.encoding import Progress, encode_all, pieces_of
+from train.data.encoding import encode_all, pieces_of
 from train.data.tokenizer import train_tokenizer
 
 CODE = Path(encoding.__file__).read_text()
@@ -65,31 +59,3 @@ def test_the_tokens_are_those_of_each_text_alone(name: str, monkeypatch: pytest.
     else:
         assert max(lengths) <= 400
         assert min(lengths[:-1]) >= 200
-
-
-def test_a_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, said = itertools.count(0, 3), list[str]()
-    monkeypatch.setattr(encoding.time, "monotonic", lambda: float(next(clock)))
-    progress = Progress(said.append, "tokenized", 8_000_000)
-    for _ in range(4):
-        progress.add(2_000_000)
-    assert said == ["tokenized 4 of 8 MB, 50%, 0.7 MB/s", "tokenized 8 of 8 MB, 100%, 0.7 MB/s"]
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_training_a_tokenizer_shows_its_progress_on_a_terminal(is_terminal: bool) -> None:
-    script = "from train.data.tokenizer import train_tokenizer; train_tokenizer(['a text and another'] * 999, 300)"
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stderr=theirs if is_terminal else subprocess.PIPE
-    )
-    os.close(theirs)
-    shown = b"" if is_terminal else process.communicate()[1]
-    while is_terminal:
-        try:
-            shown += os.read(ours, 1 << 16)
-        except OSError:  # how Linux ends a terminal
-            break
-    os.close(ours)
-    assert process.wait() == 0
-    assert (b"Compute merges" in shown) is is_terminal
