@@ -10,12 +10,14 @@ import jax
 class Profile:
     """Traces updates `first` to `last`, or those of them that are made."""
 
-    def __init__(self, span: str, folder: Path, say: Callable[[str], None]) -> None:
-        """`span` is "FIRST:LAST", or empty for no trace."""
+    def __init__(self, span: str, made: int, folder: Path, say: Callable[[str], None]) -> None:
+        """`span` is "FIRST:LAST", or empty for no trace; the run has made `made` updates."""
         first, _, last = span.partition(":")
         self.updates = range(int(first), int(last) + 1) if span else range(0)
         self.folder, self.say = folder, say
         self.is_running = False
+        if span and self.updates[-1] <= made:
+            say(f"--profile {span} traces nothing: the run has made {made} updates")
 
     def __enter__(self) -> Self:
         return self

@@ -85,7 +85,7 @@ def train(
             loss_unit=loss_unit(config),
             watch=trackers.add,
         ) as metrics,
-        Profile(config.report.profile, folder.profile, display.say) as profile,
+        Profile(config.report.profile, checkpoints.latest or 0, folder.profile, display.say) as profile,
         _diagnosing(config, program, folder, checkpoints.latest or 0) as diagnosis,
     ):
         parameters = sum(x.size for x in jax.tree.leaves(program.weights))

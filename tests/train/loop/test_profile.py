@@ -9,7 +9,7 @@ from train.loop.profile import Profile
 
 def test_the_updates_of_the_span_are_traced(tmp_path: Path) -> None:
     said: list[str] = []
-    with Profile("3:4", tmp_path / "profile", said.append) as profile:
+    with Profile("3:4", 0, tmp_path / "profile", said.append) as profile:
         traced = []
         for update in range(1, 8):
             if profile.is_due(update):
@@ -27,11 +27,21 @@ def test_the_updates_of_the_span_are_traced(tmp_path: Path) -> None:
 
 
 def test_without_a_span_nothing_is_traced(tmp_path: Path) -> None:
-    with Profile("", tmp_path, print) as profile:
+    with Profile("", 7, tmp_path, print) as profile:
         assert not any(profile.is_due(update) or profile.is_over(update) for update in range(5))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_resumed_run_traces_the_rest(tmp_path: Path) -> None:
-    profile = Profile("3:9", tmp_path, print)
+    said: list[str] = []
+    profile = Profile("3:9", 4, tmp_path, said.append)
     assert [update for update in range(5, 12) if profile.is_due(update)] == [5, 6, 7, 8, 9]
+    assert not said
+
+
+def test_a_span_of_updates_already_made_is_said_to_trace_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    Profile("3:9", 8, tmp_path, said.append)
+    assert not said
+    Profile("3:9", 9, tmp_path, said.append)
+    assert said == ["--profile 3:9 traces nothing: the run has made 9 updates"]

@@ -1,5 +1,6 @@
 """Whole runs: the files they write, which no interruption changes by a bit."""
 
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -27,6 +29,7 @@ from train.config.stored import settings_of
 from train.data.tokenizer import END_OF_TEXT
 from train.data.tokens import load_tokens
 from train.data.windows import Windows, held_out_batches
+from train.loop import trainer
 from train.loop.trainer import Trainer
 from train.pretrain import command
 from train.program.optimizer import make_optimizer
@@ -241,6 +244,19 @@ def test_a_resumed_run_refuses_other_flags(adamw: Finished, capsys: pytest.Captu
     assert "--optimizer grassjump (the run has adamw)" in error
     assert "--rank" not in error
     assert everything(adamw.run_dir) == before
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_state_is_saved_every_so_many_minutes(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a minute passes at each look at the clock; after a save it is looked at once more."""
+    clock = itertools.count(0, 30)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter))
+    flags = {"save_every": 1000, "save_minutes": 1.5, "keep": 100, "eval_every": 0, "optimizer": "adamw"}
+    assert main(launcher.arguments(tmp_path / "run", **flags)) == 0
+    kept = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal())
+    assert kept == [3, 6, 9, 12]
 
 
 @pytest.mark.usefixtures("compiled")
