@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments import bases, finetuning
+from experiments import bases, finetuning, losses_of_transports
 from experiments.papers import (
     ackley,
     completion,
@@ -27,11 +27,12 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
     ("name", "study", "report_of"),
     [
         ("bases", bases.CONTEST.study, bases.CONTEST.report),
+        ("losses_of_transports", losses_of_transports.CONTEST.study, losses_of_transports.CONTEST.report),
         ("finetuning", finetuning.STUDY, finetuning.report),
         ("ackley", ackley.STUDY, ackley.report),
         ("subspaces", subspaces.STUDY, subspaces.report),
     ],
-    ids=["bases", "finetuning", "ackley", "subspaces"],
+    ids=["bases", "losses_of_transports", "finetuning", "ackley", "subspaces"],
 )
 def test_the_tables_of_a_page_are_those_of_its_runs(name: str, study: Any, report_of: Any) -> None:
     assert tables_of(name) == report_of(study.read(RESULTS / f"{name}.jsonl"))
