@@ -89,7 +89,7 @@ def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransfor
         recovery(1.01),
         rank=run.rank,
         update_proj_gap=run.update_proj_gap,
-        scale=_row(run.contestant).scale,
+        scale=run.scale,
         initial=initial,
         weight_dimension_numbers=heads_first if run.contestant in HEADS_FIRST else stacked_kernels,
         key=run.seed,

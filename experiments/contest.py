@@ -1,14 +1,15 @@
 """Optimizers that differ in one thing, compared table by table, each at a learning rate of its own.
 
-The rate is one of which neither half nor twice is better, on a seed that is not reported. Until it
-is found, it is the default of the contestant.
+The rate is one of which neither half nor twice is better, on a seed that is not reported; a contest
+may choose the scale of the matrices with it. Until they are found, they are the defaults of the
+contestant.
 """
 
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from experiments import search
 from experiments.pretraining import Outcome, Run
@@ -25,6 +26,13 @@ class Table(NamedTuple):
     update_proj_gap: int
 
 
+class Rates(NamedTuple):
+    """What may be chosen for a contestant: its learning rate, and the scale of its matrices."""
+
+    learning_rate: float
+    scale: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contest:
     """The tables of a study.
@@ -34,6 +42,7 @@ class Contest:
       study: How they are made.
       tables: In the order in which they are made. A contestant's rate is chosen in its first one.
       default_rate: The learning rate at which the search of a contestant starts, in a model.
+      tunes: What is chosen for each contestant.
       model: What is trained.
       seeds: Those that are reported.
       seed_of_rates: The one by which learning rates are chosen.
@@ -43,6 +52,7 @@ class Contest:
     study: Study[Run, Outcome]
     tables: tuple[Table, ...]
     default_rate: Callable[[str, str], float]
+    tunes: tuple[Literal["learning_rate", "scale"], ...] = ("learning_rate",)
     model: str = Run.model
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     seed_of_rates: int = 100
@@ -52,10 +62,12 @@ class Contest:
         return list(dict.fromkeys(name for table in self.tables for name in table.contestants))
 
     def trial(self, contestant: str, point: search.Point) -> Run:
-        """The trial some steps of a factor of 2 from the default rate."""
+        """The trial some steps from the defaults."""
         table = next(table for table in self.tables if contestant in table.contestants)
-        rate = 2.0 ** point[0] * self.default_rate(contestant, self.model)
-        return self._run(table, contestant, rate, self.seed_of_rates)
+        rates = Rates(self.default_rate(contestant, self.model), Run.scale)
+        steps = zip(self.tunes, point, strict=True)
+        there = rates._replace(**{name: search.FACTORS[name](count) * getattr(rates, name) for name, count in steps})
+        return self._run(table, contestant, there, self.seed_of_rates)
 
     def loss_at(self, contestant: str, outcomes: Mapping[Run, Outcome]) -> Callable[[search.Point], float | None]:
         """The loss of a trial, if it was made."""
@@ -71,25 +83,29 @@ class Contest:
         trials = [
             self.trial(name, point)
             for name in self.contestants()
-            for point in search.trials(self.loss_at(name, outcomes), axes=1)
+            for point in search.trials(self.loss_at(name, outcomes), axes=len(self.tunes))
         ]
         return [run for run in trials if run not in outcomes]
 
-    def rates(self, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-        """The learning rate of each contestant."""
-        points = {name: search.best(self.loss_at(name, outcomes), axes=1) for name in self.contestants()}
-        return {name: self.trial(name, point or (0,)).learning_rate for name, point in points.items()}
+    def rates(self, outcomes: Mapping[Run, Outcome]) -> dict[str, Rates]:
+        """What is chosen for each contestant."""
+        axes, chosen = len(self.tunes), dict[str, Rates]()
+        for name in self.contestants():
+            trial = self.trial(name, search.best(self.loss_at(name, outcomes), axes) or (0,) * axes)
+            chosen[name] = Rates(trial.learning_rate, trial.scale)
+        return chosen
 
-    def runs(self, table: Table, rates: Mapping[str, float]) -> list[Run]:
+    def runs(self, table: Table, rates: Mapping[str, Rates]) -> list[Run]:
         """The runs of a table: whole seeds first, so that one cut short is comparable."""
         return [self._run(table, name, rates[name], seed) for seed in self.seeds for name in table.contestants]
 
-    def _run(self, table: Table, contestant: str, rate: float, seed: int) -> Run:
+    def _run(self, table: Table, contestant: str, rates: Rates, seed: int) -> Run:
         return Run(
             contestant=contestant,
             rank=CONFIGS[self.model].hidden_size // table.share,
             update_proj_gap=table.update_proj_gap,
-            learning_rate=rate,
+            learning_rate=rates.learning_rate,
+            scale=rates.scale,
             seed=seed,
             model=self.model,
         )
@@ -107,7 +123,7 @@ class Contest:
         return "\n\n".join(texts)
 
     def main(self, description: str | None) -> None:
-        """Make what is missing, the first table at default rates before all trials; write them."""
+        """Make what is missing, the trials first, and write the tables."""
         parser = command_line(description, self.results)
         parser.add_argument("--model", choices=tuple(CONFIGS), default=self.model, help="what is trained")
         args = parser.parse_args()
@@ -117,7 +133,6 @@ class Contest:
             return self.study.read(args.results)
 
         if not args.report:
-            self.study.make(contest.runs(self.tables[0], contest.rates(read())), args.results, args.workers)
             while trials := contest.missing_trials(read()):
                 self.study.make(trials, args.results, args.workers)
             rates = contest.rates(read())
@@ -127,14 +142,14 @@ class Contest:
         write_tables(args.results.with_suffix(".md"), self.report(read()))
 
 
-def table_text(table: Table, model: str, rates: Mapping[str, float], outcomes: Mapping[Run, Outcome]) -> str:
+def table_text(table: Table, model: str, rates: Mapping[str, Rates], outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
     lines = [
         f"**{table.title}**: {model}, r = m/{table.share}, T = {table.update_proj_gap}. A random subspace captures "
         f"{table.share**-0.5:.3f}.",
         "",
-        "| contestant | rate | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
-        "|---|---:|---:|---:|---:|---|---:|---:|",
+        "| contestant | rate | scale | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
+        "|---|---:|---:|---:|---:|---:|---|---:|---:|",
     ]
     first: dict[int, float] = {}
     for name in table.contestants:
@@ -146,7 +161,8 @@ def table_text(table: Table, model: str, rates: Mapping[str, float], outcomes: M
         differences = [losses[seed] - first[seed] for seed in losses if seed in first and losses is not first]
         cells = [
             name,
-            f"{rates[name]:g}",
+            f"{rates[name].learning_rate:g}",
+            f"{rates[name].scale:g}",
             str(len(losses)),
             f"{statistics.mean(losses.values()):.3f}",
             f"{statistics.stdev(losses.values()):.3f}" if len(losses) > 1 else "-",

@@ -3,8 +3,9 @@
     python -m experiments.losses_of_transports
 
 Writes a line for each run to docs/results/losses_of_transports.jsonl, and prints the tables.
-Finished runs are skipped. Each contestant has a learning rate of its own, so that a transport that
-only makes steps larger gains nothing by it (`experiments.transports` measures by how much).
+Finished runs are skipped. Each contestant has a learning rate of its own, and a scale of the
+matrices, so that a transport that only makes steps larger gains or loses nothing by it
+(`experiments.transports` measures by how much).
 """
 
 from pathlib import Path
@@ -47,7 +48,7 @@ def optimizer(run: Run, learning_rate: optax.Schedule) -> optax.GradientTransfor
         recovery(1.01),
         rank=run.rank,
         update_proj_gap=run.update_proj_gap,
-        scale=OPTIMIZERS[method].scale,
+        scale=run.scale,
         initial=initial,
         weight_dimension_numbers=stacked_kernels,
         key=run.seed,
@@ -60,6 +61,7 @@ CONTEST = Contest(
     study=study_of(optimizer),
     tables=tuple(Table(f"Transports of {method}", _contestants(method), SHARE, INTERVAL) for method in METHODS),
     default_rate=default_rate,
+    tunes=("learning_rate", "scale"),
 )
 
 

@@ -40,6 +40,7 @@ class Run:
     rank: int
     update_proj_gap: int
     learning_rate: float
+    scale: float = 0.25  # of the matrices, the default of GrassJump and GrassWalk
     seed: int
     model: str = "tiny"
     steps: int = 300

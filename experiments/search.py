@@ -13,6 +13,12 @@ from typing import TypeVar
 import numpy as np
 
 Point = tuple[int, ...]
+# What a setting is multiplied by after some steps: learning rates by factors of 2, scales by 1, 3,
+# 10, 30 and so on.
+FACTORS: dict[str, Callable[[int], float]] = {
+    "learning_rate": lambda steps: 2.0**steps,
+    "scale": lambda steps: float(f"{10 ** (steps / 2):.1g}"),
+}
 Loss = TypeVar("Loss", float, tuple[float, float])
 
 

@@ -64,13 +64,6 @@ class Rates(NamedTuple):
     is_final: bool  # no longer the trainer's, or those of a paper
 
 
-# Steps of the search: learning rates by factors of 2, scales by 1, 3, 10, 30 and so on.
-FACTORS: dict[str, Callable[[int], float]] = {
-    "learning_rate": lambda steps: 2.0**steps,
-    "scale": lambda steps: float(f"{10 ** (steps / 2):.1g}"),
-}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A table or a figure.
@@ -136,7 +129,7 @@ class Experiment:
 
         def run_at(point: search.Point) -> Run:
             steps = zip(self._tuned(scale), point, strict=True)
-            return usual.at(**{name: FACTORS[name](count) * getattr(usual, name) for name, count in steps})
+            return usual.at(**{name: search.FACTORS[name](count) * getattr(usual, name) for name, count in steps})
 
         def loss_at(point: search.Point) -> float | None:
             outcome = outcomes.get(run_at(point))

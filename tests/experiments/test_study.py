@@ -12,6 +12,7 @@ from experiments import bases, losses_of_transports, pretraining
 from experiments.bases import CONTEST
 from experiments.pretraining import Outcome, Run, study_of
 from experiments.study import BEGIN, END, run_command, write_tables
+from train.config.optimizers import OPTIMIZERS
 from train.config.run import UserError
 from train.data.cache import Tokens
 
@@ -60,9 +61,27 @@ def test_a_rate_is_chosen_on_a_seed_of_its_own_when_its_neighbours_were_tried() 
     losses = dict(zip(tried, (4.2, 4.1, 4.3), strict=True))
     outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
     (quarter,) = (run for run in CONTEST.missing_trials(outcomes) if run.contestant == "haar")
-    assert CONTEST.rates(outcomes)["haar"] == RUN.learning_rate
+    assert CONTEST.rates(outcomes)["haar"] == (RUN.learning_rate, RUN.scale)
     outcomes[quarter] = OUTCOME._replace(eval_loss=4.4)
-    assert CONTEST.rates(outcomes)["haar"] == tried[1].learning_rate
+    assert CONTEST.rates(outcomes)["haar"] == (tried[1].learning_rate, RUN.scale)
+
+
+def test_a_scale_is_chosen_with_the_rate_where_both_are_tuned() -> None:
+    contest, name = losses_of_transports.CONTEST, "grassjump, with hats"
+    tried = [run for run in contest.missing_trials({}) if run.contestant == name]
+    assert [(run.learning_rate, run.scale) for run in tried] == [
+        (0.005, 0.25), (0.0025, 0.25), (0.01, 0.25), (0.005, 0.075), (0.005, 0.75),
+    ]  # fmt: skip
+    losses = dict(zip(tried, (4.2, 4.3, 4.3, 4.3, 4.1), strict=True))
+    outcomes = {run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()}
+    more = [run for run in contest.missing_trials(outcomes) if run.contestant == name]
+    assert [(run.learning_rate, run.scale) for run in more] == [(0.0025, 0.75), (0.01, 0.75), (0.005, 2.5)]
+    outcomes |= {run: OUTCOME._replace(eval_loss=4.4) for run in more}
+    assert contest.rates(outcomes)[name] == (0.005, 0.75)
+
+
+def test_the_scale_that_is_not_tuned_is_that_of_both_methods() -> None:
+    assert {OPTIMIZERS[name].scale for name in ("grassjump", "grasswalk")} == {Run.scale}
 
 
 def test_contestants_are_compared_seed_by_seed() -> None:
@@ -71,7 +90,7 @@ def test_contestants_are_compared_seed_by_seed() -> None:
     text = CONTEST.report({run: OUTCOME._replace(eval_loss=loss) for run, loss in losses.items()})
     assert text.count("**") == 2  # in the other table of blocks:8 it would be alone
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
-    assert "| 3 | 4.200 | 0.200 | - |" in rows["| haar"]
+    assert "| 0.005 | 0.25 | 3 | 4.200 | 0.200 | - |" in rows["| haar"]
     assert "| 2 | 4.100 | 0.000 | +0.100, -0.100 |" in rows["| blocks:8"]
 
 
@@ -88,11 +107,11 @@ def test_a_contest_has_a_model_and_shares_of_its_hidden_size() -> None:
 
 
 @pytest.mark.parametrize("module", [bases, losses_of_transports])
-def test_every_contestant_has_three_trials_and_an_optimizer(module: Any) -> None:
+def test_every_contestant_has_a_trial_and_its_neighbours_and_an_optimizer(module: Any) -> None:
     params = {"layers": {"q": {"kernel": jnp.ones((2, 128, 256))}}}
-    trials = module.CONTEST.missing_trials({})
-    assert len(trials) == 3 * len(module.CONTEST.contestants())
-    for run in trials[::3]:
+    trials, each = module.CONTEST.missing_trials({}), 1 + 2 * len(module.CONTEST.tunes)
+    assert len(trials) == each * len(module.CONTEST.contestants())
+    for run in trials[::each]:
         tx = module.optimizer(run, lambda _: 0.1)
         updates, _ = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
         assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
