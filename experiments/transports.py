@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 from matplotlib.figure import Figure
@@ -33,6 +34,12 @@ PAGE = Path("docs/results/transports.md")
 B1, B2, EPS = 0.9, 0.999, 1e-8
 STEPS, RANK, COLUMNS, DIMENSION = 10_000, 8, 64, 32  # r/m = 1/4
 INTERVALS = (20, 50, 100, 200, 500, 1000, 2000)
+# The part of the second moment that a move keeps, where it is the same at all times
+KEPT = {
+    ("with hats", True): RANK / DIMENSION,
+    ("as released", False): 1 - B2,
+    ("as released", True): (1 - B2) * RANK / DIMENSION,
+}
 # Losses of Table 4, by interval. SubTrack++ did not converge at 20.
 PRINTED = {
     "subtrack": ("not converged", "3.86", "3.89", "3.99", "4.25", "4.45", "4.68"),
@@ -104,6 +111,17 @@ def multiplier(transported: Transport, interval: int, jumps: bool) -> float:
     return float(jnp.mean(other) / jnp.mean(plain))
 
 
+def predicted(kept: float, interval: int) -> float:
+    """The mean of (v / V)^(1/2) over an interval, in the long run, if a move keeps a part of V.
+
+    v is the second moment of the gradient. A move turns V into kept V, and s updates later it is
+    b2^s kept V + (1 - b2^s) v; at the end of the interval it is what it was before the move.
+    """
+    decay = B2 ** np.arange(1, interval + 1)
+    after = kept * (1 - decay[-1]) / (1 - kept * decay[-1])
+    return float(np.mean((decay * after + 1 - decay) ** -0.5))
+
+
 def measured() -> dict[tuple[str, bool], list[float]]:
     """The multipliers at all intervals, of each transport, with and without jumps."""
     return {
@@ -118,6 +136,9 @@ def table(found: dict[tuple[str, bool], list[float]]) -> str:
     for (name, jumps), values in found.items():
         subspace = "jumps" if jumps else "stays"
         lines.append(row(f"{name}, the subspace {subspace}", *(f"{value:.2f}" for value in values)))
+        if (name, jumps) in KEPT:
+            sizes = (predicted(KEPT[name, jumps], interval) for interval in INTERVALS)
+            lines.append(row(f"{name}, the subspace {subspace}: predicted", *(f"{size:.2f}" for size in sizes)))
     lines += [row(f"printed loss of {name}", *losses) for name, losses in PRINTED.items()]
     return "\n".join([*lines, "", f"Commit {commit()}."])
 

@@ -3,6 +3,7 @@
 from experiments.papers import (
     ablation,
     completion,
+    equal_memory,
     interval,
     limiter,
     long_ratio,
@@ -19,8 +20,8 @@ from experiments.papers.tables import duration
 from experiments.study import row
 
 MODULES = (
-    main_comparison, ratio, ablation, rank, interval, completion, limiter, step_size, long_run, long_ratio, sizes,
-    wall_time,
+    main_comparison, ratio, equal_memory, ablation, rank, interval, completion, limiter, step_size, long_run,
+    long_ratio, sizes, wall_time,
 )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
     python -m experiments.papers.limiter --scale cpu
 
-zeta is `--max-norm-growth`. No limit, the paper's infinity, is drawn at 100.
+zeta is `--max-norm-growth`. No limit, the paper's infinity, is drawn at 100. Each limit has a rate
+of its own, which the paper's do not have.
 """
 
 from experiments.papers.command import main
@@ -38,6 +39,7 @@ EXPERIMENT = Experiment(
     source="arXiv 2510.01878, Table 5",
     arms=arms,
     x="zeta, the largest growth (100: no limit)",
+    tunes_each_arm=True,
 )
 
 

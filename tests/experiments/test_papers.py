@@ -6,14 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import grass_optax
 from experiments.papers import (
     ablation,
     ackley,
     command,
     completion,
+    equal_memory,
     interval,
     limiter,
     ratio,
@@ -28,6 +32,7 @@ from experiments.papers.scales import SCALES, Scale
 from experiments.papers.tables import report, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
 from experiments.study import Study
+from models.config import CONFIGS
 from train.__main__ import parse
 from train.config.mistakes import check_effect
 from train.config.optimizer_flags import default_optimizer
@@ -44,6 +49,22 @@ GRID: Experiment = ablation.EXPERIMENT
 def of_seed(experiment: Experiment, scale: Scale, outcomes: dict[Run, Outcome], seed: int) -> list[Run]:
     """The run of each arm."""
     return [experiment.by_seed(scale, arm, outcomes)[seed] for arm in experiment.arms(scale)]
+
+
+@pytest.mark.parametrize("model", ["tiny", "60m", "7b"])
+def test_methods_of_equal_memory_keep_as_much_as_muon(model: str) -> None:
+    config, rank = CONFIGS[model], equal_memory.rank_of_equal_state(model)
+    widths = {"q": config.hidden_size, "k": config.kv_heads * config.head_dim, "up": config.intermediate_size}
+    shapes = [(config.hidden_size, widths[name]) for name in ("q", "q", "k", "k", "up", "up", "up")]
+    params = {str(number): jax.ShapeDtypeStruct(shape, jnp.float32) for number, shape in enumerate(shapes)}
+
+    def kept(rank: int) -> int:
+        state = jax.eval_shape(grass_optax.grasswalk(1.0, rank=rank).init, params)
+        return sum(x.size for x in jax.tree.leaves(state) if x.ndim > 1)
+
+    muon = sum(m * n for m, n in shapes)
+    assert kept(rank) <= muon < kept(rank + 1)
+    assert sum(2 * n * min(shape) // 2 for shape in shapes for n in (max(shape),)) == muon  # FOAM at half of m
 
 
 @pytest.mark.parametrize("scale", SCALES)

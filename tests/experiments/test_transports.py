@@ -39,10 +39,22 @@ def test_steps_are_adam_s_where_nothing_is_lost(monkeypatch: pytest.MonkeyPatch)
     assert completed < 1.1 < 2 < hats
 
 
+@pytest.mark.parametrize("interval", [1, 7, 100])
+@pytest.mark.parametrize("kept", [1.0, 0.25, 1e-3])
+def test_the_predicted_size_is_that_of_moments_followed_step_by_step(kept: float, interval: int) -> None:
+    moment, sizes = 1.0, list[float]()
+    for step in range(20_000):
+        moment = B2 * (kept if step % interval == 0 else 1.0) * moment + 1 - B2
+        sizes.append(moment**-0.5)
+    whole = sizes[-(len(sizes) % interval) - 10 * interval :][: 10 * interval]
+    assert transports.predicted(kept, interval) == pytest.approx(sum(whole) / len(whole), rel=1e-6)
+
+
 def test_the_table_and_the_figure_have_every_transport() -> None:
     found = {(name, jumps): [1.0 + i for i in range(len(INTERVALS))] for name in TRANSPORTS for jumps in (False, True)}
     text = transports.table(found)
     assert "| as released, the subspace jumps | 1.00 | 2.00 |" in text
+    assert "| as released, the subspace stays: predicted | 12.0" in text
     assert "| printed loss of grassjump | 4.33 |" in text
     drawn = transports.figure(found)
     assert [axes.get_title() for axes in drawn.axes] == ["the subspace stays", "the subspace jumps"]
