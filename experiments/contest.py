@@ -89,11 +89,19 @@ class Contest:
 
     def rates(self, outcomes: Mapping[Run, Outcome]) -> dict[str, Rates]:
         """What is chosen for each contestant."""
-        axes, chosen = len(self.tunes), dict[str, Rates]()
+        chosen = dict[str, Rates]()
         for name in self.contestants():
-            trial = self.trial(name, search.best(self.loss_at(name, outcomes), axes) or (0,) * axes)
+            trial = self.trial(name, self._best(self.loss_at(name, outcomes)))
             chosen[name] = Rates(trial.learning_rate, trial.scale)
         return chosen
+
+    def _best(self, loss: Callable[[search.Point], float | None]) -> search.Point:
+        """The best point; as long as the search is not over, that of the settings before the last."""
+        for axes in range(len(self.tunes), 0, -1):
+            rest = (0,) * (len(self.tunes) - axes)
+            if point := search.best(lambda some, rest=rest: loss((*some, *rest)), axes):  # type: ignore[misc]
+                return (*point, *rest)
+        return (0,) * len(self.tunes)
 
     def runs(self, table: Table, rates: Mapping[str, Rates]) -> list[Run]:
         """The runs of a table: whole seeds first, so that one cut short is comparable."""
