@@ -96,7 +96,7 @@ class Contest:
         return chosen
 
     def _best(self, loss: Callable[[search.Point], float | None]) -> search.Point:
-        """The best point; as long as the search is not over, that of the settings before the last."""
+        """The best point; until the search is over, that of the settings before the last."""
         for axes in range(len(self.tunes), 0, -1):
             rest = (0,) * (len(self.tunes) - axes)
             if point := search.best(lambda some, rest=rest: loss((*some, *rest)), axes):  # type: ignore[misc]

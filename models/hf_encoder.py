@@ -13,6 +13,7 @@ _WITHOUT_HEAD = ("Model", "ForMaskedLM", "ForPreTraining")
 _FIXED = {
     "add_cross_attention": False,
     "hidden_act": "gelu",
+    "is_causal": False,
     "is_decoder": False,
     "is_encoder_decoder": False,
     "position_embedding_type": "absolute",

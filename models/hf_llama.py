@@ -1,5 +1,6 @@
 """The settings of LLaMA and Qwen2 in a config.json of Hugging Face."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,21 +10,24 @@ from models.hf_settings import SIZES, Settings
 _SETTINGS = Settings(
     needed=SIZES | {"rms_norm_eps": "rms_norm_eps"},
     used=frozenset(
-        {"head_dim", "num_key_value_heads", "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings"}
+        {"head_dim", "layer_types", "num_key_value_heads", "rope_parameters", "rope_scaling", "rope_theta"}
+        | {"tie_word_embeddings"}
     ),
     fixed={
         "attention_bias": False,
         "attention_dropout": 0.0,
         "hidden_act": "silu",
+        "is_causal": True,
         "mlp_bias": False,
         "partial_rotary_factor": 1.0,
         "use_sliding_window": False,
     },
     neutral=frozenset({
-        "layer_types", "max_position_embeddings", "max_window_layers", "pad_token_id", "pretraining_tp",
+        "is_llama_config", "max_position_embeddings", "max_window_layers", "pad_token_id", "pretraining_tp",
         "sliding_window", "use_mrope",
     }),
 )  # fmt: skip
+_FULL = "full_attention"
 _LLAMA3 = {
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
@@ -34,6 +38,8 @@ _LLAMA3 = {
 def read(settings: Mapping[str, Any]) -> LlamaConfig:
     """Return the configuration of a LLaMA or Qwen2."""
     fields = _SETTINGS.fields(settings)
+    if others := {*(settings.get("layer_types") or ())} - {_FULL}:
+        raise ValueError(f"layer_types has {', '.join(sorted(map(str, others)))}, but {_FULL} only is known here.")
     theta, scaling = _rope(settings)
     kv_heads = settings.get("num_key_value_heads")
     config = LlamaConfig(
@@ -79,9 +85,14 @@ def written(config: LlamaConfig, max_positions: int) -> dict[str, Any]:
 
 def _rope(settings: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """The base of the rotations and their scaling, in the form of Transformers 4 or 5."""
-    given = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    new, old = (_object(settings, name) for name in ("rope_parameters", "rope_scaling"))
+    given = new or old
     theta = given.get("rope_theta", settings.get("rope_theta", 1e4))
-    kind = given.get("rope_type", given.get("type", "default"))
+    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
+        raise ValueError(f"rope_theta is {theta!r}, but must be a positive number.")
+    kind = _kind(given)
+    if new and old and {**old, "rope_type": _kind(old), "rope_theta": theta} != {**new, "rope_type": kind}:
+        raise ValueError(f"rope_parameters is {new!r} and rope_scaling {old!r}: give one of them.")
     known = {"rope_theta", "rope_type", "type", "factor", *(_LLAMA3 if kind == "llama3" else ())}
     if unknown := sorted(name for name, value in given.items() if name not in known and value is not None):
         raise ValueError(f"the settings {', '.join(unknown)} of rope scaling {kind!r} are not known here.")
@@ -94,3 +105,15 @@ def _rope(settings: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         raise ValueError(f"the settings {', '.join(missing)} of rope scaling {kind!r} are missing.")
     of_llama3 = {ours: given[theirs] for theirs, ours in _LLAMA3.items()} if kind == "llama3" else {}
     return theta, RopeScaling(kind=kind, factor=given["factor"], **of_llama3)
+
+
+def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A setting that is an object, empty if it is missing."""
+    value = settings.get(name)
+    if not isinstance(value, Mapping | None):
+        raise ValueError(f"{name} is {value!r}, but must be an object.")
+    return value or {}
+
+
+def _kind(given: Mapping[str, Any]) -> Any:
+    return given.get("rope_type", given.get("type", "default"))

@@ -9,9 +9,10 @@ from typing import Any
 # Settings that change no output and no gradient of any architecture here. Nor do those whose names
 # begin with _, such as _name_or_path: Transformers notes there where a model comes from.
 NEUTRAL = frozenset({
-    "architectures", "auto_map", "bos_token_id", "eos_token_id", "id2label", "label2id",
-    "model_type", "transformers_version", "unsloth_version", "use_cache",
+    "architectures", "bos_token_id", "eos_token_id", "id2label", "label2id",
+    "model_type", "transformers.js_config", "transformers_version", "unsloth_version", "use_cache",
 })  # fmt: skip
+CODE = "auto_map"  # names code of the model's own
 # Settings of every architecture that may be missing.
 _OPTIONAL = {"dtype": "param_dtype", "torch_dtype": "param_dtype", "initializer_range": "init_std"}
 # Sizes that every architecture needs -> our fields.
@@ -46,14 +47,21 @@ class Settings:
         Raises:
           ValueError: Names a setting that is missing, or that the model does not compute.
         """
+        if given.get(CODE):
+            raise ValueError(f"{CODE} is {given[CODE]!r}, but code that comes with a model is not run here.")
         known = self.used | NEUTRAL | self.neutral | {*self.needed, *_OPTIONAL}
         for name, value in given.items():
             if name in self.fixed:
                 if value not in (None, self.fixed[name]):
                     raise ValueError(f"{name} is {value!r}, but the model here computes {self.fixed[name]!r} only.")
-            elif name not in known and not name.startswith("_") and value not in (None, False):
+            elif name not in known and not name.startswith("_") and not _is_absent(value):
                 raise ValueError(f"the setting {name}, {value!r}, is not known here, so its effect would be lost.")
         if missing := [name for name in self.needed if given.get(name) is None]:
             raise ValueError(f"the settings {', '.join(missing)} are missing: complete the config.json.")
         optional = {ours: given[theirs] for theirs, ours in _OPTIONAL.items() if given.get(theirs) is not None}
         return optional | {ours: given[theirs] for theirs, ours in self.needed.items()}
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a setting says no more than if it were missing."""
+    return value is None or value is False or value in ([], {}, "")

@@ -54,6 +54,14 @@ def test_rotations_are_read_as_transformers_4_and_5_write_them(changes, scaling)
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale of rope scaling 'linear'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor, .* are missing"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor of rope scaling must be at least 1"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters is .* give one of them"),
+        ({"rope_parameters": [1]}, r"rope_parameters is \[1\], but must be an object"),
+        ({"rope_parameters": {"rope_theta": None}}, "rope_theta is None, but must be a positive number"),
+        ({"rope_parameters": {"rope_theta": float("inf")}}, "rope_theta is inf, but must be a positive number"),
+        ({"is_causal": False}, "is_causal is False, but the model here computes True only"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has sliding_attention, but"),
+        ({"auto_map": {"AutoModel": "modeling.Mine"}}, "auto_map is .*, but code that comes with a model is not run"),
+        ({"logit_scale": 0}, "the setting logit_scale, 0, is not known here"),
     ],
 )
 def test_what_the_model_does_not_compute_is_refused_by_name(changes, message):
@@ -63,6 +71,18 @@ def test_what_the_model_does_not_compute_is_refused_by_name(changes, message):
 
 def test_a_setting_that_is_off_is_no_obstacle():
     assert from_hf_config(SETTINGS | {"logit_scale": None, "use_moe": False, "attention_bias": False}) == SMALL
+
+
+def test_what_published_models_say_beside_their_settings_is_no_obstacle():
+    smollm2 = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "fp16"}}
+    said = {"is_causal": True, "layer_types": ["full_attention"] * 2, "auto_map": {}, "pruned_heads": {}}
+    assert from_hf_config(SETTINGS | smollm2 | said) == SMALL
+
+
+def test_rotations_may_be_said_in_both_forms_if_they_agree():
+    old = {"type": "linear", "factor": 2.0}
+    both = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 3e5}, "rope_scaling": old}
+    assert from_hf_config(SETTINGS | both).rope_scaling == RopeScaling(kind="linear", factor=2.0)
 
 
 def test_where_a_model_comes_from_is_no_obstacle():
@@ -111,6 +131,7 @@ def test_an_encoder_has_the_head_that_its_architecture_has(changes, labels):
         (BERT, {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', but the model here computes 'gelu' only"),
         (BERT, {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         (BERT, {"is_decoder": True}, "is_decoder is True"),
+        (BERT, {"is_causal": True}, "is_causal is True, but the model here computes False only"),
         (BERT, {"add_cross_attention": True}, "add_cross_attention is True"),
         (BERT, {"embedding_size": 8}, "the setting embedding_size, 8, is not known here"),
         (BERT, {"layer_norm_eps": None}, "the settings layer_norm_eps are missing"),

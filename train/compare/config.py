@@ -163,9 +163,9 @@ class CompareFinetune:
         return self.compare.applied_to(finetuning_optimizer(name))
 
     def run(self, run_dir: Path, optimizer: OptimizerFlags, seed: int) -> Finetune:
-        """Return the configuration of a run; without --patience the metric is none of its own."""
+        """Return the configuration of a run; the metric is its own with early stopping only."""
         report = self.report
-        if not report.patience:
+        if not (report.patience or report.keep_best):
             report = dataclasses.replace(report, metric=ScoreFlags.metric)
         data = dataclasses.replace(self.data, seed=seed)
         return Finetune(

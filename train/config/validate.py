@@ -149,8 +149,8 @@ def _refuse_idle(config: Finetune) -> None:
         refuse("sample_prompt", config.report.sample_prompt, "has no effect on an encoder: leave it out")
     if config.data.task != LANGUAGE and config.start.logits != "auto":
         refuse("logits", config.start.logits, "has no effect on an encoder, whose logits are few: leave it out")
-    if config.report.metric != ScoreFlags.metric and not config.report.patience:
-        refuse("metric", config.report.metric, "has no effect without --patience: add it, or leave it out")
+    if config.report.metric != ScoreFlags.metric and not (config.report.patience or config.report.keep_best):
+        refuse("metric", config.report.metric, "has no effect without --patience or --keep-best: add one")
 
 
 def check_schedule(flags: ScheduleFlags) -> None:

@@ -21,6 +21,8 @@ from train.data.tokenizer import leading_tokens, unbounded
 from train.program.task import Rows
 
 HELD_OUT = 0.05  # of the examples
+NEAR = 1000  # characters in which a cut between two words is looked for
+FEW = 20  # texts, of which each is more than is held out
 PROMPT, COMPLETION, TEXT = "prompt", "completion", "text"
 
 
@@ -85,11 +87,14 @@ def load_examples(
     training = read_examples(source)
     if held_out:
         others = read_examples(held_out)
+    elif len(training) < FEW and not any(example.prompt for example in training):
+        training, others = _end_of_longest(training)
     else:
         training, others = part(training, key=lambda example: example.prompt or example.completion)
     note_shared(training, others, lambda example: example[1:], say)
     if not training or not others:
-        raise UserError(f"{source} has a single example: give more, or examples to hold out with --held-out.")
+        few = "a single example" if training or others else "no example"
+        raise UserError(f"{source} has {few}: give more, or examples to hold out with --held-out.")
     tokenizer = unbounded(tokenizer)
     sides = [encoded(examples, tokenizer, end_of_text, seq_len + 1, say) for examples in (training, others)]
     if not any(len(example.tokens) > max(example.start, 1) for example in sides[1]):
@@ -136,6 +141,23 @@ def part(examples: Iterable[Any], key: Callable[[Any], object]) -> tuple[list[An
     while 0 < count < len(ordered) and key(ordered[count - 1]) == key(ordered[count]):
         count += 1
     return ordered[count:], ordered[:count]
+
+
+def _end_of_longest(texts: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Hold out 5 % of few texts: the end of the longest, of which at most half is taken.
+
+    It begins with a word, if there is one.
+    """
+    longest = max(texts, key=lambda example: len(example.completion), default=None)
+    if longest is None:
+        return [], []
+    text = longest.completion
+    cut = len(text) - min(max(round(HELD_OUT * sum(len(one.completion) for one in texts)), 1), len(text) // 2)
+    cut = 1 + max(text.rfind(space, max(cut - NEAR, 0), cut) for space in " \n") or cut
+    sides = [longest._replace(completion=some) for some in (text[:cut], text[cut:])]
+    if not all(side.completion.strip() for side in sides):
+        return list(texts), []
+    return [sides[0] if one is longest else one for one in texts], sides[1:]
 
 
 def note_shared(

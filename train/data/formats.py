@@ -167,6 +167,9 @@ def _table(path: Path) -> Records:
     with text_of_file(path) as file:
         reader = csv.DictReader(file, delimiter=separator, strict=True)
         try:
+            names = reader.fieldnames or ()
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise UserError(f"{path} has two columns {', '.join(sorted(twice))}: rename one.")
             for record in reader:
                 name = f"{path}:{reader.line_num}"
                 if None in record or None in record.values():

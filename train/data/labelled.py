@@ -14,6 +14,7 @@ from train.data.records import read_records, text_of
 from train.data.tokenizer import unbounded
 from train.program.labelling import Texts
 
+LONGEST = 40  # characters of a label in a message
 ROUND_TO = 8  # lengths of rows, in tokens: what matrix units like
 
 
@@ -75,6 +76,8 @@ def load_labelled(
     classes = () if is_regression else _classes(training, others)
     say(_described(training, others, classes))
     tokenizer = unbounded(tokenizer)
+    if (special := tokenizer.num_special_tokens_to_add(len(text_fields) > 1)) >= seq_len:
+        raise UserError(f"--seq-len {seq_len} has no room for a text beside {special} special tokens: raise it.")
     tokenizer.enable_truncation(seq_len, strategy="longest_first")
     encoded = [tokenizer.encode_batch([_input(text) for text in side]) for side in (training, others)]
     _say_what_is_cut(encoded, seq_len, say)
@@ -118,21 +121,28 @@ def read_labelled(source: str, text_fields: Sequence[str], label_field: str, is_
 
 def _label(name: str, record: Mapping[str, Any], field: str, is_regression: bool) -> str | float:
     value = record.get(field)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise UserError(
             f"{name} has no {field}: it has {', '.join(map(str, record))}. Name the label with --label-field."
         )
     if not is_regression:
         if isinstance(value, float) or _is_fraction(value):
             raise UserError(f"{name} has the {field} {value}, which is no class: add --task regression.")
-        return str(value)
+        if not isinstance(value, str | int):
+            raise UserError(f"{name} has the {field} {value}, which is no class: it must be a text or an integer.")
+        return str(value).strip()
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if not np.isfinite(number):
-        raise UserError(f"{name} has the {field} {value!r}, which is no number.")
+    if not abs(number) <= np.finfo(np.float32).max:
+        raise UserError(f"{name} has the {field} {_short(value)}, which is no number, or none of float32.")
     return number
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _is_fraction(value: object) -> bool:

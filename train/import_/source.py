@@ -101,20 +101,22 @@ def read_source(folder: Path) -> Source:
         settings = read_settings(folder)
     with _reported(folder / CONFIG):
         network = from_hf_config(settings)
-    _check_tokenizer(folder / TOKENIZER, network.vocab_size)
+    tokens = _tokens(folder / TOKENIZER, network.vocab_size)
+    _check_numbers(folder / CONFIG, settings, tokens, isinstance(network, LlamaConfig))
     with _reported(folder):
         weights = Weights(folder)
     return Source(folder=folder, settings=settings, network=network, weights=weights)
 
 
-def _check_tokenizer(path: Path, rows: int) -> None:
+def _tokens(path: Path, rows: int) -> frozenset[int]:
+    """Return the tokens of a tokenizer, which must have rows of the embedding."""
     if not path.is_file():
         raise UserError(
             f"{path.parent} has no {TOKENIZER}: save one there, with AutoTokenizer.from_pretrained(FOLDER)"
             ".save_pretrained(FOLDER) of Transformers."
         )
     try:
-        tokens = Tokenizer.from_file(str(path)).get_vocab().values()
+        tokens = frozenset(Tokenizer.from_file(str(path)).get_vocab().values())
     except Exception as error:  # the package raises nothing more specific
         raise UserError(f"{path} is no tokenizer: {error}. Get the file again.") from error
     if (count := max(tokens, default=-1) + 1) > rows:
@@ -122,6 +124,22 @@ def _check_tokenizer(path: Path, rows: int) -> None:
             f"{path} has {count} tokens, but the embedding has {rows} rows: this is the tokenizer of another model, "
             "so get the right one."
         )
+    return tokens
+
+
+def _check_numbers(path: Path, settings: Mapping[str, Any], tokens: frozenset[int], is_decoder: bool) -> None:
+    """Refuse settings that only a later command would use: special tokens and the longest text."""
+    window = settings.get("max_position_embeddings")
+    if not isinstance(window, int) or window < 1:
+        raise UserError(f"{path} has the max_position_embeddings {window!r}: it must be the longest text in tokens.")
+    for name in ("bos_token_id", "eos_token_id") if is_decoder else ("pad_token_id",):
+        given = settings.get(name)
+        for token in given if isinstance(given, list) else [given]:
+            if token is not None and (isinstance(token, bool) or token not in tokens):
+                raise UserError(
+                    f"{path} has the {name} {token!r}, which {TOKENIZER} does not have: one of them is of another "
+                    "model, so get both again."
+                )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from train.data.tokenizer import for_prompts, load_tokenizer
 from train.system.files import write_whole
 
 MODEL, TOKENIZER, FILES = "model.json", "tokenizer.json", "files"
+GENERATION = "generation_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,26 @@ class StoredModel:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end a text."""
-        tokens = self.settings.get("eos_token_id")
-        if tokens is None:
+        """The tokens that end a text, first the one that ends a document.
+
+        Models for conversation name more of them in generation_config.json.
+        """
+        own = _tokens(self.settings.get("eos_token_id"))
+        if not own:
             raise UserError(f"{MODEL} names no eos_token_id, which ends a document: add it.")
-        return tuple(map(int, tokens if isinstance(tokens, list) else [tokens]))
+        more = _tokens(self._generation().get("eos_token_id"))
+        return tuple(dict.fromkeys([*own, *more]))
+
+    def _generation(self) -> Mapping[str, Any]:
+        """The content of generation_config.json, if there is one."""
+        path = self.files / GENERATION if self.files else None
+        if path is None or not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is no JSON: {error}. Get the file again.") from error
+        return found if isinstance(found, dict) else {}
 
     @property
     def end_of_text(self) -> int:
@@ -115,6 +131,13 @@ class StoredModel:
         if self.files is not None and self.files.is_dir() and self.files != folder / FILES:
             shutil.rmtree(folder / FILES, ignore_errors=True)  # of a start that failed
             shutil.copytree(self.files, folder / FILES, dirs_exist_ok=True)
+
+
+def _tokens(given: Any) -> list[int]:
+    """The tokens that a setting names: one, several or none."""
+    if given is None:
+        return []
+    return [int(token) for token in (given if isinstance(given, list) else [given])]
 
 
 def of_a_run(network: LlamaConfig, window: int, tokenizer: Tokenizer, end: int) -> StoredModel:

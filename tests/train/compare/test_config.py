@@ -140,10 +140,11 @@ def test_a_run_of_fine_tuning_is_an_ordinary_run(imported: Path, encoder: Path, 
             child = parse(child_arguments(run, tmp_path, is_begun=False))
             assert settings_of(child) == settings_of(run)
     assert finetuning(encoder, "--optimizers lora --task regression").metric == "pearson"
-    config = finetuning(encoder, "--optimizers lora --metric f1 --patience 2 --eval-every 3")
-    run = run_of(config, cells(config)[0])
-    assert isinstance(run, Finetune)
-    assert run.report.metric == config.metric == "f1"
+    for early in ("--patience 2", "--keep-best"):
+        config = finetuning(encoder, f"--optimizers lora --metric f1 {early} --eval-every 3")
+        run = run_of(config, cells(config)[0])
+        assert isinstance(run, Finetune)
+        assert run.report.metric == config.metric == "f1"
 
 
 @pytest.mark.parametrize(

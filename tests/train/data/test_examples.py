@@ -140,9 +140,22 @@ def test_a_record_that_is_no_example_is_named(row: dict[str, str], message: str,
 
 
 def test_a_single_example_is_not_enough(tmp_path: Path) -> None:
-    source = write(tmp_path, {"text": "fine"})
+    source = write(tmp_path, {"prompt": "is it?", "completion": "fine"})
     with pytest.raises(UserError, match=r"has a single example: give more, or examples to hold out with --held-out"):
         load_examples(source, "", TOKENIZER, END, 8, pytest.fail)
+
+
+def test_no_example_is_not_enough(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"has no example: give more"):
+        load_examples(f"files:{tmp_path}/none.jsonl", "", TOKENIZER, END, 8, pytest.fail)
+
+
+@pytest.mark.parametrize("texts", [["ab cd " * 100], ["ab cd " * 100, "x" * 60, "y z"], ["a" * 600]])
+def test_of_few_texts_the_end_of_the_longest_is_held_out(texts: list[str], tmp_path: Path) -> None:
+    data = load_examples(write(tmp_path, *({"text": text} for text in texts)), "", TOKENIZER, END, 8, lambda _: None)
+    sides = [sum(int(row.is_target.sum()) for row in map(side.__getitem__, range(len(side)))) for side in data[1:3]]
+    assert 0.04 < sides[1] / sum(sides) < 0.06
 
 
 def test_the_fingerprint_is_that_of_tokens_and_targets(tmp_path: Path) -> None:

@@ -89,11 +89,21 @@ def test_numbers_are_kept(tmp_path: Path) -> None:
         ({"text": "a", "label": "0.5"}, {}, r"has the label 0.5, which is no class: add --task regression"),
         ({"text": "a", "label": "x"}, {"is_regression": True}, r"dev\.jsonl:1 has the label 'x', which is no number"),
         ({"text": "a", "label": "inf"}, {"is_regression": True}, r"has the label 'inf', which is no number"),
+        ({"text": "a", "label": 1e300}, {"is_regression": True}, r"1e\+300, which is no number, or none of float32"),
+        ({"text": "a", "label": 10**400}, {"is_regression": True}, r"has the label 1000+\.\.\., which is no number"),
+        ({"text": "a", "label": [0, 1]}, {}, r"has the label \[0, 1\], which is no class: it must be a text or an"),
+        ({"text": "a", "label": "  "}, {}, r"dev\.jsonl:1 has no label"),
+        ({"text": "a", "label": 0}, {"seq_len": 2}, r"--seq-len 2 has no room for a text beside 2 special tokens"),
     ],
 )
 def test_what_is_wrong_is_named(row: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, [{"text": "a", "label": 0}, {"text": "bad", "label": 1}], [row], **options)
+
+
+def test_space_around_a_class_is_not_part_of_its_name(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "good"}, {"text": "bad", "label": "bad"}, {"text": "film", "label": "good "}]
+    assert load(tmp_path, rows, rows[:1]).classes == ("bad", "good")
 
 
 def test_every_class_is_trained_on_and_held_out(tmp_path: Path) -> None:

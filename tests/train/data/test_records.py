@@ -23,6 +23,7 @@ def test_records_are_named_by_their_lines(tmp_path: Path) -> None:
         ("a.csv", b"text,label\nx,y\nz\n", r"a\.csv:3 has not the 2 fields of the first line"),
         ("a.csv", b"text,label\nx,y,z\n", r"a\.csv:2 has not the 2 fields"),
         ("a.csv", b'text\n"x" y\n', r"a\.csv:2 cannot be read"),
+        ("a.csv", b"text,label,label\nx,y,z\n", r"a\.csv has two columns label: rename one"),
         ("a.jsonl", b'{"text": "x"}\n[1]', r"a\.jsonl:2 is not a JSON object"),
     ],
 )

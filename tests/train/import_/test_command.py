@@ -127,6 +127,9 @@ BAD = {
         "tokenizer.json is no tokenizer",
     ),
     "another tokenizer": (with_another_tokenizer, "has 400 tokens, but the embedding has 310 rows"),
+    "an end of another tokenizer": (changed(eos_token_id=[1, 9999]), "has the eos_token_id 9999, which tokenizer.json"),
+    "an end that is text": (changed(eos_token_id="</s>"), "has the eos_token_id '</s>', which tokenizer.json does not"),
+    "no longest text": (changed(max_position_embeddings=None), "has the max_position_embeddings None: it must be"),
     "no list of modules": (lambda folder: (folder / "modules.json").write_text("[3]"), "modules.json is no list of"),
     "nothing": (shutil.rmtree, "has no config.json"),
 }

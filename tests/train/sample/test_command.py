@@ -1,5 +1,6 @@
 """Texts continue as the model and its tokenizer have it, and stop where they end."""
 
+import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 from tests.train.foreign import BEGIN, END
 from train.__main__ import main
+from train.config.run import UserError
 from train.sample import continuation
 from train.sample.continuation import Draws, continued
 from train.storage.loaded import LoadedModel, load_model
@@ -93,6 +95,17 @@ def test_a_text_is_cut_where_it_ends(model: LoadedModel, seen: dict[str, object]
     assert continued(model.llama, model.stored, "the man", GREEDY) == "the man read aloud read aloud"
     seen["written"] = [tokenizer.token_to_id(END)]
     assert continued(model.llama, model.stored, "", GREEDY) == ""
+
+
+def test_a_text_ends_at_every_token_that_the_files_of_the_model_name(model: LoadedModel, tmp_path: Path) -> None:
+    assert model.stored.ends == (model.stored.end_of_text,)
+    stored = dataclasses.replace(model.stored, files=tmp_path)
+    assert stored.ends == model.stored.ends
+    (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": [7, {stored.end_of_text}, 5]}}')
+    assert stored.ends == (stored.end_of_text, 7, 5)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"generation_config\.json is no JSON"):
+        _ = stored.ends
 
 
 def test_all_tokens_are_drawn_from_if_top_k_is_zero_or_larger_than_the_vocabulary(
