@@ -135,7 +135,7 @@ def _label(name: str, record: Mapping[str, Any], field: str, is_regression: bool
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if not abs(number) <= np.finfo(np.float32).max:
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise UserError(f"{name} has the {field} {_short(value)}, which is no number, or none of float32.")
     return number
 
