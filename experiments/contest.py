@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from experiments import search
-from experiments.pretraining import Outcome, Run
-from experiments.study import Study, command_line, row, write_tables
+from experiments.pretraining import Outcome, Run, settings
+from experiments.provenance import made_on
+from experiments.study import Study, caption, command_line, row, write_tables
 from models.config import CONFIGS
 
 
@@ -144,9 +145,10 @@ class Contest:
 
 def table_text(table: Table, model: str, rates: Mapping[str, Rates], outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
+    made = made_on(outcomes.values(), settings(next(iter(outcomes))).data.data)
+    size = f"{model}, r = m/{table.share}, T = {table.update_proj_gap}"
     lines = [
-        f"**{table.title}**: {model}, r = m/{table.share}, T = {table.update_proj_gap}. A random subspace captures "
-        f"{table.share**-0.5:.3f}.",
+        caption(f"**{table.title}**: {size}; {made}. A random subspace captures {table.share**-0.5:.3f}."),
         "",
         "| contestant | rate | scale | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
         "|---|---:|---:|---:|---:|---:|---|---:|---:|",

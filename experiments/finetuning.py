@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from experiments import search
 from experiments.labelling import STUDY, Outcome, Run
-from experiments.study import command_line, row, run_command, spread, write_tables
+from experiments.provenance import made_on
+from experiments.study import caption, command_line, row, run_command, spread, write_tables
 from train.config.finetune import RANK, finetuning_optimizer
 from train.config.optimizers import OPTIMIZERS
 
@@ -161,7 +162,7 @@ def tests_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
     names = [NAMES[metric] for metric in table.metrics]
     first = {run.seed: outcomes[run].metrics[table.metrics[0]] for run in done if run.optimizer == "adamw"}
     lines = [
-        f"**{table.title}**: {described(table)}.",
+        caption(f"**{table.title}**: {described(table)}; {made_on((outcomes[run] for run in done), 'texts')}."),
         "",
         row("optimizer", "r", "rate", "seeds", *names, f"{names[0]} from adamw, by seed", "seconds", "of CPU", "MB"),
         "|---|---:|---:|---:|" + "---:|" * len(names) + "---|---:|---:|---:|",
@@ -195,15 +196,18 @@ def trials_text(table: Table, outcomes: Mapping[Run, Outcome]) -> str:
     """A Markdown table of the first metric at each rate that was tried."""
     lines, metric = [], table.metrics[0]
     factors = sorted({factor for one in TRIED for factor in factors_of(table, one, outcomes)})
+    made = list[Run]()
     for one in TRIED:
         runs = [trial(table, one, factor) for factor in factors]
+        made += [run for run in runs if run in outcomes]
         values = [f"{outcomes[run].metrics[metric]:.3f}" if run in outcomes else "-" for run in runs]
         if set(values) != {"-"}:
             lines.append(row(one.optimizer, f"{default_rate(one.optimizer):g}", *values))
     if not lines:
         return ""
+    what = f"{NAMES[metric]} on a part of the texts to train on, by learning rate"
     head = [
-        f"**{table.title}, trials**: {NAMES[metric]} on a part of the texts to train on, by learning rate.",
+        caption(f"**{table.title}, trials**: {what}; {made_on((outcomes[run] for run in made), 'texts')}."),
         "",
         row("optimizer", "default", *(f"{factor:g} times" for factor in factors)),
         "|---|" + "---:|" * (1 + len(factors)),

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments.provenance import made_by
-from experiments.study import Study, command_line, row, run_command, write_tables
+from experiments.provenance import made_by, made_on
+from experiments.study import Study, caption, command_line, row, run_command, write_tables
 from train.compare.figures import style
 from train.storage.metrics import save_figure
 
@@ -34,6 +34,7 @@ RESULTS = Path("docs/results/ackley.jsonl")
 STEPS, INTERVAL, STARTS, SIDE = 100, 10, 256, 4.0
 NEAR = 0.1  # distance from the minimum that counts as reaching it
 METHODS = ("adam", "galore", "subtrack_grad", "grasswalk", "grassjump", "no recovery, jump", "no recovery, walk")
+CELLS = f"starts that end within {NEAR:g} of the minimum / median value at the end / median of the longest step"
 SCALES, RATES = (1.0, 3.0), (0.1, 0.3, 1.0)
 
 
@@ -149,17 +150,14 @@ def report(outcomes: Mapping[Run, Outcome]) -> str:
         found = {run: outcomes[run] for run in RUNS if run.scale == scale and run in outcomes}
         if found:
             lines = [
-                f"**Scale {scale:g}**: starts that end within {NEAR:g} of the minimum / median value at the end /",
-                "median of the longest step.",
+                caption(f"**Scale {scale:g}**: {CELLS}."),
                 "",
                 row("method", *(f"rate {rate:g}" for rate in RATES)),
                 "|---|" + "---:|" * len(RATES),
             ]
             lines += [row(method, *(cell(found, method, scale, rate) for rate in RATES)) for method in METHODS]
             parts.append("\n".join(lines))
-    made = sorted({(one.date, one.commit, one.device) for one in outcomes.values()})
-    parts += [f"Made on {date}, commit {at}, on {device}." for date, at, device in made]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, caption(f"Made {made_on(outcomes.values())}.")]) if parts else ""
 
 
 def cell(outcomes: Mapping[Run, Outcome], method: str, scale: float, rate: float) -> str:
