@@ -7,15 +7,19 @@ contestant.
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from matplotlib.figure import Figure
+
 from experiments import search
+from experiments.figures import LOSS, Panel, panels_figure
 from experiments.pretraining import Outcome, Run, settings
 from experiments.provenance import made_on
 from experiments.study import Study, caption, command_line, row, write_tables
 from models.config import CONFIGS
+from train.storage.metrics import save_figure
 
 
 class Table(NamedTuple):
@@ -25,6 +29,20 @@ class Table(NamedTuple):
     contestants: tuple[str, ...]
     share: int  # the rank is the hidden size over it
     update_proj_gap: int
+
+
+class Compared(NamedTuple):
+    """A table with its runs in a model, and what was chosen for its contestants."""
+
+    table: Table
+    model: str
+    rates: Mapping[str, "Rates"]
+    outcomes: Mapping[Run, Outcome]
+
+    @property
+    def size(self) -> str:
+        """The model, the rank and the interval."""
+        return f"{self.model}, r = m/{self.table.share}, T = {self.table.update_proj_gap}"
 
 
 class Rates(NamedTuple):
@@ -111,17 +129,24 @@ class Contest:
             model=self.model,
         )
 
-    def report(self, outcomes: Mapping[Run, Outcome]) -> str:
+    def compared(self, outcomes: Mapping[Run, Outcome]) -> Iterator[Compared]:
         """The tables of all models in which two contestants have runs."""
-        texts = []
         for model in CONFIGS:
             contest = dataclasses.replace(self, model=model)
             rates = contest.rates(outcomes)
             for table in self.tables:
                 runs = [run for run in contest.runs(table, rates) if run in outcomes]
                 if len({run.contestant for run in runs}) > 1:
-                    texts.append(table_text(table, model, rates, {run: outcomes[run] for run in runs}))
-        return "\n\n".join(texts)
+                    yield Compared(table, model, rates, {run: outcomes[run] for run in runs})
+
+    def report(self, outcomes: Mapping[Run, Outcome]) -> str:
+        """The tables in Markdown."""
+        return "\n\n".join(map(table_text, self.compared(outcomes)))
+
+    def figure(self, outcomes: Mapping[Run, Outcome]) -> Figure | None:
+        """A panel for each table; None if there is none."""
+        panels = [panel_of(one) for one in self.compared(outcomes)]
+        return panels_figure(panels, columns=1 if len(panels) < 4 else 2) if panels else None
 
     def main(self, description: str | None) -> None:
         """Make what is missing, the trials first, and write the tables."""
@@ -140,15 +165,30 @@ class Contest:
             runs = [run for table in self.tables for run in contest.runs(table, rates)]
             self.study.make(runs, args.results, args.workers)
         print(self.report(read()))
-        write_tables(args.results.with_suffix(".md"), self.report(read()))
+        self.write_page(args.results, read())
+
+    def write_page(self, results: Path, outcomes: Mapping[Run, Outcome]) -> None:
+        """Write the tables into the page, if there is one, and the figure beside it."""
+        write_tables(results.with_suffix(".md"), self.report(outcomes))
+        if drawn := self.figure(outcomes):
+            save_figure(drawn, results.with_suffix(".png"))
 
 
-def table_text(table: Table, model: str, rates: Mapping[str, Rates], outcomes: Mapping[Run, Outcome]) -> str:
+def panel_of(compared: Compared) -> Panel:
+    """The losses of a table by contestant."""
+    losses = {
+        name: [outcome.eval_loss for run, outcome in compared.outcomes.items() if run.contestant == name]
+        for name in compared.table.contestants
+    }
+    return Panel(f"{compared.table.title}: {compared.size}", LOSS, {name: of for name, of in losses.items() if of})
+
+
+def table_text(compared: Compared) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
+    table, _, rates, outcomes = compared
     made = made_on(outcomes.values(), settings(next(iter(outcomes))).data.data)
-    size = f"{model}, r = m/{table.share}, T = {table.update_proj_gap}"
     lines = [
-        caption(f"**{table.title}**: {size}; {made}. A random subspace captures {table.share**-0.5:.3f}."),
+        caption(f"**{table.title}**: {compared.size}; {made}. A random subspace captures {table.share**-0.5:.3f}."),
         "",
         "| contestant | rate | scale | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
         "|---|---:|---:|---:|---:|---:|---|---:|---:|",

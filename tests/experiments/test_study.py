@@ -106,6 +106,23 @@ def test_a_contest_has_a_model_and_shares_of_its_hidden_size() -> None:
     ]
 
 
+def test_a_page_has_a_figure_with_a_panel_for_each_table(tmp_path: Path) -> None:
+    names = ("haar", "blocks:8", "walk", "walk, blocks:4")
+    outcomes = {
+        run: OUTCOME
+        for table in CONTEST.tables[:2]
+        for run in CONTEST.runs(table, CONTEST.rates({}))
+        if run.contestant in names
+    }
+    drawn = CONTEST.figure(outcomes)
+    assert drawn is not None
+    titles = ["Jumps: tiny, r = m/4, T = 100, 4 seeds", "Walks: tiny, r = m/4, T = 100, 4 seeds"]
+    assert [axes.get_title() for axes in drawn.axes] == titles
+    CONTEST.write_page(tmp_path / "bases.jsonl", outcomes)
+    assert [path.name for path in tmp_path.iterdir()] == ["bases.png"]  # there is no page
+    assert CONTEST.figure({}) is None
+
+
 @pytest.mark.parametrize("module", [bases, losses_of_transports])
 def test_every_contestant_has_a_trial_and_its_neighbours_and_an_optimizer(module: Any) -> None:
     params = {"layers": {"q": {"kernel": jnp.ones((2, 128, 256))}}}
