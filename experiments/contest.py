@@ -7,14 +7,19 @@ contestant.
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from matplotlib.figure import Figure
+
 from experiments import search
-from experiments.pretraining import Outcome, Run
-from experiments.study import Study, command_line, row, write_tables
+from experiments.figures import LOSS, Panel, panels_figure
+from experiments.pretraining import Outcome, Run, settings
+from experiments.provenance import made_on
+from experiments.study import Study, caption, command_line, row, write_tables
 from models.config import CONFIGS
+from train.storage.metrics import save_figure
 
 
 class Table(NamedTuple):
@@ -24,6 +29,20 @@ class Table(NamedTuple):
     contestants: tuple[str, ...]
     share: int  # the rank is the hidden size over it
     update_proj_gap: int
+
+
+class Compared(NamedTuple):
+    """A table with its runs in a model, and what was chosen for its contestants."""
+
+    table: Table
+    model: str
+    rates: Mapping[str, "Rates"]
+    outcomes: Mapping[Run, Outcome]
+
+    @property
+    def size(self) -> str:
+        """The model, the rank and the interval."""
+        return f"{self.model}, r = m/{self.table.share}, T = {self.table.update_proj_gap}"
 
 
 class Rates(NamedTuple):
@@ -89,19 +108,30 @@ class Contest:
 
     def rates(self, outcomes: Mapping[Run, Outcome]) -> dict[str, Rates]:
         """What is chosen for each contestant."""
-        chosen = dict[str, Rates]()
-        for name in self.contestants():
-            trial = self.trial(name, self._best(self.loss_at(name, outcomes)))
-            chosen[name] = Rates(trial.learning_rate, trial.scale)
-        return chosen
+        return {name: next(self._found(name, outcomes)) for name in self.contestants()}
 
-    def _best(self, loss: Callable[[search.Point], float | None]) -> search.Point:
-        """The best point; until the search is over, that of the settings before the last."""
+    def shown_rates(self, outcomes: Mapping[Run, Outcome]) -> dict[str, Rates]:
+        """What a table shows: what is chosen, or was before, if there are runs of that only."""
+
+        def is_made(name: str, rates: Rates) -> bool:
+            tables = [table for table in self.tables if name in table.contestants]
+            return any(self._run(table, name, rates, seed) in outcomes for table in tables for seed in self.seeds)
+
+        return {
+            name: next((rates for rates in self._found(name, outcomes) if is_made(name, rates)), chosen)
+            for name, chosen in self.rates(outcomes).items()
+        }
+
+    def _found(self, name: str, outcomes: Mapping[Run, Outcome]) -> Iterator[Rates]:
+        """What the searches found: of all settings, of all but the last, and so on; the defaults."""
+        loss = self.loss_at(name, outcomes)
         for axes in range(len(self.tunes), 0, -1):
             rest = (0,) * (len(self.tunes) - axes)
             if point := search.best(lambda some, rest=rest: loss((*some, *rest)), axes):  # type: ignore[misc]
-                return (*point, *rest)
-        return (0,) * len(self.tunes)
+                trial = self.trial(name, (*point, *rest))
+                yield Rates(trial.learning_rate, trial.scale)
+        trial = self.trial(name, (0,) * len(self.tunes))
+        yield Rates(trial.learning_rate, trial.scale)
 
     def runs(self, table: Table, rates: Mapping[str, Rates]) -> list[Run]:
         """The runs of a table: whole seeds first, so that one cut short is comparable."""
@@ -118,17 +148,24 @@ class Contest:
             model=self.model,
         )
 
-    def report(self, outcomes: Mapping[Run, Outcome]) -> str:
+    def compared(self, outcomes: Mapping[Run, Outcome]) -> Iterator[Compared]:
         """The tables of all models in which two contestants have runs."""
-        texts = []
         for model in CONFIGS:
             contest = dataclasses.replace(self, model=model)
-            rates = contest.rates(outcomes)
+            rates = contest.shown_rates(outcomes)
             for table in self.tables:
                 runs = [run for run in contest.runs(table, rates) if run in outcomes]
                 if len({run.contestant for run in runs}) > 1:
-                    texts.append(table_text(table, model, rates, {run: outcomes[run] for run in runs}))
-        return "\n\n".join(texts)
+                    yield Compared(table, model, rates, {run: outcomes[run] for run in runs})
+
+    def report(self, outcomes: Mapping[Run, Outcome]) -> str:
+        """The tables in Markdown."""
+        return "\n\n".join(map(table_text, self.compared(outcomes)))
+
+    def figure(self, outcomes: Mapping[Run, Outcome]) -> Figure | None:
+        """A panel for each table; None if there is none."""
+        panels = [panel_of(one) for one in self.compared(outcomes)]
+        return panels_figure(panels, columns=1 if len(panels) < 4 else 2) if panels else None
 
     def main(self, description: str | None) -> None:
         """Make what is missing, the trials first, and write the tables."""
@@ -147,14 +184,30 @@ class Contest:
             runs = [run for table in self.tables for run in contest.runs(table, rates)]
             self.study.make(runs, args.results, args.workers)
         print(self.report(read()))
-        write_tables(args.results.with_suffix(".md"), self.report(read()))
+        self.write_page(args.results, read())
+
+    def write_page(self, results: Path, outcomes: Mapping[Run, Outcome]) -> None:
+        """Write the tables into the page, if there is one, and the figure beside it."""
+        write_tables(results.with_suffix(".md"), self.report(outcomes))
+        if drawn := self.figure(outcomes):
+            save_figure(drawn, results.with_suffix(".png"))
 
 
-def table_text(table: Table, model: str, rates: Mapping[str, Rates], outcomes: Mapping[Run, Outcome]) -> str:
+def panel_of(compared: Compared) -> Panel:
+    """The losses of a table by contestant."""
+    losses = {
+        name: [outcome.eval_loss for run, outcome in compared.outcomes.items() if run.contestant == name]
+        for name in compared.table.contestants
+    }
+    return Panel(f"{compared.table.title}: {compared.size}", LOSS, {name: of for name, of in losses.items() if of})
+
+
+def table_text(compared: Compared) -> str:
     """A Markdown table: mean loss over seeds, its standard deviation, and the captured energy."""
+    table, _, rates, outcomes = compared
+    made = made_on(outcomes.values(), settings(next(iter(outcomes))).data.data)
     lines = [
-        f"**{table.title}**: {model}, r = m/{table.share}, T = {table.update_proj_gap}. A random subspace captures "
-        f"{table.share**-0.5:.3f}.",
+        caption(f"**{table.title}**: {compared.size}; {made}. A random subspace captures {table.share**-0.5:.3f}."),
         "",
         "| contestant | rate | scale | seeds | loss | deviation | from the first, by seed | mean, its error | energy |",
         "|---|---:|---:|---:|---:|---:|---|---:|---:|",

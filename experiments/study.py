@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import textwrap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -137,6 +138,11 @@ def run_command(main: Callable[[], None]) -> None:
 def row(*cells: str) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def caption(text: str) -> str:
+    """The sentence above a table, in lines of a page."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def spread(values: Sequence[float]) -> str:

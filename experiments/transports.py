@@ -14,7 +14,7 @@ jumps.
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ import optax
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from experiments.provenance import commit
-from experiments.study import row, write_tables
+from experiments.provenance import made_by, made_on
+from experiments.study import caption, row, write_tables
 from grass_optax import subspaces, transport
 from grass_optax.transport import Transport
 from train.compare.figures import style
@@ -46,6 +46,16 @@ PRINTED = {
     "grasswalk": ("3.72", "3.79", "3.86", "3.98", "4.25", "4.46", "4.68"),
     "grassjump": ("4.33", "4.34", "3.87", "3.96", "4.15", "4.75", "4.89"),
 }
+
+
+class Maker(NamedTuple):
+    """What measures."""
+
+    device: str
+    commit: str
+    date: str
+    processor: str
+    corpus: str = "none"  # gradients are drawn
 
 
 def without_hats(factor: Callable[[Array], Array]) -> Transport:
@@ -140,7 +150,8 @@ def table(found: dict[tuple[str, bool], list[float]]) -> str:
             sizes = (predicted(KEPT[name, jumps], interval) for interval in INTERVALS)
             lines.append(row(f"{name}, the subspace {subspace}: predicted", *(f"{size:.2f}" for size in sizes)))
     lines += [row(f"printed loss of {name}", *losses) for name, losses in PRINTED.items()]
-    return "\n".join([*lines, "", f"Commit {commit()}."])
+    made = made_on([Maker(device=jax.devices()[0].device_kind, **made_by())])
+    return "\n".join([*lines, "", caption(f"Made {made}.")])
 
 
 def figure(found: dict[tuple[str, bool], list[float]]) -> Figure:

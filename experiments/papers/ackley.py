@@ -21,19 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments.provenance import made_by
-from experiments.study import Study, command_line, row, run_command, write_tables
-from train.compare.figures import style
+from experiments.provenance import made_by, made_on
+from experiments.study import Study, caption, command_line, row, run_command, write_tables
+from train.compare.figures import COLOURS
 from train.storage.metrics import save_figure
 
 RESULTS = Path("docs/results/ackley.jsonl")
 STEPS, INTERVAL, STARTS, SIDE = 100, 10, 256, 4.0
 NEAR = 0.1  # distance from the minimum that counts as reaching it
 METHODS = ("adam", "galore", "subtrack_grad", "grasswalk", "grassjump", "no recovery, jump", "no recovery, walk")
+CELLS = f"starts that end within {NEAR:g} of the minimum / median value at the end / median of the longest step"
 SCALES, RATES = (1.0, 3.0), (0.1, 0.3, 1.0)
 
 
@@ -149,17 +151,14 @@ def report(outcomes: Mapping[Run, Outcome]) -> str:
         found = {run: outcomes[run] for run in RUNS if run.scale == scale and run in outcomes}
         if found:
             lines = [
-                f"**Scale {scale:g}**: starts that end within {NEAR:g} of the minimum / median value at the end /",
-                "median of the longest step.",
+                caption(f"**Scale {scale:g}**: {CELLS}."),
                 "",
                 row("method", *(f"rate {rate:g}" for rate in RATES)),
                 "|---|" + "---:|" * len(RATES),
             ]
             lines += [row(method, *(cell(found, method, scale, rate) for rate in RATES)) for method in METHODS]
             parts.append("\n".join(lines))
-    made = sorted({(one.date, one.commit, one.device) for one in outcomes.values()})
-    parts += [f"Made on {date}, commit {at}, on {device}." for date, at, device in made]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, caption(f"Made {made_on(outcomes.values())}.")]) if parts else ""
 
 
 def cell(outcomes: Mapping[Run, Outcome], method: str, scale: float, rate: float) -> str:
@@ -172,23 +171,38 @@ def cell(outcomes: Mapping[Run, Outcome], method: str, scale: float, rate: float
 
 
 def figure(outcomes: Mapping[Run, Outcome], rate: float = 0.3) -> Figure:
-    """The paths from the first start at both scales, over the levels of the function."""
-    drawn = Figure(figsize=(11, 5.2), layout="constrained")
-    for axes, scale in zip(drawn.subplots(1, 2), SCALES, strict=True):
-        grid = np.linspace(-SIDE, SIDE, 201)
-        plane = np.stack(np.meshgrid(grid, grid), axis=-1)
-        axes.contour(grid, grid, np.asarray(height(jnp.asarray(plane))), levels=12, colors="0.8", linewidths=0.7)
-        shown = METHODS[:5]
-        for number, method in enumerate(shown):
-            run = Run(method=method, scale=scale, learning_rate=rate)
-            if run in outcomes:
-                x, y = np.array(outcomes[run].path).T
-                axes.plot(x, y, label=method, **style(number, len(shown)) | {"markevery": INTERVAL})
-        axes.plot(0, 0, "k+", markersize=12)
-        axes.set(xlabel="x (no unit)", ylabel="y (no unit)", title=f"scale {scale:g}, rate {rate:g}", aspect="equal")
-        axes.set(xlim=(grid[0], grid[-1] + 2), ylim=(grid[0], grid[-1] + 2))
-    drawn.axes[0].legend(fontsize="small")
+    """The paths from the first start, a panel for each, over the levels of the function."""
+    shown = METHODS[:5]
+    drawn = Figure(figsize=(12, 6), layout="constrained")
+    for line, scale in zip(drawn.subplots(len(SCALES), len(shown), sharex="row", sharey="row"), SCALES, strict=True):
+        runs = {method: Run(method=method, scale=scale, learning_rate=rate) for method in shown}
+        found = {method: np.array(outcomes[run].path) for method, run in runs.items() if run in outcomes}
+        if not found:
+            continue
+        x, y = around(np.concatenate(list(found.values())))
+        levels = np.asarray(height(jnp.stack(jnp.meshgrid(x, y), axis=-1)))
+        for axes, (method, path) in zip(line, found.items(), strict=False):
+            axes.contour(x, y, levels, levels=12, colors="0.8", linewidths=0.7)
+            _draw(axes, path)
+            axes.set(title=method, xlabel="x (no unit)", aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+        line[0].set_ylabel(f"scale {scale:g}, rate {rate:g}\ny (no unit)")
+    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn
+
+
+def around(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates x and y of a square around points, with a margin."""
+    middle = (points.max(axis=0) + points.min(axis=0)) / 2
+    half = 0.65 * np.max(np.ptp(points, axis=0))
+    x, y = np.linspace(middle - half, middle + half, 201).T
+    return x, y
+
+
+def _draw(axes: Axes, path: np.ndarray) -> None:
+    axes.plot(*path.T, color=COLOURS[0], linewidth=1.2, label="path")
+    axes.plot(*path[0], "o", color=COLOURS[3], markersize=8, markerfacecolor="none", label="start")
+    axes.plot(*path[-1], "s", color=COLOURS[3], markersize=6, label="end")
+    axes.plot(0, 0, "k+", markersize=14, markeredgewidth=2, label="minimum, where it is near")
 
 
 def main() -> None:

@@ -74,6 +74,8 @@ class Experiment:
       source: The paper and the table.
       arms: Its arms at a scale; the first is the reference.
       x: Name and unit of what the arms differ in; empty for rows.
+      is_x_apart: Whether the figure has a panel of its own scale for each x, instead of lines.
+        Losses of runs of several lengths differ more than those of methods.
       metric: "eval_loss" or "seconds".
       tunes: What is chosen for each method. Nothing for times, which do not depend on it; the scale
         says how much faster the matrices that a method splits learn than the other parameters.
@@ -85,6 +87,7 @@ class Experiment:
     source: str
     arms: Callable[[Scale], Sequence[Arm]]
     x: str = ""
+    is_x_apart: bool = False
     metric: str = "eval_loss"
     tunes: tuple[Literal["learning_rate", "scale"], ...] = ("learning_rate",)
     tunes_each_arm: bool = False

@@ -23,6 +23,7 @@ EXPERIMENT = Experiment(
     source="arXiv 2510.01878, Figure 8, with one more choice",
     arms=arms,
     x="updates of the run",
+    is_x_apart=True,
     tunes=("learning_rate", "scale"),
 )
 

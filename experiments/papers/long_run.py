@@ -58,6 +58,7 @@ EXPERIMENT = Experiment(
     source="arXiv 2510.01878, Table 2 and Figure 8",
     arms=arms,
     x="updates of the run",
+    is_x_apart=True,
 )
 
 

@@ -17,7 +17,8 @@ from experiments.papers import trained
 from experiments.papers.experiment import RESULTS, Arm, run_of
 from experiments.papers.scales import SCALES, Scale
 from experiments.papers.trained import Run
-from experiments.study import Study, command_line, row, run_command, write_tables
+from experiments.provenance import made_on
+from experiments.study import Study, caption, command_line, row, run_command, write_tables
 from train.figures.subspaces import curvature_figure, energy_figure, spectrum_figure
 from train.storage.folder import RunFolder
 from train.storage.metrics import Row, read_rows, save_figure
@@ -74,10 +75,9 @@ def table(name: str, outcomes: Mapping[Run, Outcome]) -> str:
     found = {method: outcomes[run] for method, run in runs_of(scale).items() if run in outcomes}
     if not found:
         return ""
-    made = next(iter(found.values()))
+    size = f"{scale.model}, {scale.steps} steps, r = {scale.rank}, T = {scale.update_proj_gap}"
     lines = [
-        f"**Subspaces**, --scale {name}: {scale.model}, {scale.steps} steps, r = {scale.rank}, "
-        f"T = {scale.update_proj_gap}; on {made.device}, {made.date}, commit {made.commit}.",
+        caption(f"**Subspaces**, --scale {name}: {size}; {made_on(found.values(), scale.data)}."),
         "",
         row("method", "step", "captured", "by the best", "by a random one", "overlap", "tangent", "recovered"),
         row("---", *["---:"] * 7).replace(" ", ""),

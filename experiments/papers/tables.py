@@ -1,13 +1,13 @@
 """The table of an experiment in Markdown, and how much is left to do."""
 
 import statistics
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from experiments.papers.experiment import Arm, Experiment, Rates
 from experiments.papers.scales import SCALES, Scale, seconds_of
 from experiments.papers.trained import Outcome, Run
-from experiments.study import row, spread
+from experiments.provenance import made_on
+from experiments.study import caption, row, spread
 
 RATES = "rate x scale"  # the learning rate, and how much faster than the rest the matrices learn
 LEFT, RIGHT = "---", "---:"
@@ -45,9 +45,10 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
             rates = rates_text(experiment.best(scale, arm, outcomes))
             rows.append(cells(experiment, arm, of_seed, reference) | {RATES: rates})
     columns = [column for column in COLUMNS if any(cell[column] != "-" for cell in rows)]
-    caption = f"**{experiment.title}**, --scale {name}: {size_of(experiment, scale)}, T = {scale.update_proj_gap}; "
+    size = f"{size_of(experiment, scale)}, T = {scale.update_proj_gap}"
+    made = made_on((outcome for of_seed in found for outcome in of_seed.values()), scale.data)
     lines = [
-        textwrap.fill(f"{caption}{described(scale, found)}.", 100, break_long_words=False, break_on_hyphens=False),
+        caption(f"**{experiment.title}**, --scale {name}: {size}; {made}."),
         "",
         row(*columns),
         f"|{'|'.join(COLUMNS[column] for column in columns)}|",
@@ -115,16 +116,6 @@ def known(found: Found, name: str) -> list[float]:
 def losses_of(found: Found) -> dict[int, float]:
     """The losses of the seeds that did not diverge."""
     return {seed: outcome.eval_loss for seed, outcome in found.items() if outcome.eval_loss is not None}
-
-
-def described(scale: Scale, found: Sequence[Found]) -> str:
-    """Where the runs come from."""
-    outcomes = [outcome for of_seed in found for outcome in of_seed.values()]
-
-    def of(name: str) -> str:
-        return ", ".join(sorted({str(getattr(outcome, name)) for outcome in outcomes}))
-
-    return f"{scale.data} of hash {of('corpus')[:12]}; on {of('device')}, {of('date')}, commit {of('commit')}"
 
 
 def to_do(experiment: Experiment, scale: Scale, outcomes: Mapping[Run, Outcome]) -> str:

@@ -1,72 +1,28 @@
-"""The tables of fine-tuning: rates from trials, scales by rank, seeds side by side."""
-
-from collections.abc import Sequence
+"""The tables and the figure of fine-tuning: seeds side by side."""
 
 import pytest
 
-from experiments import finetuning
-from experiments.finetuning import CONTESTANTS, TRIED, Contestant, Table, run_of
-from experiments.labelling import Outcome, Run
-
-SMALL = Table("Two words", "toxicity", ("pearson", "eval_loss"), 8, 5, 2, 8, batch_size=8)
-OUTCOME = Outcome(
-    {"pearson": 0.5, "eval_loss": 0.1}, {"pearson": 0.0, "eval_loss": 0.2}, 2.0, 1.0, 10**6, "none", "cpu"
-)
-
-GALORE = Contestant("galore", 8)
-
-
-def outcome(pearson: float) -> Outcome:
-    return OUTCOME._replace(metrics=OUTCOME.metrics | {"pearson": pearson})
-
-
-def outcomes_of(runs: Sequence[Run], values: Sequence[float]) -> dict[Run, Outcome]:
-    return {run: outcome(value) for run, value in zip(runs, values, strict=True)}
-
-
-def test_the_scale_falls_with_the_rank() -> None:
-    scales = {
-        contestant: run_of(SMALL, contestant, 1e-4, 0).scale
-        for contestant in CONTESTANTS
-        if contestant.optimizer in ("galore", "adamw")
-    }
-    assert scales == {("adamw", None): 1, ("galore", 4): 4, ("galore", 8): 2}
-
-
-def test_every_optimizer_has_trials() -> None:
-    assert {contestant.optimizer for contestant in TRIED} == {contestant.optimizer for contestant in CONTESTANTS}
-    assert finetuning.SEED_OF_TRIALS not in finetuning.SEEDS
-
-
-def trials_of(optimizer: finetuning.Contestant, *factors: float) -> list[Run]:
-    return [finetuning.trial(SMALL, optimizer, factor) for factor in factors]
-
-
-def test_a_rate_is_chosen_when_its_neighbours_were_tried() -> None:
-    trials = trials_of(GALORE, 1.0, 4.0, 16.0)
-    assert all(run.is_trial for run in trials)
-    assert [run for run in finetuning.missing_trials(SMALL, {}) if run.optimizer == "galore"] == trials
-    outcomes = outcomes_of(trials, (0.3, 0.6, 0.5))
-    assert finetuning.best_rates(SMALL, outcomes)["galore"] == 4 * finetuning.default_rate("galore")
-    fewer = dict(list(outcomes.items())[:2])
-    assert finetuning.best_rates(SMALL, fewer)["galore"] == finetuning.default_rate("galore")
-
-
-def test_the_next_rate_is_tried_while_the_largest_is_the_best() -> None:
-    outcomes = outcomes_of(trials_of(GALORE, 1.0, 4.0, 16.0), (0.3, 0.4, 0.5))
-    [larger] = [run for run in finetuning.missing_trials(SMALL, outcomes) if run.optimizer == "galore"]
-    assert [larger] == trials_of(GALORE, 64.0)
-    assert finetuning.best_rates(SMALL, outcomes)["galore"] == finetuning.default_rate("galore")
-    outcomes[larger] = outcome(0.45)
-    assert finetuning.best_rates(SMALL, outcomes)["galore"] == 16 * finetuning.default_rate("galore")
+from experiments import finetuning, finetuning_runs
+from tests.experiments.test_finetuning_runs import OUTCOME, SMALL, outcomes_of
 
 
 def test_runs_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(finetuning.TABLES, "cpu", (SMALL,))
-    runs = [run for run in finetuning.runs_of(SMALL, {}) if run.optimizer == "adamw" or run.rank == 4]
+    monkeypatch.setitem(finetuning_runs.TABLES, "cpu", (SMALL,))
+    runs = [run for run in finetuning_runs.runs_of(SMALL, {}) if run.optimizer == "adamw" or run.rank == 4]
     runs = [run for run in runs if run.optimizer in ("adamw", "galore") and run.seed < 2]
     text = finetuning.report(outcomes_of(runs, (0.5, 0.6, 0.7, 0.4)))
     rows = {line.split(" | ")[0]: line for line in text.splitlines()}
     assert "| 2 | 0.600 ± 0.141 | 0.100 ± 0.000 | - | 2 | 1 | 1.0 |" in rows["| adamw"]
     assert "| 4 | 3e-05 | 2 | 0.500 ± 0.141 | 0.100 ± 0.000 | +0.100, -0.300 |" in rows["| galore"]
     assert "| 0.000 | 0.200 |" in rows["| the same guess"]
+
+
+def test_the_figure_has_a_panel_for_each_table_that_has_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(finetuning_runs.TABLES, "cpu", (SMALL,))
+    runs = [run for run in finetuning_runs.runs_of(SMALL, {}) if run.optimizer in ("adamw", "galore")]
+    drawn = finetuning.figure(dict.fromkeys(runs, OUTCOME))
+    assert drawn is not None
+    (axes,) = drawn.axes
+    assert axes.get_title() == "Two words, 3 seeds"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["adamw", "galore, r = 4", "galore, r = 8"]
+    assert finetuning.figure({}) is None

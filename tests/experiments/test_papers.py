@@ -20,6 +20,7 @@ from experiments.papers import (
     equal_memory,
     interval,
     limiter,
+    long_run,
     ratio,
     step_size,
     trained,
@@ -177,7 +178,8 @@ def test_the_table_has_means_differences_by_seed_and_what_is_missing() -> None:
     assert rows["| jump + AO"] == f"| jump + AO | {rates} | 2 | 4.100 ± 0.000 | +0.100, -0.100 | 1.00 | 2.00 | 4.94 |"
     assert "| 1 | diverged | - |" in rows["| jump + RS"]
     assert "Not made yet: 46 runs of the table, 51 or more that choose rates." in text
-    assert "stdlib of hash of the text; on abacus, 2026-01-01, commit abc" in text.replace("\n", " ")
+    made = "stdlib of hash of the text; on abacus, processor not recorded, date 2026-01-01, commit abc."
+    assert made in text.replace("\n", " ")
     assert report(GRID, {}) == ""
     assert to_do(GRID, CPU, outcomes).splitlines()[-1].startswith("97 runs are missing: about 3.3 hours")
 
@@ -191,6 +193,10 @@ def test_the_figure_has_units_and_error_bars() -> None:
     first = axes.containers[0].lines[2][0].get_segments()[0]  # type: ignore[attr-defined]
     np.testing.assert_allclose(first[:, 0], 4.1 + np.array([-1, 1]) * 0.02**0.5)
     assert figure(GRID, "gpu", {}) is None
+    lengths = figure(long_run.EXPERIMENT, "cpu", dict.fromkeys(of_seed(long_run.EXPERIMENT, CPU, {}, 0), OUTCOME))
+    assert lengths is not None
+    titles = [axes.get_title() for axes in lengths.axes]
+    assert titles == ["300 updates of the run, 1 seed", "3000 updates of the run, 1 seed"]
     runs = of_seed(limiter.EXPERIMENT, CPU, {}, 0)
     swept = figure(limiter.EXPERIMENT, "cpu", dict.fromkeys(runs, OUTCOME))
     assert swept is not None
@@ -299,6 +305,17 @@ def test_ackley_is_least_at_zero_and_columns_stay_equal(monkeypatch: pytest.Monk
     steps = np.diff(found[:11], axis=0)  # within an interval all steps of a point are on one line
     across = steps[0, :, 0] * steps[5, :, 1] - steps[0, :, 1] * steps[5, :, 0]
     np.testing.assert_allclose(across, 0, atol=1e-6)
+
+
+def test_every_path_on_ackley_is_inside_its_panel() -> None:
+    outcomes = ackley.STUDY.read(Path(__file__).parents[2] / ackley.RESULTS)
+    drawn = ackley.figure(outcomes)
+    assert [axes.get_title() for axes in drawn.axes] == 2 * list(ackley.METHODS[:5])
+    for axes in drawn.axes:
+        points = np.asarray(axes.get_lines()[0].get_xydata())
+        low, high = np.transpose([axes.get_xlim(), axes.get_ylim()])
+        assert ((low < points) & (points < high)).all()
+        assert np.ptp(points, axis=0).max() > 0.2 * (high - low).max()
 
 
 @pytest.mark.long

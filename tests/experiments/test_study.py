@@ -77,7 +77,11 @@ def test_a_scale_is_chosen_with_the_rate_where_both_are_tuned() -> None:
     more = [run for run in contest.missing_trials(outcomes) if run.contestant == name]
     assert [(run.learning_rate, run.scale) for run in more] == [(0.0025, 0.75), (0.01, 0.75), (0.005, 2.5)]
     outcomes |= {run: OUTCOME._replace(eval_loss=4.4) for run in more}
-    assert contest.rates(outcomes)[name] == (0.005, 0.75)
+    assert contest.rates(outcomes)[name] == contest.shown_rates(outcomes)[name] == (0.005, 0.75)
+    outcomes[tried[0].at(seed=0)] = OUTCOME  # until there is a run of what was found, the one before is shown
+    assert contest.shown_rates(outcomes)[name] == (0.005, 0.25)
+    outcomes[tried[-1].at(seed=0)] = OUTCOME
+    assert contest.shown_rates(outcomes)[name] == (0.005, 0.75)
 
 
 def test_the_scale_that_is_not_tuned_is_that_of_both_methods() -> None:
@@ -104,6 +108,23 @@ def test_a_contest_has_a_model_and_shares_of_its_hidden_size() -> None:
         "**Jumps**: tiny, ",
         "**Jumps**: 20m, ",
     ]
+
+
+def test_a_page_has_a_figure_with_a_panel_for_each_table(tmp_path: Path) -> None:
+    names = ("haar", "blocks:8", "walk", "walk, blocks:4")
+    outcomes = {
+        run: OUTCOME
+        for table in CONTEST.tables[:2]
+        for run in CONTEST.runs(table, CONTEST.rates({}))
+        if run.contestant in names
+    }
+    drawn = CONTEST.figure(outcomes)
+    assert drawn is not None
+    titles = ["Jumps: tiny, r = m/4, T = 100, 4 seeds", "Walks: tiny, r = m/4, T = 100, 4 seeds"]
+    assert [axes.get_title() for axes in drawn.axes] == titles
+    CONTEST.write_page(tmp_path / "bases.jsonl", outcomes)
+    assert [path.name for path in tmp_path.iterdir()] == ["bases.png"]  # there is no page
+    assert CONTEST.figure({}) is None
 
 
 @pytest.mark.parametrize("module", [bases, losses_of_transports])

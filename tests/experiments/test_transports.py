@@ -1,5 +1,7 @@
 """The transports as printed and as released: their formulas, and what they do to a step."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -56,6 +58,7 @@ def test_the_table_and_the_figure_have_every_transport() -> None:
     assert "| as released, the subspace jumps | 1.00 | 2.00 |" in text
     assert "| as released, the subspace stays: predicted | 12.0" in text
     assert "| printed loss of grassjump | 4.33 |" in text
+    assert re.search(r"Made on cpu, processor .+, date 20\d\d-\d\d-\d\d, commit .+\.$", text.replace("\n", " "))
     drawn = transports.figure(found)
     assert [axes.get_title() for axes in drawn.axes] == ["the subspace stays", "the subspace jumps"]
     assert {text.get_text() for text in drawn.axes[1].get_legend().get_texts()} == set(TRANSPORTS)  # type: ignore[union-attr]

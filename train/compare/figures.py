@@ -1,7 +1,8 @@
 """The plot of a comparison: held-out losses over the steps, and over the learning rates of a sweep.
 
 Contestants differ in colour, dashes, marker and width, so that curves that lie on each other are
-seen, and without colours too. The colours are those of Okabe and Ito for colour-blind readers.
+seen, and without colours too. The first seven colours are those of Okabe and Ito for colour-blind
+readers; the others, darker ones, were chosen to differ as much from these and from each other.
 """
 
 import math
@@ -14,9 +15,12 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from train.storage.metrics import whole_steps
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
+    "#882255", "#117733", "#4B0092", "#661100", "#004488",
+)  # fmt: skip
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
-MARKERS = "os^DvPX*<>"  # their number has no factor in common with that of the colours
+MARKERS = "os^DvPX*<>phd"  # their number has no factor in common with that of the colours
 
 
 class Curve(NamedTuple):

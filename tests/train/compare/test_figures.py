@@ -20,6 +20,7 @@ def test_contestants_differ_in_more_than_colour() -> None:
     assert [str(line.get_label()) for line in lines] == [f"{name}, lr 1" for name in NAMES]
     assert len({(line.get_marker(), line.get_color()) for line in lines}) == len(NAMES)
     assert len({line.get_marker() for line in lines[: len(MARKERS)]}) == len(MARKERS)
+    assert len({line.get_color() for line in lines[: len(COLOURS)]}) == len(COLOURS)
     styles = [style(number, len(NAMES)) for number in range(len(NAMES))]
     assert all(one["linestyle"] != other["linestyle"] for one, other in itertools.pairwise(styles))
 
@@ -33,8 +34,8 @@ def test_a_curve_under_another_is_wider_and_markers_are_hollow() -> None:
 
 
 def test_neighbouring_colours_differ_in_lightness_or_hue_for_the_colour_blind() -> None:
-    """They are those of Okabe and Ito, without the yellow that is hard to see on white."""
-    assert len(set(COLOURS)) == 7
+    """The first are those of Okabe and Ito, without the yellow that is hard to see on white."""
+    assert len(set(COLOURS)) == len(COLOURS) == 12
     assert "#F0E442" not in COLOURS
 
 
