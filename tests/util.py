@@ -29,6 +29,8 @@ class Method:
         self.parameters = set(inspect.signature(self.scale_by).parameters)
         # Whether its state has bases, for some of its options
         self.has_bases = row.splits and (row.stores_bases or "store_basis" in self.parameters)
+        # Whether its state shows its subspaces, for some of its options
+        self.shows_subspaces = row.shows_subspaces or self.has_bases
         self.has_rank, self.has_svd = "rank" in row.takes, row.svd != "never"
         # What inject_hyperparams must leave alone
         self.static = {"rank", row.gap_argument, "key", "blocks", "weight_dimension_numbers", *row.static_integers}

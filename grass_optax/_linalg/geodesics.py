@@ -3,13 +3,20 @@
 With H^T H = V diag(sigma^2) V^T, every formula is one in H V, whose columns are orthogonal and as
 long as the singular values of the tangent H: no singular vector is divided by a small number.
 The eigenvectors V are found by Jacobi rotations, so all of it runs under `jax.jit` and `jax.vmap`
-and over any leading axes, and has derivatives forwards.
+and over any leading axes.
+
+`distance` has derivatives, forwards and backwards. The other functions have none backwards by what
+they decompose, as the rotations are loops. Forwards theirs lack the rotations that were not needed:
+they are right where singular values are distinct and not 0, and no Gram matrix is diagonal.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from grass_optax._linalg.jacobi import eigenvectors
+from grass_optax._linalg.jacobi import eigenvectors, singular_vectors
 from grass_optax._linalg.products import lift, matmul, project, rotation, transpose
 
 
@@ -19,6 +26,9 @@ def exp(basis: Float[Array, "*b m r"], tangent: Float[Array, "*b m r"]) -> Float
     With the thin singular value decomposition H = U diag(sigma) V^T and S^T H = 0::
 
       S' = S V cos(sigma) V^T + U sin(sigma) V^T
+
+    It has derivatives forwards only, where the sigma are distinct and not 0, and H^T H is not
+    diagonal.
 
     Args:
       basis: S (..., m, r), orthonormal.
@@ -44,13 +54,15 @@ def exp(basis: Float[Array, "*b m r"], tangent: Float[Array, "*b m r"]) -> Float
 def log(basis: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[Array, "*b m r"]:
     """The tangent H at S of the shortest geodesic to the subspace of S': the inverse of `exp`.
 
-    With the part outside E = S' - S S^T S', the eigenvectors Z of E^T E and the principal angles
-    theta, sin(theta) = ||E Z||::
+    With the part outside E = S' - S S^T S' and the singular value decomposition of S^T S', whose
+    singular values are the cosines of the principal angles theta::
 
-      H = E Z diag(theta / (sin(theta) cos(theta))) Z^T S'^T S
+      S^T S' = U diag(cos(theta)) V^T,   H = E V diag(theta / sin(theta)) U^T
 
-    exp(S, H) spans the subspace of S', in the basis of it that is nearest to S. Where an angle is
-    pi/2, the shortest geodesic is not unique; the result then lacks this direction.
+    exp(S, H) spans the subspace of S', in the basis of it that is nearest to S, and ||H|| is the
+    distance. Where an angle is pi/2, several geodesics are the shortest, and H is of one of them: a
+    small change of S or S' may then give another. It has derivatives forwards only, where the
+    angles are distinct and between 0 and pi/2, and S^T S' is not diagonal.
 
     Args:
       basis: S (..., m, r), orthonormal.
@@ -68,13 +80,8 @@ def log(basis: Float[Array, "*b m r"], other: Float[Array, "*b m r"]) -> Float[A
       section 5.2
     """
     inside, outside = _inside_and_outside(basis, other)
-    vectors = eigenvectors(rotation(outside, outside))
-    sines, cosines = (jnp.linalg.norm(matmul(x, vectors), axis=-2, keepdims=True) for x in (outside, inside))
-    angles = jnp.arctan2(sines, cosines)
-    both = jnp.sinc(2 * angles / jnp.pi)  # sin(theta) cos(theta) / theta
-    is_defined = cosines > jnp.finfo(cosines.dtype).eps
-    stretched = matmul(outside, vectors) * jnp.where(is_defined, 1 / jnp.where(is_defined, both, 1), 0)
-    return matmul(stretched, transpose(matmul(inside, vectors)))
+    left, cosines, right = singular_vectors(inside)
+    return _log(outside, left, cosines, right)
 
 
 def parallel_transport(
@@ -86,7 +93,7 @@ def parallel_transport(
 
       X' = (-S V sin(sigma) U^T + U cos(sigma) U^T + I - U U^T) X
 
-    Lengths and inner products of tangents stay as they are.
+    Lengths and inner products of tangents stay as they are. It has derivatives by X; by H as `exp`.
 
     Args:
       basis: S (..., m, r), orthonormal.
@@ -116,7 +123,8 @@ def principal_angles(first: Float[Array, "*b m r"], second: Float[Array, "*b m r
     """The principal angles between two subspaces, the smallest first.
 
     Angles below pi/4 are arcsines of the singular values of S' - S S^T S', and the others
-    arccosines of those of S^T S': both are accurate where they are used.
+    arccosines of those of S^T S': both are accurate where they are used. They have derivatives
+    forwards only, as `log`.
 
     Args:
       first, second: two orthonormal bases S and S' (..., m, r).
@@ -137,15 +145,24 @@ def principal_angles(first: Float[Array, "*b m r"], second: Float[Array, "*b m r
 
 def angles_of(inside: Float[Array, "*b k r"], outside: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
     """The principal angles, given S^T S' and S' - S S^T S'."""
-    cosines, sines = (jnp.clip(singular_values(x), 0, 1) for x in (inside, outside))
-    sines = sines[..., ::-1]
+    _, cosines, _ = singular_vectors(inside)
+    return _angles(cosines, outside)
+
+
+def _angles(cosines: Float[Array, "*b r"], outside: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:
+    cosines, sines = (jnp.clip(x, 0, 1) for x in (cosines, singular_values(outside)[..., ::-1]))
     return jnp.where(sines < 0.5**0.5, jnp.arcsin(sines), jnp.arccos(cosines))
 
 
 def distance(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> Float[Array, "*b"]:
     """The length of the shortest geodesic between two subspaces.
 
-    It is that of the principal angles as a vector, ||theta||_2.
+    It is that of the principal angles as a vector, ||theta||_2. Its derivative, forwards and
+    backwards, is that of the geometry, so a change of basis inside a subspace counts for nothing::
+
+      d distance = -<log(S, S'), dS> / distance - <log(S', S), dS'> / distance
+
+    It is 0 where the distance is 0, and that of one of the shortest geodesics where several are.
 
     Args:
       first, second: two orthonormal bases (..., m, r).
@@ -157,7 +174,36 @@ def distance(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> F
       >>> grassmann.distance(jnp.eye(3, 1), jnp.eye(3)[:, 1:2]).round(4)
       Array(1.5708, dtype=float32)
     """
+    return _distance(first, second)
+
+
+@jax.custom_jvp
+def _distance(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> Float[Array, "*b"]:
     return jnp.linalg.norm(principal_angles(first, second), axis=-1)
+
+
+@_distance.defjvp
+def _distance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Linear in the tangents, so that it runs backwards too."""
+    first, second = primals
+    inside, outside = _inside_and_outside(first, second)
+    _, outside_second = _inside_and_outside(second, first)
+    left, cosines, right = singular_vectors(inside)
+    length = jnp.linalg.norm(_angles(cosines, outside), axis=-1)
+    logs = _log(outside, left, cosines, right), _log(outside_second, right, cosines, left)
+    toward = sum(jnp.sum(log * dx, axis=(-2, -1)) for log, dx in zip(logs, tangents, strict=True))
+    return length, jnp.where(length > 0, -toward / jnp.where(length > 0, length, 1), 0)
+
+
+def _log(
+    outside: Float[Array, "*b m r"],
+    left: Float[Array, "*b r r"],
+    cosines: Float[Array, "*b r"],
+    right: Float[Array, "*b r r"],
+) -> Float[Array, "*b m r"]:
+    """E V diag(theta / sin(theta)) U^T, a smooth function of the cosines up to 1."""
+    angles = jnp.arccos(jnp.clip(cosines, 0, 1))[..., None, :]
+    return matmul(matmul(outside, right) / _sinc(angles), transpose(left))
 
 
 def singular_values(x: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:

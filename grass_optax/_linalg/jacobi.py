@@ -1,15 +1,18 @@
-"""Eigenvectors of small symmetric matrices by Jacobi rotations, half of all pairs at a time.
+"""Eigenvectors of small symmetric matrices, and singular vectors of small square ones, by Jacobi
+rotations, half of all pairs at a time.
 
 There is no factorisation in it, so it runs in any program: under vmap, on a mesh, on a CPU where
 LAPACK calls on batches wait for each other (`spectral`). It is meant for r x r matrices at a
 refresh. A sweep takes r - 1 rounds one after the other, and six or seven sweeps suffice.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from grass_optax._linalg.products import transpose
+from grass_optax._linalg.products import matmul, transpose
 
 _MAX_SWEEPS = 12
 
@@ -47,6 +50,65 @@ def eigenvectors(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
     return transpose(jnp.take_along_axis(rows, order, axis=-2))[..., :rank, :]
 
 
+def singular_vectors(x: Float[Array, "*b r r"]) -> tuple[Array, Array, Array]:
+    """U (..., r, r), sigma (..., r) and V (..., r, r) with X = U diag(sigma) V^T, largest first.
+
+    The rotations act on the columns of X until all are orthogonal to each other, relative to their
+    lengths. So small singular values and their vectors are right to the rounding of the largest,
+    and not to its root, as those of X^T X would be. U and V are orthogonal also where X is
+    singular: a column of X V below that rounding has no direction, and any that completes U is
+    right. Entries are squared, so the largest should be about 1. What is not finite gives NaN.
+    """
+    columns, right = _orthogonal_columns(x)
+    sigma = jnp.linalg.norm(columns, axis=-2)
+    is_defined = (sigma > jnp.finfo(x.dtype).eps * sigma[..., :1])[..., None, :]
+    left = jnp.where(is_defined, columns / jnp.where(is_defined, sigma[..., None, :], 1), 0)
+    # The projection to these columns has the others as eigenvectors of 0, which come last.
+    others = eigenvectors(matmul(left, transpose(left)))
+    return jnp.where(is_defined, left, others), sigma, right
+
+
+def _orthogonal_columns(x: Float[Array, "*b r r"]) -> tuple[Array, Array]:
+    """X V and V, the longest column of X V first."""
+    rank = x.shape[-1]
+    padding = rank % 2
+    rows = jnp.pad(transpose(x), [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
+    size = rank + padding
+    identity = jnp.broadcast_to(jnp.eye(size, dtype=x.dtype), (*x.shape[:-2], size, size))
+    tolerance = float(jnp.finfo(x.dtype).eps) * size**0.5  # the rounding of a sum of products
+
+    def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
+        sweeps, largest, _, _ = carry
+        return (sweeps < _MAX_SWEEPS) & (largest > tolerance)
+
+    def sweep(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        sweeps, _, rows, vectors = carry
+        start = (jnp.zeros((), x.dtype), rows, vectors)
+        return sweeps + 1, *lax.fori_loop(0, size - 1, lambda _, state: _round_of_rows(*state), start)
+
+    first = (jnp.int32(0), jnp.asarray(jnp.inf, x.dtype), rows, identity)
+    _, _, rows, vectors = lax.while_loop(unfinished, sweep, first) if rank > 1 else first
+    lengths = jnp.sum(jnp.square(rows), axis=-1)
+    if padding:  # it never turns, and comes last
+        lengths = jnp.where(vectors[..., -1] == 1, -1, lengths)
+    order = jnp.argsort(-lengths, axis=-1)[..., :rank, None]
+    rows, vectors = (transpose(jnp.take_along_axis(y, order, axis=-2)) for y in (rows, vectors))
+    return rows, vectors[..., :rank, :]
+
+
+def _round_of_rows(largest: Float[Array, ""], rows: Float[Array, "*b s r"], vectors: Float[Array, "*b s s"]) -> Any:
+    """Rotate every pair of rows to be orthogonal, then change seats; with the largest cosine of a
+    pair so far.
+    """
+    half = rows.shape[-2] // 2
+    top, bottom = rows[..., :half, :], rows[..., half:, :]
+    p, q, between = (jnp.sum(a * b, axis=-1) for a, b in ((top, top), (bottom, bottom), (top, bottom)))
+    product = jnp.sqrt(p) * jnp.sqrt(q)
+    cosine = jnp.where(product > 0, jnp.abs(between) / jnp.where(product > 0, product, 1), 0)
+    turned = _turning(p, q, between)
+    return jnp.maximum(largest, jnp.max(cosine)), turned(rows), turned(vectors)
+
+
 def _with_unit_trace(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
     trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
     is_usable = jnp.isfinite(trace) & (trace > 0)
@@ -66,18 +128,25 @@ def _round(a: Float[Array, "*b s s"], rows: Float[Array, "*b s s"]) -> tuple[Arr
     half = a.shape[-1] // 2
     p, q = _diagonal(a[..., :half, :half]), _diagonal(a[..., half:, half:])
     between = _diagonal(a[..., :half, half:])
-    is_small = jnp.abs(between) <= 0.1 * jnp.finfo(a.dtype).eps * jnp.sqrt(jnp.abs(p * q))
+    turned = _turning(p, q, between)
+    return transpose(turned(transpose(turned(a)))), turned(rows)
+
+
+def _turning(p: Float[Array, "*b h"], q: Float[Array, "*b h"], between: Float[Array, "*b h"]) -> Any:
+    """The rotation of each pair of rows that makes its entry A_pq zero, and the change of seats."""
+    is_small = jnp.abs(between) <= 0.1 * jnp.finfo(p.dtype).eps * jnp.sqrt(jnp.abs(p * q))
     tau = (q - p) / jnp.where(is_small, 1, 2 * between)
-    sign = jnp.where(tau < 0, -1, 1).astype(a.dtype)
+    sign = jnp.where(tau < 0, -1, 1).astype(p.dtype)
     tangent = jnp.where(is_small, 0, sign / (jnp.abs(tau) + jnp.sqrt(1 + tau * tau)))
     cosine = 1 / jnp.sqrt(1 + tangent * tangent)
     sine = tangent * cosine
 
     def turned(x: Array) -> Array:
+        half = x.shape[-2] // 2
         top, bottom, c, s = x[..., :half, :], x[..., half:, :], cosine[..., None], sine[..., None]
         return _next_seats(c * top - s * bottom, s * top + c * bottom)
 
-    return transpose(turned(transpose(turned(a)))), turned(rows)
+    return turned
 
 
 def _next_seats(top: Array, bottom: Array) -> Array:

@@ -53,13 +53,15 @@ class SplitState(NamedTuple):
 
     Attributes:
       count: (), int32: the number of updates so far.
-      basis: (..., m, r) per leaf; `optax.MaskedNode` where the basis is not stored.
+      basis: (..., m, r) per leaf; `optax.MaskedNode` where the basis is not stored. `bases` reads
+        fixed ones, too.
       inner_state: the state of the inner optimizer, over leaves (..., r, n).
       residual_state: the state of the residual transformation, over column norms (..., 1, n) or
         residuals (..., m, n).
       rule_state: the state of the rule, per leaf; every array has the batch axes of the leaf.
-      layout: per leaf its `MatrixLayout` and the number of blocks of its basis, in a form that
-        every library can save, without arrays; `layouts` and `block_counts` read it.
+      layout: per leaf its `MatrixLayout` and what its basis has besides arrays, the rank of a fold
+        or the number of blocks, in a form that every library can save; `layouts`, `bases` and
+        `block_counts` read it.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -72,32 +74,49 @@ class SplitState(NamedTuple):
     @property
     def layouts(self) -> PyTree:
         """`layouts.MatrixLayout` per leaf."""
+        return _read(_layout, self.layout)
 
-        def layout(spec: dict[str, Any]) -> MatrixLayout:
-            return MatrixLayout(**{field: tuple(axes) for field, axes in spec.items() if field != _BLOCKS})
-
-        return _read(layout, self.layout)
+    @property
+    def bases(self) -> PyTree:
+        """The basis per leaf: that of the state, or a fold, which has no arrays to store.
+        `optax.MaskedNode` for any other that is not stored.
+        """
+        return _read(lambda spec, stored: _fold(spec) or stored, self.layout, self.basis)
 
     @property
     def block_counts(self) -> PyTree:
         """The number of blocks of the basis per leaf; 1 if it has none (`block_count`)."""
-        return _read(lambda spec: spec.get(_BLOCKS, 1), self.layout)
+
+        def count(spec: dict[str, Any]) -> int:
+            fold = _fold(spec)
+            return int(spec.get(_BLOCKS, 1)) if fold is None else block_count(fold)
+
+        return _read(count, self.layout)
 
 
-_BLOCKS = "blocks"
+_BLOCKS, _FOLD = "blocks", "fold"
 
 
-def _read(f: Callable[[dict[str, Any]], Any], layout: PyTree) -> PyTree:
-    """A function of every record of `SplitState.layout`."""
+def _layout(spec: dict[str, Any]) -> MatrixLayout:
+    return MatrixLayout(**{field: tuple(axes) for field, axes in spec.items() if field not in (_BLOCKS, _FOLD)})
+
+
+def _fold(spec: dict[str, Any]) -> Fold | None:
+    """The basis of a leaf, if it is a fold: it follows from its rank and the layout."""
+    return Fold(_layout(spec).m, spec[_FOLD]) if _FOLD in spec else None
+
+
+def _read(f: Callable[..., Any], layout: PyTree, *trees: PyTree) -> PyTree:
+    """A function of every record of `SplitState.layout`, and of one part of each tree."""
 
     def is_stored(x: Any) -> bool:
         return isinstance(x, dict) and any(isinstance(value, optax.EmptyState) for value in x.values())
 
-    def read(stored: dict[str, optax.EmptyState]) -> Any:
+    def read(stored: dict[str, optax.EmptyState], *parts: Any) -> Any:
         (spec,) = map(json.loads, stored)
-        return f(spec)
+        return f(spec, *parts)
 
-    return jax.tree.map(read, layout, is_leaf=is_stored)
+    return jax.tree.map(read, layout, *trees, is_leaf=is_stored)
 
 
 def block_count(basis: BasisLike) -> int:
@@ -108,7 +127,8 @@ def block_count(basis: BasisLike) -> int:
 
 
 def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
-    """Layouts and numbers of blocks as `SplitState.layout` holds them: each as the key of a dict.
+    """Layouts, and what bases have besides arrays, as `SplitState.layout` holds them: each as the
+    key of a dict.
 
     Keys of a dict are static for every library that saves or edits states. `flax.serialization`
     takes a static node for data, Orbax replaces what is empty in a `jax.tree_util.Partial`, and
@@ -116,8 +136,12 @@ def stored_layouts(layouts: PyTree, bases: PyTree) -> PyTree:
     """
 
     def stored(spec: MatrixLayout, basis: BasisLike) -> dict[str, optax.EmptyState]:
-        blocks = {_BLOCKS: block_count(basis)} if isinstance(basis, Blocks | Fold) else {}
-        return {json.dumps(dataclasses.asdict(spec) | blocks, default=int): optax.EmptyState()}
+        of_basis = {}
+        if isinstance(basis, Fold):
+            of_basis = {_FOLD: basis.rank}
+        elif isinstance(basis, Blocks):
+            of_basis = {_BLOCKS: block_count(basis)}
+        return {json.dumps(dataclasses.asdict(spec) | of_basis, default=int): optax.EmptyState()}
 
     return map_layouts(stored, layouts, bases)
 

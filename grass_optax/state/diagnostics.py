@@ -50,7 +50,7 @@ def captured_energy(
 
       ||S^T G|| / ||G||
 
-    Before the first update there are no bases yet, and it is 0.
+    Before the first update it is 0, as there are no bases yet; a fold (FOAM, GWT) is there at once.
 
     The best subspace is that of the leading singular vectors, found by subspace iteration from a
     random start, in products only. What it captures is never above the best. Found against exact,
@@ -70,8 +70,8 @@ def captured_energy(
       under `jax.jit`.
 
     Raises:
-      ValueError: the state has no split, does not store its bases, or has a leaf that grads has
-        not.
+      ValueError: the state has no split, has bases that are drawn again at each step, or has a leaf
+        that grads has not.
 
     Examples:
       >>> grads = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
@@ -142,8 +142,7 @@ def leaves_of(state: optax.OptState, grads: optax.Updates) -> Iterator[SplitLeaf
     """Every leaf that is split, with its basis and its gradient.
 
     Raises:
-      ValueError: the state has no split, does not store its bases, or has a leaf that grads has
-        not.
+      ValueError: as `captured_energy`.
     """
     grad_of = matrices_of(grads)
     for path, numbers, layout, basis in bases_of(state):
@@ -157,16 +156,23 @@ def bases_of(state: optax.OptState) -> Iterator[tuple[str, tuple[int, ...], Matr
         layouts = jax.tree.leaves_with_path(split.layouts, is_leaf=is_layout)
         structure: Any = jax.tree.structure(split.layouts, is_leaf=is_layout)
         numbers = numbers_of(path for path, _ in layouts)
-        for (path, layout), basis in zip(layouts, structure.flatten_up_to(split.basis), strict=True):
+        for (path, layout), basis in zip(layouts, structure.flatten_up_to(split.bases), strict=True):
             if isinstance(basis, optax.MaskedNode):
-                raise ValueError(
-                    f"the basis of leaf {leaf_path(path)!r} is drawn again at each step, so the state does not have "
-                    "it. Use a method that stores its bases, by store_basis=True if it has that argument."
-                )
+                raise ValueError(_not_stored(leaf_path(path)))
             is_empty = False
             yield leaf_path(path), numbers[path], layout, as_basis(basis)
     if is_empty:
         raise ValueError("the state holds no subspace. Give the state of a method that splits its leaves.")
+
+
+def _not_stored(path: str) -> str:
+    # A state has a count, but no key, no interval and no rule: its bases cannot be drawn from it.
+    return (
+        f"the state does not have the basis of leaf {path!r}: it is made again at each step, by a rule and a key that "
+        "only the transformation has. Give store_basis=True to grassjump, apollo, apollo_mini, assemble or "
+        "split_by_subspace; give frugal, which does not store the columns that it draws, projection='random' or "
+        "'svd'; leave fixed=True out of a rule of your own."
+    )
 
 
 def matrices_of(grads: optax.Updates) -> Any:

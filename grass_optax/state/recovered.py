@@ -56,7 +56,7 @@ def recovered_residual(
       `jax.jit`.
 
     Raises:
-      ValueError: the states have no norm-growth limit, or grads lacks a leaf.
+      ValueError: the states have no norm-growth limit of a residual, or grads lacks a leaf.
 
     Examples:
       >>> grads, tx = {"w": jnp.ones((4, 8))}, grass_optax.scale_by_grassjump(rank=2)
@@ -84,7 +84,7 @@ def recovered_residual(
         of_leaf[path] = RecoveredResidual(relative, limited)
     if not of_leaf:
         raise ValueError(
-            "the state holds no norm-growth limit. Give states of a method whose residual is recovered with one."
+            "the state holds no norm-growth limit of a residual. Give states of a method whose residual has one."
         )
     return of_leaf
 

@@ -110,8 +110,8 @@ def subspace_change(before: optax.OptState, after: optax.OptState) -> dict[str, 
       A dict from the path of each split leaf to its `SubspaceChange`. It works under `jax.jit`.
 
     Raises:
-      ValueError: a state has no split, or does not store its bases; the states are of different
-        leaves.
+      ValueError: a state has no split, or has bases that are drawn again at each step; the states
+        are of different leaves.
 
     Examples:
       >>> grads = {"w": jnp.ones((4, 8))}
@@ -124,8 +124,10 @@ def subspace_change(before: optax.OptState, after: optax.OptState) -> dict[str, 
     References:
       Björck and Golub, Numerical Methods for Computing Angles Between Linear Subspaces, 1973
     """
-    old = {path: basis for path, _, _, basis in bases_of(before)}
-    new = {path: basis for path, _, _, basis in bases_of(after)}
+    old, new = (
+        {path: _orthonormal(basis, layout.batch) for path, _, layout, basis in bases_of(state)}
+        for state in (before, after)
+    )
     if old.keys() != new.keys():
         raise ValueError(f"the states are of the leaves {sorted(old)} and {sorted(new)}. Give two states of one run.")
     return {path: _change(old[path], new[path]) for path in new}
@@ -135,7 +137,7 @@ def _tangent(leaf: SplitLeaf, k: int) -> ErrorTangent:
     # Of G / ||G||.
     scaled, largest = over_largest(leaf.grad)
     size = frobenius_norm(scaled)
-    basis, grad = _orthonormal(leaf.basis), ratio(scaled, size[..., None, None])
+    basis, grad = _orthonormal(leaf.basis, scaled.shape[:-2]), ratio(scaled, size[..., None, None])
     inside = project(basis, grad)
     tangent = -2 * matmul(grad - lift(basis, inside), transpose(inside))
     relative, norm = frobenius_norm(tangent), size * largest
@@ -144,8 +146,7 @@ def _tangent(leaf: SplitLeaf, k: int) -> ErrorTangent:
     return ErrorTangent(values * norm[..., None] * norm[..., None], relative * norm * norm, relative)
 
 
-def _change(old: Basis, new: Basis) -> SubspaceChange:
-    first, second = _orthonormal(old), _orthonormal(new)
+def _change(first: Float[Array, "*b m r"], second: Float[Array, "*b m r"]) -> SubspaceChange:
     inside = project(first, second)
     outside = second - lift(first, inside)
     outside = outside - lift(first, project(first, outside))  # see `geodesics`
@@ -153,6 +154,8 @@ def _change(old: Basis, new: Basis) -> SubspaceChange:
     return SubspaceChange(angles_of(inside, outside), overlap)
 
 
-def _orthonormal(basis: Basis) -> Float[Array, "*b m r"]:
+def _orthonormal(basis: Basis, batch: tuple[int, ...]) -> Float[Array, "*b m r"]:
+    """An orthonormal basis of each matrix of a stack: a fold has one for all of them."""
     matrix = basis.to_matrix()
-    return orthonormalize(matrix.astype(wide(matrix.dtype)))
+    matrix = orthonormalize(matrix.astype(wide(matrix.dtype)))
+    return jnp.broadcast_to(matrix, (*batch, *matrix.shape[-2:]))

@@ -74,6 +74,13 @@ class Optimizer:
         return self.update_proj_gap not in (None, 1)
 
     @property
+    def shows_subspaces(self) -> bool:
+        """Whether the state of the trainer's optimizer shows its subspaces: it holds the bases, or
+        they are fixed.
+        """
+        return self.splits and (self.stores_bases or not self.draws)
+
+    @property
     def has_scale(self) -> bool:
         """Whether `scale` has a meaning."""
         return self.is_baseline or "scale" in self.takes

@@ -129,8 +129,8 @@ def _check_diagnostics(config: Run) -> None:
     if not config.report.diagnostics:
         return
     row = OPTIMIZERS[config.optimizer.optimizer]
-    if not (row.splits and row.stores_bases):
-        kind = "one whose subspaces are in its state" if row.splits else "one with subspaces"
+    if not row.shows_subspaces:
+        kind = "one whose subspaces are stored or fixed" if row.splits else "one with subspaces"
         refuse("diagnostics", "", f"needs another optimizer than {row.name}, {kind}")
     if not config.optimizer.store_basis:
         refuse("diagnostics", "", "needs the bases in the state: leave out --no-store-basis")

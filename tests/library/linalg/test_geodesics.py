@@ -103,6 +103,74 @@ def test_leading_axes_are_batch_axes():
     assert results[2].shape == (2, 3)
 
 
-def test_what_is_half_a_turn_away_has_no_unique_geodesic_and_stays_finite():
-    axes = jnp.eye(4)
-    assert np.all(np.isfinite(grassmann.log(axes[:, :2], axes[:, 1:3])))
+@pytest.mark.parametrize(
+    "cosines",
+    [
+        [0.0, 0.0, 0.0],  # orthogonal subspaces
+        [1.0, 0.0, 0.0, 0.5],
+        [1e-7, 1e-4, 0.0, 2e-4],  # below the root of rounding, where a Gram matrix mixes them
+        [1e-7],
+    ],
+)
+def test_log_is_one_of_the_shortest_geodesics_where_angles_are_a_right_angle_or_close(cosines):
+    """As long as the distance, orthogonal to S, and it ends in the other subspace; in any bases."""
+    r, rng = len(cosines), np.random.default_rng(0)
+    q, angles = frame(rng, 2 * r + 1), np.arccos(cosines)
+    s, w = q[:, :r], q[:, r : 2 * r]
+    first, second = (jnp.float32(x @ frame(rng, r)) for x in (s, s * np.cos(angles) + w * np.sin(angles)))
+    tangent = compiled(grassmann.log)(first, second)
+    moved = compiled(grassmann.exp)(first, tangent)
+    np.testing.assert_allclose(np.linalg.norm(tangent), np.linalg.norm(angles), rtol=1e-6)
+    np.testing.assert_allclose(compiled(grassmann.distance)(first, second), np.linalg.norm(angles), rtol=1e-6)
+    np.testing.assert_allclose(first.T @ tangent, np.zeros((r, r)), atol=2e-6)
+    np.testing.assert_allclose(moved @ moved.T, second @ second.T, atol=2e-6)
+
+
+def test_log_of_axes_at_right_angles_reaches_them():
+    """Bases whose product is exactly zero, alone and beside others in a batch."""
+    axes = jnp.eye(6)
+    first = jnp.stack([axes[:, :3], axes[:, :3]])
+    second = jnp.stack([axes[:, 3:], axes[:, 2:5]])
+    moved = compiled(grassmann.exp)(first, compiled(grassmann.log)(first, second))
+    outside = moved - grassmann.lift(second, grassmann.project(second, moved))
+    np.testing.assert_allclose(outside, np.zeros((2, 6, 3)), atol=1e-6)
+
+
+def differences(f, x, step=1e-6):
+    """The derivative of f by every entry of x."""
+    x = np.asarray(x)
+    units = step * np.eye(x.size).reshape(-1, *x.shape)
+    return np.reshape([(f(x + dx) - f(x - dx)) / (2 * step) for dx in units], x.shape)
+
+
+@pytest.mark.parametrize(("m", "r"), [(7, 2), (5, 3)])
+def test_the_distance_has_derivatives_by_both_bases(m, r):
+    """Against differences of SciPy's angles, which are of the subspaces of any two matrices;
+    forwards, backwards, under jit and vmap, over batch axes.
+    """
+    rng = np.random.default_rng(0)
+    first, second = (np.linalg.qr(rng.standard_normal((2, m, r)))[0] for _ in range(2))
+    change = rng.standard_normal((2, m, r))
+
+    def reference(a, b):
+        return np.linalg.norm(scipy.linalg.subspace_angles(a, b))
+
+    expected = [
+        np.stack([differences(lambda x, i=i: reference(x, second[i]), first[i]) for i in range(2)]),
+        np.stack([differences(lambda x, i=i: reference(first[i], x), second[i]) for i in range(2)]),
+    ]
+    with jax.enable_x64(True):
+        bases, changes = (jnp.asarray(first), jnp.asarray(second)), 2 * (jnp.asarray(change),)
+        gradient = jax.grad(lambda *x: jnp.sum(grassmann.distance(*x)), argnums=(0, 1))
+        of_batch, of_each = jax.jit(gradient)(*bases), jax.jit(jax.vmap(gradient))(*bases)
+        _, forward = jax.jit(functools.partial(jax.jvp, grassmann.distance))(bases, changes)
+    for found in (of_batch, of_each):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-7), list(found), expected)
+    np.testing.assert_allclose(forward, np.sum((expected[0] + expected[1]) * change, axis=(-2, -1)), atol=1e-6)
+
+
+def test_the_derivative_of_a_distance_of_zero_is_zero_and_that_at_a_right_angle_has_length_one():
+    axes = jnp.eye(5)
+    gradient = jax.grad(grassmann.distance)
+    assert not np.any(gradient(axes[:, :2], axes[:, :2]))
+    assert jnp.linalg.norm(gradient(axes[:, :2], axes[:, 2:4])) == pytest.approx(1, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Eigenvectors by Jacobi rotations, beside LAPACK's."""
+"""Eigenvectors and singular vectors by Jacobi rotations, beside LAPACK's."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grass_optax import grassmann
-from grass_optax._linalg.jacobi import eigenvectors
+from grass_optax._linalg.jacobi import eigenvectors, singular_vectors
 from tests import tolerances
 from tests.util import long_but
 
@@ -45,6 +45,28 @@ def test_vectors_of_equal_eigenvalues_span_their_space():
     assert grassmann.orthonormality_error(vectors) < tolerances.ORTHONORMAL32
     turned = np.asarray(vectors.T @ gram @ vectors)
     np.testing.assert_allclose(turned, np.diag([4.0, 4.0, 4.0, 1.0, 1.0, 0.0, 0.0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.7], [0.0], [1.0, 0.9, 0.5, 1e-4, 1e-6], [1.0, 1.0, 0.0, 0.0], [1e-3, 2e-4, 0.0], [0.0, 0.0]],
+    ids=str,
+)
+def test_singular_values_are_right_to_rounding_and_their_vectors_orthogonal(values):
+    """Those of X^T X are right to the root of rounding: 3e-4 in float32."""
+    rng, size = np.random.default_rng(0), len(values)
+    left, right = (np.linalg.qr(rng.standard_normal((2, size, size)))[0] for _ in range(2))
+    x = left @ np.diag(values) @ right  # two matrices
+    u, sigma, v = (np.float64(y) for y in jax.jit(singular_vectors)(jnp.float32(x)))
+    np.testing.assert_allclose(sigma, [values] * 2, atol=3e-7)
+    for vectors in (u, v):
+        np.testing.assert_allclose(np.swapaxes(vectors, -1, -2) @ vectors, [np.eye(size)] * 2, atol=2e-6)
+    np.testing.assert_allclose(u * sigma[:, None, :] @ np.swapaxes(v, -1, -2), x, atol=1e-6)
+
+
+def test_singular_values_of_what_is_not_finite_are_none():
+    _, sigma, _ = jax.jit(singular_vectors)(jnp.array([[1.0, 0.0], [jnp.nan, 1.0]]))
+    assert np.all(np.isnan(sigma))
 
 
 @pytest.mark.parametrize("fill", [0.0, jnp.nan, jnp.inf])

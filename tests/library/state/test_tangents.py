@@ -8,6 +8,7 @@ import pytest
 import scipy.linalg
 
 from grass_optax import error_tangent, subspace_change
+from grass_optax.bases import Fold
 from tests.util import basis_of, grads_like, long_but, make, matrix_of, run
 
 PARAMS = {"tall": jnp.ones((16, 8)), "stack": jnp.ones((2, 8, 16)), "bias": jnp.ones(3)}
@@ -101,6 +102,25 @@ def test_the_change_is_that_of_the_subspaces(options):
         ):
             np.testing.assert_allclose(angles, scipy.linalg.subspace_angles(old, new)[::-1], atol=2e-3)
             assert overlap == pytest.approx(np.linalg.norm(old.T @ new) ** 2 / 4, abs=1e-5)
+
+
+def test_a_fold_has_the_tangent_of_its_matrix_and_does_not_change():
+    """The same fold for all matrices of a stack."""
+    tx, grads = make("gwt", rank=3), grads_like(PARAMS, 7)
+    before = tx.init(PARAMS)
+    after = tx.update(grads, before)[1]
+    tangents, changes = (
+        jax.jit(f)(*x) for f, x in ((error_tangent, (after, grads)), (subspace_change, (before, after)))
+    )
+    s = np.float64(matrix_of(Fold(8, 3)))
+    for path, batch in (("tall", ()), ("stack", (2,))):
+        g = np.float64(grads["tall"].T if path == "tall" else grads["stack"])
+        a = s.T @ g
+        values = np.linalg.svd(-2 * (g - s @ a) @ np.swapaxes(a, -1, -2), compute_uv=False)
+        np.testing.assert_allclose(tangents[path].norm, np.linalg.norm(values, axis=-1), rtol=1e-5)
+        np.testing.assert_allclose(tangents[path].singular_values, values[..., :3], rtol=1e-3)
+        np.testing.assert_allclose(changes[path].overlap, np.ones(batch), rtol=1e-6)
+        np.testing.assert_allclose(changes[path].angles, np.zeros((*batch, 3)), atol=1e-6)
 
 
 def test_states_that_do_not_belong_together_are_errors():

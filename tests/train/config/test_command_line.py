@@ -292,7 +292,7 @@ MISTAKES = [
     ("--accumulate 0", "--accumulate 0 must be at least 1"),
     ("--accumulate 3", "--accumulate 3 must divide --batch-size 16"),
     ("--diagnostics --optimizer adamw", "--diagnostics needs another optimizer than adamw, one with subspaces"),
-    ("--diagnostics --optimizer frugal", "than frugal, one whose subspaces are in its state"),
+    ("--diagnostics --optimizer frugal", "than frugal, one whose subspaces are stored or fixed"),
     ("--diagnostics --no-store-basis", "--diagnostics needs the bases in the state: leave out --no-store-basis"),
     ("--optimizer galore --no-store-basis", "--no-store-basis has no effect on galore: leave it out"),
     ("--optimizer assemble --rule svd --no-store-basis", "--no-store-basis has no effect on assemble with --rule svd"),
