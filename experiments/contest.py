@@ -123,7 +123,7 @@ class Contest:
         }
 
     def _found(self, name: str, outcomes: Mapping[Run, Outcome]) -> Iterator[Rates]:
-        """What the searches found: of all settings, all but the last and so on; then the defaults."""
+        """What the searches found, of all settings, of all but the last and so on; the defaults."""
         loss = self.loss_at(name, outcomes)
         for axes in range(len(self.tunes), 0, -1):
             rest = (0,) * (len(self.tunes) - axes)
