@@ -20,6 +20,8 @@ from train.system.devices import reporting_exhaustion
 from train.system.files import appearing, refuse_nonempty
 
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+MODULES = "modules.json"  # of a model of Sentence Transformers, beside these files and its folders
+OF_EMBEDDINGS = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json", "README.md")
 
 
 def run_export(config: Export) -> None:
@@ -63,9 +65,16 @@ def exported_files(config: Export, model: StoredModel) -> dict[str, bytes]:
 
 
 def _kept(model: StoredModel) -> dict[str, bytes]:
-    """The files of an import, by their paths."""
+    """The files of an import, by their paths.
+
+    What says how a model embeds sentences is none of a model that has a head.
+    """
     files = sorted(path for path in model.files.rglob("*") if path.is_file()) if model.files else []
-    return {path.relative_to(model.files or "").as_posix(): path.read_bytes() for path in files}
+    kept = {path.relative_to(model.files or "").as_posix(): path.read_bytes() for path in files}
+    network = model.architecture
+    if MODULES not in kept or not isinstance(network, EncoderConfig) or network.num_labels is None:
+        return kept
+    return {name: content for name, content in kept.items() if name not in OF_EMBEDDINGS and "/" not in name}
 
 
 def _tokenizer_config(model: StoredModel) -> dict[str, Any]:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from models.hf_config import to_hf_config
 from models.hf_folder import Weights
 from tests.train.export.test_command import assert_same_weights, exported
 from tests.train.foreign_encoders import LONGEST, NETWORKS, write_encoder
 from tests.util import long_but
 from train.__main__ import main
+from train.export.command import exported_files
+from train.export.config import Export
 from train.program.task import abstract_params
 from train.storage.model import read_model
 from train.storage.weights import restore_params_on_host
@@ -98,6 +101,20 @@ def test_the_modules_of_sentence_transformers_come_back(tmp_path: Path) -> None:
     assert all((tmp_path / "again" / name).read_text() == content for name, content in kept.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "ours", "secret", "theirs"]
     assert {path.name for path in (tmp_path / "secret").iterdir()} == {"key.json"}
+
+
+def test_a_model_with_a_head_has_no_files_about_embeddings(tmp_path: Path) -> None:
+    theirs = write_encoder(tmp_path / "theirs")
+    (theirs / "1_Pooling").mkdir()
+    about = ("modules.json", "sentence_bert_config.json", "README.md", "1_Pooling/config.json")
+    for name in (*about, "vocab.txt"):
+        (theirs / name).write_text('[{"path": "1_Pooling"}]' if name == "modules.json" else "{}")
+    model = read_model(imported(theirs, tmp_path / "ours"))
+    config = Export(run_dir=tmp_path / "ours", out=tmp_path / "again")
+    assert {*about, "vocab.txt"} <= exported_files(config, model).keys()
+    classifier = dataclasses.replace(model.architecture, num_labels=2)
+    with_head = dataclasses.replace(model, settings=to_hf_config(classifier))
+    assert exported_files(config, with_head).keys() == exported_files(config, model).keys() - set(about)
 
 
 @FAMILIES
