@@ -10,6 +10,7 @@ hidden size, they keep less. Each has a learning rate and a scale of its own, as
 
 from experiments.papers.command import main
 from experiments.papers.experiment import Arm, Experiment, arm_of
+from experiments.papers.ratio import frequent_jumps
 from experiments.papers.scales import Scale
 from models.config import CONFIGS
 
@@ -26,11 +27,10 @@ def rank_of_equal_state(model: str) -> int:
 def arms(scale: Scale) -> list[Arm]:
     """Muon, and the others at the rank of its state."""
     rank = rank_of_equal_state(scale.model)
-    often = {"update_proj_gap": scale.update_proj_gap // 4, "completion": "isotropic"}
     return [
         arm_of("muon"),
         *(Arm(method=name, optimizer=name, settings={"rank": rank}) for name in ("grasswalk", "subtrack")),
-        Arm(method="grassjump, completed, T/4", optimizer="grassjump", settings={"rank": rank} | often),
+        frequent_jumps(scale, rank=rank),
         Arm(method="foam", optimizer="foam", settings={"rank": CONFIGS[scale.model].hidden_size // 2}),
     ]
 

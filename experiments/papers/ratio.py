@@ -7,17 +7,24 @@ embeddings, head and norms faster than matrices; AdamW trains all alike. Here ea
 learning rate and a scale of which neither a step up nor down is better.
 """
 
+from typing import Any
+
 from experiments.papers.command import main
 from experiments.papers.experiment import FROZEN, Arm, Experiment, arm_of
 from experiments.papers.scales import Scale
 
 
-def arms(scale: Scale) -> list[Arm]:
-    """The methods, and GrassJump as it is best: with frequent jumps and completed moments."""
+def frequent_jumps(scale: Scale, **settings: Any) -> Arm:
+    """GrassJump as it is best: with frequent jumps and completed moments."""
     often = {"update_proj_gap": scale.update_proj_gap // 4, "completion": "isotropic"}
+    return Arm(method="grassjump, completed, T/4", optimizer="grassjump", settings=often | settings)
+
+
+def arms(scale: Scale) -> list[Arm]:
+    """The methods, the same at every scale."""
     return [
         *map(arm_of, ("adamw", "muon", "column_sgd", "racs", "foam", "grassjump")),
-        Arm(method="grassjump, completed, T/4", optimizer="grassjump", settings=often),
+        frequent_jumps(scale),
         *map(arm_of, ("grasswalk", "subtrack")),
         FROZEN,
         *map(arm_of, ("fira", "galore")),
