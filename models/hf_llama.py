@@ -91,7 +91,7 @@ def _rope(settings: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if not isinstance(theta, int | float) or not 0 < theta < math.inf:
         raise ValueError(f"rope_theta is {theta!r}, but must be a positive number.")
     kind = _kind(given)
-    if new and old and {**old, "rope_type": _kind(old), "rope_theta": theta} != {**new, "rope_type": kind}:
+    if new and old and _as_new(old, theta) != _as_new(new, theta):
         raise ValueError(f"rope_parameters is {new!r} and rope_scaling {old!r}: give one of them.")
     known = {"rope_theta", "rope_type", "type", "factor", *(_LLAMA3 if kind == "llama3" else ())}
     if unknown := sorted(name for name, value in given.items() if name not in known and value is not None):
@@ -113,6 +113,12 @@ def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping | None):
         raise ValueError(f"{name} is {value!r}, but must be an object.")
     return value or {}
+
+
+def _as_new(given: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    """The settings of rotations in the form of Transformers 5."""
+    named = {"rope_theta": theta, **given, "rope_type": _kind(given)}
+    return {name: value for name, value in named.items() if name != "type" and value is not None}
 
 
 def _kind(given: Mapping[str, Any]) -> Any:

@@ -74,14 +74,16 @@ def test_the_recipe_requires_what_pyproject_requires() -> None:
     assert RECIPE["about"]["license"] == project["license"]
 
 
-def test_the_citation_names_this_version_and_the_paper() -> None:
+def test_the_citation_names_this_version_and_the_papers() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # those of the schema
     assert citation["version"] == version()
     assert citation["license"] == PROJECT["project"]["license"]
-    (paper,) = citation["references"]
-    assert paper["url"].endswith("2510.01878")
-    assert paper["url"] in (grass_optax.grassjump.__doc__ or "")
+    first, second = (paper["url"] for paper in citation["references"])
+    assert first.endswith("2510.01878")
+    assert first in (grass_optax.grassjump.__doc__ or "")
+    assert second.endswith("2502.01586")
+    assert second in (grass_optax.subtrack.__doc__ or "")
 
 
 def test_a_tag_must_be_the_version_and_in_the_changelog() -> None:

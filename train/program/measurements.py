@@ -48,6 +48,7 @@ def _by_layer(values: dict[str, Any], trailing: int) -> dict[str, jax.Array]:
 
 
 def _limits(state: optax.OptState) -> bool:
-    """Whether a residual is recovered with a limit."""
+    """Whether a residual is recovered with a limit; that of gwt is inside its subspace."""
     kind = grass_optax.residual.NormGrowthLimitState
-    return any(isinstance(x, kind) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind)))
+    residuals = [residual for _, residual in optax.tree_utils.tree_get_all_with_path(state, "residual_state")]
+    return any(isinstance(x, kind) for x in jax.tree.leaves(residuals, is_leaf=lambda x: isinstance(x, kind)))

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import grass_optax
 from grass_optax import captured_energy
 from tests.util import LEAVES, METHODS, SPLIT, basis_of, grads_like, long_but, make, matrix_of, run
 
