@@ -201,9 +201,11 @@ def _log(
     cosines: Float[Array, "*b r"],
     right: Float[Array, "*b r r"],
 ) -> Float[Array, "*b m r"]:
-    """E V diag(theta / sin(theta)) U^T, a smooth function of the cosines up to 1."""
-    angles = jnp.arccos(jnp.clip(cosines, 0, 1))[..., None, :]
-    return matmul(matmul(outside, right) / _sinc(angles), transpose(left))
+    """E V diag(theta / sin(theta)) U^T, where sin(theta) = ||E V||."""
+    columns = matmul(outside, right)
+    sines = jnp.linalg.norm(columns, axis=-2, keepdims=True)
+    angles = jnp.arctan2(sines, cosines[..., None, :])
+    return matmul(columns / _sinc(angles), transpose(left))
 
 
 def singular_values(x: Float[Array, "*b m r"]) -> Float[Array, "*b r"]:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from grass_optax._linalg.products import matmul, transpose
+from grass_optax._linalg.orthonormal import orthonormalize
+from grass_optax._linalg.products import matmul, to_tangent, transpose
 
 _MAX_SWEEPS = 12
 
@@ -53,19 +54,23 @@ def eigenvectors(gram: Float[Array, "*b r r"]) -> Float[Array, "*b r r"]:
 def singular_vectors(x: Float[Array, "*b r r"]) -> tuple[Array, Array, Array]:
     """U (..., r, r), sigma (..., r) and V (..., r, r) with X = U diag(sigma) V^T, largest first.
 
-    The rotations act on the columns of X until all are orthogonal to each other, relative to their
-    lengths. So small singular values and their vectors are right to the rounding of the largest,
-    and not to its root, as those of X^T X would be. U and V are orthogonal also where X is
-    singular: a column of X V below that rounding has no direction, and any that completes U is
-    right. Entries are squared, so the largest should be about 1. What is not finite gives NaN.
+    After the eigenvectors of X^T X, rotations act on the columns of X until all are orthogonal to
+    each other, relative to their lengths. So small singular values and their vectors are right to
+    the rounding of the largest, and not to its root, as those of X^T X would be. U and V are
+    orthogonal also where X is singular: a column of X V below that rounding has no direction, and
+    any that completes U is right. Entries are squared, so the largest should be about 1. What is
+    not finite gives NaN.
     """
-    columns, right = _orthogonal_columns(x)
+    start = eigenvectors(matmul(transpose(x), x))  # right to the root of rounding: most of the way
+    columns, turned = _orthogonal_columns(matmul(x, start))
+    right = matmul(start, turned)
     sigma = jnp.linalg.norm(columns, axis=-2)
-    is_defined = (sigma > jnp.finfo(x.dtype).eps * sigma[..., :1])[..., None, :]
+    is_defined = (sigma > _rounding(x) * sigma[..., :1])[..., None, :]
     left = jnp.where(is_defined, columns / jnp.where(is_defined, sigma[..., None, :], 1), 0)
-    # The projection to these columns has the others as eigenvectors of 0, which come last.
-    others = eigenvectors(matmul(left, transpose(left)))
-    return jnp.where(is_defined, left, others), sigma, right
+    # The projection to these columns has the others as eigenvectors of 0, which come last. Nearly:
+    # for a large matrix with equal eigenvalues the sweeps may not suffice.
+    others = to_tangent(left, eigenvectors(matmul(left, transpose(left))))
+    return orthonormalize(jnp.where(is_defined, left, others)), sigma, right
 
 
 def _orthogonal_columns(x: Float[Array, "*b r r"]) -> tuple[Array, Array]:
@@ -75,16 +80,16 @@ def _orthogonal_columns(x: Float[Array, "*b r r"]) -> tuple[Array, Array]:
     rows = jnp.pad(transpose(x), [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
     size = rank + padding
     identity = jnp.broadcast_to(jnp.eye(size, dtype=x.dtype), (*x.shape[:-2], size, size))
-    tolerance = float(jnp.finfo(x.dtype).eps) * size**0.5  # the rounding of a sum of products
+    floor = _rounding(x) * jnp.max(jnp.linalg.norm(x, axis=-2), axis=-1, keepdims=True)
 
     def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
         sweeps, largest, _, _ = carry
-        return (sweeps < _MAX_SWEEPS) & (largest > tolerance)
+        return (sweeps < _MAX_SWEEPS) & (largest > _rounding(x))
 
     def sweep(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         sweeps, _, rows, vectors = carry
         start = (jnp.zeros((), x.dtype), rows, vectors)
-        return sweeps + 1, *lax.fori_loop(0, size - 1, lambda _, state: _round_of_rows(*state), start)
+        return sweeps + 1, *lax.fori_loop(0, size - 1, lambda _, state: _round_of_rows(floor, *state), start)
 
     first = (jnp.int32(0), jnp.asarray(jnp.inf, x.dtype), rows, identity)
     _, _, rows, vectors = lax.while_loop(unfinished, sweep, first) if rank > 1 else first
@@ -96,15 +101,25 @@ def _orthogonal_columns(x: Float[Array, "*b r r"]) -> tuple[Array, Array]:
     return rows, vectors[..., :rank, :]
 
 
-def _round_of_rows(largest: Float[Array, ""], rows: Float[Array, "*b s r"], vectors: Float[Array, "*b s s"]) -> Any:
+def _rounding(x: Float[Array, "*b r r"]) -> float:
+    """The rounding of a sum of r products of numbers of about 1."""
+    return float(jnp.finfo(x.dtype).eps) * x.shape[-1]
+
+
+def _round_of_rows(
+    floor: Float[Array, "*b 1"],
+    largest: Float[Array, ""],
+    rows: Float[Array, "*b s r"],
+    vectors: Float[Array, "*b s s"],
+) -> Any:
     """Rotate every pair of rows to be orthogonal, then change seats; with the largest cosine of a
-    pair so far.
+    pair so far, of rows above the floor.
     """
     half = rows.shape[-2] // 2
     top, bottom = rows[..., :half, :], rows[..., half:, :]
     p, q, between = (jnp.sum(a * b, axis=-1) for a, b in ((top, top), (bottom, bottom), (top, bottom)))
-    product = jnp.sqrt(p) * jnp.sqrt(q)
-    cosine = jnp.where(product > 0, jnp.abs(between) / jnp.where(product > 0, product, 1), 0)
+    is_above = (jnp.sqrt(p) > floor) & (jnp.sqrt(q) > floor)
+    cosine = jnp.where(is_above, jnp.abs(between) / jnp.where(is_above, jnp.sqrt(p) * jnp.sqrt(q), 1), 0)
     turned = _turning(p, q, between)
     return jnp.maximum(largest, jnp.max(cosine)), turned(rows), turned(vectors)
 
