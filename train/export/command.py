@@ -14,13 +14,13 @@ from train.export.encoder_verification import verify_encoder
 from train.export.verification import require_transformers, verify_decoder
 from train.program.task import abstract_params
 from train.storage.folder import RunFolder
-from train.storage.model import TOKENIZER, StoredModel, read_model
+from train.storage.model import GENERATION_CONFIG, MODULES, TOKENIZER, StoredModel, read_model
 from train.storage.weights import kept_step, restore_params_on_host
 from train.system.devices import reporting_exhaustion
 from train.system.files import appearing, refuse_nonempty
 
-TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
-MODULES = "modules.json"  # of a model of Sentence Transformers, beside these files and its folders
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# Files of a model of Sentence Transformers, beside those in its folders
 OF_EMBEDDINGS = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json", "README.md")
 
 

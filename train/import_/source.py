@@ -14,12 +14,11 @@ from models import EncoderConfig, LlamaConfig, from_hf_config, from_hf_state_dic
 from models.config import DTYPES
 from models.hf_folder import CONFIG, INDEX, PICKLED, WEIGHTS, Weights, read_settings
 from train.config.run import UserError
-from train.storage.model import TOKENIZER
+from train.storage.model import MODULES, TOKENIZER
 
 SMALL = 50 * 10**6  # bytes; the largest tokenizers have 35 MB
 SAFETENSORS = ".safetensors"
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
-MODULES = "modules.json"  # of Sentence Transformers
 NAMED = 5  # tensors in a message
 
 
@@ -130,7 +129,7 @@ def _tokens(path: Path, rows: int) -> frozenset[int]:
 def _check_numbers(path: Path, settings: Mapping[str, Any], tokens: frozenset[int], is_decoder: bool) -> None:
     """Refuse settings that only a later command would use: special tokens and the longest text."""
     window = settings.get("max_position_embeddings")
-    if not isinstance(window, int) or window < 1:
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
         raise UserError(f"{path} has the max_position_embeddings {window!r}: it must be the longest text in tokens.")
     for name in ("bos_token_id", "eos_token_id") if is_decoder else ("pad_token_id",):
         given = settings.get(name)

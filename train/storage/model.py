@@ -23,7 +23,8 @@ from train.data.tokenizer import for_prompts, load_tokenizer
 from train.system.files import write_whole
 
 MODEL, TOKENIZER, FILES = "model.json", "tokenizer.json", "files"
-GENERATION = "generation_config.json"
+GENERATION_CONFIG = "generation_config.json"
+MODULES = "modules.json"  # of a model of Sentence Transformers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class StoredModel:
 
     def _generation(self) -> Mapping[str, Any]:
         """The content of generation_config.json, if there is one."""
-        path = self.files / GENERATION if self.files else None
+        path = self.files / GENERATION_CONFIG if self.files else None
         if path is None or not path.is_file():
             return {}
         try:
