@@ -21,7 +21,8 @@ from train.program.task import Batch, Params, Parts
 
 HEAD = "head"  # of a model for classification
 PREVIOUS = "previous"
-MOMENTS = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
+# Types of moments and bases; None is that of the library, float32 here.
+TYPES = {"float32": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}
 _TURNS = ("step_size", "walk_rank", "tracking_rank")
 # Scales Muon's update to the root mean square of AdamW's for every shape (arXiv 2502.16982), so
 # that learning rate and scale mean the same for both.
@@ -129,9 +130,9 @@ def _method(
         make_schedule(config.learning_rate, schedule),
         weight_dimension_numbers=functools.partial(stacked_kernels, rank=config.rank if "rank" in row.takes else 0),
         **_adam_and_decay(config, schedule),
-        mu_dtype=MOMENTS[config.mu_dtype],
-        nu_dtype=MOMENTS[config.nu_dtype],
-        **({"basis_dtype": config.basis_dtype} if row.splits and row.stores_bases else {}),
+        mu_dtype=TYPES[config.mu_dtype],
+        nu_dtype=TYPES[config.nu_dtype],
+        **({"basis_dtype": TYPES[config.basis_dtype]} if row.splits and row.stores_bases else {}),
         **arguments,
         **{name: int(fraction * schedule.steps) for name, fraction in row.run_fractions.items()},
     )
@@ -170,7 +171,7 @@ def _assembled(
     direction = grass_optax.assemble(
         rules[config.rule](), transports[config.transport](), residuals[config.residual](),
         initial=initial, rank=config.rank, update_proj_gap=config.update_proj_gap, scale=config.scale, b1=b1, b2=b2,
-        mu_dtype=MOMENTS[config.mu_dtype], nu_dtype=MOMENTS[config.nu_dtype], basis_dtype=config.basis_dtype,
+        mu_dtype=TYPES[config.mu_dtype], nu_dtype=TYPES[config.nu_dtype], basis_dtype=TYPES[config.basis_dtype],
         map_stacks=map_stacks, store_basis=config.store_basis, weight_dimension_numbers=kernels, key=seed,
     )  # fmt: skip
     return grass_optax.with_rates(

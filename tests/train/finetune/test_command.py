@@ -168,7 +168,8 @@ def test_texts_are_learnt_whole(finetune: Callable[..., int], tmp_path: Path) ->
 
 @pytest.mark.long
 def test_weights_in_bfloat16_are_read_from_float32(finetune: Callable[..., int], tmp_path: Path) -> None:
-    assert finetune(tmp_path / "run", "--precision", "bfloat16", "--steps", 2) == 0
+    with jax.numpy_dtype_promotion("standard"):  # attention of JAX with a mask mixes types
+        assert finetune(tmp_path / "run", "--precision", "bfloat16", "--steps", 2) == 0
     assert read_model(tmp_path / "run").network.param_dtype == "bfloat16"
 
 
