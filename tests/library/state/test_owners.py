@@ -38,9 +38,19 @@ def as_named_tuple(names, values):
     return NamedTuple("Params", [(name, Any) for name in names])(*values)
 
 
+@functools.cache
+def dataclass_of(names):
+    """One type for the same names, which it knows.
+
+    To JAX 0.10 to 0.12, structures of two dataclasses are equal if their static fields are, and now
+    and then `jax.jit` takes one for the other.
+    """
+    fields = {"__annotations__": dict.fromkeys((*names, "fields"), Any), "__module__": __name__}
+    return struct.dataclass(type("Params", (), fields | {"fields": struct.field(pytree_node=False, default=names)}))
+
+
 def as_dataclass(names, values):
-    made = type("Params", (), {"__annotations__": dict.fromkeys(names, Any), "__module__": __name__})
-    return struct.dataclass(made)(**as_dict(names, values))
+    return dataclass_of(names)(**as_dict(names, values))
 
 
 def as_list(names, values):
