@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import children, flags, measure
+from benchmarks.children import resident
 from models import CONFIGS
 from train.__main__ import parse
 from train.config.optimizers import OPTIMIZERS
@@ -28,13 +29,7 @@ from train.system.devices import host_devices
 
 METHODS = ("adamw", "grassjump")
 DEVICES, STEPS = 8, 3
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def resident(name: str) -> int:
-    """Bytes of resident memory: current (VmRSS) or peak (VmHWM)."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])
+CLEAR = Path("/proc/self/clear_refs")
 
 
 def of_one(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.children import ROOT
+
 WORDS, LINE, DOCUMENT = 50_000, 12, 20  # different words, words of a line, lines of a document
 
 CHILD = """
-import json, pathlib, resource, sys, time
+import json, pathlib, sys, time
+from benchmarks.children import resident
 from train.config.run import DataFlags
 from train.data.tokens import load_tokens
 flags = DataFlags(data=sys.argv[1], data_megabytes=0.0, cache_dir=pathlib.Path(sys.argv[2]))
@@ -28,7 +31,7 @@ for _ in range(2):
     began = time.perf_counter()
     tokens = load_tokens(flags, 2048, say=say)
     times.append(time.perf_counter() - began)
-print(json.dumps([*times, len(tokens.train), len(tokens.held_out), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([*times, len(tokens.train), len(tokens.held_out), resident("VmHWM")]))
 """
 
 
@@ -66,9 +69,9 @@ def measured(folder: Path, megabytes: int) -> Measured:
     (texts := folder / "texts").mkdir()
     write_text(texts, megabytes)
     command = [sys.executable, "-c", CHILD, f"files:{texts}/*", str(folder / "cache")]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    seconds, again, train, held_out, kilobytes = json.loads(output)
-    return Measured(seconds, again, train, held_out, 1024 * kilobytes)
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    seconds, again, train, held_out, peak = json.loads(output)
+    return Measured(seconds, again, train, held_out, peak)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks import children, flags, measure
-from benchmarks.plan_check import resident
+from benchmarks.children import resident
 from models import CONFIGS, LlamaConfig, count_parameters, to_hf_config, to_hf_state_dict
 from models.hf_folder import write_folder
 from train.export.command import run_export
