@@ -9,10 +9,12 @@ from experiments import bases, finetuning, losses_of_transports
 from experiments.papers import (
     ackley,
     completion,
+    equal_memory,
     limiter,
     long_ratio,
     long_run,
     main_comparison,
+    rank,
     ratio,
     step_size,
     subspaces,
@@ -40,7 +42,7 @@ def test_the_tables_of_a_page_are_those_of_its_runs(name: str, study: Any, repor
 
 @pytest.mark.parametrize(
     "module",
-    [main_comparison, ratio, long_run, long_ratio, completion, step_size, limiter],
+    [main_comparison, ratio, equal_memory, long_run, long_ratio, completion, rank, step_size, limiter],
     ids=lambda module: module.EXPERIMENT.name,
 )
 def test_the_tables_of_a_paper_are_those_of_the_runs_that_experiments_share(module: Any) -> None:
