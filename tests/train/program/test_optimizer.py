@@ -205,6 +205,19 @@ def test_the_subspaces_of_a_method_that_shows_them_can_be_measured(name: Optimiz
         assert {kind: x.shape[0] for kind, x in of_types.items()} == {"layers/up/kernel": 2}
 
 
+def test_the_angles_of_a_walk_are_those_that_it_turns_by() -> None:
+    """One of two directions by 0.3. Before the first update there is no subspace: a right angle."""
+    flags = {"rank": 2, "update_proj_gap": 1, "step_size": 0.3}
+    tx, measure = optimizer("grasswalk", **flags), functools.partial(diagnostics, OptimizerFlags(rank=2))
+    before = tx.init(PARAMS)
+    for mean, largest in ((np.pi / 2, np.pi / 2), (0.15, 0.3)):
+        _, after = tx.update(GRADS, before, PARAMS)
+        measured = measure(before, after, GRADS)
+        for quantity, angle in (("angle_mean", mean), ("angle_largest", largest)):
+            np.testing.assert_allclose(measured[quantity]["layers/up/kernel"], angle, atol=tolerances.SAME32)
+        before = after
+
+
 def has_limit(name: OptimizerName) -> bool:
     return "max_norm_growth" in signature(name)
 
