@@ -99,7 +99,7 @@ def scale_by_alice(
       with a Low-Rank Extension <https://arxiv.org/abs/2502.07752>`_, 2025
     """
     rank = positive("rank", rank)
-    leading = max(1, round(_LEADING * rank)) if leading is None else leading
+    leading = usual_leading(rank) if leading is None else leading
     if inner is None:
         inner = without_hats(adam(b1, b2, eps, mu_dtype, nu_dtype, key), b1, b2)
     if b3 is not None:
@@ -111,6 +111,11 @@ def scale_by_alice(
         inner=inner, b1=b1, b2=adam_b2, eps=eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, basis_dtype=basis_dtype,
         map_stacks=map_stacks, weight_dimension_numbers=weight_dimension_numbers, key=key,
     )  # fmt: skip
+
+
+def usual_leading(rank: int) -> int:
+    """How many of the directions are kept unless `leading` says otherwise."""
+    return max(1, round(_LEADING * rank))
 
 
 def alice(

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from grass_optax import state_shardings
+from grass_optax.methods._alice import usual_leading
 from hlo.traffic import collectives
 from tests import tolerances
 from tests.util import METHODS, SPLIT, grads_like, make
@@ -166,7 +167,7 @@ def assert_small_collectives(program, leaves, reads_the_gradient, rank=RANK, is_
 def assert_laws(name, run, leaves=SHAPES, rank=RANK):
     # A fold whose blocks each lie on one device; gwt has the norm of its limit.
     is_local = name == "foam" and rank % 8 == 0
-    leading = max(1, round(5 * rank / 16))
+    leading = usual_leading(rank)
     parts = (leading, rank - leading) if name == "alice" else ()
     assert_small_collectives(run.program, leaves, name in READ_THE_GRADIENT, rank, is_local, parts)
     assert jax.tree.leaves(run.found) == jax.tree.leaves(

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 
 from models.config import TransformerConfig
-from train.config.optimizer_flags import OptimizerFlags
+from train.config.optimizer_flags import WITH_JUMPS, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS
 
 AXES = ("rule", "transport", "residual")
-OF_THE_AXES = ("basis", "store_basis", "step_size", "walk_rank", "tracking_rank", "completion", "max_norm_growth")
+OF_THE_AXES = (
+    *("basis", "store_basis", "step_size", "walk_rank", "jump_every", "tracking_rank"),
+    *("completion", "max_norm_growth"),
+)
+_WALKS = ("random_walk", WITH_JUMPS)
 
 
 def idle(flags: OptimizerFlags) -> list[str]:
@@ -36,8 +40,9 @@ def _on_the_axes(flags: OptimizerFlags) -> dict[str, bool]:
         "update_proj_gap": not stands_still,
         "basis": flags.rule == "random_jump",
         "store_basis": flags.rule == "random_jump",
-        "step_size": flags.rule in ("random_walk", "tracking"),
-        "walk_rank": flags.rule == "random_walk",
+        "step_size": flags.rule in (*_WALKS, "tracking"),
+        "walk_rank": flags.rule in _WALKS,
+        "jump_every": flags.rule == WITH_JUMPS,
         "tracking_rank": flags.rule == "tracking",
         "completion": flags.transport == "rotate" and not stands_still,
         "max_norm_growth": flags.residual == "recovery",
@@ -63,6 +68,8 @@ def wrong_axes(flags: OptimizerFlags, network: TransformerConfig) -> Iterator[tu
         value = getattr(flags, name)
         if value is not None and not value > 0:
             yield name, value, "must be positive, or None"
+    if flags.jump_every < 2:
+        yield "jump_every", flags.jump_every, "must be at least 2: --rule random_jump always jumps"
     for name in ("walk_rank", "tracking_rank"):
         value = getattr(flags, name)
         if value < 1:

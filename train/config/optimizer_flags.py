@@ -12,7 +12,8 @@ HAAR = "haar"
 BLOCKS = "blocks"
 BASES = (HAAR, "gaussian", BLOCKS, "columns", "cosine")
 BasisName = Annotated[str, tyro.conf.arg(metavar="BASIS")]
-RuleName = Literal["random_jump", "random_walk", "tracking", "svd", "frozen"]
+WITH_JUMPS = "random_walk_with_jumps"
+RuleName = Literal["random_jump", "random_walk", "random_walk_with_jumps", "tracking", "svd", "frozen"]
 TransportName = Literal["rotate", "keep", "reset", "first_moment_only"]
 ResidualName = Literal["recovery", "dropped", "sign"]
 CompletionName = Literal["none", "isotropic"]
@@ -39,7 +40,7 @@ class OptimizerFlags:
         ),
     ] = None
     rule: RuleName = "random_jump"
-    """Of assemble: where a subspace goes. walk, tracking and frozen start from the gradient's."""
+    """Of assemble: where a subspace goes. Walks, tracking and frozen start from the gradient's."""
     transport: TransportName = "rotate"
     """Of assemble: what the moments become when it goes there; rotate is the papers' AO."""
     residual: ResidualName = "recovery"
@@ -59,6 +60,8 @@ class OptimizerFlags:
     ] = None
     walk_rank: int = 1
     """Directions that a walk turns."""
+    jump_every: int = 5  # the rarer of those that experiments.bases compares
+    """Refreshes of random_walk_with_jumps from one jump to the next."""
     tracking_rank: int = 1
     """Directions that tracking turns."""
     completion: CompletionName = "none"

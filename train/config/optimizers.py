@@ -29,7 +29,8 @@ class Optimizer:
         the optimizer has no such interval.
       package: The package that provides it; those of train only fine-tune. "axes" is the function
         of grass_optax that makes a method from its axes, which the flags name.
-      takes: Which of `SPLIT_ARGUMENTS`, the interval under its own name, and `KNOBS` it takes.
+      takes: Which of `SPLIT_ARGUMENTS`, the interval under its own name, and `KNOBS` it takes; of
+        "axes", its own flags too.
       gap_argument: The function's own name for the interval.
       run_fractions: Further required arguments that count updates, each as a fraction of the run.
       scale_enters_as_root: The update is proportional to the square root of `scale`.
@@ -236,7 +237,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             scale=0.25,
             update_proj_gap=100,
             package="axes",
-            takes=SPLIT_ARGUMENTS | KNOBS | {"rule", "transport", "residual"},
+            takes=SPLIT_ARGUMENTS | KNOBS | {"rule", "transport", "residual", "jump_every"},
             svd="sometimes",
         ),
         Optimizer(name="adamw", package="optax", takes=frozenset(), splits=False, draws=False),

@@ -34,6 +34,8 @@ def diagnostics(
         "tangent_norm": {path: x.norm for path, x in tangent.items()},
         "tangent_relative": {path: x.relative for path, x in tangent.items()},
         "overlap": {path: x.overlap for path, x in change.items()},
+        "angle_mean": {path: jnp.mean(x.angles, axis=-1) for path, x in change.items()},
+        "angle_largest": {path: x.angles[..., -1] for path, x in change.items()},
     }
     if config.max_norm_growth is not None and _limits(after):
         recovered = grass_optax.recovered_residual(before, after, grads, max_norm_growth=config.max_norm_growth)

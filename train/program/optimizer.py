@@ -11,7 +11,7 @@ import optax
 
 import grass_optax
 from grass_optax import layouts, residual, subspaces, transport
-from train.config.optimizer_flags import Decay, OptimizerFlags
+from train.config.optimizer_flags import WITH_JUMPS, Decay, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, Optimizer
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
@@ -148,9 +148,11 @@ def _assembled(
     del row
     b1, b2 = 0.9, 0.999
     basis: Any = config.basis.partition(":")[0]
+    walk = functools.partial(subspaces.random_walk, config.step_size, config.walk_rank)
     rules: dict[str, Callable[[], subspaces.SubspaceRule]] = {
         "random_jump": lambda: subspaces.random_jump(basis, config.blocks),
-        "random_walk": lambda: subspaces.random_walk(config.step_size, config.walk_rank),
+        "random_walk": walk,
+        WITH_JUMPS: lambda: subspaces.interleave(walk(), subspaces.random_jump(), config.jump_every),
         "tracking": lambda: subspaces.tracking(config.step_size, config.tracking_rank),
         "svd": subspaces.svd,
         "frozen": subspaces.frozen,
@@ -174,12 +176,8 @@ def _assembled(
         mu_dtype=TYPES[config.mu_dtype], nu_dtype=TYPES[config.nu_dtype], basis_dtype=TYPES[config.basis_dtype],
         map_stacks=map_stacks, store_basis=config.store_basis, weight_dimension_numbers=kernels, key=seed,
     )  # fmt: skip
-    return grass_optax.with_rates(
-        direction,
-        make_schedule(config.learning_rate, schedule),
-        labels=layouts.split_labels(config.rank, kernels),
-        **_adam_and_decay(config, schedule),
-    )
+    rate, labels = make_schedule(config.learning_rate, schedule), layouts.split_labels(config.rank, kernels)
+    return grass_optax.with_rates(direction, rate, labels=labels, **_adam_and_decay(config, schedule))
 
 
 def _adam_and_decay(config: OptimizerFlags, schedule: ScheduleFlags) -> dict[str, Any]:

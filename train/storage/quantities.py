@@ -54,6 +54,8 @@ DIAGNOSTICS = {
     "tangent_norm": Quantity("Frobenius norm of this tangent (Figure 9)", "gradient squared"),
     "tangent_relative": Quantity("the same over the squared norm of G, at most 1"),
     "overlap": Quantity("mean squared cosine of the angles to the subspace before; 1 if it stayed"),
+    "angle_mean": Quantity("mean of these principal angles", "radians"),
+    "angle_largest": Quantity("the largest of them", "radians"),
     "recovered": Quantity("norm of the recovered residual L over that of G"),
     "limited": Quantity("1 if the norm-growth limit held the columns of L down, else 0"),
 }

@@ -230,6 +230,15 @@ def test_the_papers_ablation_is_one_command() -> None:
     assert names[0] == "assemble rule=tracking transport=keep residual=dropped"
 
 
+def test_how_often_a_walk_jumps_makes_rows_only_where_it_jumps() -> None:
+    words = "--sweep rule=random_walk,random_walk_with_jumps --sweep jump_every=2,5"
+    rows = [dict(cell.own) for cell in cells(comparison(f"--optimizers assemble {words}"))]
+    assert rows == [
+        {"rule": "random_walk"},
+        *({"rule": "random_walk_with_jumps", "jump_every": every} for every in (2, 5)),
+    ]
+
+
 def test_no_two_cells_share_a_folder() -> None:
     close = [Cell("adamw", (), lr, 1.0, 0) for lr in (0.1, 0.1000000001, 1e-5, 1.0, 10.0)]
     assert [cell.folder for cell in close] == [

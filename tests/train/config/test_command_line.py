@@ -50,6 +50,7 @@ OTHER: dict[str, object] = {
     "store_basis": False,
     "step_size": 0.5,
     "walk_rank": 2,
+    "jump_every": 3,
     "tracking_rank": 3,
     "completion": "isotropic",
     "max_norm_growth": 1.5,
@@ -123,6 +124,7 @@ BESIDE = {
     "decay": ("--weight-decay", "0.1"),
     **dict.fromkeys(("rule", "transport", "residual"), ("--optimizer", "assemble")),
     **dict.fromkeys(("step_size", "walk_rank"), ("--optimizer", "grasswalk")),
+    "jump_every": ("--optimizer", "assemble", "--rule", "random_walk_with_jumps"),
     "tracking_rank": ("--optimizer", "subtrack"),
 }
 
@@ -135,7 +137,7 @@ def test_every_flag_arrives_alone(name: str) -> None:
 
 
 def test_all_flags_arrive_together() -> None:
-    absent = {"rule", "transport", "residual", "step_size", "walk_rank", "tracking_rank"}
+    absent = {"rule", "transport", "residual", "step_size", "walk_rank", "jump_every", "tracking_rank"}
     absent |= {"basis_dtype"}  # of bases that are stored
     other = {name: value for name, value in OTHER.items() if name not in absent} | {"optimizer": "grassjump"}
     config = parse(command(*(word for name, value in other.items() for word in words(name, value))))

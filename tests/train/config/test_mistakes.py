@@ -159,6 +159,10 @@ def test_a_stored_configuration_may_hold_values_without_effect(tmp_path: Path) -
         ("grassjump --rule svd", "--rule svd has no effect on grassjump: leave it out"),
         ("assemble --rule svd --step-size 1", "--step-size 1.0 has no effect on assemble with --rule svd, --transport"),
         ("assemble --rule frozen --transport keep", "--transport keep has no effect on assemble with --rule frozen"),
+        ("grassjump --jump-every 2", "--jump-every 2 has no effect on grassjump: leave it out"),
+        ("assemble --rule random_walk --jump-every 2", "--jump-every 2 has no effect on assemble with --rule random_w"),
+        ("assemble --rule random_walk_with_jumps --basis columns", "--basis columns has no effect on assemble with"),
+        ("assemble --rule random_walk_with_jumps --no-store-basis", "--no-store-basis has no effect on assemble with"),
         ("assemble --residual dropped --max-norm-growth 2", "--max-norm-growth 2.0 has no effect on assemble"),
         ("assemble --transport keep --completion isotropic", "--completion isotropic has no effect on assemble"),
     ],
@@ -175,6 +179,11 @@ def test_a_knob_that_does_nothing_is_refused_by_name(words: str, message: str) -
         ("subtrack --step-size -1", "--step-size -1.0 must be positive, or None"),
         ("grasswalk --walk-rank 0", "--walk-rank 0 must be at least 1"),
         ("grasswalk --walk-rank 33", "--walk-rank 33 must be at most 32: a subspace of --rank 32 has no more to turn"),
+        ("assemble --rule random_walk_with_jumps --walk-rank 33", "--walk-rank 33 must be at most 32"),
+        (
+            "assemble --rule random_walk_with_jumps --jump-every 1",
+            "--jump-every 1 must be at least 2: --rule random_jump",
+        ),
         ("subtrack --tracking-rank 9 --rank 120", "--tracking-rank 9 must be at most 8"),
     ],
 )

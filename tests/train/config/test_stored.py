@@ -68,7 +68,7 @@ def test_a_config_file_does_not_name_the_folder(tmp_path: Path, capsys: pytest.C
 def test_settings_that_did_not_exist_yet_have_their_defaults(tmp_path: Path) -> None:
     settings = settings_of(pretrain("--seed", "3"))
     del settings["devices"], settings["model"]["remat"]
-    for name in (*KNOBS - {"basis", "blocks"}, "rule", "transport", "residual"):
+    for name in (*KNOBS - {"basis", "blocks"}, "rule", "transport", "residual", "jump_every"):
         del settings["optimizer"][name]
     config = read_config(write(tmp_path / "c.json", settings), Path("runs/x"))
     assert (config.devices.mesh, config.model.remat, config.data.seed) == ("", "none", 3)

@@ -25,6 +25,8 @@ def measured(step: int) -> Row:
         "tangent_norm": of(lambda kind, layer: 2 * fade * (kind + 1) / (1 + layer)),
         "tangent_relative": of(lambda kind, layer: 0.3 + 0.05 * kind),
         "overlap": of(lambda kind, layer: 0.0 if step == 1 else 0.9 + 0.01 * kind),
+        "angle_mean": of(lambda kind, layer: math.pi / 2 if step == 1 else 0.1 + 0.01 * kind),
+        "angle_largest": of(lambda kind, layer: math.pi / 2 if step == 1 else 0.8 + 0.01 * kind),
         "recovered": of(lambda kind, layer: 4.0 + kind),
         "limited": of(lambda kind, layer: float((kind + layer + step // 100) % 2)),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 from typing import Any
 
 import jax
@@ -12,12 +13,15 @@ import optax
 import pytest
 
 import grass_optax
+from grass_optax import subspaces, transport
 from grass_optax.bases import blocks
+from tests import tolerances
 from tests.util import OF_CHEAP_KINDS, long_but
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.optimizers import KNOBS, OPTIMIZERS, SPLIT_ARGUMENTS, OptimizerName
 from train.config.schedule import ScheduleFlags
 from train.config.validate import NARROWEST_BLOCK
+from train.program.kernels import stacked_kernels
 from train.program.measurements import diagnostics
 from train.program.optimizer import make_optimizer, state_bytes
 from train.storage.quantities import DIAGNOSTICS
@@ -139,12 +143,32 @@ def updates_of(tx: optax.GradientTransformation) -> list[Any]:
     return found
 
 
-def test_a_frozen_subspace_stays_where_it_began() -> None:
-    tx = optimizer("assemble", rule="frozen", residual="sign", transport="reset")
-    state, bases = tx.init(PARAMS), []
+def bases_of(tx: optax.GradientTransformation) -> list[jax.Array]:
+    state, bases, update = tx.init(PARAMS), [], jax.jit(tx.update)
     for step in range(5):
-        _, state = jax.jit(tx.update)(random_tree(step), state, PARAMS)
+        _, state = update(random_tree(step), state, PARAMS)
         bases.append(optax.tree_utils.tree_get(state, "SplitState").basis["layers"]["up"]["kernel"])
+    return bases
+
+
+def test_a_walk_with_jumps_has_the_bases_of_the_library() -> None:
+    """The second and the fourth refresh jump, which no turn by 0.1 does."""
+    walk = subspaces.random_walk(0.1)
+    tx = grass_optax.assemble(
+        subspaces.interleave(walk, subspaces.random_jump(), every=2), transport.rotate(0.9, 0.999), None,
+        initial=subspaces.range_finder(), rank=2, update_proj_gap=1, key=0,
+        weight_dimension_numbers=functools.partial(stacked_kernels, rank=2),
+    )  # fmt: skip
+    axes = {"rule": "random_walk_with_jumps", "residual": "dropped", "update_proj_gap": 1, "step_size": 0.1}
+    bases = bases_of(optimizer("assemble", jump_every=2, **axes))
+    for found, expected in zip(bases, bases_of(tx), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerances.SAME32)
+    cosines = [np.linalg.svd(np.swapaxes(a, -1, -2) @ b)[1].min() for a, b in itertools.pairwise(bases)]
+    assert [cosine < 0.99 for cosine in cosines] == [False, True, False, True]
+
+
+def test_a_frozen_subspace_stays_where_it_began() -> None:
+    bases = bases_of(optimizer("assemble", rule="frozen", residual="sign", transport="reset"))
     assert np.any(bases[0])
     assert all(np.array_equal(basis, bases[0]) for basis in bases)
 
@@ -179,6 +203,19 @@ def test_the_subspaces_of_a_method_that_shows_them_can_be_measured(name: Optimiz
     )
     for of_types in found.values():
         assert {kind: x.shape[0] for kind, x in of_types.items()} == {"layers/up/kernel": 2}
+
+
+def test_the_angles_of_a_walk_are_those_that_it_turns_by() -> None:
+    """One of two directions by 0.3. Before the first update there is no subspace: a right angle."""
+    flags = {"rank": 2, "update_proj_gap": 1, "step_size": 0.3}
+    tx, measure = optimizer("grasswalk", **flags), functools.partial(diagnostics, OptimizerFlags(rank=2))
+    before = tx.init(PARAMS)
+    for mean, largest in ((np.pi / 2, np.pi / 2), (0.15, 0.3)):
+        _, after = tx.update(GRADS, before, PARAMS)
+        measured = measure(before, after, GRADS)
+        for quantity, angle in (("angle_mean", mean), ("angle_largest", largest)):
+            np.testing.assert_allclose(measured[quantity]["layers/up/kernel"], angle, atol=tolerances.SAME32)
+        before = after
 
 
 def has_limit(name: OptimizerName) -> bool:
