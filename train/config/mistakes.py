@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from train.config.axes import described, idle
 from train.config.bounds import refuse
-from train.config.finetune import LANGUAGE, Finetune
+from train.config.finetune import LANGUAGE, ExampleFlags, Finetune
 from train.config.optimizer_flags import OptimizerFlags
 from train.config.run import FILES, DataFlags, ReportFlags, UserError
 from train.config.schedule import CurveFlags
@@ -131,12 +131,11 @@ def _idle_beside_others(config: Any) -> Iterator[tuple[str, str, str]]:
             yield "report", "profile", f"on --steps {steps}"
         if not report.sample_tokens:
             yield "report", "sample_prompt", "on --sample-tokens 0"
-    if isinstance(config, Finetune):
-        if config.data.task != LANGUAGE and config.report.sample_tokens:
-            yield "report", "sample_tokens", "on an encoder"
-        if config.data.task == LANGUAGE and config.optimizer.optimizer == "lora":
-            for name in ("adam_learning_rate", "decay"):  # of a new head, which only an encoder has
-                yield "optimizer", name, "on lora of a language model"
+    if isinstance(data, ExampleFlags) and data.task != LANGUAGE and config.report.sample_tokens:
+        yield "report", "sample_tokens", "on an encoder"
+    if isinstance(config, Finetune) and config.data.task == LANGUAGE and config.optimizer.optimizer == "lora":
+        for name in ("adam_learning_rate", "decay"):  # of a new head, which only an encoder has
+            yield "optimizer", name, "on lora of a language model"
 
 
 def reasons_of(names: Sequence[str], optimizer: str) -> dict[str, str]:

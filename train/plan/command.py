@@ -17,11 +17,11 @@ import jax
 from train.config.changes import Flags, words
 from train.config.run import Pretrain, UserError
 from train.config.validate import check
+from train.plan.choice import Cost, Planned, alone, together
 from train.plan.config import Plan, run_of_plan
 from train.plan.cost import AVAILABLE, compiled_step, in_refusal, planned_program, planned_step
 from train.plan.devices import planned_devices
 from train.plan.parts import parts_of
-from train.plan.remedies import Cost, Planned, alone, together
 from train.plan.report import advice, text, verdict
 from train.plan.sizes import gb, parsed_size
 from train.program.program import refuse_untraceable

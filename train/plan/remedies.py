@@ -1,12 +1,11 @@
-"""What makes a step need less memory: a row for each remedy, and which of them to take."""
+"""What makes a step need less memory: a row for each remedy."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 from models.config import CONFIGS
 from train.config.axes import idle
-from train.config.changes import Flags, changed, kept_inputs, new
+from train.config.changes import Flags, kept_inputs
 from train.config.optimizer_flags import BLOCKS, HAAR
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import INT8, Pretrain
@@ -29,27 +28,6 @@ class Remedy:
     applies: Callable[[Pretrain, int], bool]
     price: str
     keeps_results: bool = False
-
-
-class Cost(NamedTuple):
-    """What a step costs."""
-
-    needed: int  # bytes on each device
-    operations: int  # of the products, on all devices
-    tokens: int  # of a batch
-    seconds: float  # to compile
-
-
-class Planned(NamedTuple):
-    """A changed step and its cost."""
-
-    flags: Flags
-    cost: Cost
-    price: str = ""
-
-
-# Compiles a changed run; given its changed flags too.
-Measure = Callable[[Pretrain, Flags], Cost]
 
 
 def _logits_are_whole(run: Pretrain, _: int) -> bool:
@@ -183,51 +161,3 @@ REMEDIES: tuple[Remedy, ...] = (
         price="weights of the layers are rounded to 8 bits, at random",
     ),
 )
-
-
-def alone(run: Pretrain, shards: int, measure: Measure) -> dict[Remedy, Planned]:
-    """Return the cost of a step with each remedy that applies, in the order of the table."""
-    changes = {remedy: new(run, remedy.flags(run, shards)) for remedy in REMEDIES if remedy.applies(run, shards)}
-    return {
-        remedy: Planned(flags, measure(changed(run, flags), flags), remedy.price) for remedy, flags in changes.items()
-    }
-
-
-def together(
-    run: Pretrain, shards: int, needed: int, limit: int, tried: Mapping[Remedy, Planned], measure: Measure
-) -> list[Planned]:
-    """Return the remedies to take: each entry is the one before it and one more remedy.
-
-    If one alone is enough, it is the first such of `tried`. Otherwise they are added until the step
-    fits: those that keep the results, then the others, each by what they save alone, most first,
-    and after them those that apply only now or saved nothing alone, as narrow weights do while
-    gradients are the most. One that saves nothing then is left out.
-
-    Args:
-      run: The run that does not fit.
-      shards: Shards of its batch.
-      needed: Bytes that it needs.
-      limit: Bytes that there are.
-      tried: Each remedy alone.
-      measure: Returns the cost of a changed run.
-    """
-    enough = [one for one in tried.values() if one.cost.needed <= limit]
-    if enough:
-        return enough[:1]
-    useful = [remedy for remedy, one in tried.items() if one.cost.needed < needed]
-    useful.sort(key=lambda remedy: (not remedy.keeps_results, tried[remedy].cost.needed))
-    flags: Flags = {}
-    taken: list[Planned] = []
-    for remedy in (*useful, *(remedy for remedy in REMEDIES if remedy not in useful)):
-        present = changed(run, flags)
-        if not remedy.applies(present, shards):
-            continue
-        more = new(run, flags | remedy.flags(present, shards))
-        cost = measure(changed(run, more), more) if taken else tried[remedy].cost
-        if cost.needed >= (taken[-1].cost.needed if taken else needed):
-            continue
-        flags = more
-        taken.append(Planned(flags, cost))
-        if cost.needed <= limit:
-            break
-    return taken

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from train.config.changes import words
+from train.config.changes import Flags, words
 from train.plan.sizes import gb, mb
 
 SHOWN = 0.01  # of the bytes of a step or a refresh; smaller collectives are summed up in one line
@@ -135,10 +135,17 @@ def _remedies(plan: dict[str, Any]) -> str:
         lines.append("together")
         before: dict[str, Any] = {}
         for one in plan["together"]:
-            added = {name: value for name, value in one["flags"].items() if before.get(name) != value}
-            lines.append(row(one, f"{'  and ' if before else '  '}{words(added)}"))
+            lines.append(row(one, f"  {_difference(one['flags'], before)}"))
             before = one["flags"]
     return "\n".join([*lines, OPERATIONS])
+
+
+def _difference(flags: Flags, before: Flags) -> str:
+    """Return what changes from one step to the next, as in "and --rank 4"."""
+    added = {name: value for name, value in flags.items() if before.get(name) != value}
+    absent = {name: value for name, value in before.items() if name not in flags}
+    parts = [("and " if before else "", added), ("without ", absent)]
+    return ", ".join(f"{word}{words(part)}" for word, part in parts if part)
 
 
 def _traffic(collectives: list[dict[str, Any]], *, at_refresh: bool) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 from pathlib import Path
@@ -146,6 +147,73 @@ def test_a_stored_configuration_may_hold_values_without_effect(tmp_path: Path) -
     assert dict(values_of(parse(words)))["rank"] == 8
     with pytest.raises(UserError, match="--rank 9 has no effect on adamw: leave it out"):
         parse([*words, "--rank", "9"])
+
+
+@pytest.mark.parametrize("command", ["finetune", "compare-finetune --optimizers adamw"])
+def test_an_encoder_writes_no_sample(command: str, encoder: Path, imported: Path) -> None:
+    def words(model: Path) -> list[str]:
+        return [*command.split(), "--run-dir", "x", "--init-from", str(model), "--data", "files:x"]
+
+    parse([*words(imported), "--sample-tokens", "5"])
+    parse(words(encoder))
+    with pytest.raises(UserError, match=r"^--sample-tokens 5 has no effect on an encoder: leave it out\.$"):
+        parse([*words(encoder), "--sample-tokens", "5"])
+
+
+def resumed(run_dir: Path, stored: str, words: str) -> Command:
+    """The command line that resumes a run, which began with the words `stored`."""
+    begun = parse(["pretrain", "--run-dir", str(run_dir), *stored.split()])
+    assert isinstance(begun, Pretrain)
+    (run_dir / "config.json").write_text(json.dumps({"config": settings_of(begun)}))
+    return parse(["pretrain", "--run-dir", str(run_dir), "--resume", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("stored", "words", "message"),
+    [
+        ("--sample-tokens 0", "--sample-prompt a", "--sample-prompt a has no effect on --sample-tokens 0: leave it"),
+        ("", "--sample-tokens 0 --sample-prompt a", "--sample-prompt a has no effect on --sample-tokens 0: leave it"),
+        ("--steps 9", "--profile 10:12", "--profile 10:12 has no effect on --steps 9: leave it out"),
+        ("--optimizer adamw", "--rank 9", r"--rank 9 \(the run has 32\): leave these flags out"),
+        ("", "--cooldown 5%", r"--cooldown 5% \(the run has 20%\): leave these flags out"),
+    ],
+)
+def test_a_flag_that_does_nothing_is_refused_when_a_run_resumes(
+    stored: str, words: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        resumed(tmp_path, stored, words)
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ("--sample-tokens 0", "--sample-tokens 3 --sample-prompt a"),
+        ("--steps 9", "--steps 12 --profile 10:12"),
+        ("--optimizer adamw", "--rank 32"),  # as in the stored run
+        ("--sample-prompt a", "--sample-tokens 0 --sample-prompt a"),
+    ],
+)
+def test_a_flag_that_does_something_or_repeats_the_run_is_accepted_when_it_resumes(
+    stored: str, words: str, tmp_path: Path
+) -> None:
+    flags = dict(values_of(resumed(tmp_path, stored, words)))
+    for name, value in list(itertools.pairwise(words.split()))[::2]:
+        assert str(flags[name.removeprefix("--").replace("-", "_")]) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--keep-every 2", "--keep-every 2 has no effect without --update-in-backward"),
+        ("--diagnostics", "--diagnostics needs another optimizer than adamw"),
+    ],
+)
+def test_a_flag_that_cannot_act_is_refused_before_the_run_resumes(words: str, message: str, tmp_path: Path) -> None:
+    config = resumed(tmp_path, "--optimizer adamw", words)
+    assert isinstance(config, Pretrain)
+    with pytest.raises(UserError, match=message):
+        check(config)
 
 
 @pytest.mark.parametrize(

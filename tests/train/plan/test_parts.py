@@ -3,10 +3,10 @@
 import math
 
 from tests.train.small_run import ROOT
+from train.config.changes import changed
 from train.config.run import Pretrain, defaults
 from train.plan import parts
 from train.plan.cost import planned_program
-from train.plan.remedies import changed
 from train.program.program import Program
 from train.program.sharding import make_mesh
 

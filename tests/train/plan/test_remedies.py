@@ -1,118 +1,27 @@
-"""Which remedies are taken, from given numbers."""
-
-from collections.abc import Mapping
+"""Each remedy, applied to a run."""
 
 import pytest
 
 from tests.train.small_run import ROOT
-from train.config.changes import Flags, changed, words
+from train.config.changes import Flags, changed
 from train.config.mistakes import check_effect
 from train.config.optimizers import OPTIMIZERS
 from train.config.run import Pretrain, defaults
 from train.config.validate import check
-from train.plan.remedies import REMEDIES, Cost, Planned, alone, together
+from train.plan.remedies import REMEDIES
 
-NEEDED = 100
 RUN = defaults(Pretrain(run_dir=ROOT))
 
 
-class Compiler:
-    """Gives each flag with its value its own saving, and keeps account of what was compiled."""
-
-    def __init__(self, savings: Mapping[str, int]) -> None:
-        self.savings, self.compiled = savings, list[str]()
-
-    def __call__(self, run: Pretrain, flags: Flags) -> Cost:
-        assert changed(run, flags) == run
-        check(run)
-        self.compiled.append(words(flags))
-        return Cost(NEEDED - sum(self.savings.get(f"{name} {value}", 0) for name, value in flags.items()), 1, 1, 0.0)
-
-
-def chosen(compiler: Compiler, limit: int, run: Pretrain = RUN) -> list[Planned]:
-    tried = alone(run, 1, compiler)
-    compiler.compiled.clear()
-    return together(run, 1, NEEDED, limit, tried, compiler)
-
-
-def test_one_that_is_enough_is_the_one_that_changes_least() -> None:
-    compiler = Compiler({"remat block": 30, "precision mixed": 90, "precision bfloat16": 95})
-    (only,) = chosen(compiler, limit=60)
-    assert (only.flags, compiler.compiled) == ({"precision": "mixed"}, [])
-
-
-def test_several_are_added_by_what_they_save_until_the_step_fits() -> None:
-    compiler = Compiler({"remat dots": 10, "remat block": 30, "precision mixed": 20})
-    taken = chosen(compiler, limit=55)
-    assert [one.cost.needed for one in taken] == [70, 50]
-    assert words(taken[-1].flags) == "--remat block --precision mixed"
-    assert compiler.compiled == ["--remat block --precision mixed"]
-
-
-def test_those_that_keep_the_results_come_first() -> None:
-    compiler = Compiler({"remat block": 10, "accumulate 16": 20, "precision mixed": 40})
-    taken = chosen(compiler, limit=35)
-    assert words(taken[-1].flags) == "--accumulate 16 --remat block --precision mixed"
-
-
-def test_a_smaller_batch_is_taken_after_parts_of_the_batch_if_it_saves_more() -> None:
-    for saved, last in ((25, "--batch-size 1"), (20, "--accumulate 16")):
-        taken = chosen(Compiler({"accumulate 16": 20, "batch_size 1": saved}), limit=1)
-        assert [words(one.flags) for one in taken][-1] == last
-    accumulating = changed(RUN, {"accumulate": 4})
-    taken = chosen(Compiler({"batch_size 1": 20}), limit=1, run=accumulating)
-    assert [words(one.flags) for one in taken] == ["--batch-size 1 --accumulate 1"]
+def applicable(run: Pretrain) -> list[Flags]:
+    return [remedy.flags(run, 1) for remedy in REMEDIES if remedy.applies(run, 1)]
 
 
 def test_logits_of_a_large_vocabulary_are_chunked_already() -> None:
     large = changed(RUN, {"vocab_size": 32_000})
     chunked = {"logits": "chunked"}
     for run, applies in ((RUN, True), (large, False), (changed(large, {"logits": "whole"}), True)):
-        assert (chunked in [one.flags for one in alone(run, 1, Compiler({})).values()]) == applies
-
-
-def test_if_nothing_fits_the_last_is_the_smallest() -> None:
-    taken = chosen(Compiler({"remat block": 30, "precision mixed": 20}), limit=1)
-    assert taken[-1].cost.needed == 50
-    nothing = Compiler({})
-    assert chosen(nothing, limit=1) == []
-    assert nothing.compiled == []
-
-
-def test_what_saves_nothing_alone_is_tried_beside_the_others() -> None:
-    class Narrow(Compiler):
-        def __call__(self, run: Pretrain, flags: Flags) -> Cost:
-            cost = super().__call__(run, flags)
-            return cost._replace(needed=cost.needed - 30) if {"remat", "weights"} <= set(flags) else cost
-
-    compiler = Narrow({"remat block": 30, "precision mixed": 20})
-    assert words(chosen(compiler, limit=25)[-1].flags) == "--remat block --precision mixed --weights int8"
-    chosen(compiler, limit=50)
-    assert compiler.compiled == ["--remat block --precision mixed"]  # they are enough
-
-
-def test_what_saves_nothing_beside_others_is_left_out() -> None:
-    class Overlapping(Compiler):
-        def __call__(self, run: Pretrain, flags: Flags) -> Cost:
-            return super().__call__(run, flags)._replace(needed=60 if {"remat", "batch_size"} & set(flags) else NEEDED)
-
-    taken = chosen(Overlapping({}), limit=1)
-    assert [one.flags for one in taken] == [{"remat": "dots"}]
-
-
-def test_fewer_inputs_are_saved_once_the_update_is_inside_the_backward_pass() -> None:
-    """Of 32 layers every fourth: 8 saved and 4 computed again are as few as can be."""
-    run = defaults(changed(RUN, {"model": "7b"}))
-    assert not any("keep_every" in one.flags for one in alone(run, 1, Compiler({})).values())
-    taken = chosen(Compiler({"update_in_backward True": 40, "keep_every 4": 10}), limit=55, run=run)
-    assert words(taken[-1].flags) == "--update-in-backward --keep-every 4"
-
-
-def test_a_new_optimizer_makes_more_remedies_apply() -> None:
-    adamw = changed(RUN, {"optimizer": "adamw"})
-    savings = {"optimizer grassjump": 40, "mu_dtype bfloat16": 10, "nu_dtype bfloat16": 10}
-    taken = chosen(Compiler(savings), limit=40, run=adamw)
-    assert words(taken[-1].flags) == "--optimizer grassjump --mu-dtype bfloat16 --nu-dtype bfloat16"
+        assert (chunked in applicable(run)) == applies
 
 
 @pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if not row.only_finetunes])
@@ -136,4 +45,4 @@ def test_every_remedy_makes_a_run_that_is_accepted_and_differs(name: str, model:
 def test_a_rank_is_halved_where_its_basis_allows_it(basis: str, rank: int, applies: bool) -> None:
     run = changed(RUN, {"model": "60m", "basis": basis, "rank": rank})
     check(changed(run, {"rank": max(rank, 1)}))
-    assert ({"rank": rank // 2} in [one.flags for one in alone(run, 1, Compiler({})).values()]) == applies
+    assert ({"rank": rank // 2} in applicable(run)) == applies

@@ -109,6 +109,19 @@ def test_what_was_taken_together_is_shown_one_by_one() -> None:
     assert "Nothing above saves memory." in advice(plan(remedies=[remedy("--remat dots", 12, remat="dots")]))
 
 
+def test_what_was_taken_back_or_replaced_is_shown() -> None:
+    steps = [
+        remedy("--accumulate 4", 11.8, accumulate=4),
+        remedy("--rank 4 --accumulate 4", 11.5, rank=4, accumulate=4),
+        remedy("--rank 4 --batch-size 1", 9, rank=4, batch_size=1),
+        remedy("--batch-size 1", 9.5, batch_size=1),
+    ]
+    shown = advice(plan(together=steps))
+    for line in ("\n  and --rank 4 ", "\n  and --batch-size 1, without --accumulate 4 ", "\n  without --rank 4 "):
+        assert line in shown
+    assert shown.endswith("It fits with --batch-size 1.")
+
+
 @pytest.mark.parametrize(("reason", "needed"), [(REFUSED, 23.88), (OF_TEMPORARIES, 112.32)])
 def test_a_program_that_the_compiler_refuses_has_its_number(reason: str, needed: float) -> None:
     found = refusal(jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {reason}\n\nLargest allocations: ..."))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from tests.train.storage.stripped import without_the_rest
 from tests.train.storage.test_checkpoint import STATE
 from train.config.run import UserError
 from train.storage import weights
@@ -54,6 +55,18 @@ def test_weights_are_read_without_the_rest_of_a_state(tmp_path: Path) -> None:
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(read))
     assert_equal(restore_params(tmp_path / "c", None, on_device(SHAPES)), WEIGHTS)
     assert kept_step(tmp_path / "c", None) == 6
+
+
+def test_weights_are_read_if_the_rest_of_a_state_is_gone(tmp_path: Path) -> None:
+    state = {"params": jax.tree.map(jnp.asarray, WEIGHTS), "opt_state": STATE, "step": jnp.asarray(1)}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(4, state)
+    removed = without_the_rest(tmp_path / "c" / "4")
+    assert {name.split(".")[0] for name in removed} == {"opt_state", "step"}
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(Exception, match="opt_state|step"):
+        checkpoints.restore(4, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state))
+    assert_equal(restore_params_on_host(tmp_path / "c", 4, SHAPES), WEIGHTS)
+    assert_equal(restore_params(tmp_path / "c", 4, on_device(SHAPES)), WEIGHTS)
 
 
 def test_a_checkpoint_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
