@@ -6,7 +6,7 @@
 A round is one run: it is started and interrupted up to six times, then finished, and its metrics,
 sample and every bit of its last state are compared with those of a run that nothing interrupted.
 The file of results has a line for each round; the command continues where it was stopped. It takes
-hours; `test_soak.py` runs two rounds.
+hours; `test_soak.py` runs one or two rounds.
 """
 
 import argparse

@@ -35,6 +35,7 @@ OTHERS = {
 }
 HEAD = 1 << 16  # bytes that are looked at
 BLOCK = 1 << 20  # characters of a JSON array, and of a text, that are read at once
+SPACE, COMMA, ARRAY_END = (re.compile(rf"\s*{mark}\s*") for mark in ("", ",", r"\]"))
 ROWS = 64  # of a Parquet file that are read at once: texts may be long
 
 csv.field_size_limit(sys.maxsize >> 32)  # what fits a C long anywhere, as a text may be longer than 128 kB
@@ -138,15 +139,11 @@ def _lines(path: Path) -> Records:
 
 def _array(path: Path) -> Records:
     """Read an array object by object, in blocks that grow while an object is longer."""
-    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
     with text_of_file(path) as file:
         buffer, at, size, number = file.read(BLOCK).lstrip()[1:], 0, BLOCK, 1
-        while True:
-            at = between.match(buffer, at).end()  # type: ignore[union-attr]
-            if buffer.startswith("]", at):
-                return
+        while not (end := ARRAY_END.match(buffer, at)):
             try:
-                record, at = decoder.raw_decode(buffer, at)
+                record, at = _item(buffer, at, is_first=number == 1)
             except (ValueError, RecursionError) as error:
                 if isinstance(error, RecursionError) or not (more := file.read(size)):
                     raise UserError(f"{path} is not JSON after {number - 1} objects: {error}.") from error
@@ -154,6 +151,20 @@ def _array(path: Path) -> Records:
                 continue
             yield _named(f"{path}:{number}", record)
             number, size = number + 1, BLOCK
+        rest = buffer[end.end() :]
+        while rest or (rest := file.read(BLOCK)):
+            if rest.strip():
+                raise UserError(f"{path} goes on after an array of {number - 1} objects: make it one array.")
+            rest = ""
+
+
+def _item(buffer: str, at: int, is_first: bool) -> tuple[Any, int]:
+    """An item of an array, with the comma before it, and where it ends."""
+    comma = COMMA.match(buffer, at)
+    if not is_first and comma is None:
+        raise ValueError(f"',' is missing: {buffer[at : at + 20]!r}")
+    start = SPACE.match(buffer, at).end() if is_first else comma.end()  # type: ignore[union-attr]
+    return json.JSONDecoder().raw_decode(buffer, start)
 
 
 def _named(name: str, record: object) -> tuple[str, Mapping[str, Any]]:
