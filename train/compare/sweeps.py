@@ -54,6 +54,11 @@ def sweeps_of(texts: Sequence[str], command: type[Run]) -> list[Sweep]:
     return found
 
 
+def can_be_swept(name: str) -> bool:
+    """Whether a setting of some run may be swept."""
+    return any(name in _kinds(command) for command in COMMANDS.values())
+
+
 def with_setting(run: Run, group: str, name: str, value: Any) -> Run:
     """Return a run with another value of a setting; a warm-up that follows the steps still does."""
     flags = getattr(run, group)

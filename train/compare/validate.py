@@ -7,12 +7,13 @@ from pathlib import Path
 from train.compare.config import Compare, CompareFinetune, Comparison, compare_defaults, compare_finetune_defaults
 from train.compare.grid import cells, is_swept, repeated, run_of, seeds, unused
 from train.compare.record import stored_record
+from train.compare.sweeps import can_be_swept
 from train.config.axes import idle
 from train.config.bounds import refuse
 from train.config.mistakes import reasons_of
 from train.config.resumed import changed_flags
 from train.config.run import Pretrain, UserError
-from train.config.stored import Settings
+from train.config.stored import Settings, differences
 from train.config.validate import check, check_finetuning
 from train.storage.model import read_model
 
@@ -86,5 +87,12 @@ def refuse_other_settings(run_dir: Path, settings: Settings, stored: Settings) -
     if changes := changed_flags(settings, known, "it"):
         raise UserError(
             f"the comparison in --run-dir {run_dir} was started with different flags: now {changes}. All its runs "
-            "share these flags, so use the same ones, or choose another --run-dir."
+            f"share these flags, so use the same ones{_by_sweeps(settings, known)}, or choose another --run-dir."
         )
+
+
+def _by_sweeps(settings: Settings, known: Settings) -> str:
+    """Return how rows of their own get the values of shared flags that may be swept."""
+    changes = [(flag.removeprefix("--").replace("-", "_"), value) for flag, value, _ in differences(settings, known)]
+    sweeps = [f"--sweep {name}={value}" for name, value in changes if can_be_swept(name)]
+    return f", add rows with other values by {' '.join(sweeps)}" if sweeps else ""

@@ -35,3 +35,8 @@ def run_import(config: Import) -> None:
     )
     if names := source.left_out():
         print(f"left out, as the network here does not have them: {', '.join(names)}")
+    if rows := source.without_token():
+        print(
+            f"note: {rows:,} of the {source.network.vocab_size:,} rows of the embedding have no token in {TOKENIZER}: "
+            "check that it belongs to this model"
+        )

@@ -20,6 +20,9 @@ SMALL = 50 * 10**6  # bytes; the largest tokenizers have 35 MB
 SAFETENSORS = ".safetensors"
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
 NAMED = 5  # tensors in a message
+# Rows of an embedding without a token, at most: some models have a multiple of 512 rows, as
+# Qwen2-7B, whose 152,064 rows have 151,665 tokens.
+PADDING = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Source:
     settings: Mapping[str, Any]  # the content of config.json
     network: LlamaConfig | EncoderConfig
     weights: Weights
+    tokens: frozenset[int]  # of the tokenizer
 
     def params(self) -> dict[str, Any]:
         """Read the weights.
@@ -50,6 +54,11 @@ class Source:
     def left_out(self) -> list[str]:
         """The tensors that no parameter here is made of, or a few of many."""
         return _a_few(left_out(self.network, self.weights))
+
+    def without_token(self) -> int:
+        """The rows of the embedding without a token, if padding does not explain them."""
+        rows = self.network.vocab_size - len(self.tokens)
+        return rows if rows >= PADDING else 0
 
     def small_files(self) -> list[Path]:
         """The files beside settings, tokenizer and weights, which an export returns.
@@ -104,7 +113,7 @@ def read_source(folder: Path) -> Source:
     _check_numbers(folder / CONFIG, settings, tokens, isinstance(network, LlamaConfig))
     with _reported(folder):
         weights = Weights(folder)
-    return Source(folder=folder, settings=settings, network=network, weights=weights)
+    return Source(folder=folder, settings=settings, network=network, weights=weights, tokens=tokens)
 
 
 def _tokens(path: Path, rows: int) -> frozenset[int]:

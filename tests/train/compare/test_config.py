@@ -345,6 +345,22 @@ def test_other_common_flags_are_refused_but_other_optimizers_are_not(
     assert "--data stdlib is no longer the text of the comparison" in error
 
 
+def test_a_shared_flag_that_was_never_given_is_added_by_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The comparison began without subspaces, so without a rank, and gets one that has a rank."""
+    record = {"settings": common_settings(comparison("--optimizers adamw")), "data_fingerprint": "of another text"}
+    (tmp_path / "compare.json").write_text(json.dumps(record))
+    error = refusal(tmp_path, "--optimizers adamw grassjump --rank 8 --eval-every 7", capsys)
+    assert "so use the same ones, add rows with other values by --sweep rank=8, or choose another --run-dir" in error
+    error = refusal(tmp_path, "--optimizers adamw --eval-every 7", capsys)
+    assert "so use the same ones, or choose another --run-dir" in error
+    advised = "--optimizers adamw grassjump --sweep rank=8"
+    assert "--data stdlib is no longer the text of the comparison" in refusal(tmp_path, advised, capsys)
+    names = [cell.name for cell in cells(comparison(advised))]
+    assert names == ["adamw", "grassjump rank=8"]
+
+
 def test_one_comparison_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("some text " * 999)
     with locked(tmp_path / "runs"):

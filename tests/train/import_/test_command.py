@@ -1,5 +1,6 @@
 """A folder of Hugging Face becomes a model here, unchanged, or is refused with a sentence."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from models import count_parameters, from_hf_state_dict
 from models.hf_folder import Weights
-from tests.train.foreign import NETWORK, write_foreign
+from tests.train.foreign import NETWORK, foreign_tokenizer, write_foreign
 from train.__main__ import main
 from train.data.tokenizer import train_tokenizer
 from train.program.task import abstract_params
@@ -59,6 +60,16 @@ def test_the_type_is_that_of_the_weights_whatever_the_settings_say(tmp_path: Pat
     write_foreign(tmp_path / "theirs", dtype=np.float16, settings={"torch_dtype": "bfloat16"})
     assert imported(tmp_path / "theirs", tmp_path / "ours") == 0
     assert json.loads((tmp_path / "ours" / "model.json").read_text())["torch_dtype"] == "float16"
+
+
+@pytest.mark.parametrize("surplus", [0, 511, 512])
+def test_many_rows_without_a_token_are_noted(surplus: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = foreign_tokenizer().get_vocab_size() + surplus
+    source = write_foreign(tmp_path / "theirs", network=dataclasses.replace(NETWORK, vocab_size=rows))
+    assert imported(source, tmp_path / "ours") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    expected = f"note: 512 of the {rows} rows of the embedding have no token in tokenizer.json: "
+    assert notes == ([f"{expected}check that it belongs to this model"] if surplus == 512 else [])
 
 
 def without(name: str) -> Callable[[Path], None]:
