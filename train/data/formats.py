@@ -9,6 +9,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -35,6 +36,7 @@ OTHERS = {
 }
 HEAD = 1 << 16  # bytes that are looked at
 BLOCK = 1 << 20  # characters of a JSON array, and of a text, that are read at once
+DECODER = json.JSONDecoder()
 SPACE, COMMA, ARRAY_END = (re.compile(rf"\s*{mark}\s*") for mark in ("", ",", r"\]"))
 ROWS = 64  # of a Parquet file that are read at once: texts may be long
 
@@ -151,20 +153,16 @@ def _array(path: Path) -> Records:
                 continue
             yield _named(f"{path}:{number}", record)
             number, size = number + 1, BLOCK
-        rest = buffer[end.end() :]
-        while rest or (rest := file.read(BLOCK)):
-            if rest.strip():
-                raise UserError(f"{path} goes on after an array of {number - 1} objects: make it one array.")
-            rest = ""
+        if any(part.strip() for part in itertools.chain([buffer[end.end() :]], iter(lambda: file.read(BLOCK), ""))):
+            raise UserError(f"{path} goes on after an array of {number - 1} objects: make it one array.")
 
 
 def _item(buffer: str, at: int, is_first: bool) -> tuple[Any, int]:
-    """An item of an array, with the comma before it, and where it ends."""
-    comma = COMMA.match(buffer, at)
-    if not is_first and comma is None:
+    """An item of an array, and where it ends. A comma comes before all but the first."""
+    start = (SPACE if is_first else COMMA).match(buffer, at)
+    if start is None:
         raise ValueError(f"',' is missing: {buffer[at : at + 20]!r}")
-    start = SPACE.match(buffer, at).end() if is_first else comma.end()  # type: ignore[union-attr]
-    return json.JSONDecoder().raw_decode(buffer, start)
+    return DECODER.raw_decode(buffer, start.end())
 
 
 def _named(name: str, record: object) -> tuple[str, Mapping[str, Any]]:

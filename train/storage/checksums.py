@@ -52,11 +52,9 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if it is intact.
 
-    A checkpoint without checksums is one of an older version, if Orbax has marked it complete.
-    Names in the file of checksums are only compared, never opened, and links are not followed.
+    Every checkpoint has checksums before it has a name, so one without them is damaged. Names in
+    the file of checksums are only compared, never opened, and links are not followed.
     """
-    if not (folder / CHECKSUMS).exists() and (folder / "_CHECKPOINT_METADATA").is_file():
-        return None if (folder / "default").is_dir() else "it has no default, in which Orbax keeps the arrays"
     expected = _checksums(folder)
     if expected is None:
         return f"it has no readable {CHECKSUMS}"
