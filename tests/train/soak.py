@@ -60,15 +60,19 @@ class Soak:
         shutil.rmtree(folder / f"timed{os.getpid()}")
 
     def round(self, number: int, most: int) -> dict[str, Any]:
-        """Interrupt one run up to `most` times, finish it, and compare; return what happened."""
+        """Interrupt one run up to `most` times, finish it, and compare; return what happened.
+
+        An interruption after which there is a summary is not counted: the run may have ended first.
+        """
         draw, run_dir = random.Random(number), self.folder / f"round{number}"
         shutil.rmtree(run_dir, ignore_errors=True)
         more = {"cache_dir": run_dir.with_name(f"cache{number}")} if draw.random() < 0.25 else {}
         happened, began = [], time.monotonic()
         for _ in range(most):
+            row = self.interruption(draw, run_dir, more)
             if (run_dir / "summary.json").exists():
                 break
-            happened.append(self.interruption(draw, run_dir, more))
+            happened.append(row)
         self.launcher.finish(self.command(run_dir, more), timeout=LONGEST)
         assert_same_run(run_dir, self.reference)
         for path in (run_dir, more.get("cache_dir")):
