@@ -19,6 +19,7 @@ from experiments.pretraining import Outcome, Run, settings
 from experiments.provenance import made_on
 from experiments.study import Study, caption, command_line, row, write_tables
 from models.config import CONFIGS
+from train.config.run import UserError
 from train.storage.metrics import save_figure
 
 
@@ -79,6 +80,23 @@ class Contest:
     def contestants(self) -> list[str]:
         """All of them."""
         return list(dict.fromkeys(name for table in self.tables for name in table.contestants))
+
+    def only(self, some: Sequence[str] | None) -> "Contest":
+        """The contest with some of its contestants; with all of them for None.
+
+        Raises:
+          UserError: If it does not have one of them.
+        """
+        if some is None:
+            return self
+        known = self.contestants()
+        if unknown := [name for name in some if name not in known]:
+            raise UserError(f"--only {unknown[0]!r} is no contestant: choose from {'; '.join(known)}.")
+        tables = [
+            table._replace(contestants=tuple(name for name in table.contestants if name in some))
+            for table in self.tables
+        ]
+        return dataclasses.replace(self, tables=tuple(table for table in tables if table.contestants))
 
     def trial(self, contestant: str, point: search.Point) -> Run:
         """The trial some steps from the defaults."""
@@ -171,8 +189,9 @@ class Contest:
         """Make what is missing, the trials first, and write the tables."""
         parser = command_line(description, self.results)
         parser.add_argument("--model", choices=tuple(CONFIGS), default=self.model, help="what is trained")
+        parser.add_argument("--only", nargs="+", metavar="CONTESTANT", help="make the runs of these only")
         args = parser.parse_args()
-        contest = dataclasses.replace(self, model=args.model)
+        contest = dataclasses.replace(self, model=args.model).only(args.only)
 
         def read() -> dict[Run, Outcome]:
             return self.study.read(args.results)
@@ -181,7 +200,7 @@ class Contest:
             while trials := contest.missing_trials(read()):
                 self.study.make(trials, args.results, args.workers)
             rates = contest.rates(read())
-            runs = [run for table in self.tables for run in contest.runs(table, rates)]
+            runs = [run for table in contest.tables for run in contest.runs(table, rates)]
             self.study.make(runs, args.results, args.workers)
         print(self.report(read()))
         self.write_page(args.results, read())

@@ -98,6 +98,17 @@ def test_contestants_are_compared_seed_by_seed() -> None:
     assert "| 2 | 4.100 | 0.000 | +0.100, -0.100 |" in rows["| blocks:8"]
 
 
+def test_a_contest_can_be_of_some_contestants() -> None:
+    some = CONTEST.only(["haar", "walk"])
+    assert [table.contestants for table in some.tables[:3]] == [("haar",), ("walk",), ("haar",)]
+    assert set(some.missing_trials({})) == {
+        run for run in CONTEST.missing_trials({}) if run.contestant in ("haar", "walk")
+    }
+    assert CONTEST.only(None) == CONTEST
+    with pytest.raises(UserError, match="--only 'hair' is no contestant: choose from haar; gaussian; "):
+        CONTEST.only(["haar", "hair"])
+
+
 def test_a_contest_has_a_model_and_shares_of_its_hidden_size() -> None:
     larger = dataclasses.replace(CONTEST, model="20m")
     trial = next(run for run in larger.missing_trials({}) if run.contestant == "haar")
