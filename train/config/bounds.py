@@ -74,5 +74,6 @@ def check_step(step: int | None) -> None:
 
 def refuse(name: str, value: Any, reason: str) -> None:
     """Raise the error for a setting that has a wrong value."""
-    words = ["no_" + name] if value is False else [name, *str(value).split()]
-    raise UserError(f"--{' '.join([words[0].replace('_', '-'), *words[1:]])} {reason}.")
+    flag = ("no_" + name if value is False else name).replace("_", "-")
+    words = [flag] if isinstance(value, bool) else [flag, *str(value).split()]
+    raise UserError(f"--{' '.join(words)} {reason}.")

@@ -98,7 +98,7 @@ def _check_backward(config: Run, remat: str, layers: int) -> None:
     if not flags.update_in_backward:
         for name in ("clip_by", "keep_every"):
             if (value := getattr(flags, name)) != getattr(OptimizerFlags, name):
-                refuse(name, value, "has no effect without --update-in-backward: add it, or leave this out")
+                refuse(name, value, f"has no effect without --update-in-backward: {_way_out(config, name)}")
         return
     if not OPTIMIZERS[name := flags.optimizer].updates_apart:
         refuse("update_in_backward", True, f"needs an optimizer that updates layers apart, and {name} does not")
@@ -112,6 +112,15 @@ def _check_backward(config: Run, remat: str, layers: int) -> None:
     if layers % flags.keep_every or 1 < flags.keep_every == layers:
         useful = ", ".join(str(n) for n in (1, *range(2, layers)) if layers % n == 0)
         refuse("keep_every", flags.keep_every, f"must divide the {layers} layers, and be less: give one of {useful}")
+
+
+def _way_out(config: Run, name: str) -> str:
+    """Say what to do about a flag of the update inside the backward pass, where there is none."""
+    if not config.resume:
+        return "add it, or leave this out"
+    if name == "keep_every":
+        return "add it, or --keep-every 1"
+    return "the run was started with both, so leave out --no-update-in-backward"
 
 
 def _check_weights(weights: WeightsName, optimizer: OptimizerFlags, mesh: str) -> None:

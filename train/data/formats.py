@@ -1,8 +1,9 @@
 """What a file holds, and its content as a stream.
 
 The first bytes of a file say whether it is compressed, Parquet or no text at all; its name says
-which text. A file whose name says nothing, but whose first line is a JSON object with a text, has
-JSON lines. The mark of UTF-8 at the beginning of a file (BOM) is no text and is left out.
+which text. A file whose name says nothing has JSON lines if its first line is a JSON object with a
+"text", or its first two lines are JSON objects. The mark of UTF-8 at the beginning of a file (BOM)
+is no text and is left out.
 """
 
 import contextlib
@@ -61,17 +62,22 @@ def format_of(path: Path) -> Format:
         return "parquet"
     what = next((name for magic, name in OTHERS.items() if head.startswith(magic)), "binary" if b"\0" in head else None)
     if what:
-        raise Unreadable(f"{path} is {what}, and no UTF-8 text: convert it, or restrict the pattern to text files.")
+        raise _other(path, what)
     if suffix in SEPARATORS:
         return "table"
     start = head.removeprefix(MARK).lstrip()
     if suffix in (".json", ".jsonl", ".ndjson"):
         if start.startswith(b"["):
             return "array"
-        if suffix == ".json" and start and _first_object(path) is None:
+        if suffix == ".json" and start and not _first_objects(path):
             raise UserError(f"{path} has neither a JSON object a line nor an array of objects: convert it to either.")
         return "lines"
-    return "lines" if start.startswith(b"{") and "text" in (_first_object(path) or {}) else "text"
+    objects = _first_objects(path) if start.startswith(b"{") else []
+    return "lines" if len(objects) == 2 or any("text" in one for one in objects) else "text"
+
+
+def _other(path: Path, what: str) -> Unreadable:
+    return Unreadable(f"{path} is {what}, and no UTF-8 text: convert it, or restrict the pattern to text files.")
 
 
 def records_of(path: Path, kind: Format) -> Records:
@@ -81,8 +87,21 @@ def records_of(path: Path, kind: Format) -> Records:
     return {"lines": _lines, "array": _array, "table": _table}[kind](path)
 
 
+def blocks_of_text(path: Path) -> Iterator[str]:
+    """Yield a text as it is, in blocks.
+
+    Raises:
+      Unreadable: If it is no text, which may come out at a later block.
+    """
+    with _text(path) as file:
+        while block := file.read(BLOCK):
+            if "\0" in block:
+                raise _other(path, "binary")
+            yield block
+
+
 @contextlib.contextmanager
-def text_of_file(path: Path, newline: str = "") -> Iterator[TextIO]:
+def _text(path: Path, newline: str = "") -> Iterator[TextIO]:
     """Open a text, compressed or not, to be read as a stream."""
     with _reading(path), _opened(path) as file:
         yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
@@ -115,20 +134,25 @@ def _ends_with(path: Path, magic: bytes) -> bool:
         return file.read() == magic
 
 
-def _first_object(path: Path) -> Mapping[str, Any] | None:
-    """The JSON object that the first line is, if it is one."""
-    with text_of_file(path, "\n") as file:
-        line = next((line for line in file if line.strip()), "")
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+def _first_objects(path: Path) -> list[Mapping[str, Any]]:
+    """The JSON objects that the first two lines are, as far as they are."""
+    with _text(path, "\n") as file:
+        lines = itertools.islice((line for line in file if line.strip()), 2)
+        objects: list[Mapping[str, Any]] = []
+        for line in lines:
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(value, dict):
+                break
+            objects.append(value)
+    return objects
 
 
 def _lines(path: Path) -> Records:
     # Only \n ends a record: the other line separators of Unicode may occur inside one.
-    with text_of_file(path, "\n") as file:
+    with _text(path, "\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -141,7 +165,7 @@ def _lines(path: Path) -> Records:
 
 def _array(path: Path) -> Records:
     """Read an array object by object, in blocks that grow while an object is longer."""
-    with text_of_file(path) as file:
+    with _text(path) as file:
         buffer, at, size, number = file.read(BLOCK).lstrip()[1:], 0, BLOCK, 1
         while not (end := ARRAY_END.match(buffer, at)):
             try:
@@ -173,7 +197,7 @@ def _named(name: str, record: object) -> tuple[str, Mapping[str, Any]]:
 
 def _table(path: Path) -> Records:
     separator = SEPARATORS[Path(path.name.removesuffix(".gz")).suffix.lower()]
-    with text_of_file(path) as file:
+    with _text(path) as file:
         reader = csv.DictReader(file, delimiter=separator, strict=True)
         try:
             names = reader.fieldnames or ()

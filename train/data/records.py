@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config.run import FILES, UserError
-from train.data.formats import Records, format_of, records_of, text_of_file
+from train.data.formats import Records, blocks_of_text, format_of, records_of
 
 
 def paths_of(source: str) -> list[Path]:
@@ -38,9 +38,7 @@ def read_records(source: str) -> Records:
     """
     for path in paths_of(source):
         if (kind := format_of(path)) == "text":
-            with text_of_file(path) as file:
-                text = file.read()
-            yield str(path), {"text": text}
+            yield str(path), {"text": "".join(blocks_of_text(path))}
         else:
             yield from records_of(path, kind)
 

@@ -5,15 +5,15 @@ A source is read as a stream, as often as needed, and always in the same order.
 
 import hashlib
 import importlib.metadata
-import io
+import itertools
 import os
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from train.config.run import FILES, HUB, STDLIB
-from train.data.formats import BLOCK, format_of, records_of, text_of_file
+from train.data.formats import BLOCK, blocks_of_text, format_of, records_of
 from train.data.hub import hub_parts
 from train.data.records import paths_of, text_of
 
@@ -88,18 +88,15 @@ def state_of(paths: Iterable[Path]) -> State:
     return state
 
 
-def in_pieces(stream: TextIO) -> Iterator[str]:
+def in_pieces(blocks: Iterable[str]) -> Iterator[str]:
     """Yield a text in pieces of at most `BLOCK` characters that end at lines, or before spaces."""
     rest = ""
-    while True:
-        block = stream.read(BLOCK)
+    for block in itertools.chain(blocks, [""]):
         rest += block
         while len(rest) > BLOCK or (rest and not block):
             end = len(rest) if len(rest) <= BLOCK else _boundary(rest)
             yield rest[:end]
             rest = rest[end:]
-        if not block:
-            return
 
 
 def _boundary(text: str) -> int:
@@ -110,19 +107,14 @@ def _boundary(text: str) -> int:
 
 def _documents_of(path: Path) -> Iterator[Document]:
     if (kind := format_of(path)) == "text":
-        yield Document(str(path), _pieces_of(path))
+        yield Document(str(path), in_pieces(blocks_of_text(path)))
     else:
         yield from _of_texts((name, text_of(name, record)) for name, record in records_of(path, kind))
 
 
 def _of_texts(texts: Iterable[tuple[str, str]], is_held_out: bool | None = None) -> Iterator[Document]:
     for name, text in texts:
-        yield Document(name, in_pieces(io.StringIO(text, newline="")), is_held_out)
-
-
-def _pieces_of(path: Path) -> Iterator[str]:
-    with text_of_file(path) as file:
-        yield from in_pieces(file)
+        yield Document(name, in_pieces(text[at : at + BLOCK] for at in range(0, len(text), BLOCK)), is_held_out)
 
 
 def _python_documents(megabytes: float) -> Iterator[Document]:

@@ -152,6 +152,8 @@ class Trainer:
             return
         more = self.mfu(self.program.task.tokens / seconds) | peak_memory()
         self.tools.display.update(self.tools.metrics.add_update(self.step, loss, lr, seconds, **more))
+        if report.is_spoiled:
+            raise self.diverged("gradient norm")
 
     def mfu(self, tokens_per_second: float) -> dict[str, float]:
         """Return the part of the peak of the devices that the model uses, if it is known."""
@@ -207,7 +209,7 @@ class Trainer:
         return on_first(lambda: stop.best(rows) if (rows := self.tools.metrics.evaluations) else {})
 
     def diverged(self, what: str) -> Diverged:
-        """Return the error for a loss, a state or an evaluation that is no longer finite."""
+        """Return the error for a number that is not finite: what it is."""
         self.tools.metrics.add_diverged(self.step, what)
         latest = self.tools.checkpoints.latest
         skipped = f", {self.skips.in_a_row} updates in a row were skipped" if self.skips.in_a_row else ""

@@ -54,7 +54,12 @@ def run_plan(config: Plan) -> None:
     program = planned_program(run, mesh)
     refuse_untraceable(program, run.optimizer.optimizer, run.devices.mesh)
     plan = planned_step(run, program) | {"topology": config.plan.topology, "versions": versions()}
-    plan |= {"parts": parts_of(program), "memory": _memory(plan, limit), "remedies": [], "together": []}
+    plan |= {
+        "parts": parts_of(program, run.optimizer.keep_every),
+        "memory": _memory(plan, limit),
+        "remedies": [],
+        "together": [],
+    }
     print(text(plan), flush=True)
     if not plan["memory"]["fits"] and config.plan.remedies:
         plan |= _remedies(run, shards, plan, devices)

@@ -52,7 +52,8 @@ def planned_step(run: Pretrain, program: Program) -> dict[str, Any]:
         "parameters": device_bytes(program.state.params),
         "optimizer_state": device_bytes((program.state.opt_state, program.state.step)),
         "batch": device_bytes(program.batch),
-        "gradients": device_bytes(program.weights),  # same shapes, dtypes and shardings
+        # The whole tree has the shapes, types and shardings of the weights.
+        "gradients": 0 if program.updates_in_backward else device_bytes(program.weights),
         "adamw_state": adamw_state_bytes(run, mesh),
     }
     start = time.perf_counter()

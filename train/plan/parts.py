@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from train.plan.cost import memory_of, needed, refusal
@@ -18,8 +19,12 @@ from train.program.program import Program
 from train.program.sharding import placement, replicated
 
 
-def parts_of(program: Program) -> dict[str, int | None]:
+def parts_of(program: Program, keep_every: int = 1) -> dict[str, int | None]:
     """Return bytes of one device.
+
+    Args:
+      program: The programs of a run.
+      keep_every: Layers for each saved input, if layers are updated inside the backward pass.
 
     Returns:
       saved: What the forward pass leaves for the backward pass, except parameters and logits.
@@ -27,7 +32,10 @@ def parts_of(program: Program) -> dict[str, int | None]:
       chunk: Positions of each row whose logits exist at once; None for all.
       passes: What the loss with its gradients needs, parameters and batch included; None if that
         alone does not fit. Of a batch in parts it has all parts, and the sums of their gradients.
+        None, too, for a step that is not loss and gradients first, and then an update.
     """
+    if program.updates_in_backward:
+        return {"saved": _inputs(program, keep_every), "logits": 0, "chunk": _chunk(program), "passes": None}
     saved, logits = _saved(program)
     return {"saved": saved, "logits": logits, "chunk": _chunk(program), "passes": _passes(program)}
 
@@ -60,6 +68,14 @@ def _saved(program: Program) -> tuple[int, int]:
         ]
     logits = [x for x, is_one in zip(shapes, are_logits, strict=True) if is_one]
     return _bytes(shapes) - _bytes(logits), _bytes(logits)
+
+
+def _inputs(program: Program, keep_every: int) -> int:
+    """Return the bytes of the saved inputs of layers."""
+    network, tokens = program.task.network, program.batch.tokens
+    rows, _ = tokens.sharding.shard_shape(tokens.shape)
+    input_of_layer = rows * program.task.seq_len * network.hidden_size * jnp.dtype(network.dtype).itemsize
+    return network.num_layers // keep_every * input_of_layer
 
 
 def _chunk(program: Program) -> int | None:

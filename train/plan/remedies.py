@@ -99,7 +99,7 @@ REMEDIES: tuple[Remedy, ...] = (
         applies=lambda run, _: (
             OPTIMIZERS[run.optimizer.optimizer].updates_apart and not run.optimizer.update_in_backward
         ),
-        price="a second backward pass, for the clip; the results are the same",
+        price="a clip needs a second backward pass; the results are the same",
         keeps_results=True,
     ),
     Remedy(

@@ -11,6 +11,10 @@ Compiled for simulated CPU devices. On an accelerator temporaries differ, as fus
 computes and sends bfloat16 as float32, and writes an all-reduce and a slice where others may use a reduce-scatter,
 which sends half."""
 IN_CHUNKS = "none: logits are chunked, so those of one chunk are among what follows"
+BETWEEN_PASSES = "shapes of what the forward pass leaves for the backward pass"
+OF_THE_VOCABULARY = "the same, arrays with an axis of the vocabulary"
+OF_A_LAYER = "never whole: those of a layer are among what follows"
+IN_THE_PASS = "none: the backward pass begins with them, so they are among what follows"
 DIFFERENCES = "A negative difference: not all of what is listed above it exists at one time."
 OPERATIONS = "Operations are those of the matrix products per token, over those of the step as asked."
 UNKNOWN_TRIP_COUNT = (
@@ -78,16 +82,15 @@ def _heading(plan: dict[str, Any]) -> str:
 def _parts(plan: dict[str, Any]) -> str:
     """Return the memory of a step as a sum, whose last terms are differences of programs."""
     held, parts, need = plan["bytes"], plan["parts"], plan["needed"]
-    exact = ("parameters", "optimizer_state", "batch", "gradients")
-    rows = [(name.replace("_", " "), held[name], "exact") for name in exact]
-    rows[1] = (*rows[1][:2], f"exact; AdamW's would be {mb(held['adamw_state'])}")
-    rows += [
-        ("saved activations", parts["saved"], "shapes of what the forward pass leaves for the backward pass"),
-        (
-            "saved logits",
-            parts["logits"],
-            "the same, arrays with an axis of the vocabulary" if parts["chunk"] is None else IN_CHUNKS,
-        ),
+    is_apart = plan["flags"]["update_in_backward"]
+    activations, logits = ("inputs of layers", IN_THE_PASS) if is_apart else (BETWEEN_PASSES, OF_THE_VOCABULARY)
+    rows = [
+        ("parameters", held["parameters"], "exact"),
+        ("optimizer state", held["optimizer_state"], f"exact; AdamW's would be {mb(held['adamw_state'])}"),
+        ("batch", held["batch"], "exact"),
+        ("gradients", held["gradients"], OF_A_LAYER if is_apart else "exact"),
+        ("saved activations", parts["saved"], activations),
+        ("saved logits", parts["logits"], logits if parts["chunk"] is None else IN_CHUNKS),
     ]
     differences = [("other temporaries", need - sum(size for _, size, _ in rows), "difference: what remains")]
     if parts["passes"] is not None:

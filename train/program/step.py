@@ -28,6 +28,7 @@ class Report(NamedTuple):
     loss: Array  # (), float32, before the update
     learning_rate: Array  # (), float32
     is_skipped: Array  # (), bool
+    is_spoiled: Array  # (), bool: the norm of the gradient was not finite, and the state has it
 
 
 def first_state(params: Params, tx: optax.GradientTransformation, frozen: Pattern = ()) -> TrainState:
@@ -63,7 +64,7 @@ def make_train_step(
                 params = joined(optax.apply_updates(trained, updates), fixed)
             return TrainState(state.step + 1, params, opt_state)
 
-        report = Report(value, jnp.asarray(schedule(state.step)), ~is_good)
+        report = Report(value, jnp.asarray(schedule(state.step)), ~is_good, jnp.zeros((), bool))
         return lax.cond(is_good, updated, lambda state: state, state), report
 
     return train_step
@@ -98,17 +99,17 @@ def make_backward_step(
 
     That skips an update whose loss is not finite. Only if it clips by two passes (`knows_norm`)
     does it know the norm of the gradient before the first layer is updated, and skips one whose
-    gradient is not finite.
+    gradient is not finite. Otherwise such a gradient spoils the state.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         params, opt_state, report = step(state.params, state.opt_state, batch)
-        is_good = jnp.isfinite(report.loss)
-        if knows_norm:
-            is_good &= jnp.isfinite(report.grad_norm)
+        is_finite = jnp.isfinite(report.loss)
+        is_norm_finite = jnp.isfinite(report.grad_norm)
+        is_good = is_finite & is_norm_finite if knows_norm else is_finite
         rate = jnp.asarray(schedule(state.step))
         return TrainState(state.step + is_good.astype(jnp.int32), params, opt_state), Report(
-            report.loss, rate, ~is_good
+            report.loss, rate, ~is_good, is_good & ~is_norm_finite
         )
 
     return train_step

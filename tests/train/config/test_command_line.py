@@ -302,7 +302,7 @@ MISTAKES = [
     ("--update-in-backward --accumulate 2", "--accumulate 2 adds gradients up, and --update-in-backward keeps none"),
     ("--weights int8 --mesh data=2", "--weights int8 has blocks that --mesh data=2 would cut"),
     ("--update-in-backward --remat block", "--remat block has no effect on --update-in-backward"),
-    ("--update-in-backward --optimizer badam", "needs an optimizer that updates layers apart, and badam does not"),
+    ("--update-in-backward --optimizer badam", "--update-in-backward needs an optimizer that updates layers apart"),
     ("--clip-by layer", "--clip-by layer has no effect without --update-in-backward: add it, or leave this out"),
     ("--update-in-backward --clip 0 --clip-by previous", "--clip-by previous has no effect on --clip 0"),
     ("--keep-every 2", "--keep-every 2 has no effect without --update-in-backward: add it, or leave this out"),

@@ -203,14 +203,19 @@ def test_a_flag_that_does_something_or_repeats_the_run_is_accepted_when_it_resum
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("stored", "words", "message"),
     [
-        ("--keep-every 2", "--keep-every 2 has no effect without --update-in-backward"),
-        ("--diagnostics", "--diagnostics needs another optimizer than adamw"),
+        ("", "--keep-every 2", "without --update-in-backward: add it, or --keep-every 1"),
+        ("--keep-every 2", "--no-update-in-backward", "without --update-in-backward: add it, or --keep-every 1"),
+        ("--clip-by layer", "--no-update-in-backward", "was started with both, so leave out --no-update-in-backward"),
+        ("", "--diagnostics", "--diagnostics needs another optimizer than adamw"),
     ],
 )
-def test_a_flag_that_cannot_act_is_refused_before_the_run_resumes(words: str, message: str, tmp_path: Path) -> None:
-    config = resumed(tmp_path, "--optimizer adamw", words)
+def test_a_flag_that_cannot_act_is_refused_before_the_run_resumes(
+    stored: str, words: str, message: str, tmp_path: Path
+) -> None:
+    stored = f"{stored} --update-in-backward" if stored else ""
+    config = resumed(tmp_path, f"--optimizer adamw {stored}", words)
     assert isinstance(config, Pretrain)
     with pytest.raises(UserError, match=message):
         check(config)

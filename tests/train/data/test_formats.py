@@ -53,12 +53,21 @@ def test_a_parquet_file_is_found_under_any_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"plain", b"{not JSON", b'{"name": "x"}\nmore', b"[1, 2]", b"PAR1, a text", b"\r\n x \n"]
+    "content",
+    [b"plain", b"{not JSON", b'{"name": "x"}', b'{"name": "x"}\nmore', b"[1, 2]", b"PAR1, a text", b"\r\n x \n"],
 )
 def test_another_text_is_taken_as_it_is(content: bytes, tmp_path: Path) -> None:
     for mark in (b"", MARK):
         (tmp_path / "a.txt").write_bytes(mark + content)
         assert read(tmp_path / "a.txt") == [{"text": content.decode()}]
+
+
+def test_lines_of_objects_are_records_under_any_name(tmp_path: Path) -> None:
+    """Without a text, too: they are not trained on as they are, but refused."""
+    objects = [{"content": "a"}, {"content": "b"}]
+    for name in ("a.txt", "a.log"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, objects)))
+        assert read(tmp_path / name) == objects
 
 
 def test_an_array_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +89,7 @@ REFUSED = {
     "a zip": ("a.txt", b"PK\x03\x04...", "is a zip archive"),
     "zstd": ("a.jsonl.zst", b"\x28\xb5\x2f\xfd...", "is compressed by zstd"),
     "binary": ("a.txt", b"text\0", "is binary"),
+    "binary after a long text": ("a.txt", b"text" * 99_999 + b"\0", "is binary, and no UTF-8 text"),
     "Latin-1": ("a.txt", "Müll".encode("latin-1"), "is not UTF-8 text"),
     "Latin-1 in JSON": ("a.jsonl", '{"text": "Müll"}'.encode("latin-1"), "is not UTF-8 text"),
     "cut short": ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "cannot be read"),

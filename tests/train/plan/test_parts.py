@@ -35,3 +35,13 @@ def test_a_loss_in_chunks_leaves_no_logits_and_its_gradient_is_not_counted_twice
     assert found["chunk"] is not None
     assert found["passes"] is not None
     assert found["passes"] > saved_chunked
+
+
+def test_a_step_that_updates_in_the_backward_pass_leaves_inputs_of_layers() -> None:
+    asked = {"update_in_backward": True, "precision": "mixed"}
+    network = RUN.model.build()
+    one = 4 * 16 * network.hidden_size * 2  # rows, positions, hidden size, bytes
+    for keep_every in (1, 2):
+        found = parts.parts_of(program(**asked), keep_every)
+        saved = network.num_layers // keep_every * one
+        assert found == {"saved": saved, "logits": 0, "chunk": None, "passes": None}

@@ -19,6 +19,7 @@ OF_TEMPORARIES = (
 
 def plan(**changes: Any) -> dict[str, Any]:
     flags = {"model": "7b", "optimizer": "grassjump", "rank": 8, "precision": "float32", "logits": "auto"}
+    flags |= {"update_in_backward": False}
     compiled = {"argument": 5, "output": 5, "alias": 5, "temp": 7, "generated_code": 0, "total": 12, "peak": 5}
     held = {"parameters": 2, "optimizer_state": 3, "batch": 0, "gradients": 2, "adamw_state": 4}
     return {
@@ -62,6 +63,18 @@ def test_the_parts_add_up_to_what_is_needed(passes: int | None) -> None:
     assert rows.pop("needed at one time") == pytest.approx(12_000)
     assert sum(rows.values()) == pytest.approx(12_000)
     assert ("A negative difference" in shown) == (passes == 4)
+
+
+def test_a_step_that_updates_in_the_backward_pass_has_no_gradients_and_no_negative_rest() -> None:
+    asked = plan()
+    held = asked["bytes"] | {"gradients": 0}
+    parts = {"saved": GB, "logits": 0, "chunk": None, "passes": None}
+    shown = text(asked | {"bytes": held, "parts": parts, "flags": asked["flags"] | {"update_in_backward": True}})
+    expected = {"parameters": 2, "optimizer state": 3, "batch": 0, "gradients": 0, "saved activations": 1}
+    rest = {"saved logits": 0, "other temporaries": 6, "needed at one time": 12}
+    assert numbers(shown) == {name: pytest.approx(1000 * size) for name, size in (expected | rest).items()}
+    assert "never whole: those of a layer are among what follows" in shown
+    assert "A negative difference" not in shown
 
 
 @pytest.mark.parametrize(

@@ -512,6 +512,39 @@ def test_a_run_that_diverges_keeps_its_good_checkpoints(
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("clip", [{"clip": 0}, {"clip": 1, "clip_by": "previous"}])
+def test_a_gradient_that_is_in_the_weights_before_its_norm_is_known_ends_the_run(
+    clip: dict[str, object],
+    launcher: Launcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Values of 1e30 that are multiplied by 0 leave the loss as it is, but not the gradient."""
+    run_dir, update = tmp_path / "run", Trainer.update
+    factors = {"v": 1e30, "o": 0.0}
+
+    def enlarged(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+        (factor,) = [factors[key.key] for key in path if key.key in factors] or (None,)
+        return x if factor is None else jax.device_put(x * factor, x.sharding)
+
+    def spoilt(trainer: Trainer) -> None:
+        if trainer.step == 6:
+            trainer.state = trainer.state._replace(params=jax.tree.map_with_path(enlarged, trainer.state.params))
+        update(trainer)
+
+    monkeypatch.setattr(Trainer, "update", spoilt)
+    assert main(launcher.arguments(run_dir, optimizer="adamw", update_in_backward=True, **clip)) == 3
+    error = capsys.readouterr().err
+    assert (
+        "the gradient norm at step 7 is not finite, so the run stops; the last good checkpoint is that of step 5"
+        in error
+    )
+    assert rows(run_dir)[-1] == {"step": 7, "diverged": "gradient norm"}
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["5"]
+
+
+@pytest.mark.usefixtures("compiled")
 def test_a_run_whose_evaluation_is_not_finite_diverges(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

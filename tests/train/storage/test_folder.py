@@ -34,7 +34,7 @@ def stop(trainer: Trainer) -> None:
 def spoil(trainer: Trainer, update: Callable[[Trainer], None]) -> None:
     """Make an update, and report it as skipped."""
     update(trainer)
-    trainer.in_flight = Report(math.nan, 0.1, True)  # type: ignore[arg-type]
+    trainer.in_flight = Report(math.nan, 0.1, True, False)  # type: ignore[arg-type]
 
 
 def evaluations(run_dir: Path) -> dict[int, float]:
