@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from train.compare.figures import style
 from train.storage.metrics import Row, whole_steps
 
-COLUMNS = 4  # of panels
+COLUMNS, ACROSS = 4, 3  # panels in a line, of types of layers and of quantities
+OF_TWO = ("overlap", "angle_mean", "angle_largest")  # of the subspace, and of that before it
 SPECTRA = 8  # steps whose spectra are shown
 DEPTHS = matplotlib.colormaps["viridis"].resampled(256)
 
@@ -83,6 +84,8 @@ def subspaces_figure(rows: Sequence[Row], name: str) -> Figure | None:
     """
     wanted = [
         ("overlap", "mean squared cosine\nwith the subspace before", np.mean, "part"),
+        ("angle_mean", "mean of the angles\nto it (radians)", np.mean, "linear"),
+        ("angle_largest", "largest of the angles\nto it (radians)", np.mean, "linear"),
         ("recovered", r"recovered residual $\|L\| / \|G\|$", np.mean, "linear"),
         ("limited", "part of the columns\nthat the limit held down", np.mean, "part"),
     ]
@@ -92,12 +95,14 @@ def subspaces_figure(rows: Sequence[Row], name: str) -> Figure | None:
 
 def _by_type(rows: Sequence[Row], title: str, panels: Sequence[tuple[str, str, Callable[..., Any], str]]) -> Figure:
     """Return a panel for each quantity, with a line for each type of layer."""
-    figure = Figure(figsize=(5.5 * len(panels) + 2, 5), layout="constrained")
+    columns = min(ACROSS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.5 * columns + 2, 5 * lines), layout="constrained")
     figure.suptitle(title, fontsize="x-large")
-    kinds = list(rows[0]["captured"])
-    for axes, (quantity, label, reduce, scale) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    kinds, grid = list(rows[0]["captured"]), list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (quantity, label, reduce, scale) in zip(grid, panels, strict=False):
         shown = _rows_of(quantity, rows)
         for number, kind in enumerate(kinds):
             values = reduce(_over_steps(shown, quantity, kind), axis=1)
@@ -114,10 +119,8 @@ def _by_type(rows: Sequence[Row], title: str, panels: Sequence[tuple[str, str, C
 
 
 def _rows_of(quantity: str, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that have a quantity: before the first update there is no subspace to overlap
-    with.
-    """
-    return [row for row in rows if quantity != "overlap" or row["step"] > 1]
+    """Return the rows that have a quantity: before the first update there is no subspace."""
+    return [row for row in rows if quantity not in OF_TWO or row["step"] > 1]
 
 
 def _panels(rows: Sequence[Row], title: str) -> tuple[Figure, list[tuple[str, Axes]]]:

@@ -40,9 +40,24 @@ def test_spectra_and_norms_are_the_largest_over_layers() -> None:
 def test_a_run_without_a_limit_has_the_panels_that_it_can_have() -> None:
     without = [{name: x for name, x in row.items() if name not in ("recovered", "limited")} for row in ROWS]
     figures = [subspaces_figure(rows, "run") for rows in (ROWS, without)]
-    assert [len(figure.axes) for figure in figures if figure] == [3, 1]
+    assert [len(figure.axes) for figure in figures if figure] == [5, 3]
     assert figures[0] is not None
-    assert lines(figures[0].axes[2])[0][0, 1] == pytest.approx(0.5)
+    assert lines(figures[0].axes[4])[0][0, 1] == pytest.approx(0.5)
+
+
+def test_the_angles_of_every_type_are_there_from_the_second_measurement_on() -> None:
+    figure = subspaces_figure(ROWS, "run")
+    assert figure is not None
+    for panel, quantity in zip(figure.axes[1:3], ("angle_mean", "angle_largest"), strict=True):
+        for kind, line in zip(KINDS, lines(panel), strict=True):
+            np.testing.assert_allclose(line, [[row["step"], row[quantity][kind][0]] for row in ROWS[1:]])
+
+
+def test_a_run_measured_before_there_were_angles_has_no_panels_of_them() -> None:
+    without = [{name: x for name, x in row.items() if not name.startswith("angle")} for row in ROWS]
+    figure = subspaces_figure(without, "run")
+    assert figure is not None
+    assert len(figure.axes) == 3
 
 
 def test_a_run_with_one_measurement_has_the_panels_that_it_can_have() -> None:
