@@ -19,7 +19,9 @@ RUN_DIR ?= runs/tiny-$(OPTIMIZER)-$(shell date +%Y%m%d-%H%M%S)
 COMPARE_DIR ?= runs/compare
 COMPARE_ARGS ?= --optimizers adamw grassjump --steps 100 --eval-every 50 --sweep learning_rate=5e-3,1e-2,2e-2 --sweep scale=0.1,0.25
 SOAK_DIR ?= runs/soak
+SOAK = JAX_PLATFORMS=cpu $(BIN)/python -m tests.train.soak --folder $(SOAK_DIR)
 KILLS ?= 200
+DISKS ?= $(if $(filter 0,$(shell id -u)),0.3 2 4 5 6 8 10 20)
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: train compare test test-long soak check format docs dist clean
@@ -43,9 +45,11 @@ test-long: $(VENV)/.train-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long tests/mesh
 
-# A small run, killed again and again at random moments: hours. Run it again to continue.
+# A small run, killed again and again at random moments: hours. Run it again to continue. Only root may mount disks that
+# are too small.
 soak: $(VENV)/.train-test
-	JAX_PLATFORMS=cpu $(BIN)/python -m tests.train.soak --kills $(KILLS) --folder $(SOAK_DIR) --json $(SOAK_DIR)/rounds.json
+	$(SOAK) --kills $(KILLS) --json $(SOAK_DIR)/rounds.json --disks $(DISKS)
+	$(SOAK) --kills $(shell expr $(KILLS) / 4) --json $(SOAK_DIR)/in_backward.json --variant in_backward
 
 # Format, lint and types: what CI and the pre-commit hooks run.
 check: $(VENV)/.train-test $(VENV)/.dev

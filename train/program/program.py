@@ -130,9 +130,8 @@ def make_program(
     rate = make_schedule(optimizer.learning_rate, schedule)
     if optimizer.update_in_backward:
         assert isinstance(task, LanguageModel), "the other tasks are refused with the flags"
-        # In float32 the gradient of the head would be twice its weights.
-        head_gradient: HeadGradient = "by_slices" if options["is_narrow"] and mesh.size == 1 else "by_chunks"
-        step = backward_step(task.parts(place, head_gradient), optimizer, schedule, seed, **options)
+        parts = task.parts(place, _head_gradient(mesh, options["is_narrow"]))
+        step = backward_step(parts, optimizer, schedule, seed, **options)
         train_step = make_backward_step(step, rate, knows_norm=optimizer.clip > 0 and optimizer.clip_by == "two_pass")
     else:
         train_step = make_train_step(loss, tx, rate, frozen, value_and_grad)
@@ -175,6 +174,13 @@ def _functions(
         predict = functools.partial(predict_by_layer, task.parts(place))
         value_and_grad = by_floats(value_and_grad)
     return loss, mapped(predict, accumulate, place) if accumulate > 1 else predict, value_and_grad
+
+
+def _head_gradient(mesh: Mesh, is_narrow: bool) -> HeadGradient:
+    """Return how the gradient of the head is found: of narrow weights it would be twice their size
+    in float32.
+    """
+    return "by_slices" if is_narrow and mesh.size == 1 else "by_chunks"
 
 
 def _beginnings(
