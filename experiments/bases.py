@@ -17,7 +17,8 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 import grass_optax
-from experiments.contest import Contest, Table
+from experiments.contest import Contest
+from experiments.contest_tables import Table
 from experiments.pretraining import Run, study_of
 from experiments.reordered import strided
 from experiments.study import run_command

@@ -13,7 +13,8 @@ from pathlib import Path
 import optax
 
 import grass_optax
-from experiments.contest import Contest, Table
+from experiments.contest import Contest
+from experiments.contest_tables import Table
 from experiments.pretraining import Run, study_of
 from experiments.study import run_command
 from experiments.transports import TRANSPORTS
