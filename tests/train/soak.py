@@ -86,9 +86,10 @@ class Soak:
         process = self.launcher.start(self.command(run_dir, more))
         while not answers_signals(process):
             time.sleep(1e-3)
-        moment = draw.uniform(0, self.seconds)
+        moment, began = draw.uniform(0, self.seconds), time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
+            self.seconds = min(self.seconds, time.monotonic() - began)  # the machine may be less busy by now
         second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None
         for number in SIGNALS.get(name, (signal.SIGKILL,)):
             if process.poll() is None:
@@ -144,15 +145,16 @@ def spoil(draw: random.Random, name: str, run_dir: Path) -> list[int]:
     if len(steps) > 1 and name in DAMAGES[:3] and not (run_dir / "summary.json").exists():
         newest = checkpoints / str(steps[-1])
         files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
-        content = bytearray((path := draw.choice(files)).read_bytes())
-        if name == "a flipped bit":
-            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-            path.write_bytes(content)
-        elif name == "a cut file":
-            path.write_bytes(content[: draw.randrange(len(content))])
-        else:
+        if name == "an empty checkpoint":
             shutil.rmtree(newest)
             newest.mkdir()
+        elif files:  # none if it was emptied before
+            content = bytearray((path := draw.choice(files)).read_bytes())
+            if name == "a flipped bit":
+                content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+                path.write_bytes(content)
+            else:
+                path.write_bytes(content[: draw.randrange(len(content))])
     is_finished = (run_dir / "summary.json").exists()  # it writes no more rows, so none can be cut
     if name == "half a row" and not is_finished and (path := run_dir / "metrics.jsonl").exists():
         with open(path, "a") as file:
