@@ -82,14 +82,15 @@ class Soak:
 
     def interruption(self, draw: random.Random, run_dir: Path, more: dict[str, Any]) -> dict[str, Any]:
         """Start or resume the run, and interrupt it at a random moment."""
-        name = draw.choice([*SIGNALS, *DAMAGES])
+        name, is_whole = draw.choice([*SIGNALS, *DAMAGES]), not self.is_begun(run_dir)
         process = self.launcher.start(self.command(run_dir, more))
         while not answers_signals(process):
             time.sleep(1e-3)
         moment, began = draw.uniform(0, self.seconds), time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
-            self.seconds = min(self.seconds, time.monotonic() - began)  # the machine may be less busy by now
+            if is_whole:  # the machine may be less busy by now
+                self.seconds = min(self.seconds, time.monotonic() - began)
         second = self.launcher.start(self.command(run_dir, more)) if name == "a second process" else None
         for number in SIGNALS.get(name, (signal.SIGKILL,)):
             if process.poll() is None:
@@ -108,9 +109,13 @@ class Soak:
         """Return the command line that starts the run, or resumes it once it has an update, or the
         checkpoint of a signal before the first one.
         """
-        if last_step(run_dir) or checkpoints_of(run_dir):
+        if self.is_begun(run_dir):
             return ["pretrain", "--run-dir", str(run_dir), "--resume"]
         return self.launcher.arguments(run_dir, **self.flags, **more)
+
+    def is_begun(self, run_dir: Path) -> bool:
+        """Whether a run is to be resumed."""
+        return bool(last_step(run_dir) or checkpoints_of(run_dir))
 
 
 def answers_signals(process: subprocess.Popen[str]) -> bool:
