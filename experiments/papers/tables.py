@@ -8,6 +8,7 @@ from experiments.papers.scales import SCALES, Scale, seconds_of
 from experiments.papers.trained import Outcome, Run
 from experiments.provenance import made_on
 from experiments.study import caption, row, spread
+from train.config.optimizers import OPTIMIZERS
 
 RATES = "rate x scale"  # the learning rate, and how much faster than the rest the matrices learn
 LEFT, RIGHT = "---", "---:"
@@ -45,7 +46,8 @@ def table(experiment: Experiment, name: str, outcomes: Mapping[Run, Outcome]) ->
             rates = rates_text(experiment.best(scale, arm, outcomes))
             rows.append(cells(experiment, arm, of_seed, reference) | {RATES: rates})
     columns = [column for column in COLUMNS if any(cell[column] != "-" for cell in rows)]
-    size = f"{size_of(experiment, scale)}, T = {scale.update_proj_gap}"
+    interval = _in_common(experiment, scale, "update_proj_gap", scale.update_proj_gap)
+    size = size_of(experiment, scale) + (f", T = {interval}" if interval else "")
     made = made_on((outcome for of_seed in found for outcome in of_seed.values()), scale.data)
     lines = [
         caption(f"**{experiment.title}**, --scale {name}: {size}; {made}."),
@@ -81,8 +83,26 @@ def size_of(experiment: Experiment, scale: Scale) -> str:
     arms = experiment.arms(scale)
     one_model = not all(arm.model or arm.preset for arm in arms)
     one_length = not any("steps" in arm.settings for arm in arms)
-    parts = (scale.model if one_model else "", f"{scale.steps} steps" if one_length else "")
-    return ", ".join([*filter(None, parts), f"r = {scale.rank}" if one_model else "r = m/4"])
+    rank = _in_common(experiment, scale, "rank", scale.rank)
+    of_rank = (f"r = {rank}" if rank else "") if one_model else "r = m/4"
+    parts = (scale.model if one_model else "", f"{scale.steps} steps" if one_length else "", of_rank)
+    return ", ".join(filter(None, parts))
+
+
+def _in_common(experiment: Experiment, scale: Scale, name: str, usual: int) -> str:
+    """The value of a setting: the usual one if a row has it, else what the rows have; nothing if a
+    method has several.
+    """
+    values = {(arm.method, arm.settings.get(name, usual)) for arm in experiment.arms(scale) if _has(arm, name)}
+    if len(values) > len({method for method, _ in values}):
+        return ""
+    of_all = sorted({value for _, value in values})
+    return str(usual) if usual in of_all or not of_all else " or ".join(map(str, of_all))
+
+
+def _has(arm: Arm, name: str) -> bool:
+    row = OPTIMIZERS[arm.optimizer]
+    return name in row.takes if name == "rank" else row.update_proj_gap is not None
 
 
 def rates_text(rates: Rates) -> str:

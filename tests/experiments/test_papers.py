@@ -21,6 +21,7 @@ from experiments.papers import (
     interval,
     limiter,
     long_run,
+    rank,
     ratio,
     step_size,
     trained,
@@ -30,7 +31,7 @@ from experiments.papers.__main__ import MODULES, overview
 from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment, run_of
 from experiments.papers.scales import SCALES, Scale
-from experiments.papers.tables import report, to_do
+from experiments.papers.tables import report, size_of, to_do
 from experiments.papers.trained import STUDY, Outcome, Run
 from experiments.study import Study
 from models.config import CONFIGS
@@ -330,3 +331,11 @@ def test_an_experiment_makes_its_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert outcome.eval_loss is not None
     assert 5 < outcome.eval_loss < 7.8
     assert outcome.optimizer_bytes
+
+
+@pytest.mark.parametrize(
+    ("experiment", "said"),
+    [(equal_memory, "tiny, 300 steps, r = 49 or 64"), (rank, "tiny, 300 steps"), (ratio, "tiny, 300 steps, r = 32")],
+)
+def test_a_caption_has_what_the_rows_have(experiment: Any, said: str) -> None:
+    assert size_of(experiment.EXPERIMENT, CPU) == said

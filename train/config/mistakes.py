@@ -117,7 +117,7 @@ def check_effect(config: Any, default: Any) -> None:
                 refuse(name, getattr(flags, name), f"has no effect {reason}: leave it out")
     for group, name, reason in _idle_beside_others(config):
         if (value := getattr(getattr(config, group), name)) != getattr(getattr(default, group), name):
-            refuse(name, "" if value is True else value, f"has no effect {reason}: leave it out")
+            refuse(name, value, f"has no effect {reason}: leave it out")
 
 
 def _idle_beside_others(config: Any) -> Iterator[tuple[str, str, str]]:

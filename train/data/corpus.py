@@ -58,6 +58,8 @@ def pieces(source: Source, megabytes: float, refuse: Refuse) -> Iterator[Piece]:
                     break
         except Unreadable as error:
             refuse(error, half_read)
+            if half_read is not None:
+                left[side] += start
 
 
 def documents(source: Source, megabytes: float) -> Iterator[str]:

@@ -57,7 +57,7 @@ def format_of(path: Path) -> Format:
     """
     with _reading(path), _opened(path) as file:
         head = file.read(HEAD)
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = _suffix(path)
     if suffix == ".parquet" or (head.startswith(PARQUET) and _ends_with(path, PARQUET)):
         return "parquet"
     what = next((name for magic, name in OTHERS.items() if head.startswith(magic)), "binary" if b"\0" in head else None)
@@ -66,7 +66,7 @@ def format_of(path: Path) -> Format:
     if suffix in SEPARATORS:
         return "table"
     start = head.removeprefix(MARK).lstrip()
-    if suffix in (".json", ".jsonl", ".ndjson"):
+    if says_json(path):
         if start.startswith(b"["):
             return "array"
         if suffix == ".json" and start and not _first_objects(path):
@@ -74,6 +74,15 @@ def format_of(path: Path) -> Format:
         return "lines"
     objects = _first_objects(path) if start.startswith(b"{") else []
     return "lines" if len(objects) == 2 or any("text" in one for one in objects) else "text"
+
+
+def says_json(path: Path) -> bool:
+    """Whether a file has JSON by its name."""
+    return _suffix(path) in (".json", ".jsonl", ".ndjson")
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def _other(path: Path, what: str) -> Unreadable:
@@ -88,23 +97,33 @@ def records_of(path: Path, kind: Format) -> Records:
 
 
 def blocks_of_text(path: Path) -> Iterator[str]:
-    """Yield a text as it is, in blocks.
-
-    Raises:
-      Unreadable: If it is no text, which may come out at a later block.
-    """
+    """Yield a text as it is, in blocks."""
     with _text(path) as file:
-        while block := file.read(BLOCK):
-            if "\0" in block:
-                raise _other(path, "binary")
-            yield block
+        yield from iter(lambda: file.read(BLOCK), "")
+
+
+class _Checked(io.RawIOBase):
+    """The bytes of a file, as long as they may be text."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        if b"\0" in content:
+            raise _other(self._path, "binary")
+        buffer[: len(content)] = content
+        return len(content)
 
 
 @contextlib.contextmanager
 def _text(path: Path, newline: str = "") -> Iterator[TextIO]:
     """Open a text, compressed or not, to be read as a stream."""
     with _reading(path), _opened(path) as file:
-        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+        yield io.TextIOWrapper(io.BufferedReader(_Checked(file, path)), encoding="utf-8-sig", newline=newline)
 
 
 @contextlib.contextmanager
@@ -135,19 +154,23 @@ def _ends_with(path: Path, magic: bytes) -> bool:
 
 
 def _first_objects(path: Path) -> list[Mapping[str, Any]]:
-    """The JSON objects that the first two lines are, as far as they are."""
+    """The JSON objects that the first two lines are, as far as they are; the first alone if it has
+    a "text".
+    """
     with _text(path, "\n") as file:
-        lines = itertools.islice((line for line in file if line.strip()), 2)
-        objects: list[Mapping[str, Any]] = []
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                break
-            if not isinstance(value, dict):
-                break
-            objects.append(value)
-    return objects
+        first = _object(next((line for line in file if line.strip()), ""))
+        if first is None or "text" in first:
+            return [] if first is None else [first]
+        second = _object(next((line for line in iter(lambda: file.readline(BLOCK), "") if line.strip()), ""))
+    return [first] if second is None else [first, second]
+
+
+def _object(line: str) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _lines(path: Path) -> Records:
@@ -196,7 +219,7 @@ def _named(name: str, record: object) -> tuple[str, Mapping[str, Any]]:
 
 
 def _table(path: Path) -> Records:
-    separator = SEPARATORS[Path(path.name.removesuffix(".gz")).suffix.lower()]
+    separator = SEPARATORS[_suffix(path)]
     with _text(path) as file:
         reader = csv.DictReader(file, delimiter=separator, strict=True)
         try:

@@ -47,7 +47,11 @@ def text_of(name: str, record: Mapping[str, Any], field: str = "text") -> str:
     """Return a field that must be a text."""
     value = record.get(field)
     if not isinstance(value, str):
-        is_there = f"its {field} is a {type(value).__name__}" if field in record else f"it has {', '.join(record)}"
+        is_there = (
+            f"its {field} is a {type(value).__name__}"
+            if field in record
+            else f"it has {', '.join(record) or 'nothing'}"
+        )
         raise UserError(f'{name} has no "{field}" string: {is_there}.')
     # JSON can encode half a surrogate pair, which UTF-8 cannot.
     return value.encode(errors="replace").decode()

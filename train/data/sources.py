@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config.run import FILES, HUB, STDLIB
-from train.data.formats import BLOCK, blocks_of_text, format_of, records_of
+from train.config.run import FILES, HUB, STDLIB, UserError
+from train.data.formats import BLOCK, Unreadable, blocks_of_text, format_of, records_of, says_json
 from train.data.hub import hub_parts
 from train.data.records import paths_of, text_of
 
@@ -105,16 +105,26 @@ def _boundary(text: str) -> int:
     return line + 1 if line >= 0 else space if space >= 0 else BLOCK
 
 
+def _blocks(text: str) -> Iterator[str]:
+    for at in range(0, len(text), BLOCK):
+        yield text[at : at + BLOCK]
+
+
 def _documents_of(path: Path) -> Iterator[Document]:
     if (kind := format_of(path)) == "text":
         yield Document(str(path), in_pieces(blocks_of_text(path)))
-    else:
+        return
+    try:
         yield from _of_texts((name, text_of(name, record)) for name, record in records_of(path, kind))
+    except UserError as error:
+        if isinstance(error, Unreadable) or kind != "lines" or says_json(path):
+            raise
+        raise Unreadable(f"{error} Its first lines are JSON: convert it, or restrict the pattern.") from error
 
 
 def _of_texts(texts: Iterable[tuple[str, str]], is_held_out: bool | None = None) -> Iterator[Document]:
     for name, text in texts:
-        yield Document(name, in_pieces(text[at : at + BLOCK] for at in range(0, len(text), BLOCK)), is_held_out)
+        yield Document(name, in_pieces(_blocks(text)), is_held_out)
 
 
 def _python_documents(megabytes: float) -> Iterator[Document]:

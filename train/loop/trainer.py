@@ -28,6 +28,8 @@ from train.system.devices import OutOfMemory, device_summary, peak_memory, repor
 from train.system.processes import on_first
 from train.watch.page import Results, write_report
 
+NORM = "gradient norm"  # what is not finite
+
 
 class Trainer:
     """A run in progress: the state after `step` updates, the last of which may still be running."""
@@ -150,10 +152,10 @@ class Trainer:
             if self.skips.in_a_row > self.flags.skip_nonfinite:
                 raise self.diverged("loss")
             return
+        if report.is_spoiled:
+            raise self.diverged(NORM)
         more = self.mfu(self.program.task.tokens / seconds) | peak_memory()
         self.tools.display.update(self.tools.metrics.add_update(self.step, loss, lr, seconds, **more))
-        if report.is_spoiled:
-            raise self.diverged("gradient norm")
 
     def mfu(self, tokens_per_second: float) -> dict[str, float]:
         """Return the part of the peak of the devices that the model uses, if it is known."""
@@ -212,11 +214,12 @@ class Trainer:
         """Return the error for a number that is not finite: what it is."""
         self.tools.metrics.add_diverged(self.step, what)
         latest = self.tools.checkpoints.latest
+        remedy = "--clip-by two_pass, which skips such an update" if what == NORM else "a lower --clip"
         skipped = f", {self.skips.in_a_row} updates in a row were skipped" if self.skips.in_a_row else ""
         return Diverged(
             f"the {what} at step {self.step} is not finite{skipped}, so the run stops; the last good checkpoint is "
             f"{'none' if latest is None else f'that of step {latest}'}. Start a new run with a lower "
-            "--learning-rate, more --warmup or a lower --clip."
+            f"--learning-rate, more --warmup or {remedy}."
         )
 
     def sample(self) -> str | None:

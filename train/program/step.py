@@ -28,7 +28,7 @@ class Report(NamedTuple):
     loss: Array  # (), float32, before the update
     learning_rate: Array  # (), float32
     is_skipped: Array  # (), bool
-    is_spoiled: Array  # (), bool: the norm of the gradient was not finite, and the state has it
+    is_spoiled: Array  # (), bool: the update is made, and the norm of its gradient is not finite
 
 
 def first_state(params: Params, tx: optax.GradientTransformation, frozen: Pattern = ()) -> TrainState:

@@ -107,7 +107,7 @@ class Metrics:
         self._add(row | {"seconds": self.seconds, "tokens": step * self.tokens})
 
     def add_diverged(self, step: int, what: str) -> None:
-        """Add the row of the end of a run whose loss, state or evaluation is not finite."""
+        """Add the row of the end of a run: what is not finite."""
         self._write({"step": step, DIVERGED: what})
 
     def _add(self, row: Row) -> Row:

@@ -58,6 +58,33 @@ def test_a_long_text_is_read_in_pieces_that_end_at_lines(tmp_path: Path, monkeyp
     assert read(f"files:{tmp_path}/*") == [text]  # the same text, and the same digest
 
 
+def test_documents_can_be_taken_before_their_texts(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": text}) for text in ("one", "two")]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (part,) = open_source(f"files:{tmp_path}/*", 0.0).parts()
+    assert [list(document.pieces) for document in list(part)] == [["one"], ["two"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"b": 2}\nTraceback', 'a.log:1 has no "text" string: it has a. Its first lines are JSON'),
+        (b'{}\n{"b": 2}', 'a.log:1 has no "text" string: it has nothing. Its first lines are JSON'),
+        (b'{"text": "a"}\nTraceback', "a.log:2 is not JSON"),
+        (b"x" * 3000 + b"\0", "a.log is binary"),
+    ],
+)
+def test_a_file_that_is_not_what_it_seems_can_be_skipped(content: bytes, message: str, tmp_path: Path) -> None:
+    """And what was read of it does not count."""
+    (tmp_path / "a.log").write_bytes(content)
+    (tmp_path / "b.txt").write_text("y" * 2000)
+    source, skipped = open_source(f"files:{tmp_path}/*", 4e-3), list[str]()
+    kept = list(corpus.pieces(source, 4e-3, lambda error, _: skipped.append(str(error))))
+    assert b"".join(piece.utf8 for piece in kept if piece.name.endswith("b.txt")) == b"y" * 2000
+    (error,) = skipped
+    assert message in error
+
+
 def test_json_lines_are_documents_compressed_or_not(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"text {i}\u2028\n", "url": "x"}) for i in range(4)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines[:2]) + "\n\n")

@@ -90,6 +90,8 @@ REFUSED = {
     "zstd": ("a.jsonl.zst", b"\x28\xb5\x2f\xfd...", "is compressed by zstd"),
     "binary": ("a.txt", b"text\0", "is binary"),
     "binary after a long text": ("a.txt", b"text" * 99_999 + b"\0", "is binary, and no UTF-8 text"),
+    "binary after a long text in a table": ("a.csv", b"text\n" + b"text\n" * 99_999 + b"\0", "is binary"),
+    "binary after a long text in JSON": ("a.jsonl", LINES + b"\n" * 99_999 + b"\0", "is binary"),
     "Latin-1": ("a.txt", "Müll".encode("latin-1"), "is not UTF-8 text"),
     "Latin-1 in JSON": ("a.jsonl", '{"text": "Müll"}'.encode("latin-1"), "is not UTF-8 text"),
     "cut short": ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "cannot be read"),
