@@ -198,6 +198,11 @@ def fill_disks(soak: Soak, sizes: list[float]) -> Iterator[dict[str, Any]]:
         yield row | {"error": lines}
 
 
+def rounds_of(path: Path) -> list[dict[str, Any]]:
+    """Return the rounds so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def main(arguments: list[str]) -> None:
     """Run the rounds that are missing, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,7 +217,7 @@ def main(arguments: list[str]) -> None:
         source = Path(os.__file__).parent / package
         shutil.copytree(source, corpus / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     soak = Soak(Launcher(corpus.absolute(), (args.folder / "caches").absolute()), args.folder.absolute(), args.variant)
-    rounds = read_rows(args.json)
+    rounds = rounds_of(args.json)
     while (count := sum(len(row["interruptions"]) for row in rounds)) < args.kills:
         rounds.append(soak.round(len(rounds), min(PER_ROUND, args.kills - count)))
         with open(args.json, "a") as file:

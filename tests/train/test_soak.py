@@ -1,11 +1,12 @@
 """A short form of the soak: runs that are interrupted at random."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.train.small_run import Launcher
-from tests.train.soak import Soak
+from tests.train.soak import Soak, rounds_of
 
 
 @pytest.mark.timeout(1800)
@@ -16,6 +17,9 @@ from tests.train.soak import Soak
 def test_runs_that_are_interrupted_end_as_one_that_is_not(
     variant: str, rounds: int, launcher: Launcher, tmp_path: Path
 ) -> None:
-    soak = Soak(launcher, tmp_path, variant)
-    for number in range(rounds):
-        assert soak.round(number, most=3)["interruptions"]
+    soak, file = Soak(launcher, tmp_path, variant), tmp_path / "rounds.json"
+    assert rounds_of(file) == []
+    made = [soak.round(number, most=3) for number in range(rounds)]
+    assert all(row["interruptions"] for row in made)
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert rounds_of(file) == made
