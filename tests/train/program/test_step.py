@@ -55,7 +55,9 @@ def test_an_update_keeps_the_shape_of_the_state(optimizer: OptimizerName) -> Non
     step = make_train_step(TASK.loss, tx, make_schedule(0.01, SCHEDULE))
     after, report = jax.eval_shape(step, state, TASK.batch)
     assert after == state
-    assert [(x.shape, x.dtype) for x in report] == [((), np.dtype(kind)) for kind in (np.float32, np.float32, np.bool_)]
+    assert [(x.shape, x.dtype) for x in report] == [
+        ((), np.dtype(kind)) for kind in (np.float32, np.float32, np.bool_, np.bool_)
+    ]
 
 
 @pytest.mark.parametrize("optimizer", ["grassjump", "adamw"])
