@@ -118,7 +118,7 @@ TABLES = (
     Table("Jumps", _JUMPS, QUARTER, 100),
     Table("Walks", _WALKS, QUARTER, 100),
     Table("Jumps at a low rank", _NARROW, SIXTEENTH, 100),
-    Table("A block for each head, and heads over all blocks", ("blocks:4", *HEADS_FIRST), QUARTER, 100),
+    Table("Blocks and heads", ("blocks:4", *HEADS_FIRST), QUARTER, 100),
     Table("Blocks of other rows", ("blocks:8", "blocks:8, every 8th row"), QUARTER, 100),
     Table("Frequent jumps", _JUMPS, QUARTER, 20),
     Table("Frequent walks", (*_WALKS, "walk, every 2nd a jump", "walk, every 5th a jump"), QUARTER, 20),

@@ -123,7 +123,7 @@ class _Checked(io.RawIOBase):
 def _text(path: Path, newline: str = "") -> Iterator[TextIO]:
     """Open a text, compressed or not, to be read as a stream."""
     with _reading(path), _opened(path) as file:
-        yield io.TextIOWrapper(io.BufferedReader(_Checked(file, path)), encoding="utf-8-sig", newline=newline)
+        yield io.TextIOWrapper(io.BufferedReader(_Checked(file, path), HEAD), encoding="utf-8-sig", newline=newline)
 
 
 @contextlib.contextmanager
@@ -201,7 +201,7 @@ def _array(path: Path) -> Records:
             yield _named(f"{path}:{number}", record)
             number, size = number + 1, BLOCK
         if any(part.strip() for part in itertools.chain([buffer[end.end() :]], iter(lambda: file.read(BLOCK), ""))):
-            raise UserError(f"{path} goes on after an array of {number - 1} objects: make it one array.")
+            raise UserError(f"{path} has more after an array of {number - 1} objects: make it one array.")
 
 
 def _item(buffer: str, at: int, is_first: bool) -> tuple[Any, int]:
