@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config.run import FILES, STDLIB, DataFlags
+from train.config.run import STDLIB, DataFlags
 from train.data.cache import LAYOUT
-from train.data.sources import State
+from train.data.paths import State, from_anywhere
 
 NAMED = 3  # files in a message
 
@@ -23,11 +22,7 @@ class Note(NamedTuple):
 
 def note_path(config: DataFlags, vocab_size: int) -> Path:
     """Return the file of the note of a --data, whatever the folder that the command is run in."""
-    data = config.data
-    if data.startswith(FILES):
-        data = FILES + os.path.abspath(os.path.expanduser(data.removeprefix(FILES)))
-    if data == STDLIB:  # of this environment
-        data = f"{STDLIB} {sys.prefix}"
+    data = f"{STDLIB} {sys.prefix}" if config.data == STDLIB else from_anywhere(config.data)
     tokenizer: object = vocab_size
     if config.tokenizer is not None:
         content = config.tokenizer.read_bytes() if config.tokenizer.is_file() else b""

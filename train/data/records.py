@@ -3,31 +3,12 @@
 A record is a mapping from names to values; that of a text file has the one name "text".
 """
 
-import glob
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from train.config.run import FILES, UserError
+from train.config.run import UserError
 from train.data.formats import Records, blocks_of_text, format_of, records_of
-
-
-def paths_of(source: str) -> list[Path]:
-    """Return the files that `files:GLOB` matches, in order.
-
-    Raises:
-      UserError: If there is none.
-    """
-    pattern = source.removeprefix(FILES)
-    paths = [Path(name) for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-        raise UserError(
-            f"{FILES}{pattern} matches no file (relative to {Path.cwd()}): quote the pattern, so that the shell does "
-            "not expand it, and use ** to search subfolders."
-        )
-    return paths
+from train.data.paths import paths_of
 
 
 def read_records(source: str) -> Records:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.config.run import FILES, HUB, STDLIB, UserError
+from train.data.download import fetch
 from train.data.formats import BLOCK, Unreadable, blocks_of_text, format_of, records_of, says_json
-from train.data.hub import hub_parts
-from train.data.records import paths_of, text_of
+from train.data.paths import State, paths_of, state_of
+from train.data.records import text_of
 
 # Packages whose Python files are part of the stdlib corpus: dependencies of this trainer.
 DEPENDENCIES = (
@@ -29,7 +30,6 @@ DEPENDENCIES = (
     "rich",
     "tyro",
 )
-State = dict[str, list[int]]  # of each file: its size, and when it was last changed, in ns
 
 
 class Document(NamedTuple):
@@ -61,8 +61,10 @@ class Source(NamedTuple):
     counts_whole: bool = False
 
 
-def open_source(data: str, megabytes: float) -> Source:
-    """Return the source of a --data; of stdlib, at most `megabytes` (0: all).
+def open_source(data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None] = print) -> Source:
+    """Return the source of a --data, which reads at most `megabytes` (0: all) of stdlib or `hf:`.
+
+    A data set of Hugging Face is downloaded to `cache_dir` when it is first read.
 
     Raises:
       UserError: If no file matches.
@@ -72,20 +74,10 @@ def open_source(data: str, megabytes: float) -> Source:
             lambda: state_of(_python_files().values()), lambda: [_python_documents(megabytes)], counts_whole=True
         )
     if data.startswith(HUB):
-        return Source(dict, lambda: (_of_texts(part.texts, part.is_held_out) for part in hub_parts(data)))
+        return Source(dict, lambda: _downloaded(data, megabytes, cache_dir, say))
     assert data.startswith(FILES)
     paths = paths_of(data)
     return Source(lambda: state_of(paths), lambda: map(_documents_of, paths))
-
-
-def state_of(paths: Iterable[Path]) -> State:
-    """Return size and time of change of files that exist."""
-    state = {}
-    for path in paths:
-        if path.exists():
-            stat = path.stat()
-            state[str(path.absolute())] = [stat.st_size, stat.st_mtime_ns]
-    return state
 
 
 def in_pieces(blocks: Iterable[str]) -> Iterator[str]:
@@ -120,6 +112,23 @@ def _documents_of(path: Path) -> Iterator[Document]:
         if isinstance(error, Unreadable) or kind != "lines" or says_json(path):
             raise
         raise Unreadable(f"{error} Its first lines are JSON: convert it, or restrict the pattern.") from error
+
+
+def _downloaded(
+    data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None]
+) -> Iterator[Iterator[Document]]:
+    for split in fetch(data, megabytes, cache_dir, say):
+        for path in split.paths:
+            yield _of_shard(path, split.is_held_out)
+
+
+def _of_shard(path: Path, is_held_out: bool | None) -> Iterator[Document]:
+    try:
+        yield from _of_texts(((name, text_of(name, record)) for name, record in records_of(path, "lines")), is_held_out)
+    except Unreadable as error:  # no file of the user's, to be skipped
+        raise UserError(
+            f"{path} is damaged: remove it, then run the command again, which downloads it again."
+        ) from error
 
 
 def _of_texts(texts: Iterable[tuple[str, str]], is_held_out: bool | None = None) -> Iterator[Document]:

@@ -55,7 +55,7 @@ def load_tokens(
         )
     if fingerprint and not must_look and (tokens := open_tokens(config.cache_dir, fingerprint, say)):
         return tokens
-    source = open_source(config.data, config.data_megabytes)
+    source = open_source(config.data, config.data_megabytes, config.cache_dir, say)
     state = source.state()
     with locked(config.cache_dir):
         note = read_note(path := note_path(config, vocab_size))

@@ -111,7 +111,7 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
     """Return the documents of --data, all of them, each once and by itself."""
     data = config.data
     assert data is not None
-    source = open_source(data, config.data_megabytes)
+    source = open_source(data, config.data_megabytes, config.cache_dir or default_cache_dir())
     folder = RunFolder(config.run_dir)
     trained = folder.stored().config.data.batch_size if folder.config.exists() else BATCH
     batch_size = config.batch_size or trained

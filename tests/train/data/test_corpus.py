@@ -13,9 +13,11 @@ from train.data import corpus, sources
 from train.data.corpus import documents, survey
 from train.data.sources import Document, Source, open_source
 
+NOWHERE = Path("/dev/null")  # only downloads need a folder
+
 
 def read(data: str, megabytes: float = 0.0) -> list[str]:
-    return list(documents(open_source(data, megabytes), megabytes))
+    return list(documents(open_source(data, megabytes, NOWHERE), megabytes))
 
 
 def fail(error: Exception, _: object) -> None:
@@ -48,7 +50,7 @@ def test_a_limit_cuts_the_last_text_at_a_character(tmp_path: Path) -> None:
 def test_a_long_text_is_read_in_pieces_that_end_at_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "BLOCK", 40)
     text = "a line\r\nanother line\n" * 9 + "and words without end " * 9 + "x" * 90 + "\n"
-    source = open_source(write_texts(tmp_path, a=text), 0.0)
+    source = open_source(write_texts(tmp_path, a=text), 0.0, NOWHERE)
     parts = [piece.utf8.decode() for piece in corpus.pieces(source, 0.0, fail)]
     assert "".join(parts) == text
     assert max(map(len, parts)) <= 40
@@ -61,7 +63,7 @@ def test_a_long_text_is_read_in_pieces_that_end_at_lines(tmp_path: Path, monkeyp
 def test_documents_can_be_taken_before_their_texts(tmp_path: Path) -> None:
     lines = [json.dumps({"text": text}) for text in ("one", "two")]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    (part,) = open_source(f"files:{tmp_path}/*", 0.0).parts()
+    (part,) = open_source(f"files:{tmp_path}/*", 0.0, NOWHERE).parts()
     assert [list(document.pieces) for document in list(part)] == [["one"], ["two"]]
 
 
@@ -78,7 +80,7 @@ def test_a_file_that_is_not_what_it_seems_can_be_skipped(content: bytes, message
     """And what was read of it does not count."""
     (tmp_path / "a.log").write_bytes(content)
     (tmp_path / "b.txt").write_text("y" * 2000)
-    source, skipped = open_source(f"files:{tmp_path}/*", 4e-3), list[str]()
+    source, skipped = open_source(f"files:{tmp_path}/*", 4e-3, NOWHERE), list[str]()
     kept = list(corpus.pieces(source, 4e-3, lambda error, _: skipped.append(str(error))))
     assert b"".join(piece.utf8 for piece in kept if piece.name.endswith("b.txt")) == b"y" * 2000
     (error,) = skipped
@@ -107,12 +109,12 @@ def test_the_sample_is_bounded_and_the_same_in_any_order(monkeypatch: pytest.Mon
 
 def test_a_pattern_without_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\*\.txt matches no file.*quote the pattern"):
-        open_source(f"files:{tmp_path}/nothing*.txt", 0.0)
+        open_source(f"files:{tmp_path}/nothing*.txt", 0.0, NOWHERE)
 
 
 def test_stdlib_is_bounded_mixed_and_the_same_every_time() -> None:
     texts = read("stdlib", 1.0)
     assert texts == read("stdlib", 1.0)
     assert 0.9e6 < sum(len(text.encode()) for text in texts) <= 1e6
-    names = [piece.name for piece in corpus.pieces(open_source("stdlib", 1.0), 1.0, fail)]
+    names = [piece.name for piece in corpus.pieces(open_source("stdlib", 1.0, NOWHERE), 1.0, fail)]
     assert {"stdlib", "jax"} <= {name.split(":")[0] for name in names}
