@@ -25,13 +25,10 @@ _NEEDED = SIZES | {
 }
 _NEUTRAL = frozenset({
     # Of training: there is no dropout here.
-    "attention_probs_dropout_prob", "classifier_dropout", "gradient_checkpointing", "hidden_dropout_prob",
-    "problem_type",
-    # Of how and what the code of Transformers returns.
-    "chunk_size_feed_forward", "output_attentions", "output_hidden_states", "return_dict",
+    "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob",
     # Of nothing: the embedding is tied to the head of pretraining; the rest is from older versions.
-    "_num_labels", "directionality", "finetuning_task", "pooler_fc_size", "pooler_num_attention_heads",
-    "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
+    "_num_labels", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+    "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
 })  # fmt: skip
 _SETTINGS = {
     "bert": Settings(needed=_NEEDED, used=frozenset({"num_labels"}), fixed=_FIXED, neutral=_NEUTRAL | {"pad_token_id"}),

@@ -23,8 +23,8 @@ _SETTINGS = Settings(
         "use_sliding_window": False,
     },
     neutral=frozenset({
-        "is_llama_config", "max_position_embeddings", "max_window_layers", "pad_token_id", "pretraining_tp",
-        "sliding_window", "use_mrope",
+        "is_llama_config", "max_position_embeddings", "max_sequence_length", "max_window_layers", "pad_token_id",
+        "pretraining_tp", "sliding_window", "use_mrope",
     }),
 )  # fmt: skip
 _FULL = "full_attention"

@@ -9,8 +9,21 @@ from typing import Any
 # Settings that change no output and no gradient of any architecture here. Nor do those whose names
 # begin with _, such as _name_or_path: Transformers notes there where a model comes from.
 NEUTRAL = frozenset({
-    "architectures", "bos_token_id", "eos_token_id", "id2label", "label2id",
-    "model_type", "transformers.js_config", "transformers_version", "unsloth_version", "use_cache",
+    "architectures", "finetuning_task", "id2label", "label2id", "model_type", "problem_type", "task_specific_params",
+    "transformers.js_config", "transformers_version", "unsloth_version",
+    # Of the tokenizer.
+    "bos_token_id", "cls_token_id", "decoder_start_token_id", "eos_token_id", "mask_token_id", "prefix",
+    "sep_token_id", "tokenizer_class", "unk_token_id",
+    # Of how and what the code of Transformers returns.
+    "chunk_size_feed_forward", "gradient_checkpointing", "output_attentions", "output_hidden_states", "return_dict",
+    "torchscript", "use_cache",
+    # Of drawing texts, as Transformers 4 could write them here: `sample` has flags for it.
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "remove_invalid_values",
+    "repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "top_k", "top_p",
+    "typical_p",
 })  # fmt: skip
 CODE = "auto_map"  # names code of the model's own
 # Settings of every architecture that may be missing.

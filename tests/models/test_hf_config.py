@@ -76,7 +76,10 @@ def test_a_setting_that_is_off_is_no_obstacle():
 def test_what_published_models_say_beside_their_settings_is_no_obstacle():
     smollm2 = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "fp16"}}
     said = {"is_causal": True, "layer_types": ["full_attention"] * 2, "auto_map": {}, "pruned_heads": {}}
-    assert from_hf_config(SETTINGS | smollm2 | said) == SMALL
+    first_llama = {"max_sequence_length": 2048, "pad_token_id": 0, "max_length": 20, "temperature": 0.6, "top_p": 0.9}
+    decoded_from_gguf = {"unk_token_id": 0, "_name_or_path": "Smollm2 135M 8k", "attention_dropout": 0.0}
+    for others in (smollm2, said, first_llama, decoded_from_gguf, {"output_hidden_states": True, "return_dict": True}):
+        assert from_hf_config(SETTINGS | others) == SMALL
 
 
 def test_rotations_may_be_said_in_both_forms_if_they_agree():
