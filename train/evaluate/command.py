@@ -127,6 +127,7 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
                 total.bytes += len(text.encode())  # of the documents, so for any tokenizer
                 yield text
 
+        source.prepare()
         with Progress(print, "evaluated") as progress:
             for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len, progress.add):
                 total.add(losses(windows)[is_predicted], 0)

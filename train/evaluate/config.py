@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from train.config.bounds import check_step, refuse
-from train.config.run import Precision, UserError
+from train.config.run import HUB, Precision, UserError
 from train.config.validate import check_text
 
 LONGEST = 1024  # tokens of a window by default: logits of more take much memory
@@ -29,7 +29,7 @@ class Evaluate:
     eval_batches: int | None = None
     """Batches of the run's own text; 0 for all of it. Default: those of the run's evaluations."""
     cache_dir: Path | None = None
-    """Cache of the run's own text; by default that of the run."""
+    """Cache of the run's own text, by default that of the run, or of what hf: downloads."""
     batch_size: int | None = None
     """Windows of text at once; by default that of the run, 8 for an import."""
     seq_len: int | None = None
@@ -53,8 +53,10 @@ def check_evaluate(config: Evaluate) -> None:
         refuse("data_megabytes", config.data_megabytes, "has no effect without --data: leave it out")
     elif config.seq_len is not None:
         refuse("seq_len", config.seq_len, "has no effect without --data, as the run's windows are used: leave it out")
-    for name in ("cache_dir", "eval_batches"):
-        if config.data is not None and getattr(config, name) is not None:
-            refuse(name, getattr(config, name), "has no effect with --data: leave it out")
+    if config.data is not None:
+        idle = ("eval_batches",) if config.data.startswith(HUB) else ("cache_dir", "eval_batches")
+        for name in idle:
+            if (value := getattr(config, name)) is not None:
+                refuse(name, value, "has no effect with --data: leave it out")
     if config.json is not None and not os.access(config.json.parent, os.W_OK):
         raise UserError(f"--json {config.json} cannot be written: choose a file in an existing, writable folder.")

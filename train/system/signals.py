@@ -17,7 +17,7 @@ from types import FrameType
 from typing import ClassVar, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-NOTHING = "stopped before there was anything to save"
+NOTHING = "stopped: run the same command again"
 AT_ONCE = "exits at once; the newest checkpoint is what is saved"
 BEGUN = threading.Event()  # set for good by the first `StopSignals`
 
