@@ -96,6 +96,7 @@ class RopeScaling:
                 "the low_freq_factor of rope scaling must be positive and below its high_freq_factor, got "
                 f"{self.low_freq_factor!r} and {self.high_freq_factor!r}."
             )
+        check_sizes(original_positions=self.original_positions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

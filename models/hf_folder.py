@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from models.hf_safetensors import TYPES, Entry, read_entries, write_safetensors
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "consolidated*.pth")
 SHARD_BYTES = 5 * 10**9  # of one file
 
 
@@ -31,9 +31,12 @@ class Weights(Mapping[str, np.ndarray]):
         self._entries: dict[str, Entry] = {}
         for path in _files(folder):
             try:
-                self._entries |= read_entries(path)
+                entries = read_entries(path)
             except (SafetensorError, OSError) as error:
                 raise FolderError(f"{path} is damaged or cut short: {error}. Get the file again.") from error
+            if twice := sorted(entries.keys() & self._entries):
+                raise FolderError(f"{path} has {twice[0]}, as another file has: get the files again.")
+            self._entries |= entries
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
@@ -69,6 +72,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
       FolderError: If there is none, or it is not a JSON object.
     """
     path = folder / CONFIG
+    if folder.is_file():
+        raise FolderError(f"{folder} is a file: give the folder that it is in, in the format of Hugging Face.")
     try:
         settings = json.loads(path.read_text())
     except FileNotFoundError:
@@ -114,7 +119,9 @@ def write_folder(
 
 
 def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those of its index, or the one."""
+    """The safetensors files of a folder: the one, or those of its index, as in Transformers."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         try:
             listed = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
@@ -124,14 +131,22 @@ def _files(folder: Path) -> list[Path]:
         if missing := [path.name for path in inside if not path.exists()]:
             raise FolderError(f"{folder} lacks {', '.join(missing)}, which its index names. Get them again.")
         return inside
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if any((folder / name).exists() for name in PICKLED):
+    if any(path for pattern in PICKLED for path in folder.glob(pattern)):
         raise FolderError(
-            f"{folder} has its weights in pickled .bin files, which may run code when they are read. Convert them "
-            "where you trust them: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) of Transformers."
+            f"{folder} has its weights in pickled files, which may run code when they are read. Convert them where you "
+            f"trust them, with Transformers: {_class_of(folder)}.from_pretrained(FOLDER).save_pretrained(NEW) and "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)."
         )
     raise FolderError(f"{folder} has no {WEIGHTS} and no {INDEX}: give a folder with weights in safetensors.")
+
+
+def _class_of(folder: Path) -> str:
+    """The class of Transformers that keeps all weights of a folder."""
+    try:
+        named = read_settings(folder).get("architectures")
+    except FolderError:
+        named = None
+    return named[0] if isinstance(named, list) and named and str(named[0]).isidentifier() else "AutoModelForCausalLM"
 
 
 def _shards(weights: Mapping[str, np.ndarray]) -> list[list[str]]:

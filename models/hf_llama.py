@@ -40,6 +40,8 @@ def read(settings: Mapping[str, Any]) -> LlamaConfig:
     fields = _SETTINGS.fields(settings)
     if others := {*(settings.get("layer_types") or ())} - {_FULL}:
         raise ValueError(f"layer_types has {', '.join(sorted(map(str, others)))}, but {_FULL} only is known here.")
+    if not isinstance(tied := settings.get("tie_word_embeddings") or False, bool):
+        raise ValueError(f"tie_word_embeddings is {tied!r}, but must be true or false.")
     theta, scaling = _rope(settings)
     kv_heads = settings.get("num_key_value_heads")
     config = LlamaConfig(
@@ -48,7 +50,7 @@ def read(settings: Mapping[str, Any]) -> LlamaConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         qkv_bias=settings["model_type"] == "qwen2",
-        tied_head=settings.get("tie_word_embeddings", False),
+        tied_head=tied,
     )
     if settings.get("head_dim") not in (None, config.head_dim):
         raise ValueError(

@@ -53,6 +53,10 @@ def test_rotations_are_read_as_transformers_4_and_5_write_them(changes, scaling)
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not known here"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale of rope scaling 'linear'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor, .* are missing"),
+        (
+            {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": "x"}},
+            "original_positions must be a positive",
+        ),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor of rope scaling must be at least 1"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters is .* give one of them"),
         ({"rope_parameters": [1]}, r"rope_parameters is \[1\], but must be an object"),

@@ -64,7 +64,7 @@ def test_an_index_names_no_file_elsewhere(tmp_path):
     ("files", "message"),
     [
         ({}, "has no model.safetensors and no model.safetensors.index.json"),
-        ({"pytorch_model.bin": b"\x80\x04"}, "pickled .bin files.*save_pretrained"),
+        ({"pytorch_model.bin": b"\x80\x04"}, "pickled files.*AutoModelForCausalLM.*save_pretrained"),
         ({"model.safetensors": b"not a header"}, "is damaged or cut short"),
         ({"model.safetensors.index.json": b"[]"}, "is no index of weights"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from models import Llama, LlamaConfig, from_hf_state_dict, to_hf_state_dict
 from models.blocks import rope_frequencies, rope_tables, rotate
 from models.config import RopeScaling
 from models.hf_config import from_hf_config, to_hf_config
-from models.hf_folder import Weights, read_settings, write_folder
+from models.hf_folder import FolderError, Weights, read_settings, write_folder
 
 REASON = "parity with Hugging Face needs PyTorch: pip install '.[parity]'"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -173,6 +174,20 @@ def test_a_folder_of_hugging_face_is_read(pair, tmp_path, shard_size):
     found = from_hf_config(read_settings(tmp_path))
     assert found == config
     params = from_hf_state_dict(found, Weights(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, params, nnx.to_pure_dict(nnx.state(ours)))
+
+
+def test_converting_pickled_weights_as_advised_keeps_them_all(pair, tmp_path):
+    config, theirs, ours = pair
+    old, new = tmp_path / "old", tmp_path / "new"
+    theirs.save_pretrained(old)
+    torch.save(theirs.state_dict(), old / "pytorch_model.bin")
+    (old / "model.safetensors").unlink()
+    with pytest.raises(FolderError) as refused:
+        Weights(old)
+    (kind,) = re.findall(r"Transformers: (\w+)\.from_pretrained\(FOLDER\)\.save_pretrained\(NEW\)", str(refused.value))
+    getattr(transformers, kind).from_pretrained(old).save_pretrained(new)
+    params = from_hf_state_dict(config, Weights(new))
     jax.tree.map(np.testing.assert_array_equal, params, nnx.to_pure_dict(nnx.state(ours)))
 
 

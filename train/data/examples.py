@@ -17,7 +17,7 @@ from train.data.encoding import encode_all
 from train.data.packing import pack
 from train.data.progress import Progress
 from train.data.records import read_records, text_of
-from train.data.tokenizer import leading_tokens, unbounded
+from train.data.tokenizer import special_tokens_around, unbounded
 from train.program.task import Rows
 
 HELD_OUT = 0.05  # of the examples
@@ -179,7 +179,7 @@ def encoded(
     its end.
     """
     result: list[Encoded] = []
-    before, end = np.asarray(leading_tokens(tokenizer), np.int32), np.asarray([end_of_text], np.int32)
+    before, end = np.asarray(special_tokens_around(tokenizer)[0], np.int32), np.asarray([end_of_text], np.int32)
     cut = 0
     texts = [text for example in examples for text in (example.prompt, example.completion)]
     with Progress(say, "tokenized", sum(len(text.encode()) for text in texts)) as progress:

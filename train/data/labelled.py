@@ -126,6 +126,8 @@ def _label(name: str, record: Mapping[str, Any], field: str, is_regression: bool
             f"{name} has no {field}: it has {', '.join(map(str, record))}. Name the label with --label-field."
         )
     if not is_regression:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # as tables have them in whose column a number was missing once
         if isinstance(value, float) or _is_fraction(value):
             raise UserError(f"{name} has the {field} {value}, which is no class: add --task regression.")
         if not isinstance(value, str | int):
@@ -158,7 +160,8 @@ def _classes(training: Sequence[Labelled], held_out: Sequence[Labelled]) -> tupl
     names = {str(text.label) for text in training}
     if len(names) < 2:
         raise UserError(f"all texts to train on have the label {names.pop()}: give at least two classes.")
-    classes = tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+    are_numbers = all(name.removeprefix("-").isdecimal() for name in names)
+    classes = tuple(sorted(names, key=int) if are_numbers else sorted(names))
     for text in held_out:
         if text.label not in names:
             raise UserError(

@@ -105,11 +105,15 @@ def size_of(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def leading_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Return the special tokens that a tokenizer puts before a text."""
-    encoding = tokenizer.encode("a")
-    marks = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-    return [token for token, _ in itertools.takewhile(lambda mark: mark[1], marks)]
+def special_tokens_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before a text, and those after it."""
+    encoding = unbounded(tokenizer).encode("a")
+    marked = [*zip(encoding.ids, encoding.special_tokens_mask, strict=True)]
+
+    def leading(tokens: Iterable[tuple[int, int]]) -> list[int]:
+        return [token for token, _ in itertools.takewhile(lambda mark: mark[1], tokens)]
+
+    return leading(marked), leading(reversed(marked))[::-1]
 
 
 def unbounded(tokenizer: Tokenizer) -> Tokenizer:

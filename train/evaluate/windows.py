@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.encoding import encode_all
-from train.data.tokenizer import leading_tokens, unbounded
+from train.data.tokenizer import special_tokens_around, unbounded
 from train.storage.model import StoredModel
 
 
@@ -45,7 +45,7 @@ def document_batches(
 
 def beginning_of(model: StoredModel) -> list[int]:
     """The tokens before a document."""
-    return leading_tokens(model.prompt_tokenizer()) or [model.beginning]
+    return special_tokens_around(model.prompt_tokenizer())[0] or [model.beginning]
 
 
 def _windows(tokens: np.ndarray, before: int, seq_len: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

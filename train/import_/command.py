@@ -35,6 +35,8 @@ def run_import(config: Import) -> None:
     )
     if names := source.left_out():
         print(f"left out, as the network here does not have them: {', '.join(names)}")
+    if rates := source.dropout():
+        print(f"note: there is no dropout here, so these settings have no effect: {', '.join(rates)}")
     if rows := source.without_token():
         print(
             f"note: {rows:,} of the {source.network.vocab_size:,} rows of the embedding have no token in {TOKENIZER}: "

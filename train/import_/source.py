@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 
 from models import EncoderConfig, LlamaConfig, from_hf_config, from_hf_state_dict, left_out
 from models.config import DTYPES
-from models.hf_folder import CONFIG, INDEX, PICKLED, WEIGHTS, Weights, read_settings
+from models.hf_folder import CONFIG, INDEX, PICKLED, Weights, read_settings
 from train.config.run import UserError
+from train.data.tokenizer import special_tokens_around
 from train.storage.model import MODULES, TOKENIZER
 
 SMALL = 50 * 10**6  # bytes; the largest tokenizers have 35 MB
@@ -60,14 +61,18 @@ class Source:
         rows = self.network.vocab_size - len(self.tokens)
         return rows if rows >= PADDING else 0
 
+    def dropout(self) -> list[str]:
+        """The settings that ask for dropout in training."""
+        return [f"{name} {value}" for name, value in self.settings.items() if "dropout" in name and value]
+
     def small_files(self) -> list[Path]:
         """The files beside settings, tokenizer and weights, which an export returns.
 
         They include those of the modules of Sentence Transformers, such as 1_Pooling, which may
         have small weights of their own.
         """
-        others = {CONFIG, TOKENIZER, WEIGHTS, INDEX, *PICKLED}
-        own = [path for path in self.folder.iterdir() if path.name not in others and path.suffix != SAFETENSORS]
+        others = (CONFIG, TOKENIZER, INDEX, *PICKLED, f"*{SAFETENSORS}")
+        own = [path for path in self.folder.iterdir() if not any(map(path.match, others))]
         return [
             path
             for path in sorted([*own, *(path for folder in self._modules() for path in folder.iterdir())])
@@ -109,30 +114,32 @@ def read_source(folder: Path) -> Source:
         settings = read_settings(folder)
     with _reported(folder / CONFIG):
         network = from_hf_config(settings)
-    tokens = _tokens(folder / TOKENIZER, network.vocab_size)
+    tokenizer = _tokenizer(folder / TOKENIZER, network.vocab_size)
+    tokens = frozenset(tokenizer.get_vocab().values())
     _check_numbers(folder / CONFIG, settings, tokens, isinstance(network, LlamaConfig))
+    _check_marks(folder / TOKENIZER, settings, tokenizer)
     with _reported(folder):
         weights = Weights(folder)
     return Source(folder=folder, settings=settings, network=network, weights=weights, tokens=tokens)
 
 
-def _tokens(path: Path, rows: int) -> frozenset[int]:
-    """Return the tokens of a tokenizer, which must have rows of the embedding."""
+def _tokenizer(path: Path, rows: int) -> Tokenizer:
+    """Read a tokenizer, whose tokens must have rows of the embedding."""
     if not path.is_file():
         raise UserError(
             f"{path.parent} has no {TOKENIZER}: save one there, with AutoTokenizer.from_pretrained(FOLDER)"
             ".save_pretrained(FOLDER) of Transformers."
         )
     try:
-        tokens = frozenset(Tokenizer.from_file(str(path)).get_vocab().values())
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing more specific
         raise UserError(f"{path} is no tokenizer: {error}. Get the file again.") from error
-    if (count := max(tokens, default=-1) + 1) > rows:
+    if (count := max(tokenizer.get_vocab().values(), default=-1) + 1) > rows:
         raise UserError(
             f"{path} has {count} tokens, but the embedding has {rows} rows: this is the tokenizer of another model, "
             "so get the right one."
         )
-    return tokens
+    return tokenizer
 
 
 def _check_numbers(path: Path, settings: Mapping[str, Any], tokens: frozenset[int], is_decoder: bool) -> None:
@@ -142,12 +149,25 @@ def _check_numbers(path: Path, settings: Mapping[str, Any], tokens: frozenset[in
         raise UserError(f"{path} has the max_position_embeddings {window!r}: it must be the longest text in tokens.")
     for name in ("bos_token_id", "eos_token_id") if is_decoder else ("pad_token_id",):
         given = settings.get(name)
-        for token in given if isinstance(given, list) else [given]:
-            if token is not None and (isinstance(token, bool) or token not in tokens):
+        for token in given if isinstance(given, list) and name == "eos_token_id" else [given]:
+            if token is not None and (not isinstance(token, int) or isinstance(token, bool) or token not in tokens):
                 raise UserError(
                     f"{path} has the {name} {token!r}, which {TOKENIZER} does not have: one of them is of another "
                     "model, so get both again."
                 )
+
+
+def _check_marks(path: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that begins or ends a text with other tokens than the settings name."""
+    before, after = special_tokens_around(tokenizer)
+    for name, tokens, where in (("bos_token_id", before[:1], "before"), ("eos_token_id", after[-1:], "after")):
+        given = settings.get(name)
+        known = given if isinstance(given, list) else [given]
+        if tokens and given is not None and tokens[0] not in known:
+            raise UserError(
+                f"{path} puts the token {tokens[0]} {where} a text, but {CONFIG} has the {name} {given}: one of them "
+                "is of another model, so get both again."
+            )
 
 
 @contextlib.contextmanager

@@ -254,3 +254,5 @@ class Trainer:
             self.tools.display.say(f"--- sample\n{sample}\n---")
         for line in aligned(summary, self.tools.metrics.loss_unit):
             self.tools.display.say(line)
+        if (step := best.get("best_step", self.step)) != self.step:
+            self.tools.display.say(f"export, sample and evaluate take the best checkpoint with --step {step}")

@@ -13,6 +13,7 @@ import grass_optax
 from grass_optax import layouts, residual, subspaces, transport
 from train.config.optimizer_flags import WITH_JUMPS, Decay, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, Optimizer
+from train.config.run import UserError
 from train.config.schedule import CONSTANT, WSD, ScheduleFlags
 from train.program.factors import lora
 from train.program.kernels import kernel_labels, stacked_kernels
@@ -233,7 +234,12 @@ def _lora(
     }
 
     def labels(params: Any) -> Any:
-        return {name: HEAD if name == HEAD else label for name, label in kernel_labels(params).items()}
+        named = {name: HEAD if name == HEAD else label for name, label in kernel_labels(params).items()}
+        if not {layouts.SPLIT, HEAD} & set(jax.tree.leaves(named)):
+            raise UserError(
+                "--optimizer lora trains kernels and a new head, of which --freeze leaves none: freeze less."
+            )
+        return named
 
     return optax.partition(transforms, labels)
 

@@ -106,6 +106,11 @@ def test_space_around_a_class_is_not_part_of_its_name(tmp_path: Path) -> None:
     assert load(tmp_path, rows, rows[:1]).classes == ("bad", "good")
 
 
+def test_whole_numbers_are_classes_in_their_order_however_they_are_written(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": label} for label in (10, 9.0, -1, "-2")]
+    assert load(tmp_path, rows, rows[:1]).classes == ("-2", "-1", "9", "10")
+
+
 def test_every_class_is_trained_on_and_held_out(tmp_path: Path) -> None:
     rows = [{"text": f"{word} film " * (i + 1), "label": word} for word in ("good", "bad", "fine") for i in range(4)]
     rows.append({"text": "a", "label": "rare"})

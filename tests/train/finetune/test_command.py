@@ -244,7 +244,9 @@ def test_what_cannot_run_is_refused(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_run_stops_early_and_keeps_the_best_checkpoint(finetune: Callable[..., int], tmp_path: Path) -> None:
+def test_a_run_stops_early_and_keeps_the_best_checkpoint(
+    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """At a rate that is far too high the loss rises at once."""
     words = ("--steps", 40, "--learning-rate", 1.0, "--clip", 0, "--eval-every", 2, "--patience", 3)
     assert finetune(tmp_path / "run", *words, "--optimizer", "adamw", "--scale", 1) == 0
@@ -254,6 +256,7 @@ def test_a_run_stops_early_and_keeps_the_best_checkpoint(finetune: Callable[...,
     assert evaluations[-1]["step"] == best["step"] + 3 * 2 < 40
     summary = json.loads(folder.summary.read_text())
     assert (summary["best_eval_loss"], summary["best_step"]) == (best["eval_loss"], best["step"])
+    assert f"take the best checkpoint with --step {best['step']}\n" in capsys.readouterr().out
     kept = sorted(int(path.name) for path in folder.checkpoints.iterdir())
     assert kept == sorted({best["step"], evaluations[-2]["step"], evaluations[-1]["step"]})
 

@@ -96,6 +96,14 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def twice(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    shutil.copyfile(weights, folder / "a.safetensors")
+    weights.rename(folder / "b.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def cut_short(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
@@ -130,7 +138,7 @@ BAD = {
     "two types": (rewritten(in_two_types), "has weights of type float16 and float32, but one of"),
     "a type that is not used": (rewritten(in_float64), "has weights of type float64, but one of float32, bfloat16"),
     "cut short": (cut_short, "model.safetensors is damaged or cut short"),
-    "pickled": (pickled, "has its weights in pickled .bin files"),
+    "pickled": (pickled, "has its weights in pickled files"),
     "no weights": (without("model.safetensors"), "has no model.safetensors and no model.safetensors.index.json"),
     "no tokenizer": (without("tokenizer.json"), "has no tokenizer.json: save one there"),
     "a broken tokenizer": (
@@ -139,6 +147,14 @@ BAD = {
     ),
     "another tokenizer": (with_another_tokenizer, "has 400 tokens, but the embedding has 310 rows"),
     "an end of another tokenizer": (changed(eos_token_id=[1, 9999]), "has the eos_token_id 9999, which tokenizer.json"),
+    "an end of another kind": (changed(eos_token_id={"id": 1}), "has the eos_token_id {'id': 1}, which tokenizer.json"),
+    "several beginnings": (changed(bos_token_id=[300]), "has the bos_token_id [300], which tokenizer.json does not"),
+    "marks of another tokenizer": (changed(bos_token_id=5), "before a text, but config.json has the bos_token_id 5"),
+    "a head that is text": (
+        changed(tie_word_embeddings="no"),
+        "tie_word_embeddings is 'no', but must be true or false",
+    ),
+    "a weight twice": (twice, "as another file has: get the files again"),
     "an end that is text": (changed(eos_token_id="</s>"), "has the eos_token_id '</s>', which tokenizer.json does not"),
     "no longest text": (changed(max_position_embeddings=None), "has the max_position_embeddings None: it must be"),
     "no list of modules": (lambda folder: (folder / "modules.json").write_text("[3]"), "modules.json is no list of"),
@@ -159,6 +175,18 @@ def test_a_bad_folder_is_refused_and_nothing_is_written(
     assert message in error
     assert len(error.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"theirs"}
+
+
+def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_foreign(tmp_path / "theirs")
+    assert imported(source / "config.json", tmp_path / "ours") == 2
+    assert f"{source}/config.json is a file: give the folder that it is in" in capsys.readouterr().err
+
+
+def test_an_index_beside_whole_weights_is_not_used(tmp_path: Path) -> None:
+    source = write_foreign(tmp_path / "theirs")
+    (source / "model.safetensors.index.json").write_text('{"weight_map": {"x": "of-an-earlier-upload.safetensors"}}')
+    assert imported(source, tmp_path / "ours") == 0
 
 
 def test_a_message_names_a_few_of_many_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.util import long_but
 from train.config.optimizer_flags import Decay, OptimizerFlags
 from train.config.optimizers import OPTIMIZERS, OptimizerName
+from train.config.run import UserError
 from train.config.schedule import ScheduleFlags
 from train.program.optimizer import make_optimizer, make_schedule
 
@@ -117,3 +118,9 @@ def test_the_factors_of_lora_decay_and_its_head_with_all_parameters(decay: Decay
     np.testing.assert_allclose(found[KERNEL], 2.0 * (1 - rate * DECAY) * a @ new_b, rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(found["head/kernel"], -rate * (1 + (DECAY if decay == "all" else 0)), rtol=1e-6)
     assert not np.any(found["embed/embedding"])
+
+
+def test_lora_refuses_to_train_nothing() -> None:
+    tx = make_optimizer(OptimizerFlags(optimizer="lora", rank=2), SCHEDULE, seed=0)
+    with pytest.raises(UserError, match="lora trains kernels and a new head, of which --freeze leaves none"):
+        tx.init({"embed": random_tree(0)["embed"]})
