@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.papers.curves import curves_figure
 from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment
 from experiments.papers.scales import SCALES, Scale
@@ -75,4 +76,6 @@ def write_page(experiment: Experiment, results: Path, outcomes: Mapping[Run, Out
     for name in SCALES:
         if drawn := figure(experiment, name, outcomes):
             save_figure(drawn, results.with_name(f"{experiment.name}-{name}.png"))
+        if drawn := curves_figure(experiment, name, outcomes):
+            save_figure(drawn, results.with_name(f"{experiment.name}-{name}-curves.png"))
     write_tables(results.with_name(f"{experiment.name}.md"), report(experiment, outcomes))

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ from train.config.schedule import ScheduleFlags
 from train.data.tokens import load_tokens
 from train.loop.child import LOG, last_line, run_child
 from train.storage.folder import RunFolder
-from train.storage.metrics import read_rows
+from train.storage.metrics import Row, read_rows
 from train.system.files import write_whole
 
 RUNS = Path("runs/papers")  # a folder for each run
 OUTCOME = "outcome.json"  # in it, when it is finished
+# Runs of so many updates are evaluated so often: a tenth of a shorter one would cost a sixth more.
+LONG, EVALUATIONS = 1000, 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,12 @@ class Run:
             data=dataclasses.replace(usual.data, **batch),
             optimizer=dataclasses.replace(usual.optimizer, **flags),
             report=dataclasses.replace(
-                usual.report, sample_tokens=0, save_every=1000, save_minutes=10.0, diagnostics=self.diagnostics
+                usual.report,
+                sample_tokens=0,
+                save_every=1000,
+                save_minutes=10.0,
+                diagnostics=self.diagnostics,
+                eval_every=self.steps // EVALUATIONS if self.steps >= LONG else 0,
             ),
         )
 
@@ -101,6 +109,7 @@ class Outcome(NamedTuple):
     commit: str
     date: str
     processor: str = "unknown"  # of the host
+    curve: list[list[float]] | None = None  # of a long run: updates, seconds and loss of its evaluations
 
 
 def train(run: Run, subfolder: str = "") -> Outcome:
@@ -130,8 +139,13 @@ def _trained(run: Run, folder: RunFolder) -> Outcome:
         peak_memory_bytes=summary.get("peak_memory_bytes"),
         device=summary.get("device", "unknown"),
         corpus=folder.stored().fingerprint,
+        curve=_curve(rows) if run.steps >= LONG else None,
         **made,
     )
+
+
+def _curve(rows: Sequence[Row]) -> list[list[float]]:
+    return [[row["step"], row["seconds"], row["eval_loss"]] for row in rows if row.get("eval_loss") is not None]
 
 
 def fingerprint(run: Run) -> str:

@@ -28,6 +28,7 @@ from experiments.papers import (
     wall_time,
 )
 from experiments.papers.__main__ import MODULES, overview
+from experiments.papers.curves import curves_figure
 from experiments.papers.drawing import figure
 from experiments.papers.experiment import Experiment, run_of
 from experiments.papers.scales import SCALES, Scale
@@ -203,6 +204,29 @@ def test_the_figure_has_units_and_error_bars() -> None:
     assert swept is not None
     assert swept.axes[0].get_xlabel() == "zeta, the largest growth (100: no limit)"
     assert [text.get_text() for text in swept.axes[0].get_legend().get_texts()] == ["grasswalk", "grassjump"]  # type: ignore[union-attr]
+
+
+def test_long_runs_have_curves_of_their_losses() -> None:
+    outcomes = dict[Run, Outcome]()
+    for seed in (0, 1):
+        for run in of_seed(long_run.EXPERIMENT, CPU, {}, seed):
+            curve = [[step, step / 10, 9.0 - step / 1000 + seed] for step in range(0, 3001, 300)]
+            outcomes[run] = OUTCOME._replace(curve=curve if run.steps >= trained.LONG else None)
+    drawn = curves_figure(long_run.EXPERIMENT, "cpu", outcomes)
+    assert drawn is not None
+    for axes, last in zip(drawn.axes, (3000, 5), strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+        assert list(lines) == [arm.method for arm in long_run.arms(CPU) if arm.x == 3000]
+        for line in lines.values():
+            assert len(line) == 10
+            np.testing.assert_allclose(line[-1], (last, 6.5))
+    assert curves_figure(ratio.EXPERIMENT, "cpu", {}) is None
+
+
+@pytest.mark.parametrize(("steps", "every"), [(300, 0), (999, 0), (3000, 300)])
+def test_a_long_run_is_evaluated_on_its_way(steps: int, every: int) -> None:
+    run = of_seed(ratio.EXPERIMENT, CPU, {}, 0)[0].at(steps=steps)
+    assert run.config().report.eval_every == every
 
 
 def test_a_finished_run_is_not_made_again_and_a_diverged_one_has_no_loss(
