@@ -78,7 +78,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text())
     except FileNotFoundError:
         raise FolderError(f"{folder} has no {CONFIG}: give a folder in the format of Hugging Face.") from None
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
+    except (ValueError, RecursionError) as error:
         raise FolderError(f"{path} is no JSON: {error}. Get the file again.") from error
     if not isinstance(settings, dict):
         raise FolderError(f"{path} holds no JSON object. Get the file again.")
@@ -143,10 +145,13 @@ def _files(folder: Path) -> list[Path]:
 def _class_of(folder: Path) -> str:
     """The class of Transformers that keeps all weights of a folder."""
     try:
-        named = read_settings(folder).get("architectures")
+        settings = read_settings(folder)
     except FolderError:
-        named = None
-    return named[0] if isinstance(named, list) and named and str(named[0]).isidentifier() else "AutoModelForCausalLM"
+        settings = {}
+    match settings.get("architectures"):
+        case [str(name), *_] if name.isidentifier():
+            return name
+    return "AutoModel" if settings.get("model_type") in ("bert", "roberta") else "AutoModelForCausalLM"
 
 
 def _shards(weights: Mapping[str, np.ndarray]) -> list[list[str]]:

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,6 +28,7 @@ RECORD, SUFFIX = "record.json", ".jsonl.gz"
 LEVEL = 1  # of compression: 20 to 40 MB/s on one core
 
 Say = Callable[[str], None]
+Sides = Callable[[Sequence[str]], dict[str, bool | None]]  # of the names of all splits: those to read
 
 
 class SplitFiles(NamedTuple):
@@ -84,94 +85,115 @@ class Record:
     """What is on disk of a data set.
 
     Attributes:
-      place: Its name.
       revision: The revision that all of it is of.
       names: The names of all its splits.
       splits: Those of which there is something.
     """
 
-    place: str
     revision: str
     names: list[str]
     splits: dict[str, StoredSplit]
 
     @classmethod
-    def read(cls, folder: Path) -> Self | None:
+    def read(cls, folder: Path, say: Say) -> Self | None:
         """Read a record; None if there is none. Shards after a missing one are left out."""
+        path = folder / RECORD
         try:
-            content = json.loads((folder / RECORD).read_text())
+            content = json.loads(path.read_text())
             for name, split in content["splits"].items():
                 shards = [Shard(**shard) for shard in split["shards"]]
                 content["splits"][name] = _intact(folder, StoredSplit(shards, bool(split["is_whole"])))
-            return cls(**content)
-        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            return None  # there is none, or it is damaged
+            return cls(str(content["revision"]), list(content["names"]), content["splits"])
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            say(f"{path} is damaged: the data set is downloaded again, at its newest revision")
+            return None
 
     def write(self, folder: Path) -> None:
         """Write the record."""
         write_whole(folder / RECORD, json.dumps(dataclasses.asdict(self)) + "\n")
 
 
-def fetch(data: str, megabytes: float, cache_dir: Path, say: Say) -> list[SplitFiles]:
-    """Return the files of a data set: its validation split, if it has one, and that to train on.
+def fetch(name: DatasetName, sides: Sides, megabytes: float, cache_dir: Path, say: Say) -> list[SplitFiles]:
+    """Return the files of a data set.
 
     What is missing of `megabytes` (0: all) of text is downloaded first.
+
+    Args:
+      name: The data set.
+      sides: Returns the splits to read, given the names of all, and the side of each.
+      megabytes: Of text to train on; of held-out text a part of it.
+      cache_dir: Where downloads are.
+      say: Reports progress.
 
     Raises:
       UserError: If the package, the data set or a split is missing, or the stream breaks off.
     """
-    name = DatasetName.of(data)
-    identity = repr((name.name, name.revision, name.config))
-    readable = "".join(letter if letter.isalnum() else "-" for letter in name.name)
-    folder = cache_dir / "downloads" / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    with locked(folder):
-        record = Record.read(folder)
-        opened = None if record else OpenDataset.open(name)
-        if opened is not None:
-            record = Record(opened.place, opened.revision, list(opened.splits), {})
-        assert record is not None
-        sides = name.sides(record.names)
-        stored = {split: record.splits.setdefault(split, StoredSplit()) for split in sides}
-        missing = {split: stored[split].missing_bytes(megabytes, side) for split, side in sides.items()}
-        if any(missing.values()):
-            opened = opened or OpenDataset.open(name, record.revision)
-            _download(record, opened, missing, folder, say)
-        return [SplitFiles([folder / shard.name for shard in stored[split].shards], sides[split]) for split in sides]
+    folder = _folder_of(name, cache_dir)
+    record = Record.read(folder, say)
+    if record is None or any(_missing(record, sides, megabytes).values()):
+        opened = OpenDataset.open(name, record.revision if record else "")
+        sides(list(opened.splits))  # before there is a folder
+        with locked(folder, waiting=lambda: say(f"another process downloads --data {name.data}: waiting for it")):
+            record = Record.read(folder, say) or Record(opened.revision, list(opened.splits), {})
+            if record.revision != opened.revision:  # another process was first
+                opened = OpenDataset.open(name, record.revision)
+            _download(record, opened, _missing(record, sides, megabytes), folder, say)
+    return [
+        SplitFiles([folder / shard.name for shard in record.splits[split].shards], side)
+        for split, side in sides(record.names).items()
+    ]
+
+
+def _folder_of(name: DatasetName, cache_dir: Path) -> Path:
+    identity = repr((name.repository, name.revision, name.config))
+    readable = "".join(letter if letter.isalnum() else "-" for letter in name.repository)
+    return cache_dir / "downloads" / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def _missing(record: Record, sides: Sides, megabytes: float) -> dict[str, float]:
+    """Bytes of text that are missing of each split."""
+    return {
+        split: record.splits.setdefault(split, StoredSplit()).missing_bytes(megabytes, side)
+        for split, side in sides(record.names).items()
+    }
 
 
 def _download(record: Record, opened: OpenDataset, missing: dict[str, float], folder: Path, say: Say) -> None:
     """Add so many bytes of text to each split."""
+    named = {shard.name for split in record.splits.values() for shard in split.shards}
+    for path in folder.glob(f"*{SUFFIX}"):
+        if path.name not in named:
+            path.unlink()
     total = sum(missing.values())
     with Progress(say, "downloaded", 0 if total == float("inf") else int(total)) as progress, _room_in(folder):
         for name, size in missing.items():
             split = record.splits[name]
             stream = Stream(opened, name, split.last.rows, split.last.position)
-            for shard in _shards(folder, name, len(split.shards), stream, size, split.last.bytes_of_text, progress.add):
-                if shard is None:
-                    split.is_whole = True
-                else:
-                    split.shards.append(shard)
-                record.write(folder)
+            with contextlib.closing(stream.texts()) as texts:
+                goal = split.last.bytes_of_text + size
+                while split.last.bytes_of_text < goal and not split.is_whole:
+                    _add_shard(
+                        split, folder / f"{name}-{len(split.shards):05}{SUFFIX}", stream, texts, goal, progress.add
+                    )
+                    record.write(folder)
             if stream.without_text:
-                say(f"left out {stream.without_text} rows of {name} whose text is null")
+                say(f"rows of {name} without text, which were left out: {stream.without_text}")
 
 
-def _shards(
-    folder: Path, split: str, number: int, stream: Stream, missing: float, before: int, add: Callable[[int], None]
-) -> Iterator[Shard | None]:
-    """Write shards until `missing` bytes are there, or None says that nothing follows."""
-    with contextlib.closing(stream.texts()) as texts:
-        while missing > 0:
-            path = folder / f"{split}-{number:05}{SUFFIX}"
-            size, is_last = _write(path, texts, min(missing, SHARD), add)
-            missing, before, number = missing - size, before + size, number + 1
-            if size:
-                yield Shard(path.name, path.stat().st_size, stream.rows, before, stream.position())
-            else:
-                path.unlink()
-            if is_last:
-                yield None
-                return
+def _add_shard(
+    split: StoredSplit, path: Path, stream: Stream, texts: Iterator[str], goal: float, add: Callable[[int], None]
+) -> None:
+    """Write the next shard of a split that is to have `goal` bytes of text."""
+    before = split.last.bytes_of_text
+    size, split.is_whole = _write(path, texts, min(goal - before, SHARD), add)
+    if stream.rows > split.last.rows:
+        split.shards.append(Shard(path.name, path.stat().st_size, stream.rows, before + size, stream.position()))
+    else:
+        path.unlink()
 
 
 def _write(path: Path, texts: Iterator[str], limit: float, add: Callable[[int], None]) -> tuple[int, bool]:
@@ -217,13 +239,13 @@ def _intact(folder: Path, split: StoredSplit) -> StoredSplit:
 
 @contextlib.contextmanager
 def _room_in(folder: Path) -> Iterator[None]:
-    """Name the folder in an error of a full disk."""
+    """Say what to do about a full disk."""
     try:
         yield
     except OSError as error:
         if full_disk(error) is None:
             raise
         raise UserError(
-            f"the disk of {folder} is full: free some, or choose another --cache-dir, then run the command again, "
-            "which continues."
+            f"there is no room for {folder}: free some and run the command again, which continues, or choose another "
+            "--cache-dir."
         ) from error

@@ -20,10 +20,16 @@ TEXT, PACKAGE = "text", "datasets"
 
 
 class DatasetName(NamedTuple):
-    """What a --data says; all but the name may be empty."""
+    """What a --data says.
+
+    Attributes:
+      data: All of it.
+      repository: Its name on the hub, or a folder here.
+      revision, config, split: May be empty.
+    """
 
     data: str
-    name: str
+    repository: str
     revision: str
     config: str
     split: str
@@ -33,23 +39,26 @@ class DatasetName(NamedTuple):
         """Parse a --data.
 
         Raises:
-          UserError: If there is no name.
+          UserError: If it is not of the form HUB.
         """
-        place, config, split = [*data.removeprefix(HUB).split(","), "", ""][:3]
+        place, config, split, *more = [*data.removeprefix(HUB).split(","), "", ""]
         place = os.path.expanduser(place)
-        name, _, revision = (place, "", "") if os.path.isdir(place) else place.partition("@")
-        if not name:
-            raise UserError(f"--data {data} names no data set: give {HUB}NAME, {HUB}NAME,CONFIG,SPLIT or similar.")
-        return cls(data, name, revision, config, split)
+        repository, _, revision = (place, "", "") if os.path.isdir(place) else place.partition("@")
+        if not repository or any(more):
+            raise UserError(f"--data {data} is not of the form {HUB}NAME[@REVISION][,CONFIG][,SPLIT].")
+        if os.path.isdir(repository) and revision:
+            raise UserError(f"--data {data} names a revision, but {repository} is a folder here, which has none.")
+        return cls(data, repository, revision, config, split)
 
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder here, and not on the hub."""
-        return Path(self.name).is_dir()
+        return os.path.isdir(self.repository)
 
     def state(self) -> State:
         """Return size and time of change of the files of a folder; nothing for the hub."""
-        return state_of(sorted(Path(self.name).rglob("*"))) if self.is_folder else {}
+        paths = sorted(Path(self.repository).rglob("*")) if self.is_folder else []
+        return state_of(path for path in paths if not any(part.startswith(".") for part in path.parts))
 
     def sides(self, splits: Sequence[str]) -> dict[str, bool | None]:
         """Return the splits to read, each with the side that it is on, or None.
@@ -63,8 +72,7 @@ class DatasetName(NamedTuple):
         training = self.split or (TRAINING if TRAINING in splits else only)
         if training not in splits:
             raise UserError(
-                f"--data {self.data} has the splits {', '.join(splits)}: name that to train on, as "
-                f"{HUB}NAME,CONFIG,SPLIT."
+                f"--data {self.data} has the splits {', '.join(splits)}: name one of them, as {HUB}NAME,CONFIG,SPLIT."
             )
         validation = next((name for name in VALIDATION if name in splits and name != training), None)
         return {validation: True, training: False} if validation else {training: None}
@@ -74,12 +82,12 @@ class OpenDataset(NamedTuple):
     """A data set at one revision.
 
     Attributes:
-      place: Its name.
+      repository: Its name.
       revision: The revision; empty for a folder.
       splits: Its splits, as the package gives them.
     """
 
-    place: str
+    repository: str
     revision: str
     splits: dict[str, Any]
 
@@ -96,10 +104,10 @@ class OpenDataset(NamedTuple):
             raise UserError(f"--data {name.data} requires the package datasets: pip install '.[hf]'.") from error
         try:
             exact = "" if name.is_folder else revision or _exact_revision(name)
-            splits = datasets.load_dataset(name.name, name.config or None, revision=exact or None, streaming=True)
+            splits = datasets.load_dataset(name.repository, name.config or None, revision=exact or None, streaming=True)
         except Exception as error:  # of several packages, from missing files to a missing network
             raise UserError(f"--data {name.data} cannot be opened: {_reason(error)}") from error
-        return cls(name.name, exact, {str(split): stream for split, stream in splits.items()})
+        return cls(name.repository, exact, {str(split): stream for split, stream in splits.items()})
 
 
 class Stream:
@@ -110,7 +118,7 @@ class Stream:
         the package have others.
         """
         self.rows, self.without_text, self._to_skip = rows, 0, rows
-        self._place, self._stream = f"{opened.place}:{split}", opened.splits[split]
+        self._place, self._stream = f"{opened.repository}:{split}", opened.splits[split]
         if TEXT in (self._stream.column_names or ()):
             self._stream = self._stream.select_columns([TEXT])  # others need not be decoded
         if position and position[PACKAGE] == _version():
@@ -133,7 +141,8 @@ class Stream:
                 row = next(stream, None)
             except Exception as error:  # of several packages, mostly of the network
                 raise UserError(
-                    f"{HUB}{self._place} broke off after {self.rows} rows: {_reason(error)}: run the command again."
+                    f"{HUB}{self._place} broke off after {self.rows} rows: {_reason(error)}: run the command again; if "
+                    "it breaks off there again, the data set is damaged there."
                 ) from error
             if row is None:
                 return
@@ -151,7 +160,7 @@ def _version() -> str:
 def _exact_revision(name: DatasetName) -> str:
     import huggingface_hub
 
-    return str(huggingface_hub.HfApi().dataset_info(name.name, revision=name.revision or None).sha)
+    return str(huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision or None).sha)
 
 
 def _reason(error: Exception) -> str:

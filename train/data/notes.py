@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from train.config.run import STDLIB, DataFlags
+from train.config.run import FILES, STDLIB, DataFlags
 from train.data.cache import LAYOUT
-from train.data.paths import State, from_anywhere
+from train.data.hub import DatasetName
+from train.data.paths import State
 
 NAMED = 3  # files in a message
 
@@ -22,7 +24,13 @@ class Note(NamedTuple):
 
 def note_path(config: DataFlags, vocab_size: int) -> Path:
     """Return the file of the note of a --data, whatever the folder that the command is run in."""
-    data = f"{STDLIB} {sys.prefix}" if config.data == STDLIB else from_anywhere(config.data)
+    data = config.data
+    if data == STDLIB:  # of this environment
+        data = f"{STDLIB} {sys.prefix}"
+    elif data.startswith(FILES):
+        data = FILES + os.path.abspath(os.path.expanduser(data.removeprefix(FILES)))
+    elif (name := DatasetName.of(data)).is_folder:
+        data = repr((os.path.abspath(name.repository), name.config, name.split))
     tokenizer: object = vocab_size
     if config.tokenizer is not None:
         content = config.tokenizer.read_bytes() if config.tokenizer.is_file() else b""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from train.config.run import FILES, HUB, UserError
+from train.config.run import FILES, UserError
 
 State = dict[str, list[int]]  # of each file: its size, and when it was last changed, in ns
 
@@ -25,15 +25,6 @@ def paths_of(source: str) -> list[Path]:
             "not expand it, and use ** to search subfolders."
         )
     return paths
-
-
-def from_anywhere(data: str) -> str:
-    """Return a --data that names the same files, whatever the folder that the command is run in."""
-    if data.startswith(FILES):
-        return FILES + os.path.abspath(os.path.expanduser(data.removeprefix(FILES)))
-    name, comma, rest = data.removeprefix(HUB).partition(",")
-    folder = os.path.abspath(os.path.expanduser(name))
-    return f"{HUB}{folder}{comma}{rest}" if data.startswith(HUB) and os.path.isdir(folder) else data
 
 
 def state_of(paths: Iterable[Path]) -> State:

@@ -3,17 +3,18 @@
 A source is read as a stream, as often as needed, and always in the same order.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import itertools
 import os
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from train.config.run import FILES, HUB, STDLIB, UserError
-from train.data.download import SplitFiles, fetch
+from train.data.download import Sides, SplitFiles, fetch
 from train.data.formats import BLOCK, Unreadable, blocks_of_text, format_of, records_of, says_json
 from train.data.hub import DatasetName, OpenDataset, Stream
 from train.data.paths import State, paths_of, state_of
@@ -64,10 +65,13 @@ class Source(NamedTuple):
     counts_whole: bool = False
 
 
-def open_source(data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None] = print) -> Source:
+def open_source(
+    data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None] = print, *, is_alone: bool = False
+) -> Source:
     """Return the source of a --data, which reads at most `megabytes` (0: all) of stdlib or `hf:`.
 
-    A data set of Hugging Face is downloaded to `cache_dir` when it is first read.
+    A data set of Hugging Face is downloaded to `cache_dir` when it is first read; if it `is_alone`,
+    without its validation split.
 
     Raises:
       UserError: If no file matches.
@@ -77,7 +81,7 @@ def open_source(data: str, megabytes: float, cache_dir: Path, say: Callable[[str
             lambda: state_of(_python_files().values()), lambda: [_python_documents(megabytes)], counts_whole=True
         )
     if data.startswith(HUB):
-        return _of_hub(data, megabytes, cache_dir, say)
+        return _of_hub(DatasetName.of(data), megabytes, cache_dir, say, is_alone)
     assert data.startswith(FILES)
     paths = paths_of(data)
     return Source(lambda: state_of(paths), lambda: map(_documents_of, paths))
@@ -117,21 +121,27 @@ def _documents_of(path: Path) -> Iterator[Document]:
         raise Unreadable(f"{error} Its first lines are JSON: convert it, or restrict the pattern.") from error
 
 
-def _of_hub(data: str, megabytes: float, cache_dir: Path, say: Callable[[str], None]) -> Source:
-    name = DatasetName.of(data)
+def _of_hub(name: DatasetName, megabytes: float, cache_dir: Path, say: Callable[[str], None], is_alone: bool) -> Source:
+    def sides(splits: Sequence[str]) -> dict[str, bool | None]:
+        return dict.fromkeys([*name.sides(splits)][-1:]) if is_alone else name.sides(splits)
 
-    def of_folder() -> Iterator[Iterator[Document]]:
-        opened = OpenDataset.open(name)
-        for split, side in name.sides(list(opened.splits)).items():
-            texts = enumerate(Stream(opened, split).texts(), 1)
-            yield _of_texts(((f"{name.name}:{split}:{number}", text) for number, text in texts), side)
-
-    def fetched() -> list[SplitFiles]:
-        return fetch(data, megabytes, cache_dir, say)
+    @functools.cache  # files that are added meanwhile are not those of this source
+    def files() -> list[SplitFiles]:
+        return fetch(name, sides, megabytes, cache_dir, say)
 
     if name.is_folder:
-        return Source(name.state, of_folder)
-    return Source(dict, lambda: (_of_texts(_stored(files.paths), files.is_held_out) for files in fetched()), fetched)
+        once = functools.cache(say)  # a source is read twice
+        return Source(name.state, lambda: _of_folder(name, sides, once))
+    return Source(dict, lambda: (_of_texts(_stored(split.paths), split.is_held_out) for split in files()), files)
+
+
+def _of_folder(name: DatasetName, sides: Sides, say: Callable[[str], None]) -> Iterator[Iterator[Document]]:
+    opened = OpenDataset.open(name)
+    for split, side in sides(list(opened.splits)).items():
+        stream = Stream(opened, split)
+        yield _of_texts(((f"{name.repository}:{split}:{stream.rows}", text) for text in stream.texts()), side)
+        if stream.without_text:
+            say(f"rows of {split} without text, which were left out: {stream.without_text}")
 
 
 def _stored(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
@@ -140,6 +150,8 @@ def _stored(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
         try:
             yield from ((name, text_of(name, record)) for name, record in records_of(path, "lines"))
         except UserError as error:
+            if getattr(error.__cause__, "errno", None) is not None:  # the file may be whole
+                raise UserError(str(error)) from error
             raise UserError(
                 f"{path}, which was downloaded, is damaged: remove it, then run the command again, which downloads it "
                 "and what follows it again."

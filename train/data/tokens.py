@@ -57,18 +57,26 @@ def load_tokens(
         return tokens
     source = open_source(config.data, config.data_megabytes, config.cache_dir, say)
     state, path = source.state(), note_path(config, vocab_size)
-    if not path.exists():
-        source.prepare()  # without the lock of the cache, which others need
-    with locked(config.cache_dir):
+
+    def cached(say: Say) -> Tokens | None:
         note = read_note(path)
-        changes = changed_files(note.state, state) if note else ""
-        tokens = open_tokens(config.cache_dir, note.fingerprint, say) if note and not changes else None
-        if changes:
+        if note and (changes := changed_files(note.state, state)):
             say(f"--data {config.data} has changed since it was last read: {changes}")
-        if tokens is None:
-            tokens = _prepare(config, source, vocab_size, fingerprint, say)
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, json.dumps(Note(tokens.fingerprint, state)._asdict()) + "\n")
+            return None
+        return open_tokens(config.cache_dir, note.fingerprint, say) if note else None
+
+    def waiting() -> None:
+        say(f"waiting for another process that prepares a text in {config.cache_dir}")
+
+    with locked(config.cache_dir, waiting=waiting):
+        tokens = cached(say)
+    if tokens is None:
+        source.prepare()  # without the lock, which others need
+        with locked(config.cache_dir, waiting=waiting):
+            if (tokens := cached(lambda _: None)) is None:
+                tokens = _prepare(config, source, vocab_size, fingerprint, say)
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, json.dumps(Note(tokens.fingerprint, state)._asdict()) + "\n")
     _refuse_other_text(config, fingerprint, tokens.fingerprint)
     return tokens
 

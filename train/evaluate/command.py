@@ -111,9 +111,12 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
     """Return the documents of --data, all of them, each once and by itself."""
     data = config.data
     assert data is not None
-    source = open_source(data, config.data_megabytes, config.cache_dir or default_cache_dir())
     folder = RunFolder(config.run_dir)
-    trained = folder.stored().config.data.batch_size if folder.config.exists() else BATCH
+    run = folder.stored().config if folder.config.exists() else None
+    cache_dir = config.cache_dir or (run.data.cache_dir if isinstance(run, Pretrain) else default_cache_dir())
+    source = open_source(data, config.data_megabytes, cache_dir, is_alone=True)
+    source.prepare()
+    trained = run.data.batch_size if run else BATCH
     batch_size = config.batch_size or trained
     seq_len = config.seq_len or min(stored.window, LONGEST)
 
@@ -127,7 +130,6 @@ def documents_of(config: Evaluate, stored: StoredModel) -> Evaluated:
                 total.bytes += len(text.encode())  # of the documents, so for any tokenizer
                 yield text
 
-        source.prepare()
         with Progress(print, "evaluated") as progress:
             for windows, is_predicted in document_batches(stored, texts(), batch_size, seq_len, progress.add):
                 total.add(losses(windows)[is_predicted], 0)

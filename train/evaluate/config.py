@@ -7,6 +7,7 @@ from pathlib import Path
 from train.config.bounds import check_step, refuse
 from train.config.run import HUB, Precision, UserError
 from train.config.validate import check_text
+from train.data.hub import DatasetName
 
 LONGEST = 1024  # tokens of a window by default: logits of more take much memory
 
@@ -23,13 +24,13 @@ class Evaluate:
     step: int | None = None
     """Updates of the checkpoint; the newest by default."""
     data: str | None = None
-    """stdlib, 'files:GLOB' or hf:NAME. Default: the windows of the run's own evaluations."""
+    """stdlib, 'files:GLOB' or hf:NAME,CONFIG,SPLIT. Default: the windows that the run evaluates."""
     data_megabytes: float = 0.0
     """Read at most this much of --data; 0 reads all of it."""
     eval_batches: int | None = None
     """Batches of the run's own text; 0 for all of it. Default: those of the run's evaluations."""
     cache_dir: Path | None = None
-    """Cache of the run's own text, by default that of the run, or of what hf: downloads."""
+    """Cache of tokens, downloads and compiled programs; by default that of the run."""
     batch_size: int | None = None
     """Windows of text at once; by default that of the run, 8 for an import."""
     seq_len: int | None = None
@@ -53,10 +54,9 @@ def check_evaluate(config: Evaluate) -> None:
         refuse("data_megabytes", config.data_megabytes, "has no effect without --data: leave it out")
     elif config.seq_len is not None:
         refuse("seq_len", config.seq_len, "has no effect without --data, as the run's windows are used: leave it out")
-    if config.data is not None:
-        idle = ("eval_batches",) if config.data.startswith(HUB) else ("cache_dir", "eval_batches")
-        for name in idle:
-            if (value := getattr(config, name)) is not None:
-                refuse(name, value, "has no effect with --data: leave it out")
+    if config.data is not None and config.eval_batches is not None:
+        refuse("eval_batches", config.eval_batches, "has no effect with --data: leave it out")
+    if config.data is not None and config.data.startswith(HUB) and not DatasetName.of(config.data).split:
+        raise UserError(f"--data {config.data} names no split to evaluate: give {HUB}NAME,CONFIG,SPLIT.")
     if config.json is not None and not os.access(config.json.parent, os.W_OK):
         raise UserError(f"--json {config.json} cannot be written: choose a file in an existing, writable folder.")

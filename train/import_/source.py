@@ -117,7 +117,8 @@ def read_source(folder: Path) -> Source:
     tokenizer = _tokenizer(folder / TOKENIZER, network.vocab_size)
     tokens = frozenset(tokenizer.get_vocab().values())
     _check_numbers(folder / CONFIG, settings, tokens, isinstance(network, LlamaConfig))
-    _check_marks(folder / TOKENIZER, settings, tokenizer)
+    if settings["model_type"] != "bert":  # which has no such settings
+        _check_marks(folder / TOKENIZER, settings, tokenizer)
     with _reported(folder):
         weights = Weights(folder)
     return Source(folder=folder, settings=settings, network=network, weights=weights, tokens=tokens)

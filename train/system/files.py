@@ -8,7 +8,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,11 @@ def make_durable(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
-    """Lock `folder`; if it is locked already, wait, or raise `UserError(refusal)` if given.
+def locked(folder: Path, refusal: str | None = None, waiting: Callable[[], object] = tuple) -> Iterator[None]:
+    """Lock `folder`; if it is locked already, raise `UserError(refusal)` if given, or wait.
 
-    Unix only: the lock is an `flock`, which the system releases when the process dies.
+    Unix only: the lock is an `flock`, which the system releases when the process dies. `waiting` is
+    called before a wait.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +103,12 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder.") from None
     with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(str(refusal)) from None
+            if refusal:
+                raise UserError(refusal) from None
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -8,10 +8,11 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,9 @@ import pytest
 from tests.train.data.test_hub import COUNT, TEXTS, write_split
 from train.config.run import DataFlags, UserError
 from train.data import download
-from train.data.corpus import survey
+from train.data.corpus import documents, survey
 from train.data.download import SplitFiles, fetch
+from train.data.hub import DatasetName
 from train.data.progress import Progress
 from train.data.sources import open_source
 from train.data.tokens import load_tokens
@@ -43,7 +45,11 @@ class Hub:
 
     def fetch(self, megabytes: float, data: str = NAME) -> list[str]:
         """The texts of a download, the validation split first."""
-        return texts_of(fetch(data, megabytes, self.cache_dir, self.said.append))
+        return texts_of(self.files(megabytes, data))
+
+    def files(self, megabytes: float, data: str = NAME) -> list[SplitFiles]:
+        name = DatasetName.of(data)
+        return fetch(name, name.sides, megabytes, self.cache_dir, self.said.append)
 
     @property
     def cache_dir(self) -> Path:
@@ -165,7 +171,8 @@ def killed(self):
         yield text
 
 hub.Stream.texts = killed
-download.fetch("hf:org/texts", 0.0, Path(cache_dir), print)
+name = hub.DatasetName.of("hf:org/texts")
+download.fetch(name, name.sides, 0.0, Path(cache_dir), print)
 """
 
 
@@ -206,18 +213,21 @@ def test_a_full_disk_is_named_and_continues(hub: Hub, monkeypatch: pytest.Monkey
         flush(descriptor)
 
     monkeypatch.setattr(download, "make_durable", full)
-    with pytest.raises(UserError, match=r"the disk of .*org-texts-.* is full: free some, or choose another"):
+    with pytest.raises(UserError, match=r"there is no room for .*org-texts-.*: free some and run the command again"):
         hub.fetch(0.0)
     assert {path.name for path in hub.record.parent.glob("*.gz")} == {*names_in(hub.record)}
     monkeypatch.setattr(download, "make_durable", flush)
+    sizes = list[int]()
+    monkeypatch.setattr(Progress, "add", lambda _, size: sizes.append(size))
     assert hub.fetch(0.0) == TEXTS["train"]
+    assert 0 < sum(sizes) < ALL
 
 
 def test_damage_is_found(hub: Hub) -> None:
     texts, draw = [" ".join(random.Random(i).choices(TEXTS["train"], k=9)) for i in range(2000)], random.Random(0)
     write_split(hub.folder, "train", texts)
     flags = DataFlags(data=NAME, data_megabytes=0.0, cache_dir=hub.cache_dir)
-    ((path,), _) = fetch(NAME, 0.0, hub.cache_dir, hub.said.append)[0]
+    ((path,), _) = hub.files(0.0)[0]
     content = path.read_bytes()
     for _ in range(20):  # found by gzip at its end, or before that as no JSON or no UTF-8
         flipped = bytearray(content)
@@ -228,26 +238,60 @@ def test_damage_is_found(hub: Hub) -> None:
     path.unlink()
     tokens = load_tokens(flags, 300, say=hub.said.append)
     assert len(tokens.train) > len(tokens.held_out) > 0
-    assert texts_of(fetch(NAME, 0.0, hub.cache_dir, hub.said.append)) == texts
+    assert hub.fetch(0.0) == texts
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_what_follows_a_missing_file_is_downloaded_again(
+    spoil: Callable[[Path], object], hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SHARD", 400)
+    write_split(hub.folder, "train", TEXTS["train"])
+    (split,) = hub.files(0.0)
+    assert len(split.paths) > 3
+    kept = split.paths[0].stat()
+    spoil(split.paths[1])
+    hub.newest = "sha1"
+    assert hub.fetch(0.0) == TEXTS["train"]
+    assert hub.revisions == ["sha0", "sha0"]
+    assert split.paths[0].stat().st_mtime_ns == kept.st_mtime_ns
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"splits": {"train": 3}}'])
-def test_without_its_record_a_download_begins_again(content: str, hub: Hub) -> None:
+def test_a_damaged_record_is_said(content: str, hub: Hub) -> None:
     write_all(hub)
     hub.fetch(1e-3)
     hub.record.write_text(content)
     assert hub.fetch(0.0) == TEXTS["validation"] + TEXTS["train"]
+    assert set(hub.said) == {f"{hub.record} is damaged: the data set is downloaded again, at its newest revision"}
+
+
+def test_a_record_that_cannot_be_read_stays(hub: Hub) -> None:
+    write_all(hub)
+    hub.fetch(1e-3)
+    (record := hub.record).unlink()
+    record.mkdir()
+    with pytest.raises(UserError, match=r"record.json cannot be read \(Is a directory\): make it readable"):
+        hub.fetch(0.0)
+
+
+def test_texts_may_be_empty(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SECONDS", -1.0)  # a shard for each row
+    rows = ["a", "", "b", None, "c", "d"]
+    write_split(hub.folder, "train", rows)
+    hub.fetch(2e-6)
+    assert hub.fetch(0.0) == [row for row in rows if row is not None]
 
 
 def test_rows_without_text_are_counted(hub: Hub) -> None:
     write_split(hub.folder, "train", ["a", None, "b"])
     assert hub.fetch(0.0) == ["a", "b"]
-    assert hub.said == ["left out 1 rows of train whose text is null"]
+    assert hub.said == ["rows of train without text, which were left out: 1"]
 
 
 def test_others_can_use_the_cache_meanwhile(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     write_all(hub)
-    sizes = list[int]()
+    sizes, flags = list[int](), DataFlags(data=NAME, data_megabytes=0.0, cache_dir=hub.cache_dir)
 
     class Watched(Progress):
         def add(self, size: int) -> None:
@@ -255,5 +299,26 @@ def test_others_can_use_the_cache_meanwhile(hub: Hub, monkeypatch: pytest.Monkey
                 sizes.append(size)
 
     monkeypatch.setattr(download, "Progress", Watched)
-    load_tokens(DataFlags(data=NAME, data_megabytes=0.0, cache_dir=hub.cache_dir), 300, say=hub.said.append)
+    before = load_tokens(flags, 300, say=hub.said.append).fingerprint
     assert len(sizes) == 2 * COUNT
+    shutil.rmtree(hub.record.parent)
+    shutil.rmtree(hub.cache_dir / before)  # of which there is still a note
+    assert load_tokens(flags, 300, say=hub.said.append).fingerprint == before
+    assert len(sizes) == 4 * COUNT
+
+
+def test_what_is_there_is_used_while_others_download_more(hub: Hub) -> None:
+    write_all(hub)
+    hub.fetch(1e-3)
+    with locked(hub.record.parent, "it is locked"):  # as another process would
+        assert hub.fetch(1e-3)
+        assert list(documents(open_source(f"{NAME},,train", 1e-3, hub.cache_dir, hub.said.append), 1e-3))
+
+
+def test_an_evaluation_downloads_its_split_alone(hub: Hub) -> None:
+    write_all(hub)
+    source = open_source(f"{NAME},,validation", 0.0, hub.cache_dir, hub.said.append, is_alone=True)
+    assert list(documents(source, 0.0)) == TEXTS["validation"]
+    source = open_source(f"{NAME},,other", 0.0, hub.cache_dir, hub.said.append, is_alone=True)
+    assert list(documents(source, 0.0)) == TEXTS["other"]
+    assert {*names_in(hub.record)} == {"validation-00000.jsonl.gz", "other-00000.jsonl.gz"}

@@ -80,7 +80,11 @@ def test_the_state_of_a_folder_is_that_of_its_files(folder: Path) -> None:
     before = source.state()
     write_split(folder, "train", TEXTS["other"])
     assert list(before) == list(source.state())
-    assert before != source.state()
+    after = source.state()
+    assert before != after
+    (folder / ".git").mkdir()
+    (folder / ".git" / "index").write_text("of no text")
+    assert source.state() == after
 
 
 def as_lines(folder: Path, number: int, rows: list[dict[str, str]]) -> None:
@@ -118,20 +122,24 @@ def test_a_stream_continues_again_and_again(write: Callable[..., None], is_same_
 
 def test_rows_without_text_are_left_out_and_counted(folder: Path) -> None:
     write_split(folder, "train", ["a", None, "b"])
-    stream = Stream(OpenDataset.open(DatasetName.of("hf:texts")), "train")
-    assert list(stream.texts()) == ["a", "b"]
-    assert (stream.rows, stream.without_text) == (3, 1)
+    said = list[str]()
+    source = open_source("hf:texts", 0.0, NOWHERE, said.append)
+    for _ in range(2):
+        assert ["".join(document.pieces) for part in source.parts() for document in part] == ["a", "b"]
+    assert said == ["rows of train without text, which were left out: 1"]
 
 
 @pytest.mark.parametrize(
     ("data", "rows", "message"),
     [
-        ("hf:texts,default,test", [{"text": "x"}], "has the splits train: name that to train on"),
+        ("hf:texts,default,test", [{"text": "x"}], "has the splits train: name one of them, as hf:NAME,CONFIG,SPLIT"),
         ("hf:texts", [{"words": "x"}], 'texts:train:1 has no "text" string: it has words'),
         ("hf:texts", [{"text": 3}], 'texts:train:1 has no "text" string: its text is a int'),
         ("hf:texts,en", [{"text": "x"}], "--data hf:texts,en cannot be opened: .*en.* not found"),
         ("hf:texts", [], "--data hf:texts cannot be opened: "),
-        ("hf:,en", [{"text": "x"}], "--data hf:,en names no data set"),
+        ("hf:,en", [{"text": "x"}], "--data hf:,en is not of the form hf:NAME"),
+        ("hf:texts,default,train,more", [{"text": "x"}], "is not of the form hf:NAME"),
+        ("hf:texts@v1", [{"text": "x"}], "hf:texts@v1 names a revision, but texts is a folder here, which has none"),
     ],
 )
 def test_what_is_missing_is_named(data: str, rows: list[dict[str, Any]], message: str, folder: Path) -> None:

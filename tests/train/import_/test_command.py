@@ -14,6 +14,7 @@ import pytest
 from models import count_parameters, from_hf_state_dict
 from models.hf_folder import Weights
 from tests.train.foreign import NETWORK, foreign_tokenizer, write_foreign
+from tests.train.foreign_encoders import write_encoder
 from train.__main__ import main
 from train.data.tokenizer import train_tokenizer
 from train.program.task import abstract_params
@@ -175,6 +176,14 @@ def test_a_bad_folder_is_refused_and_nothing_is_written(
     assert message in error
     assert len(error.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"theirs"}
+
+
+def test_dropout_that_has_no_effect_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_encoder(tmp_path / "theirs")
+    changed(hidden_dropout_prob=0.1, classifier_dropout=None)(source)
+    assert imported(source, tmp_path / "ours") == 0
+    expected = "note: there is no dropout here, so these settings have no effect: hidden_dropout_prob 0.1"
+    assert expected in capsys.readouterr().out
 
 
 def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
