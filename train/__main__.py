@@ -109,6 +109,8 @@ def _default(parsed: Command) -> tuple[Command | None, Run | None]:
     if parsed.config is not None:
         if preset is not None:
             raise UserError(f"--preset {preset} has no effect beside --config: leave one of them out.")
+        if isinstance(parsed, Pretrain) and parsed.start.init_from is not None:
+            raise UserError("--init-from needs model and tokenizer of another run: give flags, and no --config.")
         return _same_command(parsed, read_config(parsed.config, parsed.run_dir)), stored
     if stored is not None:
         if preset is not None and isinstance(parsed, Pretrain) and isinstance(stored, Pretrain):
@@ -233,7 +235,7 @@ def _failed(message: str, status: int) -> int:
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8, nor the terminal
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a log is read while it grows
     sys.stdout, sys.stderr = map(outliving, (sys.stdout, sys.stderr))
     try:
         sys.exit(main(sys.argv[1:]))

@@ -3,12 +3,15 @@
 from train.config.run import UserError
 from train.config.stored import Run, Settings, differences, settings_of
 
-# Flags that may change when a run resumes. None of them changes a result, except that the mesh and
-# the form of the update change how sums are rounded, and that the sample is another: it comes last,
-# and may be what the memory has no room for.
+# Flags that may change when a run resumes. The first change how sums are rounded at most, as
+# another device may need it. The next say what is recorded. Skipping is what a run that diverged
+# may need, and the sample may be what the memory has no room for.
 FREE_TO_CHANGE = (
     *("--cache-dir", "--mesh", "--update-in-backward", "--keep-every"),
+    *("--attention", "--logits", "--remat", "--accumulate"),
     *("--log", "--diagnostics", "--log-every", "--save-every", "--save-minutes", "--keep", "--profile"),
+    *("--eval-every", "--keep-best"),
+    *("--skip-nonfinite", "--skip-spikes"),
     *("--sample-tokens", "--sample-prompt"),
 )
 PLACES = ("data", "held_out")  # of texts

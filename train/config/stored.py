@@ -14,6 +14,7 @@ from train.config.finetune import Finetune
 from train.config.run import PRECISIONS, Pretrain, UserError
 
 CONFIG = "config.json"  # in the folder of a run
+FINGERPRINT = "data_fingerprint"  # in it, of the text of a run
 Settings = dict[str, dict[str, Any]]  # group -> name -> value, as JSON has it
 
 Run = Pretrain | Finetune
@@ -80,7 +81,7 @@ def read_stored(run_dir: Path) -> Stored:
     content = _read(path)
     return Stored(
         config=_config(content, path, run_dir),
-        fingerprint=str(content.get("data_fingerprint")),
+        fingerprint=str(content.get(FINGERPRINT)),
         versions=content.get("versions", {}),
         is_older=_is_older(content["config"]),
         machine=content.get("machine", {}),

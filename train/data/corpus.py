@@ -2,7 +2,7 @@
 
 `pieces` reads a source as a stream. `survey` reads it once and returns what must be known before
 the second reading: repeated documents, the held-out ones, and a sample for the tokenizer. It keeps
-some 50 bytes for each document and none of the text but the sample.
+some 130 bytes for each document and none of the text but the sample.
 """
 
 import hashlib

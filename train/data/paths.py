@@ -17,8 +17,15 @@ def paths_of(source: str) -> list[Path]:
       UserError: If there is none.
     """
     pattern = source.removeprefix(FILES)
-    paths = [Path(name) for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
+    given = os.path.expanduser(pattern)
+    paths = [Path(name) for name in sorted(glob.glob(given, recursive=True))]
     paths = [path for path in paths if path.is_file()]
+    if os.path.isdir(given):
+        raise UserError(f"{FILES}{pattern} is a folder: give {FILES}'{pattern.rstrip('/')}/**/*' for all files in it.")
+    if not paths and os.path.isfile(given):
+        raise UserError(
+            f"{FILES}{pattern} is a file, but its name is also a pattern: give {FILES}'{glob.escape(pattern)}'."
+        )
     if not paths:
         raise UserError(
             f"{FILES}{pattern} matches no file (relative to {Path.cwd()}): quote the pattern, so that the shell does "

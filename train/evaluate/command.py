@@ -25,7 +25,7 @@ from train.storage.folder import RunFolder
 from train.storage.loaded import LoadedModel, load_model
 from train.storage.model import StoredModel, read_model
 from train.system.compilation import keep_programs
-from train.system.devices import reporting_exhaustion
+from train.system.devices import reporting_exhaustion, require_devices
 from train.system.files import as_json, write_whole
 
 Losses = Callable[[np.ndarray], np.ndarray]  # of windows (B, T + 1): (B, T)
@@ -40,6 +40,7 @@ def run_evaluate(config: Evaluate) -> None:
       Diverged: If the loss is not finite; the table and the file are written before.
     """
     check_evaluate(config)
+    require_devices()
     keep_programs(config.cache_dir or default_cache_dir())
     stored = read_model(config.run_dir)
     _ = stored.network  # which must be a decoder

@@ -15,10 +15,12 @@ from train.program.sharding import make_mesh
 from train.storage.folder import RunFolder
 from train.storage.model import read_model
 from train.system.compilation import keep_programs
+from train.system.devices import require_devices
 
 
 def run_finetune(config: Finetune) -> None:
     """Fine-tune as configured; return when finished, or after a signal, when the state is saved."""
+    require_devices()
     keep_programs(default_cache_dir())
     refuse_different_processes(config)
     folder = RunFolder(config.run_dir)

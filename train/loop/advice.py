@@ -41,10 +41,13 @@ def for_memory(run: Run, network: TransformerConfig, shards: int) -> str:
     ]
     kept = [words(new(run, flags)) for flags in keep if _helps(run, network, flags)]
     kept += ["--mesh over more devices"] if _of_model(run).weights != INT8 else []
-    others = [words(new(run, flags)) for flags in change if _helps(run, network, flags)]
+    others = ["a smaller --batch-size", "a smaller --seq-len"]
+    others += [words(new(run, flags)) for flags in change if _helps(run, network, flags)]
     plan = f"; python -m train {plan_command(run)} reports what it needs" if isinstance(run, Pretrain) else ""
     same = f"These keep the results: {_listed(kept)}. " if kept else ""
-    return f"{same}These change them: {_listed(['a smaller --batch-size', 'a smaller --seq-len', *others])}{plan}."
+    if run.resume:
+        return f"{same}A run that resumes can change no others: start a new one for {_listed(others)}{plan}."
+    return f"{same}These change them: {_listed(others)}{plan}."
 
 
 def plan_command(run: Pretrain) -> str:

@@ -21,7 +21,7 @@ from train.storage.checkpoint import Checkpoints
 from train.storage.folder import RunFolder
 from train.storage.metrics import Metrics
 from train.storage.quantities import loss_unit
-from train.system.devices import reporting_exhaustion
+from train.system.devices import devices_named, reporting_exhaustion
 from train.system.files import disk_error
 from train.system.processes import SharedStopSignals, is_first, refuse_different
 from train.system.signals import Stopped, StopSignals
@@ -91,7 +91,7 @@ def train(
         parameters = sum(x.size for x in jax.tree.leaves(program.weights))
         display.say(
             f"{title}: {parameters:,} parameters, {program.optimizer_bytes:,} bytes of optimizer state, "
-            f"attention by {program.task.network.attention}"
+            f"attention by {program.task.network.attention}, on {devices_named()}"
         )
         tools = Tools(
             folder=folder,

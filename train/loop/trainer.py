@@ -215,11 +215,13 @@ class Trainer:
         self.tools.metrics.add_diverged(self.step, what)
         latest = self.tools.checkpoints.latest
         remedy = "--clip-by two_pass, which skips such an update" if what == NORM else "a lower --clip"
-        skipped = f", {self.skips.in_a_row} updates in a row were skipped" if self.skips.in_a_row else ""
+        skipped = self.skips.in_a_row
+        were_skipped = f", {skipped} updates in a row were skipped" if skipped else ""
+        start = f"Resume with --skip-nonfinite {4 * skipped}, or start" if skipped else "Start"
+        good = "none" if latest is None else f"that of step {latest}"
         return Diverged(
-            f"the {what} at step {self.step} is not finite{skipped}, so the run stops; the last good checkpoint is "
-            f"{'none' if latest is None else f'that of step {latest}'}. Start a new run with a lower "
-            f"--learning-rate, more --warmup or {remedy}."
+            f"the {what} at step {self.step} is not finite{were_skipped}, so the run stops; the last good checkpoint is "
+            f"{good}. {start} a new run with a lower --learning-rate, more --warmup or {remedy}."
         )
 
     def sample(self) -> str | None:

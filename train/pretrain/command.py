@@ -29,11 +29,13 @@ from train.program.task import LanguageModel, Params, Rows
 from train.storage.folder import RunFolder
 from train.storage.model import StoredModel, of_a_run
 from train.system.compilation import keep_programs
+from train.system.devices import require_devices
 from train.system.processes import everywhere, is_first, on_first
 
 
 def run_pretrain(config: Pretrain) -> None:
     """Train as configured; return when finished, or after a signal, when the state is saved."""
+    require_devices()
     keep_programs(config.data.cache_dir)
     refuse_different_processes(config)
     check(config)

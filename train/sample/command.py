@@ -5,12 +5,13 @@ from train.sample.config import Sample, check_sample
 from train.sample.continuation import Draws, continued
 from train.storage.loaded import load_model
 from train.system.compilation import keep_programs
-from train.system.devices import reporting_exhaustion
+from train.system.devices import reporting_exhaustion, require_devices
 
 
 def run_sample(config: Sample) -> None:
     """Print the continuation of each prompt."""
     check_sample(config)
+    require_devices()
     keep_programs(default_cache_dir())
     draws = Draws(
         tokens=config.tokens,

@@ -25,10 +25,10 @@ from typing import Any
 
 from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
-from train.config.stored import CONFIG, Run, Stored, content_of, read_stored
+from train.config.stored import CONFIG, FINGERPRINT, Run, Stored, content_of, read_stored
 from train.storage.checkpoint import steps_in
 from train.storage.metrics import Metrics, Row, completed, plot, read_rows, updates_of
-from train.storage.model import StoredModel
+from train.storage.model import MODEL, TOKENIZER, StoredModel
 from train.system.devices import machine
 from train.system.files import as_json, locked, write_whole
 from train.system.processes import everywhere, on_first
@@ -110,7 +110,7 @@ class RunFolder:
 
     def store(self, config: Run, fingerprint: str) -> None:
         """Write config.json."""
-        content = content_of(config) | {"data_fingerprint": fingerprint, "versions": versions(), "machine": machine()}
+        content = content_of(config) | {FINGERPRINT: fingerprint, "versions": versions(), "machine": machine()}
         write_whole(self.config, as_json(content))
 
     def leave_token(self) -> str:
@@ -151,27 +151,47 @@ class RunFolder:
 
     def _refuse_used(self) -> None:
         """Refuse a folder with an update, except those that were skipped, or a checkpoint after it;
-        a run that has neither loses nothing if it starts again.
+        a run that has neither loses nothing if it starts again. Refuse what is no run, too.
         """
         if updates_of(read_rows(self.metrics)) or any(self._checkpoints()):
             raise UserError(
                 f"--run-dir {self.path} already contains a run: add --resume to continue it, or choose another folder."
             )
+        if other := self._other():
+            raise UserError(
+                f"--run-dir {self.path} has a {other} that is not of a run here, and would be overwritten: choose "
+                "another folder."
+            )
+
+    def _other(self) -> str | None:
+        """The name of something in the folder that is of an import, or of another program."""
+        if self.config.exists():
+            try:
+                content = json.loads(self.config.read_text())
+            except (ValueError, RecursionError):
+                content = None
+            return None if isinstance(content, dict) and FINGERPRINT in content else CONFIG
+        if self._checkpoints():
+            return self.checkpoints.name
+        # A kill may have left model.json and then tokenizer.json.
+        return TOKENIZER if (self.path / TOKENIZER).exists() and not (self.path / MODEL).exists() else None
 
     def _checkpoints(self) -> list[int]:
         return steps_in(self.checkpoints) if self.checkpoints.is_dir() else []
 
     def _remove_remains(self) -> None:
         """Remove what a run without an update has left: its evaluation is of other weights, if the
-        seed is another.
+        seed is another. Its configuration comes last, as it says whose the rest is.
         """
-        self.config.unlink(missing_ok=True)  # first: after a kill here there is no run to resume
+        if not self.config.exists():
+            return
         for path in (self.metrics, self.diagnostics):
             path.unlink(missing_ok=True)
         states = [self.checkpoints / str(step) for step in self._checkpoints()]
         for path in (self.path / TRACKERS, self.path / "tensorboard", *states):
             if path.exists():
                 shutil.rmtree(path)
+        self.config.unlink()
 
     def _report_new_versions(self) -> None:
         """Report packages that have changed since the run began, as results may then differ."""
@@ -181,9 +201,13 @@ class RunFolder:
             print(f"note: resuming with other versions is not bit-exact: {', '.join(changed)}")
 
 
-def _results(config: Run) -> tuple[str, int, str]:
-    """Return the settings that results name, and that may change when a run resumes."""
-    return config.data.data, config.report.sample_tokens, config.report.sample_prompt
+def _results(config: Run) -> tuple[object, ...]:
+    """Return the settings that results have in them, and that may change when a run resumes."""
+    report = config.report
+    return (
+        *(config.data.data, report.sample_tokens, report.sample_prompt),
+        *(report.skip_nonfinite, report.skip_spikes),
+    )
 
 
 def rows_of_any_version(folder: RunFolder, run: Run) -> list[Row]:

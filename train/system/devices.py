@@ -34,6 +34,29 @@ def reporting_exhaustion(what: str, advice: Callable[[], str]) -> Iterator[None]
         raise OutOfMemory(f"{what} does not fit into the memory of its device ({reason}). {advice()}") from error
 
 
+def require_devices() -> None:
+    """Start the backend of JAX.
+
+    Raises:
+      UserError: If it has no device, as without a driver, or if its plugin is not installed.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split()) or "no such device or plugin"
+        raise UserError(
+            f"JAX has no device{f' of JAX_PLATFORMS={asked}' if asked else ''} ({reason}): install JAX for it, such as "
+            "pip install '.[cuda]', check its driver, or set JAX_PLATFORMS=cpu."
+        ) from error
+
+
+def devices_named() -> str:
+    """Return the devices of all processes, counted by kind."""
+    names = collections.Counter(device.device_kind for device in jax.devices())
+    return ", ".join(f"{count} x {name}" for name, count in names.items())
+
+
 def device_summary() -> dict[str, Any]:
     """Return the name of the device and, if its backend reports it, the peak memory of this
     process.
@@ -52,11 +75,10 @@ def peak_memory() -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """Return what a run was made on: its devices, the processor and the system."""
-    names = collections.Counter(device.device_kind for device in jax.devices())
     info = Path("/proc/cpuinfo")  # Linux alone; elsewhere `platform` knows
     models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return {
-        "devices": ", ".join(f"{count} x {name}" for name, count in names.items()),
+        "devices": devices_named(),
         "processes": jax.process_count(),
         "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),

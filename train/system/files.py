@@ -109,6 +109,11 @@ def locked(folder: Path, refusal: str | None = None, waiting: Callable[[], objec
                 raise UserError(refusal) from None
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"the file system of {folder} has no locks ({error.strerror}): choose a folder on another, or have it "
+                "mounted with them."
+            ) from None
         yield
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +119,17 @@ def test_stdlib_is_bounded_mixed_and_the_same_every_time() -> None:
     assert 0.9e6 < sum(len(text.encode()) for text in texts) <= 1e6
     names = [piece.name for piece in corpus.pieces(open_source("stdlib", 1.0, NOWHERE), 1.0, fail)]
     assert {"stdlib", "jax"} <= {name.split(":")[0] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("", "is a folder: give files:'{folder}/**/*' for all files in it"),
+        ("/a[1].txt", "is a file, but its name is also a pattern: give files:'{folder}/a[[]1].txt'"),
+    ],
+)
+def test_a_pattern_that_means_something_else_is_explained(pattern: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("text")
+    with pytest.raises(UserError, match=re.escape(message.format(folder=tmp_path))):
+        open_source(f"files:{tmp_path}{pattern}", 0.0, NOWHERE)
+    assert read(f"files:{tmp_path}/a[[]1].txt") == ["text"]

@@ -1,6 +1,7 @@
 """What to do about a run that does not fit: only flags that it may have, and a plan of its step."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from models.config import CONFIGS
 from train.__main__ import main, parse
 from train.config.axes import idle
 from train.config.finetune import Finetune
-from train.config.run import Pretrain
+from train.config.run import Pretrain, UserError
+from train.config.stored import settings_of
 from train.config.validate import check, check_finetuning
 from train.loop.advice import WITHOUT_COST, for_memory, plan_command
 from train.plan.config import Plan, run_of_plan
@@ -132,3 +134,18 @@ def test_a_model_that_does_not_fit_is_one_sentence(
         "error: the model does not fit into the memory of its device (RESOURCE_EXHAUSTED: Out of memory allocating 9 "
         f"bytes). {message}\n"
     )
+
+
+def test_a_run_that_resumes_is_advised_what_it_may_change(tmp_path: Path) -> None:
+    begun = pretraining("")
+    (tmp_path / "config.json").write_text(json.dumps({"config": settings_of(begun)}))
+    words = ["pretrain", "--run-dir", str(tmp_path), "--resume"]
+    run = parse(words)
+    assert isinstance(run, Pretrain)
+    kept, others = for_memory(run, CONFIGS[run.model.model], 1).split(" A run that resumes can change no others: ")
+    assert len(flags_in(kept)) > 2
+    for option in flags_in(kept):
+        assert parse([*words, *option.split()]) != run
+    with pytest.raises(UserError, match="leave these flags out"):
+        parse([*words, "--precision", "bfloat16"])
+    assert "start a new one for a smaller --batch-size, a smaller --seq-len" in others

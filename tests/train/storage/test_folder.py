@@ -91,3 +91,44 @@ def test_a_run_with_an_update_is_refused_and_keeps_everything(
     assert "already contains a run: add --resume" in capsys.readouterr().err
     assert read_rows(tmp_path / "metrics.jsonl") == rows
     assert (tmp_path / "checkpoints" / "0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", '{"model_type": "llama"}', "has a config.json that is not of a run here"),
+        ("tokenizer.json", "{}", "has a tokenizer.json that is not of a run here"),
+        ("checkpoints/0/array", "weights of an import", "has a checkpoints that is not of a run here"),
+    ],
+)
+def test_what_is_of_no_run_is_refused_and_stays(
+    name: str, content: str, message: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, others = tmp_path / "folder", ("tensorboard/events", "notes.txt")
+    for path, text in ((name, content), *((other, "mine") for other in others)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    assert train(folder) == 2
+    assert message in capsys.readouterr().err
+    assert (folder / name).read_text() == content
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {".lock"} == {
+        name,
+        *others,
+    }
+
+
+def test_a_folder_with_other_files_may_be_used(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "slurm-1.out").write_text("mine")
+    assert train(tmp_path) == 0
+    assert (tmp_path / "slurm-1.out").read_text() == "mine"
+
+
+def test_an_import_is_not_overwritten_by_the_run_that_starts_from_it(
+    trained: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    assert main(["export", "--run-dir", str(trained), "--out", str(theirs)]) == 0
+    assert main(["import", "--from", str(theirs), "--out", str(ours)]) == 0
+    assert train(ours) == 2
+    assert "has a checkpoints that is not of a run here" in capsys.readouterr().err
+    assert (ours / "checkpoints" / "0").is_dir()

@@ -1,6 +1,9 @@
 """Files are written atomically, and a folder is locked once."""
 
+import errno
+import fcntl
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,30 @@ def test_a_lock_refuses_or_waits(tmp_path: Path) -> None:
         order.append("first")
     waiting.join()
     assert order == ["first", "second"]
+
+
+def test_who_has_to_wait_is_told(tmp_path: Path) -> None:
+    said, turn = list[str](), threading.Thread()
+
+    def second() -> None:
+        with locked(tmp_path, waiting=lambda: said.append("waiting")):
+            said.append("mine")
+
+    with locked(tmp_path):
+        turn = threading.Thread(target=second)
+        turn.start()
+        while not said:
+            time.sleep(0.01)
+        assert said == ["waiting"]
+    turn.join()
+    assert said == ["waiting", "mine"]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    expected = r"the file system of .* has no locks \(Function not implemented\)"
+    with pytest.raises(UserError, match=expected), locked(tmp_path):
+        pass
