@@ -220,8 +220,8 @@ class Trainer:
         start = f"Resume with --skip-nonfinite {4 * skipped}, or start" if skipped else "Start"
         good = "none" if latest is None else f"that of step {latest}"
         return Diverged(
-            f"the {what} at step {self.step} is not finite{were_skipped}, so the run stops; the last good checkpoint is "
-            f"{good}. {start} a new run with a lower --learning-rate, more --warmup or {remedy}."
+            f"the {what} at step {self.step} is not finite{were_skipped}, so the run stops; the last good checkpoint "
+            f"is {good}. {start} a new run with a lower --learning-rate, more --warmup or {remedy}."
         )
 
     def sample(self) -> str | None:
