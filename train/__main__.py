@@ -110,7 +110,7 @@ def _default(parsed: Command) -> tuple[Command | None, Run | None]:
         if preset is not None:
             raise UserError(f"--preset {preset} has no effect beside --config: leave one of them out.")
         if isinstance(parsed, Pretrain) and parsed.start.init_from is not None:
-            raise UserError("--init-from needs model and tokenizer of another run: give flags, and no --config.")
+            raise UserError("--init-from brings a model and a tokenizer, and so does --config: leave one out.")
         return _same_command(parsed, read_config(parsed.config, parsed.run_dir)), stored
     if stored is not None:
         if preset is not None and isinstance(parsed, Pretrain) and isinstance(stored, Pretrain):

@@ -17,11 +17,14 @@ def curves_figure(experiment: Experiment, scale_name: str, outcomes: Mapping[Run
     """Means over the seeds that have a curve; None if no run of the scale has one."""
     scale = SCALES[scale_name]
     found = found_by_arm(experiment, scale, outcomes)
-    curves = dict[str, np.ndarray]()
-    for arm, of_seed in zip(experiment.arms(scale), found, strict=True):
-        if (curve := _mean(of_seed)) is not None:
-            is_known = arm.method in curves
-            curves[f"{arm.method}, {experiment.x} = {arm.x:g}" if is_known else arm.method] = curve
+    drawn = [(arm, curve) for arm, of_seed in zip(experiment.arms(scale), found, strict=True)
+             if (curve := _mean(of_seed)) is not None]  # fmt: skip
+    methods = [arm.method for arm, _ in drawn]
+    setting = experiment.x.partition(",")[0]
+    curves = {
+        arm.method if methods.count(arm.method) == 1 else f"{arm.method}, {setting} = {arm.x:g}": curve
+        for arm, curve in drawn
+    }
     if not curves:
         return None
     figure = Figure(figsize=(10, 4.5), layout="constrained")
@@ -39,7 +42,10 @@ def curves_figure(experiment: Experiment, scale_name: str, outcomes: Mapping[Run
 
 
 def _mean(of_seed: Found) -> np.ndarray | None:
-    """(evaluations, 3): updates, seconds and loss, the first before any update."""
-    curves = [np.asarray(outcome.curve) for outcome in of_seed.values() if outcome.curve]
-    lengths = {len(curve) for curve in curves}
-    return np.mean(curves, axis=0) if len(lengths) == 1 else None
+    """(evaluations, 3): updates, seconds and loss, the first before any update. Without runs that
+    diverged.
+    """
+    curves = [np.asarray(outcome.curve) for outcome in of_seed.values() if outcome.curve and outcome.eval_loss]
+    longest = max(map(len, curves), default=0)
+    whole = [curve for curve in curves if len(curve) == longest]  # one that began before has fewer points
+    return np.mean(whole, axis=0) if whole else None

@@ -109,7 +109,7 @@ class Record:
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            say(f"{path} is damaged: the data set is downloaded again, at its newest revision")
+            say(f"{path} is damaged: the data set is downloaded again, at the revision of now")
             return None
 
     def write(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ def fetch(name: DatasetName, sides: Sides, megabytes: float, cache_dir: Path, sa
         opened = OpenDataset.open(name, record.revision if record else "")
         sides(list(opened.splits))  # before there is a folder
         with locked(folder, waiting=lambda: say(f"another process downloads --data {name.data}: waiting for it")):
-            record = Record.read(folder, say) or Record(opened.revision, list(opened.splits), {})
+            record = Record.read(folder, lambda _: None) or Record(opened.revision, list(opened.splits), {})
             if record.revision != opened.revision:  # another process was first
                 opened = OpenDataset.open(name, record.revision)
             _download(record, opened, _missing(record, sides, megabytes), folder, say)

@@ -39,13 +39,15 @@ class DatasetName(NamedTuple):
         """Parse a --data.
 
         Raises:
-          UserError: If it is not of the form HUB.
+          UserError: If it has no name, or more parts.
         """
         place, config, split, *more = [*data.removeprefix(HUB).split(","), "", ""]
         place = os.path.expanduser(place)
         repository, _, revision = (place, "", "") if os.path.isdir(place) else place.partition("@")
         if not repository or any(more):
-            raise UserError(f"--data {data} is not of the form {HUB}NAME[@REVISION][,CONFIG][,SPLIT].")
+            raise UserError(
+                f"--data {data} is not of the form {HUB}NAME@REVISION,CONFIG,SPLIT; all but NAME may be empty."
+            )
         if os.path.isdir(repository) and revision:
             raise UserError(f"--data {data} names a revision, but {repository} is a folder here, which has none.")
         return cls(data, repository, revision, config, split)
@@ -57,8 +59,9 @@ class DatasetName(NamedTuple):
 
     def state(self) -> State:
         """Return size and time of change of the files of a folder; nothing for the hub."""
-        paths = sorted(Path(self.repository).rglob("*")) if self.is_folder else []
-        return state_of(path for path in paths if not any(part.startswith(".") for part in path.parts))
+        folder = Path(self.repository)
+        paths = sorted(folder.rglob("*")) if self.is_folder else []
+        return state_of(x for x in paths if not any(part.startswith(".") for part in x.relative_to(folder).parts))
 
     def sides(self, splits: Sequence[str]) -> dict[str, bool | None]:
         """Return the splits to read, each with the side that it is on, or None.

@@ -21,7 +21,9 @@ def paths_of(source: str) -> list[Path]:
     paths = [Path(name) for name in sorted(glob.glob(given, recursive=True))]
     paths = [path for path in paths if path.is_file()]
     if os.path.isdir(given):
-        raise UserError(f"{FILES}{pattern} is a folder: give {FILES}'{pattern.rstrip('/')}/**/*' for all files in it.")
+        raise UserError(
+            f"{FILES}{pattern} is a folder: give {FILES}'{glob.escape(pattern.rstrip('/'))}/**/*' for all in it."
+        )
     if not paths and os.path.isfile(given):
         raise UserError(
             f"{FILES}{pattern} is a file, but its name is also a pattern: give {FILES}'{glob.escape(pattern)}'."

@@ -30,7 +30,7 @@ class Evaluate:
     eval_batches: int | None = None
     """Batches of the run's own text; 0 for all of it. Default: those of the run's evaluations."""
     cache_dir: Path | None = None
-    """Cache of tokens, downloads and compiled programs; by default that of the run."""
+    """Cache of tokens, downloads and programs; by default that of the run, or the user's."""
     batch_size: int | None = None
     """Windows of text at once; by default that of the run, 8 for an import."""
     seq_len: int | None = None
@@ -57,6 +57,6 @@ def check_evaluate(config: Evaluate) -> None:
     if config.data is not None and config.eval_batches is not None:
         refuse("eval_batches", config.eval_batches, "has no effect with --data: leave it out")
     if config.data is not None and config.data.startswith(HUB) and not DatasetName.of(config.data).split:
-        raise UserError(f"--data {config.data} names no split to evaluate: give {HUB}NAME,CONFIG,SPLIT.")
+        raise UserError(f"--data {config.data} names no split: give {HUB}NAME,CONFIG,SPLIT or {HUB}NAME,,SPLIT.")
     if config.json is not None and not os.access(config.json.parent, os.W_OK):
         raise UserError(f"--json {config.json} cannot be written: choose a file in an existing, writable folder.")

@@ -16,7 +16,7 @@ from train.program.task import abstract_params
 from train.storage.folder import RunFolder
 from train.storage.model import GENERATION_CONFIG, MODULES, TOKENIZER, StoredModel, read_model
 from train.storage.weights import kept_step, restore_params_on_host
-from train.system.devices import reporting_exhaustion
+from train.system.devices import reporting_exhaustion, require_devices
 from train.system.files import appearing, refuse_nonempty
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -27,6 +27,7 @@ OF_EMBEDDINGS = (MODULES, "sentence_bert_config.json", "config_sentence_transfor
 def run_export(config: Export) -> None:
     """Write the folder, which appears in one rename, after it has been verified if requested."""
     check_step(config.step)
+    require_devices()
     refuse_nonempty(config.out, "--out")
     if config.verify:
         require_transformers()

@@ -11,11 +11,13 @@ from train.import_.source import read_source
 from train.storage.folder import RunFolder
 from train.storage.model import FILES, MODEL, TOKENIZER, with_dtype
 from train.storage.weights import save_params
+from train.system.devices import require_devices
 from train.system.files import appearing, refuse_nonempty
 
 
 def run_import(config: Import) -> None:
     """Check everything, then write the folder, which appears in one rename."""
+    require_devices()
     refuse_nonempty(config.out, "--out")
     source = read_source(config.source)
     params, files = source.params(), source.small_files()

@@ -46,7 +46,7 @@ def for_memory(run: Run, network: TransformerConfig, shards: int) -> str:
     plan = f"; python -m train {plan_command(run)} reports what it needs" if isinstance(run, Pretrain) else ""
     same = f"These keep the results: {_listed(kept)}. " if kept else ""
     if run.resume:
-        return f"{same}A run that resumes can change no others: start a new one for {_listed(others)}{plan}."
+        return f"{same}These need a new run: {_listed(others)}{plan}."
     return f"{same}These change them: {_listed(others)}{plan}."
 
 

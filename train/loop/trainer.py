@@ -81,7 +81,7 @@ class Trainer:
                 self.save()
         self.record()
         if self.skips.total == self.step:  # no update has changed anything
-            raise self.diverged("loss")
+            raise self.diverged("loss", self.step)
         self.save()
         self.evaluate_if_due()
         self.tools.checkpoints.finish()
@@ -150,7 +150,7 @@ class Trainer:
             self.tools.metrics.add_skipped(self.step, loss, lr, seconds, self.skips.total)
             self.tools.display.say(f"step {self.step}: skipped, as {reason(loss, self.limit)}")
             if self.skips.in_a_row > self.flags.skip_nonfinite:
-                raise self.diverged("loss")
+                raise self.diverged("loss", self.skips.in_a_row)
             return
         if report.is_spoiled:
             raise self.diverged(NORM)
@@ -210,14 +210,16 @@ class Trainer:
             return {}
         return on_first(lambda: stop.best(rows) if (rows := self.tools.metrics.evaluations) else {})
 
-    def diverged(self, what: str) -> Diverged:
-        """Return the error for a number that is not finite: what it is."""
+    def diverged(self, what: str, skipped: int = 0) -> Diverged:
+        """Return the error for a number that is not finite: what it is, and how many updates were
+        skipped for it.
+        """
         self.tools.metrics.add_diverged(self.step, what)
         latest = self.tools.checkpoints.latest
         remedy = "--clip-by two_pass, which skips such an update" if what == NORM else "a lower --clip"
-        skipped = self.skips.in_a_row
         were_skipped = f", {skipped} updates in a row were skipped" if skipped else ""
-        start = f"Resume with --skip-nonfinite {4 * skipped}, or start" if skipped else "Start"
+        could_skip_more = 0 < skipped < self.step  # or else the first updates diverge
+        start = f"Resume with --skip-nonfinite {4 * skipped}, or start" if could_skip_more else "Start"
         good = "none" if latest is None else f"that of step {latest}"
         return Diverged(
             f"the {what} at step {self.step} is not finite{were_skipped}, so the run stops; the last good checkpoint "

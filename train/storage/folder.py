@@ -25,7 +25,7 @@ from typing import Any
 
 from train.config.finetune import LANGUAGE, Finetune
 from train.config.run import UserError
-from train.config.stored import CONFIG, FINGERPRINT, Run, Stored, content_of, read_stored
+from train.config.stored import CONFIG, FINGERPRINT, Run, Stored, content_of, read_stored, settings_of
 from train.storage.checkpoint import steps_in
 from train.storage.metrics import Metrics, Row, completed, plot, read_rows, updates_of
 from train.storage.model import MODEL, TOKENIZER, StoredModel
@@ -137,8 +137,8 @@ class RunFolder:
             self._report_new_versions()
             if is_extended := self._is_extended(config):
                 self.summary.unlink(missing_ok=True)  # first: without it, a kill here costs nothing
-            if is_extended or _results(config) != _results(self.stored().config):
-                self.store(config, fingerprint)
+            if is_extended or settings_of(config) != settings_of(self.stored().config):
+                self.store(config, fingerprint)  # as the next time it resumes with these
         else:
             self._refuse_used()
             self._remove_remains()
@@ -153,28 +153,28 @@ class RunFolder:
         """Refuse a folder with an update, except those that were skipped, or a checkpoint after it;
         a run that has neither loses nothing if it starts again. Refuse what is no run, too.
         """
+        if other := self._other():
+            raise UserError(
+                f"--run-dir {self.path} contains {other}, but no config.json of a run: choose another folder, so that "
+                "nothing is overwritten."
+            )
         if updates_of(read_rows(self.metrics)) or any(self._checkpoints()):
             raise UserError(
                 f"--run-dir {self.path} already contains a run: add --resume to continue it, or choose another folder."
             )
-        if other := self._other():
-            raise UserError(
-                f"--run-dir {self.path} has a {other} that is not of a run here, and would be overwritten: choose "
-                "another folder."
-            )
 
     def _other(self) -> str | None:
-        """The name of something in the folder that is of an import, or of another program."""
-        if self.config.exists():
-            try:
-                content = json.loads(self.config.read_text())
-            except (ValueError, RecursionError):
-                content = None
-            return None if isinstance(content, dict) and FINGERPRINT in content else CONFIG
-        if self._checkpoints():
-            return self.checkpoints.name
-        # A kill may have left model.json and then tokenizer.json.
-        return TOKENIZER if (self.path / TOKENIZER).exists() and not (self.path / MODEL).exists() else None
+        """What the folder has of an import, of another program, or of a run without settings."""
+        try:
+            content = json.loads(self.config.read_text())
+        except (ValueError, RecursionError, IsADirectoryError):
+            return "a damaged config.json"
+        except (FileNotFoundError, NotADirectoryError):
+            # A kill may have left model.json, or this and tokenizer.json.
+            is_begun = (self.path / MODEL).exists()
+            own = (self.checkpoints, self.metrics, self.summary, *([] if is_begun else [self.path / TOKENIZER]))
+            return next((path.name for path in own if path.exists()), None)
+        return None if isinstance(content, dict) and FINGERPRINT in content else "a config.json of something else"
 
     def _checkpoints(self) -> list[int]:
         return steps_in(self.checkpoints) if self.checkpoints.is_dir() else []
@@ -199,15 +199,6 @@ class RunFolder:
         changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
         if changed:
             print(f"note: resuming with other versions is not bit-exact: {', '.join(changed)}")
-
-
-def _results(config: Run) -> tuple[object, ...]:
-    """Return the settings that results have in them, and that may change when a run resumes."""
-    report = config.report
-    return (
-        *(config.data.data, report.sample_tokens, report.sample_prompt),
-        *(report.skip_nonfinite, report.skip_spikes),
-    )
 
 
 def rows_of_any_version(folder: RunFolder, run: Run) -> list[Row]:

@@ -35,19 +35,21 @@ def reporting_exhaustion(what: str, advice: Callable[[], str]) -> Iterator[None]
 
 
 def require_devices() -> None:
-    """Start the backend of JAX.
+    """Start the backend of JAX, unless that needs other processes.
 
     Raises:
       UserError: If it has no device, as without a driver, or if its plugin is not installed.
     """
+    if jax.distributed.is_initialized():
+        return
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = " ".join(str(error).split()) or "no such device or plugin"
         raise UserError(
-            f"JAX has no device{f' of JAX_PLATFORMS={asked}' if asked else ''} ({reason}): install JAX for it, such as "
-            "pip install '.[cuda]', check its driver, or set JAX_PLATFORMS=cpu."
+            f"JAX can use no device{f' of JAX_PLATFORMS={asked}' if asked else ''} ({reason}): install JAX for it, as "
+            "by pip install '.[cuda]', check that it is free and its driver works, or set JAX_PLATFORMS=cpu."
         ) from error
 
 

@@ -362,6 +362,7 @@ def test_an_invalid_value_or_flag_is_reported(words: str, capsys: pytest.Capture
 
 
 def test_a_used_folder_is_refused_before_the_text_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"data_fingerprint": "2-0"}')
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     arguments = ["pretrain", "--run-dir", str(tmp_path), "--data", "files:/nonexistent/*"]
     assert main(arguments) == 2

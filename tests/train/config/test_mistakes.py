@@ -193,7 +193,7 @@ def test_a_flag_that_does_nothing_is_refused_when_a_run_resumes(
         ("--optimizer adamw", "--rank 32"),  # as in the stored run
         ("--sample-prompt a", "--sample-tokens 0 --sample-prompt a"),
         ("", "--remat block --accumulate 4 --logits chunked --attention xla"),
-        ("", "--skip-nonfinite 20 --skip-spikes 4.0 --eval-every 7 --keep-best"),
+        ("", "--skip-nonfinite 20 --skip-spikes 4.0"),
     ],
 )
 def test_a_flag_that_does_something_or_repeats_the_run_is_accepted_when_it_resumes(
@@ -277,5 +277,5 @@ def test_no_limit_and_every_angle_are_spelled_as_in_the_library() -> None:
 
 
 def test_a_start_beside_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--init-from needs model and tokenizer of another run: give flags"):
+    with pytest.raises(UserError, match="--init-from brings a model and a tokenizer, and so does --config"):
         parse(["pretrain", "--run-dir", "x", "--config", str(tmp_path / "c.json"), "--init-from", "y"])

@@ -124,7 +124,7 @@ def test_stdlib_is_bounded_mixed_and_the_same_every_time() -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("", "is a folder: give files:'{folder}/**/*' for all files in it"),
+        ("", "is a folder: give files:'{folder}/**/*' for all in it"),
         ("/a[1].txt", "is a file, but its name is also a pattern: give files:'{folder}/a[[]1].txt'"),
     ],
 )

@@ -263,7 +263,7 @@ def test_a_damaged_record_is_said(content: str, hub: Hub) -> None:
     hub.fetch(1e-3)
     hub.record.write_text(content)
     assert hub.fetch(0.0) == TEXTS["validation"] + TEXTS["train"]
-    assert set(hub.said) == {f"{hub.record} is damaged: the data set is downloaded again, at its newest revision"}
+    assert hub.said == [f"{hub.record} is damaged: the data set is downloaded again, at the revision of now"]
 
 
 def test_a_record_that_cannot_be_read_stays(hub: Hub) -> None:

@@ -85,6 +85,9 @@ def test_the_state_of_a_folder_is_that_of_its_files(folder: Path) -> None:
     (folder / ".git").mkdir()
     (folder / ".git" / "index").write_text("of no text")
     assert source.state() == after
+    hidden = folder.parent / ".hidden"
+    folder.rename(hidden)
+    assert len(DatasetName.of(f"hf:{hidden}").state()) == len(after)
 
 
 def as_lines(folder: Path, number: int, rows: list[dict[str, str]]) -> None:

@@ -116,7 +116,7 @@ MISTAKES = [
     ("--data wikipedia", "--data wikipedia must be stdlib, hf:NAME or files:GLOB"),
     ("--data-megabytes 3", "--data-megabytes 3.0 has no effect without --data: leave it out"),
     ("--seq-len 8", "--seq-len 8 has no effect without --data, as the run's windows are used: leave it out"),
-    ("--data hf:a/b,en", "--data hf:a/b,en names no split to evaluate: give hf:NAME,CONFIG,SPLIT"),
+    ("--data hf:a/b,en", "--data hf:a/b,en names no split: give hf:NAME,CONFIG,SPLIT or hf:NAME,,SPLIT"),
     ("--data files:x --eval-batches 3", "--eval-batches 3 has no effect with --data: leave it out"),
     ("--eval-batches -1", "--eval-batches -1 must be at least 0"),
     ("--json nowhere/x.json", "--json nowhere/x.json cannot be written"),

@@ -142,10 +142,10 @@ def test_a_run_that_resumes_is_advised_what_it_may_change(tmp_path: Path) -> Non
     words = ["pretrain", "--run-dir", str(tmp_path), "--resume"]
     run = parse(words)
     assert isinstance(run, Pretrain)
-    kept, others = for_memory(run, CONFIGS[run.model.model], 1).split(" A run that resumes can change no others: ")
+    kept, others = for_memory(run, CONFIGS[run.model.model], 1).split(" These need a new run: ")
     assert len(flags_in(kept)) > 2
     for option in flags_in(kept):
         assert parse([*words, *option.split()]) != run
     with pytest.raises(UserError, match="leave these flags out"):
         parse([*words, "--precision", "bfloat16"])
-    assert "start a new one for a smaller --batch-size, a smaller --seq-len" in others
+    assert others.startswith("a smaller --batch-size, a smaller --seq-len")

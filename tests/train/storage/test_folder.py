@@ -84,6 +84,7 @@ def test_a_run_with_an_update_is_refused_and_keeps_everything(
     row: dict[str, Any] | None, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"step": 0, "eval_loss": 3.0}, *([] if row is None else [row])]
+    (tmp_path / "config.json").write_text('{"data_fingerprint": "2-0"}')
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for step in (0, *([] if row else [3])):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
@@ -96,9 +97,16 @@ def test_a_run_with_an_update_is_refused_and_keeps_everything(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", '{"model_type": "llama"}', "has a config.json that is not of a run here"),
-        ("tokenizer.json", "{}", "has a tokenizer.json that is not of a run here"),
-        ("checkpoints/0/array", "weights of an import", "has a checkpoints that is not of a run here"),
+        (
+            "config.json",
+            '{"model_type": "llama"}',
+            "contains a config.json of something else, but no",
+        ),
+        ("tokenizer.json", "{}", "contains tokenizer.json, but no config.json of a run"),
+        ("config.json", "{", "contains a damaged config.json, but no config.json of a run"),
+        ("metrics.jsonl", '{"accuracy": 1}\n', "contains metrics.jsonl, but no config.json of a run"),
+        ("checkpoints/500/array", "weights", "contains checkpoints, but no config.json of a run"),
+        ("checkpoints/0/array", "weights of an import", "contains checkpoints, but no config.json of a run"),
     ],
 )
 def test_what_is_of_no_run_is_refused_and_stays(
@@ -130,5 +138,5 @@ def test_an_import_is_not_overwritten_by_the_run_that_starts_from_it(
     assert main(["export", "--run-dir", str(trained), "--out", str(theirs)]) == 0
     assert main(["import", "--from", str(theirs), "--out", str(ours)]) == 0
     assert train(ours) == 2
-    assert "has a checkpoints that is not of a run here" in capsys.readouterr().err
+    assert "contains checkpoints, but no config.json of a run" in capsys.readouterr().err
     assert (ours / "checkpoints" / "0").is_dir()

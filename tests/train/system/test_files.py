@@ -43,7 +43,7 @@ def test_a_lock_refuses_or_waits(tmp_path: Path) -> None:
 
 
 def test_who_has_to_wait_is_told(tmp_path: Path) -> None:
-    said, turn = list[str](), threading.Thread()
+    said = list[str]()
 
     def second() -> None:
         with locked(tmp_path, waiting=lambda: said.append("waiting")):
@@ -52,7 +52,8 @@ def test_who_has_to_wait_is_told(tmp_path: Path) -> None:
     with locked(tmp_path):
         turn = threading.Thread(target=second)
         turn.start()
-        while not said:
+        deadline = time.monotonic() + 60
+        while not said and time.monotonic() < deadline:
             time.sleep(0.01)
         assert said == ["waiting"]
     turn.join()
