@@ -8,8 +8,10 @@ hidden size, they keep less. Each has a learning rate and a scale of its own, as
 `experiments.papers.ratio`.
 """
 
+import dataclasses
+
 from experiments.papers.command import main
-from experiments.papers.experiment import Arm, Experiment, arm_of
+from experiments.papers.experiment import FROZEN, Arm, Experiment, arm_of
 from experiments.papers.ratio import frequent_jumps
 from experiments.papers.scales import Scale
 from models.config import CONFIGS
@@ -30,6 +32,7 @@ def arms(scale: Scale) -> list[Arm]:
     return [
         arm_of("muon"),
         *(Arm(method=name, optimizer=name, settings={"rank": rank}) for name in ("grasswalk", "subtrack")),
+        dataclasses.replace(FROZEN, settings={**FROZEN.settings, "rank": rank}),
         frequent_jumps(scale, rank=rank),
         Arm(method="foam", optimizer="foam", settings={"rank": CONFIGS[scale.model].hidden_size // 2}),
     ]
