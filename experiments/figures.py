@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 LOSS = "held-out loss (nats per token)"
-HEIGHT, AROUND = 0.3, 1.0  # of a row, and of title and axis, in inches
+HEIGHT, AROUND = 0.3, 1.2  # of a row, and of title and axis, in inches
+WIDTH = 45  # letters in a line of a title
 
 
 class Panel(NamedTuple):
@@ -47,7 +49,7 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(panel.label)
-    axes.set_title(f"{panel.title}, {seeds_of(panel)}", fontsize="medium")
+    axes.set_title(textwrap.fill(f"{panel.title}, {seeds_of(panel)}", WIDTH), fontsize="medium")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.3)
 
