@@ -100,8 +100,9 @@ def _train(cell: Cell, run: Run, folder: RunFolder, poll: Callable[[], None]) ->
         mark_diverged(folder.path)
     elif not folder.summary.exists():
         log = folder.path / LOG
+        last = last_line(log).rstrip(".")
         raise UserError(
-            f"the run {cell.folder} exited with status {status}; the last line of its log {log} is: {last_line(log)}. "
+            f"the run {cell.folder} exited with status {status}; the last line of its log {log} is: {last}. "
             f"Fix this, or remove {cell.optimizer} from --optimizers, then run the command again to resume."
         )
 

@@ -150,7 +150,8 @@ def test_a_run_that_fails_is_reported_with_the_last_line_of_its_log(
     monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "abacus")
     assert main(launcher.comparison(tmp_path / "runs", "--optimizers", "grassjump")) == 2
     error = capsys.readouterr().err
-    assert "error: the run grassjump-lr0.005-scale0.25-seed0 exited with status 1; the last line of its log" in error
+    assert "error: the run grassjump-lr0.005-scale0.25-seed0 exited with status 2; the last line of its log" in error
     assert "abacus" in error
+    assert ".. " not in error
     assert "remove grassjump from --optimizers, then run the command again" in error
     assert (tmp_path / "runs" / "grassjump-lr0.005-scale0.25-seed0" / "log.txt").exists()

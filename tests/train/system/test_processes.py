@@ -163,6 +163,7 @@ def test_two_processes_agree() -> None:
 
 def test_an_error_in_one_process_is_reported_by_all(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"data_fingerprint": "2-0"}')
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     job = launcher.job(launcher.arguments(tmp_path / "run", mesh="data=2"), 2, 1, tmp_path)
     assert job.wait(120) == [2, 2], job.output
