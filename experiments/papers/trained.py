@@ -26,7 +26,8 @@ from train.system.files import write_whole
 
 RUNS = Path("runs/papers")  # a folder for each run
 OUTCOME = "outcome.json"  # in it, when it is finished
-# Runs of so many updates are evaluated so often. Shorter runs would take a sixth longer.
+# From how many updates on a run is evaluated on its way, and how often. Shorter ones would take a
+# sixth longer.
 LONG, EVALUATIONS = 1000, 10
 
 

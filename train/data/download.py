@@ -22,8 +22,8 @@ from train.data.plan import HELD_OUT
 from train.data.progress import Progress
 from train.system.files import full_disk, locked, make_durable, write_whole
 
-# An interruption loses at most a shard, which ends after so many bytes of text, or so many seconds.
-SHARD, SECONDS = 32 << 20, 30.0
+# A shard ends after this much text, or this long. An interruption loses one shard at most.
+SHARD, SECONDS = 32 << 20, 30.0  # bytes, seconds
 RECORD, SUFFIX = "record.json", ".jsonl.gz"
 LEVEL = 1  # of compression: 20 to 40 MB/s on one core
 
@@ -163,7 +163,7 @@ def _missing(record: Record, sides: Sides, megabytes: float) -> dict[str, float]
 
 
 def _download(record: Record, opened: OpenDataset, missing: dict[str, float], folder: Path, say: Say) -> None:
-    """Add so many bytes of text to each split."""
+    """Download the missing bytes of text of each split."""
     named = {shard.name for split in record.splits.values() for shard in split.shards}
     for path in folder.glob(f"*{SUFFIX}"):
         if path.name not in named:
